@@ -1,0 +1,55 @@
+"""Metadata, dependencies, extras and the ``wnseq`` command."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "wnseq/__init__.py").read_text("utf-8"), re.M)[1]
+
+PLOTS = ["matplotlib>=3.9", "tensorboard>=2.17"]
+EXTRAS = {
+    "images": ["scikit-learn>=1.5"],
+    "plots": PLOTS,
+    "export": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
+    "rl": ["gymnasium>=1.0", "ale-py>=0.10"],
+    "test": [*PLOTS, "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "setuptools>=77"],
+    "dev": ["mypy>=1.14", "ruff>=0.9"],
+}
+
+setup(
+    name="wnseq",
+    version=VERSION,
+    description="Weight-normalised LSTM and GRU layers for PyTorch, and Lightning recipes that train them.",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    author="The wnseq developers",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["wnseq", "wnseq.*"], exclude=["wnseq.recipes"]), "wnseq.recipes"],
+    package_dir={"wnseq.recipes": "recipes"},
+    package_data={"wnseq": ["py.typed"]},
+    install_requires=[
+        "torch>=2.11",
+        "lightning>=2.6,!=2.6.2,!=2.6.3",  # 2.6.2 and 2.6.3 on the index were malicious (GHSA-w37p-236h-pfx3)
+        "jsonargparse[signatures]>=4.39",
+        "rich>=13.7",
+        "numpy>=1.26",
+        "sentencepiece>=0.2",
+        "torchtext==0.6.*",  # the last pure-Python release; 0.18 does not import beside a current torch
+        "pooch>=1.8",
+        "tqdm>=4.66",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["wnseq=wnseq.training.command:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

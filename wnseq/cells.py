@@ -1,0 +1,445 @@
+"""One step of time: rnn, lstm and gru as pure functions, and the weight-normalised cells made of them.
+
+The order of the gates is known here alone. It is torch's: ``i f g o`` for an LSTM, ``r z n`` for a GRU.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wnseq.module import WNModule
+from wnseq.weight_norm import ShapeError, norm
+
+__all__ = ["GATES", "WNGRUCell", "WNLSTMCell", "WNRNNCell", "draw", "gate_slice", "gru_step", "lstm_step", "rnn_step"]
+
+GATES = {
+    "rnn": ("hidden",),
+    "lstm": ("input", "forget", "cell", "output"),
+    "gru": ("reset", "update", "new"),
+}
+
+
+def rnn_step(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    nonlinearity: str = "tanh",
+) -> Tensor:
+    """Take one step of an Elman network.
+
+    h' = φ(W_ih x + b_ih + W_hh h + b_hh)
+
+    Args:
+        x: Input.
+        h: Hidden state.
+        w_ih: Input weight.
+        w_hh: Recurrent weight.
+        b_ih: Input bias.
+        b_hh: Recurrent bias.
+        nonlinearity: φ, ``tanh`` or ``relu``.
+
+    Shape:
+        - x: ``(N, I)`` or ``(I,)``; h: ``(N, H)`` or ``(H,)``
+        - w_ih: ``(H, I)``; w_hh: ``(H, H)``; biases: ``(H,)``
+
+    Returns:
+        The next hidden state, of h's shape.
+    """
+    total = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
+    return total.tanh() if nonlinearity == "tanh" else total.relu()
+
+
+def lstm_step(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Take one step of an LSTM.
+
+    i, f, g, o = σ, σ, tanh, σ of W_ih x + b_ih + W_hh h + b_hh; c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c')
+
+    Args:
+        x: Input.
+        state: Hidden and cell state.
+        w_ih: Input weights of the four gates, one below the other.
+        w_hh: Recurrent weights, likewise.
+        b_ih: Input biases, likewise.
+        b_hh: Recurrent biases, likewise.
+
+    Shape:
+        - x: ``(N, I)`` or ``(I,)``; each state: ``(N, H)`` or ``(H,)``
+        - w_ih: ``(4·H, I)``; w_hh: ``(4·H, H)``; biases: ``(4·H,)``
+
+    Returns:
+        The next hidden and cell state.
+    """
+    h, c = state
+    total = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)  # (N, 4·H)
+    i, f, g, o = total.chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def gru_step(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    """Take one step of a GRU.
+
+    r, z = σ of W_ih x + b_ih + W_hh h + b_hh; n = tanh(W_in x + b_in + r ⊙ (W_hn h + b_hn)); h' = (1 − z) ⊙ n + z ⊙ h
+
+    Args:
+        x: Input.
+        h: Hidden state.
+        w_ih: Input weights of the three gates, one below the other.
+        w_hh: Recurrent weights, likewise.
+        b_ih: Input biases, likewise.
+        b_hh: Recurrent biases, likewise.
+
+    Shape:
+        - x: ``(N, I)`` or ``(I,)``; h: ``(N, H)`` or ``(H,)``
+        - w_ih: ``(3·H, I)``; w_hh: ``(3·H, H)``; biases: ``(3·H,)``
+
+    Returns:
+        The next hidden state, of h's shape.
+    """
+    r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)  # (N, H) each
+    r_h, z_h, n_h = F.linear(h, w_hh, b_hh).chunk(3, -1)
+    r = (r_x + r_h).sigmoid()
+    z = (z_x + z_h).sigmoid()
+    n = (n_x + r * n_h).tanh()
+    return n + z * (h - n)
+
+
+def gate_slice(kind: str, gate: str, hidden_size: int) -> slice:
+    """Find the rows of one gate in a weight, a bias or a g vector.
+
+    Args:
+        kind: ``rnn``, ``lstm`` or ``gru``.
+        gate: Name of the gate.
+        hidden_size: H.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: There is no such gate.
+    """
+    if gate not in GATES[kind]:
+        raise ValueError(f"gate must be one of {', '.join(GATES[kind])} for this {kind}, got {gate!r}")
+    k = GATES[kind].index(gate)
+    return slice(k * hidden_size, (k + 1) * hidden_size)
+
+
+def draw(module: WNModule, hidden_size: int) -> None:
+    """Initialise a recurrent module as torch does, so that the same seed gives the same function.
+
+    Every weight and bias ~ U(−1/√H, 1/√H), in torch's order; v is the draw and g its norm.
+
+    Args:
+        module: Module whose parameters stand in torch's order, with v and g in the place of each weight.
+        hidden_size: H.
+    """
+    bound = 1 / math.sqrt(hidden_size) if hidden_size else 0.0
+    scales = {id(module.v_and_g(name)[1]) for name in module.weight_names}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if id(parameter) not in scales:
+                parameter.uniform_(-bound, bound)
+        for name in module.weight_names:
+            v, g = module.v_and_g(name)
+            g.copy_(norm(v))
+
+
+class _WNCell(WNModule):
+    """What the three cells share: parameters, checks and binding."""
+
+    kind: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise TypeError(f"{type(self).__name__}: {name} must be an int, got {type(size).__name__}")
+            if size < 0:
+                raise ValueError(f"{type(self).__name__}: {name} must not be negative, got {size}")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        rows = len(GATES[self.kind]) * hidden_size
+        self.register_weight("weight_ih", (rows, input_size), device=device, dtype=dtype)
+        self.register_weight("weight_hh", (rows, hidden_size), device=device, dtype=dtype)
+        for name in ("bias_ih", "bias_hh"):
+            value = torch.nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+            self.register_parameter(name, value)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor did."""
+        draw(self, self.hidden_size)
+
+    def extra_repr(self) -> str:
+        """Show the arguments as torch does."""
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+
+    def gate_g(self, gate: str, of: str = "hh") -> Tensor:
+        """View the scales of one gate.
+
+        Args:
+            gate: Name of the gate: ``hidden``; ``input``, ``forget``, ``cell``, ``output``; or ``reset``, ``update``,
+                ``new``.
+            of: ``ih`` for the input weight, ``hh`` for the recurrent one.
+
+        Returns:
+            A view of shape ``(H,)`` into the g vector. Write into it under ``torch.no_grad()``.
+
+        Raises:
+            ValueError: There is no such gate or no such weight.
+        """
+        if of not in ("ih", "hh"):
+            raise ValueError(f"{type(self).__name__}: of must be 'ih' or 'hh', got {of!r}")
+        return self.v_and_g(f"weight_{of}")[1][gate_slice(self.kind, gate, self.hidden_size)]
+
+    def _bound(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        weights = self.composed()
+        return weights["weight_ih"], weights["weight_hh"], self.bias_ih, self.bias_hh
+
+    def _check(self, x: Tensor, states: tuple[Tensor, ...]) -> None:
+        name = type(self).__name__
+        if x.dim() not in (1, 2):
+            raise ShapeError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
+        if x.shape[-1] != self.input_size:
+            raise ShapeError(f"{name}: input must have {self.input_size} features, got {x.shape[-1]}")
+        for state in states:
+            if state.shape != (*x.shape[:-1], self.hidden_size):
+                raise ShapeError(
+                    f"{name}: each state must have shape {(*x.shape[:-1], self.hidden_size)} beside an input of shape "
+                    f"{tuple(x.shape)}, got {tuple(state.shape)}"
+                )
+
+    def _zeros(self, x: Tensor) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], self.hidden_size)
+
+
+class WNRNNCell(_WNCell):
+    """An Elman cell with weight normalisation, a drop-in for ``torch.nn.RNNCell``.
+
+    h' = φ(W_ih x + b_ih + W_hh h + b_hh), each row of W_ih and W_hh being g·v/‖v‖
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of the state.
+        bias: Whether to add b_ih and b_hh.
+        nonlinearity: φ, ``tanh`` or ``relu``.
+        device: Where to put the parameters.
+        dtype: What to keep them in.
+
+    Shape:
+        - input: ``(N, I)`` or ``(I,)``
+        - hx: ``(N, H)`` or ``(H,)``; zeros if not given
+        - output: the next hidden state, of hx's shape
+
+    Raises:
+        ShapeError: Input or state do not fit.
+        ValueError: A size is negative, or the nonlinearity is unknown.
+
+    Parameters:
+        weight_ih_v ``(H, I)``, weight_hh_v ``(H, H)``, bias_ih and bias_hh ``(H,)``, all from U(−1/√H, 1/√H);
+        weight_ih_g and weight_hh_g ``(H,)``, the norms of the rows of v.
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+    """
+
+    kind = "rnn"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"WNRNNCell: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    def bind(self) -> Callable[..., Tensor]:
+        """Compose the weights once, for a loop.
+
+        Returns:
+            A function of input and state that does what calling the cell does, with the weights as they are now.
+        """
+        weights = self._bound()
+
+        def step(input: Tensor, hx: Tensor | None = None) -> Tensor:
+            hx = self._zeros(input) if hx is None else hx
+            self._check(input, (hx,))
+            return rnn_step(input, hx, *weights, nonlinearity=self.nonlinearity)
+
+        return step
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Take one step; see the class for shapes."""
+        return self.bind()(input, hx)
+
+
+class WNLSTMCell(_WNCell):
+    """An LSTM cell with weight normalisation, a drop-in for ``torch.nn.LSTMCell``.
+
+    i, f, g, o = σ, σ, tanh, σ of W_ih x + b_ih + W_hh h + b_hh; c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c'),
+    each row of W_ih and W_hh being g·v/‖v‖
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of each state.
+        bias: Whether to add b_ih and b_hh.
+        device: Where to put the parameters.
+        dtype: What to keep them in.
+
+    Shape:
+        - input: ``(N, I)`` or ``(I,)``
+        - hx: a pair ``(h, c)``, each ``(N, H)`` or ``(H,)``; zeros if not given
+        - output: the next ``(h, c)``
+
+    Raises:
+        ShapeError: Input or state do not fit.
+        TypeError: The state is not a pair.
+        ValueError: A size is negative.
+
+    Parameters:
+        weight_ih_v ``(4·H, I)``, weight_hh_v ``(4·H, H)``, bias_ih and bias_hh ``(4·H,)``, gates in the order i f g o,
+        all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(4·H,)``, the norms of the rows of v.
+
+    Example:
+        >>> import torch
+        >>> cell = WNLSTMCell(10, 20)
+        >>> step = cell.bind()  # composes the weights once
+        >>> state = None
+        >>> for x in torch.randn(5, 3, 10):
+        ...     state = step(x, state)
+        >>> state[0].shape
+        torch.Size([3, 20])
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+    """
+
+    kind = "lstm"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+
+    def bind(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Compose the weights once, for a loop.
+
+        Returns:
+            A function of input and state that does what calling the cell does, with the weights as they are now.
+        """
+        weights = self._bound()
+
+        def step(input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+            if hx is None:
+                hx = (self._zeros(input), self._zeros(input))
+            elif not isinstance(hx, tuple | list) or len(hx) != 2:
+                raise TypeError(f"WNLSTMCell: the state must be a pair (h, c), got {type(hx).__name__}")
+            self._check(input, tuple(hx))
+            return lstm_step(input, hx, *weights)
+
+        return step
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Take one step; see the class for shapes."""
+        return self.bind()(input, hx)
+
+
+class WNGRUCell(_WNCell):
+    """A GRU cell with weight normalisation, a drop-in for ``torch.nn.GRUCell``.
+
+    r, z = σ of W_ih x + b_ih + W_hh h + b_hh; n = tanh(W_in x + b_in + r ⊙ (W_hn h + b_hn)); h' = (1 − z) ⊙ n + z ⊙ h,
+    each row of W_ih and W_hh being g·v/‖v‖
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of the state.
+        bias: Whether to add b_ih and b_hh.
+        device: Where to put the parameters.
+        dtype: What to keep them in.
+
+    Shape:
+        - input: ``(N, I)`` or ``(I,)``
+        - hx: ``(N, H)`` or ``(H,)``; zeros if not given
+        - output: the next hidden state, of hx's shape
+
+    Raises:
+        ShapeError: Input or state do not fit.
+        ValueError: A size is negative.
+
+    Parameters:
+        weight_ih_v ``(3·H, I)``, weight_hh_v ``(3·H, H)``, bias_ih and bias_hh ``(3·H,)``, gates in the order r z n,
+        all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(3·H,)``, the norms of the rows of v.
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+    """
+
+    kind = "gru"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+
+    def bind(self) -> Callable[..., Tensor]:
+        """Compose the weights once, for a loop.
+
+        Returns:
+            A function of input and state that does what calling the cell does, with the weights as they are now.
+        """
+        weights = self._bound()
+
+        def step(input: Tensor, hx: Tensor | None = None) -> Tensor:
+            hx = self._zeros(input) if hx is None else hx
+            self._check(input, (hx,))
+            return gru_step(input, hx, *weights)
+
+        return step
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Take one step; see the class for shapes."""
+        return self.bind()(input, hx)

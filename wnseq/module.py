@@ -1,0 +1,122 @@
+"""The base of every module that stores its weights as v and g: storing, reading, assigning, loading."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wnseq.composed import ComposedWeight
+from wnseq.names import stored, to_wnseq
+from wnseq.weight_norm import ShapeError, compose, decompose, weight_norm
+
+__all__ = ["WNModule"]
+
+
+class WNModule(nn.Module):
+    """A module that keeps each weight ``w`` as two parameters, ``w_v`` and ``w_g``.
+
+    ``module.w`` composes the weight and reads it. Assigning a tensor to ``module.w`` decomposes it into v and g.
+    A write in place raises. ``load_state_dict`` takes our keys, those of the plain torch module, and both of
+    torch's own weight-normalised forms.
+
+    Raises:
+        RuntimeError: A composed weight is written in place.
+        TypeError: What is assigned to a composed weight is no tensor.
+        ShapeError: What is assigned to a composed weight has another shape.
+        ValueError: What is assigned carries a gradient history, which the assignment would cut off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight_names: list[str] = []  # of the composed weights, in the order of registration
+
+    def register_weight(
+        self, name: str, shape: tuple[int, ...], *, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        """Create the uninitialised v and g of a weight.
+
+        Args:
+            name: Name of the composed weight.
+            shape: Shape of the composed weight, the output axis first.
+            device: Where to put them.
+            dtype: What to keep them in.
+        """
+        v, g = stored(name)
+        self.register_parameter(v, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self.register_parameter(g, nn.Parameter(torch.empty(shape[:1], device=device, dtype=dtype)))
+        self.weight_names.append(name)
+
+    def v_and_g(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+        """Look up the two parameters of a composed weight.
+
+        Args:
+            name: Name of the composed weight.
+
+        Returns:
+            v and g.
+        """
+        v, g = stored(name)
+        return self.get_parameter(v), self.get_parameter(g)
+
+    def composed(self) -> dict[str, Tensor]:
+        """Compose every weight of this module, in one go.
+
+        Returns:
+            The weights by name, part of the autograd graph.
+        """
+        pairs = [self.v_and_g(name) for name in self.weight_names]
+        return dict(zip(self.weight_names, compose([v for v, _ in pairs], [g for _, g in pairs]), strict=True))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("weight_names", ()):
+            return weight_norm(*self.v_and_g(name)).as_subclass(ComposedWeight)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("weight_names", ()):
+            self._assign(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _assign(self, name: str, value: Any) -> None:
+        v, g = self.v_and_g(name)
+        label = f"{type(self).__name__}.{name}"
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{label}: assign a tensor of shape {tuple(v.shape)}, got {type(value).__name__}")
+        if value.shape != v.shape:
+            raise ShapeError(f"{label}: assign a tensor of shape {tuple(v.shape)}, got {tuple(value.shape)}")
+        if value.requires_grad and not isinstance(value, nn.Parameter):
+            raise ValueError(
+                f"{label}: the tensor requires grad, and assigning copies its values into v and g, so its gradient "
+                "would be lost; assign w.detach(), or compose the weight yourself and use a cell's step function"
+            )
+        with torch.no_grad():
+            new_v, new_g = decompose(value.to(v))
+            v.copy_(new_v)
+            g.copy_(new_g)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        entries = to_wnseq(state_dict, self.weight_names, prefix)
+        super()._load_from_state_dict(
+            entries, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        for name in self.weight_names:
+            v, _ = self.v_and_g(name)
+            loaded = prefix + stored(name)[0] in entries and v.numel() > 0 and not v.is_meta
+            if loaded and bool((v == 0).flatten(1).all(1).any()):
+                warnings.warn(
+                    f"{prefix}{stored(name)[0]} was loaded with a row of zeros, which has no direction: that row of "
+                    f"{name} is 0 whatever its g; assign the weight itself to give the row a direction",
+                    stacklevel=2,
+                )

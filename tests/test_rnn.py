@@ -1,0 +1,202 @@
+import pytest
+import reference
+import torch
+from cases import each_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from wnseq import WNGRU, WNLSTM, WNRNN
+from wnseq.weight_norm import ShapeError
+
+LENGTHS = [2, 4, 3]
+
+
+def as_tuple(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+def expect(case, module, x, states, lengths):
+    """Run every sequence of a time-first batch by the reference loops."""
+    options = {"num_layers": case.kwargs["num_layers"], "bidirectional": case.kwargs["bidirectional"]}
+    if case.kind == "rnn":
+        options["nonlinearity"] = case.kwargs["nonlinearity"]
+    parameters = dict(module.named_parameters())
+    rows = [
+        reference.recur(case.kind, parameters, x[:length, n], tuple(s[:, n] for s in states), **options)
+        for n, length in enumerate(lengths)
+    ]
+    return [row[0] for row in rows], [torch.stack(parts, 1) for parts in zip(*(row[1] for row in rows), strict=True)]
+
+
+@each_sequence
+@pytest.mark.parametrize("form", ["batched", "packed"])
+def test_equals_the_equations_with_every_gradient(case, form):
+    module = case.make(dtype=torch.float64)
+    x = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    given = case.states(3, torch.float64)
+    lengths = LENGTHS if form == "packed" else [4, 4, 4]
+    if form == "packed":
+        packed = pack_padded_sequence(case.lay_out(x), LENGTHS, case.kwargs["batch_first"], enforce_sorted=False)
+        output, state = module(packed, given)
+        output, _ = pad_packed_sequence(output)
+    else:
+        output, state = module(case.lay_out(x), given)
+        output = case.lay_out(output)
+    outputs = [output[:length, n] for n, length in enumerate(lengths)]
+    expected, expected_state = expect(case, module, x, as_tuple(given), lengths)
+    ours, theirs = [*outputs, *as_tuple(state)], [*expected, *expected_state]
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    probes = [torch.randn_like(t) for t in ours]
+    leaves = [x, *module.parameters()]
+    grads = torch.autograd.grad(ours, leaves, probes)
+    expected_grads = torch.autograd.grad(theirs, leaves, probes)
+    names = ["x", *dict(module.named_parameters())]
+    for name, a, b in zip(names, grads, expected_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@each_sequence
+@pytest.mark.parametrize("form", ["batched", "unbatched", "sorted", "unsorted"])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_equals_the_torch_module_of_the_same_seed(case, form, with_state):
+    ours, theirs = case.make(), case.make_twin()
+    x, state = torch.randn(4, 3, 5), case.states(3) if with_state else None
+    if form == "unbatched":
+        x = x[:, 0]
+        state = (
+            state and tuple(s[:, 0] for s in state) if case.has_cell_state else None if state is None else state[:, 0]
+        )
+    else:
+        x = case.lay_out(x)
+    if form in ("sorted", "unsorted"):
+        lengths = sorted(LENGTHS, reverse=True) if form == "sorted" else LENGTHS
+        x = pack_padded_sequence(x, lengths, case.kwargs["batch_first"], enforce_sorted=form == "sorted")
+    (out, final), (out_twin, final_twin) = ours(x, state), theirs(x, state)
+    assert type(out) is type(out_twin)
+    if isinstance(out, PackedSequence):
+        out, out_twin = pad_packed_sequence(out)[0], pad_packed_sequence(out_twin)[0]
+    torch.testing.assert_close(out, out_twin)
+    torch.testing.assert_close(final, final_twin)
+
+
+@each_sequence
+def test_loads_a_torch_checkpoint_and_keeps_its_function(case):
+    twin, module, x = case.make_twin(1), case.make(2), case.lay_out(torch.randn(4, 3, 5))
+    assert not torch.allclose(module(x)[0], twin(x)[0])
+    module.load_state_dict(twin.state_dict())
+    torch.testing.assert_close(module(x)[0], twin(x)[0])
+
+
+@each_sequence
+def test_prints_as_torch_does(case):
+    assert case.make().extra_repr() == case.make_twin().extra_repr()
+
+
+@each_sequence
+def test_composes_once_a_forward_and_once_a_loop(case, monkeypatch):
+    module = case.make()
+    calls = []
+    composed = module.composed
+    monkeypatch.setattr(module, "composed", lambda: calls.append(1) or composed())
+    x = case.lay_out(torch.randn(4, 3, 5))
+    output, state = module(x)
+    assert len(calls) == 1
+    run, carried = module.bind(), None
+    for _ in range(3):
+        bound_output, carried = run(x, carried)
+    assert len(calls) == 2
+    torch.testing.assert_close(run(x)[0], output)
+
+
+@pytest.mark.parametrize("module", [WNRNN, WNLSTM, WNGRU])
+def test_windows_with_a_carried_state_equal_one_long_sequence(module):
+    rnn = module(5, 6, num_layers=2)
+    x = torch.randn(9, 3, 5)
+    whole, final = rnn(x)
+    parts, state = [], None
+    for window in x.split(4):
+        output, state = rnn(window, state)
+        parts.append(output)
+    torch.testing.assert_close(torch.cat(parts), whole)
+    torch.testing.assert_close(state, final)
+
+
+def test_dropout_between_layers_is_torch_s():
+    ours, theirs = WNLSTM(5, 6, 2, dropout=0.5), torch.nn.LSTM(5, 6, 2, dropout=0.5)
+    theirs.load_state_dict({name: getattr(ours, name).detach() for name in theirs.state_dict()})
+    x = torch.randn(4, 3, 5)
+    outputs = []
+    for module in (ours, theirs):
+        torch.manual_seed(3)
+        outputs.append(module(x)[0])
+    torch.testing.assert_close(*outputs)
+    assert not torch.equal(ours(x)[0], ours(x)[0])
+    ours.eval()
+    assert torch.equal(ours(x)[0], ours(x)[0])
+
+
+def test_gate_g_is_a_writable_view_of_one_gate():
+    rnn = WNLSTM(5, 6, num_layers=2, bidirectional=True)
+    before = rnn(torch.ones(2, 1, 5))[0]
+    with torch.no_grad():
+        rnn.gate_g("output", layer=1, of="hh", reverse=True).fill_(7.0)
+    assert (rnn.weight_hh_l1_reverse_g[18:] == 7).all() and (rnn.weight_hh_l1_reverse_g[:18] != 7).all()
+    assert not torch.equal(rnn(torch.ones(2, 1, 5))[0], before)
+    assert rnn.gate_g("output").is_leaf is False and rnn.gate_g("output").requires_grad
+
+
+def test_autocast_runs_and_stays_close():
+    rnn, x = WNLSTM(5, 6), torch.randn(4, 3, 5)
+    expected = rnn(x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = rnn(x)
+    torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: WNLSTM(0, 4), ValueError, "input_size must be at least 1, got 0"),
+        (lambda: WNLSTM(4, -4), ValueError, "hidden_size must be at least 1, got -4"),
+        (lambda: WNLSTM(4, 4.0), TypeError, "hidden_size must be an int, got float"),
+        (lambda: WNLSTM(4, 4, num_layers=1.5), TypeError, "num_layers must be an int, got float"),
+        (lambda: WNLSTM(4, 4, bias=1), TypeError, "bias must be a bool, got int"),
+        (lambda: WNGRU(4, 4, batch_first="yes"), TypeError, "batch_first must be a bool, got str"),
+        (lambda: WNGRU(4, 4, bidirectional="yes"), TypeError, "bidirectional must be a bool, got str"),
+        (lambda: WNGRU(4, 4, 2, dropout=1.5), ValueError, r"dropout must be a number in \[0, 1\].*got 1.5"),
+        (lambda: WNGRU(4, 4, 2, dropout=True), ValueError, r"dropout must be a number in \[0, 1\].*got True"),
+        (lambda: WNGRU(4, 4, 2, dropout=float("nan")), ValueError, r"dropout must be a number in \[0, 1\].*got nan"),
+        (lambda: WNLSTM(4, 4, proj_size=4), ValueError, "proj_size must be smaller than hidden_size 4, got 4"),
+        (lambda: WNLSTM(4, 4, proj_size=-1), ValueError, "proj_size must be at least 0, got -1"),
+        (lambda: WNRNN(4, 4, nonlinearity="gelu"), ValueError, "must be 'tanh' or 'relu', got 'gelu'"),
+        (lambda: WNLSTM(4, 4)([1.0]), TypeError, "must be a tensor or a PackedSequence, got list"),
+        (lambda: WNLSTM(4, 4)(torch.randn(4)), ShapeError, "Expected input to be 2D or 3D, got 1D"),
+        (lambda: WNLSTM(4, 4)(torch.randn(2, 1, 5)), RuntimeError, "input must have 4 features, got 5"),
+        (lambda: WNLSTM(4, 4)(torch.randn(2, 1, 4).double()), ValueError, "input dtype .* does not match weight dtype"),
+        (lambda: WNLSTM(4, 4)(torch.randn(2, 1, 4), torch.randn(1, 1, 4)), TypeError, r"pair \(h, c\), got Tensor"),
+        (lambda: WNGRU(4, 4)(torch.randn(2, 1, 4), torch.randn(1, 4)), RuntimeError, "batched 3-D input.*got 2-D"),
+        (lambda: WNGRU(4, 4)(torch.randn(2, 4), torch.randn(1, 1, 4)), RuntimeError, "unbatched 2-D input.*got 3-D"),
+        (
+            lambda: WNGRU(4, 4)(torch.randn(2, 1, 4), torch.randn(1, 2, 4)),
+            RuntimeError,
+            r"Expected hidden size \(1, 1, 4\), got \(1, 2, 4\)",
+        ),
+        (
+            lambda: WNLSTM(4, 4)(torch.randn(2, 1, 4), (torch.randn(1, 1, 4), torch.randn(1, 1, 3))),
+            RuntimeError,
+            r"Expected hidden\[1\] size \(1, 1, 4\), got \(1, 1, 3\)",
+        ),
+        (lambda: WNLSTM(4, 4).gate_g("update"), ValueError, "one of input, forget, cell, output .* got 'update'"),
+        (lambda: WNLSTM(4, 4).gate_g("input", layer=1), ValueError, "layer must be in 0…0, got 1"),
+        (lambda: WNLSTM(4, 4).gate_g("input", of="hr"), ValueError, "'ih' or 'hh', got 'hr'"),
+        (lambda: WNLSTM(4, 4).gate_g("input", reverse=True), ValueError, "no reverse direction"),
+    ],
+)
+def test_bad_input(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_dropout_without_a_second_layer_warns_as_torch_does():
+    with pytest.warns(UserWarning, match="dropout=0.5 does nothing with num_layers=1"):
+        WNLSTM(4, 4, dropout=0.5)

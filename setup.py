@@ -33,7 +33,7 @@ setup(
     install_requires=[
         "torch>=2.11",
         "lightning>=2.6,!=2.6.2,!=2.6.3",  # 2.6.2 and 2.6.3 on the index were malicious (GHSA-w37p-236h-pfx3)
-        "jsonargparse[signatures]>=4.39",
+        "jsonargparse[signatures]>=4.39,<5",
         "rich>=13.7",
         "numpy>=1.26",
         "sentencepiece>=0.2",

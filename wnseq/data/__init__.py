@@ -1,0 +1,1 @@
+"""Bytes to tensors. Nothing here knows a model."""

@@ -1,0 +1,166 @@
+"""A text as byte ranges of files, read in bounded memory."""
+
+import codecs
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+BLOCK = 1 << 18  # bytes read at once; encoding takes about twenty times as much memory
+LONGEST = 1 << 24  # characters; a run without white space longer than this is cut anywhere
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One run of bytes: of a file, or held in memory.
+
+    Args:
+        source: a file, or the bytes themselves.
+        start: first byte.
+        stop: one past the last byte.
+    """
+
+    source: Path | bytes
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """What an error message calls it."""
+        return str(self.source) if isinstance(self.source, Path) else "the embedded text"
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes, at most `BLOCK` at a time."""
+        if isinstance(self.source, bytes):
+            for start in range(self.start, self.stop, BLOCK):
+                yield self.source[start : min(start + BLOCK, self.stop)]
+            return
+        with self.source.open("rb") as file:
+            file.seek(self.start)
+            left = self.stop - self.start
+            while left:
+                block = file.read(min(BLOCK, left))
+                if not block:
+                    raise OSError(f"{self.source} became shorter while it was read: {left:,} bytes are missing.")
+                left -= len(block)
+                yield block
+
+
+@dataclass(frozen=True)
+class Text:
+    """Pieces read one after the other as one UTF-8 text.
+
+    Args:
+        pieces: the byte ranges, in order; each begins and ends between two characters.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def of(cls, source: Path | bytes) -> "Text":
+        """Return a whole file, or the given bytes, as a text."""
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        return cls((Piece(source, 0, size),))
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+    def __add__(self, other: "Text") -> "Text":
+        return Text(self.pieces + other.pieces)
+
+    def slice(self, start: int, stop: int) -> "Text":
+        """Return the bytes from `start` to `stop` as a text of their own."""
+        pieces, offset = [], 0
+        for piece in self.pieces:
+            length = piece.stop - piece.start
+            low, high = max(start - offset, 0), min(stop - offset, length)
+            if low < high:
+                pieces.append(Piece(piece.source, piece.start + low, piece.start + high))
+            offset += length
+        return Text(tuple(pieces))
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes, at most `BLOCK` at a time."""
+        for piece in self.pieces:
+            yield from piece.blocks()
+
+    def read(self) -> bytes:
+        """Return all bytes at once; for texts that fit into memory."""
+        return b"".join(self.blocks())
+
+    def sha256(self) -> str:
+        """Return the hash of the bytes, which is that of the file where the text is one file."""
+        digest = hashlib.sha256()
+        for block in self.blocks():
+            digest.update(block)
+        return digest.hexdigest()
+
+    def chunks(self) -> Iterator[str]:
+        """Yield the characters in chunks, cut after a line where there is one, else before a space.
+
+        Raises:
+            ValueError: the bytes are not UTF-8.
+
+        Note:
+            No vocabulary has a token across such a cut, so encoding chunk by chunk is encoding the text.
+        """
+        rest = ""
+        for decoded in self._decoded():
+            rest += decoded
+            cut = _cut(rest)
+            if cut:
+                yield rest[:cut]
+                rest = rest[cut:]
+        if rest:
+            yield rest
+
+    def boundary(self, position: int) -> int:
+        """Return the first line start after a byte position; where no line ends before the text, a word or character.
+
+        Args:
+            position: where to look from, in bytes.
+        """
+        ahead = self.slice(position, min(position + BLOCK, self.size)).read()
+        for end in (b"\n", b" "):
+            if 0 < (start := ahead.find(end) + 1) < len(ahead):
+                return position + start
+        return position + _continuation_bytes(ahead)
+
+    def character_boundary(self, position: int) -> int:
+        """Return the first character start at or after a byte position."""
+        return position + _continuation_bytes(self.slice(position, position + 4).read())
+
+    def _decoded(self) -> Iterator[str]:
+        for piece in self.pieces:
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            position = piece.start
+            for block in piece.blocks():
+                pending = len(decoder.getstate()[0])
+                try:
+                    yield decoder.decode(block, final=position + len(block) == piece.stop)
+                except UnicodeDecodeError as error:
+                    where, byte = position - pending + error.start, error.object[error.start]
+                    raise ValueError(
+                        f"{piece.name} is not UTF-8 text: byte 0x{byte:02x} at position {where:,} can't be decoded. "
+                        "Convert it first, e.g. `iconv -f latin1 -t utf-8 in.txt > out.txt`."
+                    ) from None
+                position += len(block)
+
+
+def _cut(text: str) -> int:
+    """Return where a chunk may end: after the last line, else before the last run of spaces; 0 for nowhere yet."""
+    if newline := text.rfind("\n") + 1:
+        return newline
+    space = text.rfind(" ")
+    while space > 0 and text[space - 1] == " ":
+        space -= 1
+    if space > 0:
+        return space
+    return len(text) if len(text) >= LONGEST else 0
+
+
+def _continuation_bytes(data: bytes) -> int:
+    """Count the bytes at the front that continue a character begun before."""
+    return next((index for index, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)

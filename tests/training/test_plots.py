@@ -1,0 +1,73 @@
+"""The figure of a run's curves."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from wnseq.training import plots
+
+COLUMNS = ["epoch", "lr-Adam", "step", "train/loss", "val/loss"]
+
+
+def write(log: Path, rows: list[dict[str, Any]]) -> Path:
+    with log.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return log
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    train = [{"step": step, "train/loss": 3 / (step + 1)} for step in range(200)]
+    rates = [{"step": step, "lr-Adam": 0.1} for step in range(200)]
+    return write(tmp_path / "metrics.csv", [*train, *rates, {"step": 199, "epoch": 0, "val/loss": 0.5}])
+
+
+def test_columns_are_read_with_their_steps(log: Path) -> None:
+    columns = plots.read(log)
+    assert columns.keys() == {"train/loss", "lr-Adam", "val/loss"}
+    assert columns["val/loss"] == ([199], [0.5])
+    assert columns["train/loss"][0] == list(range(200))
+
+
+@pytest.mark.parametrize("dropped", [[], ["train/loss"], ["val/loss"], ["lr-Adam"]], ids=lambda names: "-".join(names))
+def test_curves_are_drawn_from_what_there_is(log: Path, tmp_path: Path, dropped: list[str]) -> None:
+    with log.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not any(row[name] for name in dropped)]
+    write(log, rows)
+    before = set(sys.modules)
+    figure = plots.curves(log, tmp_path / "curves.png", metric="loss", title="a title")
+    image = Image.open(figure).convert("RGB")
+    assert image.size == (1024, 672)
+    shown = {color for _, color in image.getcolors(maxcolors=1 << 20) or []}
+    for name, color in [("train/loss", plots.TRAIN), ("val/loss", plots.VALIDATION)]:
+        assert (tuple(bytes.fromhex(color[1:])) in shown) is (name not in dropped)
+    assert "matplotlib.pyplot" not in set(sys.modules) - before
+
+
+def test_a_log_without_the_metric_is_refused(log: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"metrics\.csv has neither a train/bits nor a val/bits in it"):
+        plots.curves(log, tmp_path / "curves.png", metric="bits", title="")
+
+
+def test_a_smoothed_curve_lags_nowhere() -> None:
+    line = [float(value) for value in range(300)]
+    assert plots.smooth(line)[:290] == pytest.approx(line[:290])
+    assert plots.smooth([1.0]) == [1.0]
+
+
+def test_a_run_says_why_it_has_no_figure(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plots.of_run(tmp_path, metric="bits", title="")
+    assert capsys.readouterr().out == f"no figure: {log} has neither a train/bits nor a val/bits in it.\n"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    plots.of_run(tmp_path, metric="loss", title="")
+    assert capsys.readouterr().out == "no figure: it needs matplotlib (pip install 'wnseq[plots]')\n"
+    plots.of_run(tmp_path / "elsewhere", metric="loss", title="")
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,177 @@
+"""A recipe in small, for the tests of the command line: a linear model on random windows, with dropout."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+
+from wnseq.training.cli import RecipeCLI, run
+
+
+class Window(NamedTuple):
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass
+class Sampling:
+    """How to sample.
+
+    Args:
+        temperature: larger is wilder.
+    """
+
+    temperature: float = 1.0
+
+
+class Windows:
+    """An epoch of windows drawn beforehand, with a length, whose position is its state."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.windows = torch.randn(length, 8, 4, generator=torch.Generator().manual_seed(seed))
+        self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __iter__(self) -> Iterator[Window]:
+        self.position %= len(self.windows)  # Lightning asks for no more than len() windows, so the end is not seen
+        while self.position < len(self.windows):
+            window = self.windows[self.position]
+            self.position += 1
+            yield Window(window, window.roll(1, 0))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+class ToyData(LightningDataModule):
+    """Random windows.
+
+    Args:
+        corpus: a name; ``missing`` is one that is not there.
+        windows: windows an epoch.
+    """
+
+    def __init__(self, corpus: str = "noise", windows: int = 12) -> None:
+        super().__init__()
+        self.corpus = corpus
+        self.windows = windows
+
+    def setup(self, stage: str) -> None:
+        if self.corpus == "missing":
+            raise FileNotFoundError(f"corpus {self.corpus!r} is neither a name nor a file")
+
+    def train_dataloader(self) -> Windows:
+        return Windows(self.windows, 0)
+
+    def val_dataloader(self) -> Windows:
+        return Windows(3, 1)
+
+    def test_dataloader(self) -> Windows:
+        return Windows(3, 2)
+
+    def predict_dataloader(self) -> Windows:
+        return Windows(1, 3)
+
+
+class ToyModel(LightningModule):
+    """A linear model.
+
+    Args:
+        width: hidden units.
+        cell: a choice.
+        lr: step size.
+        dropout: probability.
+        explode_at: the step at which the loss becomes infinite.
+        bug: what to break inside training.
+        sampling: how to sample.
+    """
+
+    def __init__(
+        self,
+        width: int = 4,
+        cell: Literal["lstm", "gru"] = "lstm",
+        lr: float = 0.05,
+        dropout: float = 0.5,
+        explode_at: int = -1,
+        bug: bool = False,
+        sampling: Sampling = Sampling(),  # noqa: B008
+    ) -> None:
+        super().__init__()
+        if lr <= 0:
+            raise ValueError(f"lr must be positive, got {lr}")
+        self.save_hyperparameters(ignore=["sampling"])
+        self.lr, self.explode_at, self.bug, self.sampling = lr, explode_at, bug, sampling
+        self.net = nn.Sequential(nn.Linear(4, width), nn.Dropout(dropout), nn.Linear(width, 4))
+
+    def _step(self, window: Window, stage: str) -> Tensor:
+        loss = nn.functional.mse_loss(self.net(window.inputs), window.targets)
+        self.log(f"{stage}/loss", loss, prog_bar=stage == "train", batch_size=1)
+        return loss
+
+    def training_step(self, window: Window, index: int) -> Tensor:
+        if self.bug:
+            raise KeyError("an internal bug")
+        loss = self._step(window, "train")
+        return loss / 0 if self.global_step == self.explode_at else loss
+
+    def validation_step(self, window: Window, index: int) -> None:
+        self._step(window, "val")
+
+    def test_step(self, window: Window, index: int) -> None:
+        self._step(window, "test")
+
+    def predict_step(self, window: Window, index: int) -> None:
+        print(f"sample at temperature {self.sampling.temperature} from width {self.hparams['width']}")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.Adam(self.parameters(), self.lr)
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)}
+
+
+class StopAt(Callback):
+    """Sends this process a signal at the start of a batch of training, or of the validation after a step."""
+
+    def __init__(self, step: int, number: int = int(signal.SIGTERM), validation: bool = False, times: int = 1) -> None:
+        self.step, self.number, self.validation, self.times = step, number, validation, times
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._stop(trainer, validation=False)
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._stop(trainer, validation=True)
+
+    def _stop(self, trainer: Trainer, *, validation: bool) -> None:
+        if trainer.global_step == self.step and self.validation is validation:
+            for _ in range(self.times):
+                signal.raise_signal(self.number)
+            self.times = 0
+
+
+class ToyCLI(RecipeCLI):
+    def report(self) -> None:
+        print("a sample of what it learnt")
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, float]:
+    return run(
+        ToyModel,
+        ToyData,
+        recipe="toy",
+        monitor="val/loss",
+        args=args,
+        defaults={"trainer.max_epochs": 3},
+        cli_class=ToyCLI,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What Lightning and matplotlib need from us. Nothing here knows a network."""

@@ -1,0 +1,136 @@
+"""What Lightning lacks and every recipe needs: exact resume, throughput, a guard against NaN, safe checkpoints."""
+
+import math
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+
+def _cuda_is_used() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+class RandomState(Callback):
+    """Keep the random generators in the checkpoint, so that a resumed run draws what the uninterrupted one draws.
+
+    Python's, NumPy's, torch's and every CUDA device's generator, as plain types and tensors, since a checkpoint is
+    resumed with ``weights_only=True``. Lightning saves none of them.
+
+    Note:
+        Restored when training starts again, and once more at its first batch where that stands inside an epoch:
+        making the loader's iterator may have drawn, and the uninterrupted run made its own earlier.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        numpy_state: Any = np.random.get_state(legacy=False)
+        words = numpy_state["state"]
+        return {
+            "python": random.getstate(),
+            "numpy": {**numpy_state, "state": {"key": words["key"].tolist(), "pos": int(words["pos"])}},
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if _cuda_is_used() else [],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
+        self._restored = state_dict
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._restore()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        if batch_idx > 0:
+            self._restore()
+        self._restored = None
+
+    def _restore(self) -> None:
+        if (state := self._restored) is None:
+            return
+        random.setstate(state["python"])
+        words = state["numpy"]["state"]
+        np.random.set_state({**state["numpy"], "state": {**words, "key": np.array(words["key"], dtype=np.uint32)}})
+        torch.set_rng_state(state["torch"].cpu())
+        if len(state["cuda"]) == torch.cuda.device_count() and state["cuda"]:
+            torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+class Throughput(Callback):
+    """Log how fast training goes, as ``train/<unit>_per_s``, validation not counted.
+
+    A running mean over about the last 20 batches: it follows a change of speed and does not flicker.
+
+    Args:
+        unit: what is counted, in the plural: ``tokens``, ``images``.
+        count: how many of them a batch holds.
+    """
+
+    def __init__(self, unit: str, count: Callable[[Any], int]) -> None:
+        self.name = f"train/{unit}_per_s"
+        self.count = count
+        self._count = self._seconds = self._since = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._since = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self._count = 0.95 * self._count + self.count(batch)
+        self._seconds = 0.95 * self._seconds + now - self._since
+        self._since = now
+        pl_module.log(self.name, self._count / self._seconds, prog_bar=True)
+
+
+class FiniteLoss(Callback):
+    """Stop at the first loss that is not finite, before its gradient reaches the weights.
+
+    Raises:
+        FloatingPointError: naming the step. No checkpoint is written on it.
+    """
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: D102
+        if not math.isfinite(value := loss.item()):
+            raise FloatingPointError(
+                f"the training loss is {value} at step {trainer.global_step}, epoch {trainer.current_epoch}. Lower the "
+                "learning rate, clip the gradient (--trainer.gradient_clip_val), or use --trainer.precision 32. "
+                "No checkpoint was written of it; those of earlier epochs stand."
+            )
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, for runs that diverge, are stopped and resumed.
+
+    A run that diverged, or was cut short in the midst of a validation (which Lightning does not resume), keeps the
+    checkpoint it had. A resumed run remembers the best of the one before.
+
+    Each file also holds, under ``metrics``, what had been measured when it was saved.
+
+    Note:
+        A resumed run writes to a folder of its own, and Lightning then forgets the best score so far, so that a worse
+        checkpoint would be called the best. Files in the old folder are never removed (Lightning checks that).
+    """
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+        checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
+        if not isinstance(exception, FloatingPointError) and not trainer.validating:
+            super().on_exception(trainer, pl_module, exception)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
+        if Path(state_dict["best_model_path"]).is_file():
+            super().load_state_dict({**state_dict, "dirpath": self.dirpath})

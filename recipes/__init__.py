@@ -1,0 +1,1 @@
+"""One file, one experiment: each module here is self-contained and runs by itself."""

@@ -1,0 +1,518 @@
+"""Word, subword, character or byte language model with a weight-normalised LSTM, GRU or RNN.
+
+An embedding, locked dropout, a recurrent net whose every gate has its own g, and a softmax, by truncated
+back-propagation through time: Salimans & Kingma 2016 (arXiv 1602.07868) applied to the models of Zaremba et al. 2014
+(arXiv 1409.2329). With no arguments it trains on the language reference that ships inside Python.
+
+On a CPU:
+    wnseq run language_model
+    wnseq run language_model --data.corpus path/to/your.txt --data.vocabulary char
+On a GPU:
+    wnseq run language_model --data.corpus wikitext-2 --data.vocabulary word --model.hidden_size 650
+        --model.num_layers 2 --model.dropout 0.5 --trainer.precision bf16-mixed
+Fine-tuning, the vocabulary taken from the checkpoint:
+    wnseq run language_model --data.corpus path/to/your.txt --model.init_from CHECKPOINT --model.learning_rate 5e-4
+Sampling, from a checkpoint alone:
+    wnseq run language_model predict --ckpt_path CHECKPOINT --model.sampling.prompt "The value"
+
+Expect: @@
+
+Deviations from the paper:
+1. The paper has no language model. As in its section 5.3, every weight vector of the recurrent net is normalised and
+   nothing else is; embedding and softmax stay plain.
+2. It starts from torch's own draw, g = ‖v‖, with a forget bias of 1 (the update gate's, in a GRU), whatever the norm.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+import wnseq
+from wnseq.cells import gate_slice
+from wnseq.convert import param_groups
+from wnseq.data.compression import compressed_bits_per_byte
+from wnseq.data.text import TextDataModule
+from wnseq.data.vocabulary import Vocabulary
+from wnseq.data.windows import IGNORE, Window
+from wnseq.training import checkpoints
+from wnseq.training.cli import RecipeCLI, run
+
+LAYERS = {
+    ("lstm", "weight"): wnseq.WNLSTM,
+    ("gru", "weight"): wnseq.WNGRU,
+    ("rnn", "weight"): wnseq.WNRNN,
+    ("lstm", "none"): nn.LSTM,
+    ("gru", "none"): nn.GRU,
+    ("rnn", "none"): nn.RNN,
+}
+State = Tensor | tuple[Tensor, Tensor]
+
+
+class Network(nn.Module):
+    """Tokens to logits. The names of its parts are those of PyTorch's word language model, whose checkpoints load."""
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        cell: str,
+        norm: str,
+        embedding_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float,
+        tied: bool,
+        forget_bias: float,
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.Embedding(vocabulary_size, embedding_size)
+        between = dropout if num_layers > 1 else 0.0
+        self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, dropout=between)
+        self.decoder = nn.Linear(hidden_size, vocabulary_size)
+        self.dropout = wnseq.LockedDropout(dropout)
+        nn.init.uniform_(self.encoder.weight, -0.1, 0.1)
+        nn.init.zeros_(self.decoder.bias)
+        if tied:
+            self.decoder.weight = self.encoder.weight
+        else:
+            nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
+        memory_gate = {"lstm": "forget", "gru": "update"}.get(cell)
+        if memory_gate:
+            rows = gate_slice(cell, memory_gate, hidden_size)
+            for layer in range(num_layers):
+                nn.init.constant_(self.rnn.get_parameter(f"bias_ih_l{layer}")[rows], forget_bias)
+                nn.init.zeros_(self.rnn.get_parameter(f"bias_hh_l{layer}")[rows])
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Predict the token after each of the given ones."""
+        return self.bind()(tokens, state)
+
+    def bind(self) -> Callable[[Tensor, State | None], tuple[Tensor, State]]:
+        """Compose the weights once, for a loop over tokens."""
+        recur = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
+
+        def step(tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            x = self.dropout(self.encoder(tokens))  # (T, N, I)
+            x, state = recur(x, state)  # (T, N, H)
+            return self.decoder(self.dropout(x)), state  # (T, N, V)
+
+        return step
+
+
+@dataclass
+class Sampling:
+    """How text is drawn from the model.
+
+    Args:
+        prompt: Text to go on from.
+        max_new_tokens: Tokens to draw.
+        temperature: Divides the logits; 0 takes the likeliest token each time.
+        top_k: Draw among this many likeliest tokens only.
+        top_p: Draw among the likeliest tokens that hold this much probability.
+        seed: Seed of the draw.
+    """
+
+    prompt: str = ""
+    max_new_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.max_new_tokens < 1:
+            raise ValueError(f"sampling.max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature must not be negative, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"sampling.top_k must be at least 1, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p must be in (0, 1], got {self.top_p}")
+
+
+class LanguageModel(LightningModule):
+    """A recurrent language model and how it is trained.
+
+    Args:
+        cell: Recurrence.
+        norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
+        embedding_size: Features of a token; by default as many as hidden_size.
+        hidden_size: Features of the hidden state.
+        num_layers: Recurrent layers.
+        dropout: Probability of a zero, in the embedded input, between layers and before the softmax.
+        tied: Whether the softmax shares the embedding's weight, which then must have hidden_size features.
+        forget_bias: Start of the LSTM's forget bias, or of the GRU's update bias.
+        optimizer: AdamW, or plain SGD.
+        learning_rate: Step size, on the mean loss per token.
+        weight_decay: Decay of the weights as the plain model has it: of g, embedding and softmax; never of v or biases.
+        schedule: ``constant``; ``cosine`` to zero over the whole run; ``plateau``, times decay_factor whenever the
+            validation loss has not improved; ``decay``, times decay_factor after every epoch past decay_after.
+        warmup: Steps over which the step size rises from zero.
+        decay_factor: Factor of the schedules ``plateau`` and ``decay``.
+        decay_after: Epochs before the schedule ``decay`` begins.
+        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        sampling: How ``predict`` and the end of a run draw text.
+
+    Shape:
+        - batches: ``Window`` of ``(T, N)`` tokens and targets
+
+    Raises:
+        ValueError: An argument is out of its range, or a checkpoint does not fit.
+    """
+
+    def __init__(
+        self,
+        cell: Literal["lstm", "gru", "rnn"] = "lstm",
+        norm: Literal["weight", "none"] = "weight",
+        embedding_size: int | None = None,
+        hidden_size: int = 256,
+        num_layers: int = 1,
+        dropout: float = 0.5,
+        tied: bool = True,
+        forget_bias: float = 1.0,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        learning_rate: float = 5e-3,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "cosine", "plateau", "decay"] = "cosine",
+        warmup: int = 0,
+        decay_factor: float = 0.5,
+        decay_after: int = 4,
+        init_from: str | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
+    ) -> None:
+        super().__init__()
+        embedding_size = embedding_size or hidden_size
+        if tied and embedding_size != hidden_size:
+            raise ValueError(
+                f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
+                "set --model.tied false or make them equal"
+            )
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}")
+        self.save_hyperparameters(ignore=["init_from", "sampling"])
+        self.init_from = init_from
+        self.sampling = sampling
+        self.vocabulary: Vocabulary | None = None
+        self.network: Network | None = None
+        self._states: dict[str, State] = {}  # the state carried from window to window, one a stage
+        self._sums: dict[str, list[float]] = {}  # nats and tokens of the running evaluation
+
+    def build(self, vocabulary: Vocabulary) -> None:
+        """Make the network for a vocabulary."""
+        h = self.hparams
+        self.vocabulary = vocabulary
+        self.network = Network(
+            len(vocabulary),
+            h.cell,
+            h.norm,
+            h.embedding_size or h.hidden_size,
+            h.hidden_size,
+            h.num_layers,
+            h.dropout,
+            h.tied,
+            h.forget_bias,
+        )
+
+    def configure_model(self) -> None:
+        """Make the network once the data has a vocabulary, and start it from ``init_from``."""
+        vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
+        if vocabulary is None:  # the checkpoint that is about to be loaded brings one
+            return
+        if self.vocabulary is not None:
+            check_same(self.vocabulary, vocabulary)
+            return
+        self.build(vocabulary)
+        if self.init_from is not None:
+            load_weights(self.network, vocabulary, Path(self.init_from))
+
+    def on_fit_start(self) -> None:
+        """Say what is trained on what."""
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, TextDataModule):
+            self.print(data.describe())
+        h = self.hparams
+        size = sum(parameter.numel() for parameter in self.parameters())
+        self.print(f"model: {h.num_layers} x {h.hidden_size} {h.cell}, norm {h.norm}, {size:,} parameters\n")
+
+    def configure_optimizers(self) -> Any:
+        """Set up the optimiser and its schedule."""
+        h = self.hparams
+        groups = param_groups(self.network, h.weight_decay)
+        kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
+        optimizer = kind(groups, lr=h.learning_rate)
+        if h.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=h.decay_factor, patience=0)
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": plateau, "monitor": "val/nats_per_token", "interval": "epoch"},
+            }
+        per_epoch = len(self.trainer.datamodule.train_dataloader())
+        total = self.trainer.max_steps if self.trainer.max_steps > 0 else (self.trainer.max_epochs or -1) * per_epoch
+        if h.schedule == "cosine" and total <= 0:
+            raise ValueError("the cosine schedule needs --trainer.max_epochs or --trainer.max_steps")
+
+        def factor(step: int) -> float:
+            if step < h.warmup:
+                return (step + 1) / (h.warmup + 1)
+            if h.schedule == "cosine":
+                return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - h.warmup) / max(1, total - h.warmup))))
+            if h.schedule == "decay":
+                return h.decay_factor ** max(0, step // per_epoch + 1 - h.decay_after)
+            return 1.0
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _step(self, batch: Window, stage: str) -> tuple[Tensor, Tensor]:
+        """Run one window from the carried state; return the summed loss in nats and the number of tokens."""
+        state = None if batch.fresh else self._carried(stage, batch.inputs.shape[1])
+        logits, state = self.network(batch.inputs, state)
+        self._states[stage] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+        nats = F.cross_entropy(
+            logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        return nats, (batch.targets != IGNORE).sum()
+
+    def _carried(self, stage: str, columns: int) -> State | None:
+        """Take the state that the window before left, if it fits this one."""
+        state = self._states.get(stage)
+        kept = state[0].shape[1] if isinstance(state, tuple) else None if state is None else state.shape[1]
+        if kept not in (None, columns):
+            self.print(f"the state carried so far has {kept} columns, this window {columns}: starting from zero")
+            return None
+        if isinstance(state, tuple):
+            return tuple(s.to(self.device) for s in state)
+        return None if state is None else state.to(self.device)
+
+    def training_step(self, batch: Window, index: int) -> Tensor:
+        """Take the mean loss per token of one window."""
+        nats, tokens = self._step(batch, "train")
+        loss = nats / tokens
+        self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel())
+        return loss
+
+    def _evaluate(self, batch: Window, stage: str) -> None:
+        nats, tokens = self._step(batch, stage)
+        sums = self._sums.setdefault(stage, [0.0, 0])
+        sums[0] += float(nats.double())
+        sums[1] += int(tokens)
+
+    def _log_evaluation(self, stage: str) -> None:
+        """Log every unit in which language models are compared: nats and bits by token, word, character and byte."""
+        nats, tokens = self._sums.pop(stage)
+        values = {"nats_per_token": nats / tokens, "perplexity": math.exp(min(nats / tokens, 700))}
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, TextDataModule):
+            counts = data.splits[stage].counts
+            values["word_perplexity"] = math.exp(min(nats / max(counts.words, 1), 700))
+            values["bits_per_character"] = nats / math.log(2) / counts.characters
+            values["bits_per_byte"] = nats / math.log(2) / counts.bytes
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+    def validation_step(self, batch: Window, index: int) -> None:
+        """Add one window to the validation."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: Window, index: int) -> None:
+        """Add one window to the test."""
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test."""
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: Any, index: int) -> str:
+        """Sample, writing the text to the terminal as it comes."""
+        return stream(self, self.sampling)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a checkpoint needs to stand alone, and the state carried between windows."""
+        data = getattr(self._trainer, "datamodule", None)
+        checkpoint["wnseq"] = {
+            "version": wnseq.__version__,
+            "recipe": "language_model",
+            "vocabulary": self.vocabulary.state(),
+            "vocabulary_sha256": self.vocabulary.sha256,
+            "corpus": getattr(data, "corpus", None),
+            "corpus_sha256": getattr(data, "corpus_sha256", None),
+        }
+        state = self._states.get("train")
+        checkpoint["carried_state"] = (
+            [s.clone() for s in state] if isinstance(state, tuple) else None if state is None else state.clone()
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take vocabulary and carried state from a checkpoint."""
+        vocabulary = Vocabulary.from_state(checkpoint["wnseq"]["vocabulary"])
+        if self.vocabulary is None:
+            self.build(vocabulary)
+        else:
+            check_same(vocabulary, self.vocabulary)
+        state = checkpoint.get("carried_state")
+        if state is not None:
+            self._states["train"] = tuple(state) if isinstance(state, list) else state
+
+
+def check_same(checkpoint: Vocabulary, data: Vocabulary) -> None:
+    """Refuse to run a model on tokens that mean something else.
+
+    Args:
+        checkpoint: Vocabulary that the weights were trained on.
+        data: Vocabulary that the data is encoded with.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if checkpoint.sha256 != data.sha256:
+        raise ValueError(
+            f"the checkpoint has a {checkpoint.kind} vocabulary of {len(checkpoint):,} (sha256 "
+            f"{checkpoint.sha256[:12]}), the data a {data.kind} vocabulary of {len(data):,} ({data.sha256[:12]}); "
+            "leave --data.vocabulary out, or give it the checkpoint's path, to encode the data with the same"
+        )
+
+
+def load_weights(network: Network, vocabulary: Vocabulary, path: Path) -> None:
+    """Start a network from a checkpoint of this recipe or from a plain torch state dict with the same names.
+
+    Args:
+        network: Network to fill.
+        vocabulary: Vocabulary that it is for.
+        path: The checkpoint.
+
+    Raises:
+        ValueError: The file is no checkpoint, or its vocabulary or its weights do not fit the network.
+    """
+    loaded = checkpoints.load(path)
+    if "wnseq" in loaded:
+        check_same(Vocabulary.from_state(loaded["wnseq"]["vocabulary"]), vocabulary)
+    weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        made_with = loaded.get("hyper_parameters", {})
+        shape = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
+        flags = " ".join(f"--model.{name} {made_with[name]}" for name in shape if made_with.get(name) is not None)
+        hint = f"it was made with {flags}" if flags else "set --model.* to the sizes it was made with"
+        detail = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
+
+
+@torch.no_grad()
+def sample(model: LanguageModel, sampling: Sampling) -> Iterator[int]:
+    """Draw tokens one after the other, the weights composed once.
+
+    Args:
+        model: A model with its network and vocabulary.
+        sampling: Prompt and manner of drawing.
+
+    Returns:
+        An iterator over the new token ids.
+    """
+    network, vocabulary = model.network, model.vocabulary
+    was_training = network.training
+    network.eval()
+    step = network.bind()
+    generator = torch.Generator().manual_seed(sampling.seed)
+    tokens = [vocabulary.start, *vocabulary.encode(sampling.prompt)]
+    state = None
+    for _ in range(sampling.max_new_tokens):
+        logits, state = step(torch.tensor(tokens, device=model.device).unsqueeze(1), state)  # (T, 1, V)
+        token = draw(logits[-1, 0].float().cpu(), sampling, generator)
+        yield token
+        tokens = [token]
+    network.train(was_training)
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draw one token from its logits, of shape ``(V,)``."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    logits = logits / sampling.temperature
+    if sampling.top_k is not None:
+        least = logits.topk(min(sampling.top_k, len(logits))).values[-1]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    probabilities = logits.softmax(0)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        beyond = ordered.cumsum(0) - ordered >= sampling.top_p  # the token that crosses top_p stays in
+        probabilities[order[beyond]] = 0
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def stream(model: LanguageModel, sampling: Sampling) -> str:
+    """Sample, writing the text to the terminal as it comes; return it."""
+    text = sampling.prompt
+    print(text, end="", flush=True)
+    for piece in model.vocabulary.stream(sample(model, sampling)):
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    return text
+
+
+def generate(checkpoint: str | Path, **sampling: Any) -> str:
+    """Sample text from a checkpoint alone.
+
+    Args:
+        checkpoint: Path of a checkpoint of this recipe.
+        sampling: Fields of :class:`Sampling`.
+
+    Returns:
+        The prompt and what follows it.
+    """
+    model = LanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
+    how = Sampling(**sampling)
+    return how.prompt + "".join(model.vocabulary.stream(sample(model, how)))
+
+
+class LanguageModelCLI(RecipeCLI):
+    """The command line of this recipe."""
+
+    def before_instantiate_classes(self) -> None:
+        """Take the vocabulary of the checkpoint that the run starts from, unless one is asked for."""
+        super().before_instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.data.vocabulary is None:
+            config.data.vocabulary = config.get("ckpt_path") or config.model.init_from
+
+    def report(self) -> None:
+        """Show a sample, and what a compressor makes of the test part."""
+        print("\nA sample:\n")
+        stream(self.model, self.model.sampling)
+        parts = self.datamodule.text.parts
+        train, test = (b"".join(parts[part].blocks()) for part in ("train", "test"))
+        if len(train) < 64 * 2**20:  # xz looks no further back
+            bits = compressed_bits_per_byte(train, test)
+            print(f"\nxz, having seen the training part, needs {bits:.3f} bits per byte of the test part.")
+
+
+def main(args: list[str] | None = None) -> dict[str, float]:
+    """Run the command line; return the final metrics."""
+    return run(
+        LanguageModel,
+        TextDataModule,
+        recipe="language_model",
+        args=args,
+        cli_class=LanguageModelCLI,
+        defaults={
+            "trainer.max_epochs": 25,
+            "trainer.gradient_clip_val": 1.0,
+            "trainer.log_every_n_steps": 10,
+            "data.batch_size": 16,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from wnseq.data.text import TextDataModule
+from wnseq.data.vocabulary import Vocabulary
+from wnseq.data.windows import Window
+from wnseq.recipes.language_model import LanguageModel, Network, Sampling, draw, generate, main, sample
+
+WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
+SMALL = [
+    "--model.hidden_size=16",
+    "--model.dropout=0",
+    "--data.batch_size=4",
+    "--data.window=8",
+    "--trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder of its own with a text in it."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randint(len(WORDS), (4000,), generator=generator).tolist()
+    lines = [" ".join(WORDS[k] for k in order[at : at + 10]) for at in range(0, 4000, 10)]
+    (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fit(*arguments, steps=20):
+    return main(["fit", "--data.corpus=text.txt", *SMALL, f"--trainer.max_steps={steps}", *arguments])
+
+
+def newest(name="last"):
+    return max(Path("runs/language_model").glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: int(path.parts[2]))
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_a_run_learns_and_leaves_what_it_says(capsys):
+    size = ["--model.hidden_size=48", "--data.batch_size=8", "--data.window=16", "--model.learning_rate=0.02"]
+    metrics = fit("--data.vocabulary=char", *size, "--trainer.max_epochs=1", steps=-1)
+    assert metrics["test/nats_per_token"] < 1.5 < math.log(len(set("".join(WORDS))))
+    printed = capsys.readouterr().out
+    run = Path("runs/language_model/1")
+    for left in ("checkpoints/best.ckpt", "metrics.csv", "tensorboard", "curves.png", "config.yaml"):
+        assert (run / left).exists(), left
+    assert "A sample:" in printed and "xz, having seen the training part" in printed
+    for name in ("checkpoints/best.ckpt", "metrics.csv", "curves.png", "test/bits_per_byte"):
+        assert name in printed
+
+
+def test_the_units_agree_with_each_other():
+    metrics = fit("--data.vocabulary=byte")
+    assert metrics["test/perplexity"] == pytest.approx(math.exp(metrics["test/nats_per_token"]))
+    assert metrics["test/bits_per_byte"] == pytest.approx(metrics["test/nats_per_token"] / math.log(2))
+    assert metrics["test/bits_per_character"] == pytest.approx(metrics["test/bits_per_byte"])  # the text is ASCII
+
+
+@pytest.mark.parametrize("norm", ["weight", "none"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_every_cell_and_norm_trains(cell, norm):
+    fit(f"--model.cell={cell}", f"--model.norm={norm}", "--data.vocabulary=word", "--model.num_layers=2", steps=3)
+
+
+def test_both_norms_start_as_the_same_function():
+    networks = []
+    for norm in ("weight", "none"):
+        torch.manual_seed(0)
+        networks.append(Network(11, "lstm", norm, 8, 8, 2, 0.0, True, 1.0).eval())
+    tokens = torch.randint(11, (5, 3))
+    torch.testing.assert_close(networks[0](tokens)[0], networks[1](tokens)[0])
+
+
+@pytest.mark.parametrize(("cell", "gate"), [("lstm", slice(8, 16)), ("gru", slice(8, 16))])
+def test_the_gate_that_keeps_memory_starts_open(cell, gate):
+    for norm in ("weight", "none"):
+        rnn = Network(11, cell, norm, 8, 8, 1, 0.0, True, 1.0).rnn
+        assert (rnn.bias_ih_l0[gate] + rnn.bias_hh_l0[gate] == 1).all()
+
+
+def test_seeds_repeat():
+    first, second, other = fit(), fit(), fit("--seed_everything=1")
+    assert first == second != other
+
+
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
+    options = ("--model.dropout=0.3", "--model.schedule=constant", "--trainer.limit_val_batches=2")
+    fit(*options, steps=14)
+    whole = weights(newest())
+    fit(*options, steps=7)
+    fit(*options, "--ckpt_path=last", steps=14)
+    resumed = weights(newest())
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_state_is_carried_between_windows_and_one_a_stage():
+    data = TextDataModule("text.txt", "char", batch_size=4, window=8)
+    data.setup()
+    model = LanguageModel(hidden_size=8, dropout=0.0)
+    model.build(data.vocabulary)
+    first, second = (
+        Window(*(torch.randint(5, (3, 4)) for _ in range(2)), True),
+        Window(*(torch.randint(5, (3, 4)) for _ in range(2)), False),
+    )
+    model._step(first, "train")
+    carried = model._states["train"]
+    model._step(second, "val")
+    assert model._states["train"] is carried
+    assert not any(state.requires_grad for state in carried)
+    nats, _ = model._step(second, "train")
+    logits, _ = model.network(torch.cat([first.inputs, second.inputs]))
+    expected = nn.functional.cross_entropy(logits[3:].flatten(0, 1), second.targets.flatten(), reduction="sum")
+    torch.testing.assert_close(nats, expected)
+
+
+def test_evaluation_does_not_depend_on_how_it_is_batched():
+    fit(steps=5)
+    path = str(newest())
+    same = ["test", f"--ckpt_path={path}", "--data.corpus=text.txt", "--data.eval_fresh=true", "--data.eval_window=16"]
+    one, many = (main([*same, f"--data.eval_batch_size={n}"]) for n in (1, 50))
+    assert one["test/nats_per_token"] == pytest.approx(many["test/nats_per_token"], rel=1e-5)
+
+
+def test_a_checkpoint_alone_samples(capsys):
+    fit("--data.vocabulary=char")
+    path = newest()
+    Path("text.txt").unlink()
+    text = generate(path, prompt="the ", max_new_tokens=20, seed=3)
+    assert text.startswith("the ") and len(text) == 24
+    assert text == generate(path, prompt="the ", max_new_tokens=20, seed=3)
+    capsys.readouterr()
+    main(["predict", f"--ckpt_path={path}", "--model.sampling.prompt=the ", "--model.sampling.max_new_tokens=20",
+          "--model.sampling.seed=3"])  # fmt: skip
+    assert text in capsys.readouterr().out
+
+
+def test_sampling_composes_the_weights_once(monkeypatch):
+    model = LanguageModel(hidden_size=8)
+    model.build(Vocabulary.from_state({"kind": "byte"}))
+    calls = []
+    composed = model.network.rnn.composed
+    monkeypatch.setattr(model.network.rnn, "composed", lambda: calls.append(1) or composed())
+    assert len(list(sample(model, Sampling(prompt="ab", max_new_tokens=9)))) == 9
+    assert len(calls) == 1 and model.network.training
+
+
+def test_drawing_obeys_temperature_top_k_and_top_p():
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
+
+    def drawn(**how):
+        generator = torch.Generator().manual_seed(0)
+        return {draw(logits, Sampling(**how), generator) for _ in range(300)}
+
+    assert drawn(temperature=1.0) == {0, 1, 2, 3}
+    assert drawn(temperature=0) == {3}
+    assert drawn(temperature=1.0, top_k=2) == {2, 3}
+    assert drawn(temperature=1.0, top_k=9) == {0, 1, 2, 3}
+    assert drawn(temperature=1.0, top_p=0.4) == {3}
+    assert drawn(temperature=1.0, top_p=0.5) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"temperature": -1}, "temperature must not be negative, got -1"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_p": 0}, r"top_p must be in \(0, 1\], got 0"),
+        ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
+    ],
+)
+def test_a_bad_manner_of_sampling_is_refused(how, text):
+    with pytest.raises(ValueError, match=text):
+        Sampling(**how)
+
+
+def test_fine_tuning_takes_weights_and_vocabulary():
+    fit("--data.vocabulary=char", steps=60)
+    path = newest()
+    Path("other.txt").write_text(Path("text.txt").read_text().replace("word", "gate"))
+    before = main(["test", f"--ckpt_path={path}", "--data.corpus=other.txt"])["test/nats_per_token"]
+    after = main(["fit", "--data.corpus=other.txt", f"--model.init_from={path}", *SMALL, "--trainer.max_steps=1",
+                  "--model.learning_rate=1e-6"])["test/nats_per_token"]  # fmt: skip
+    assert after == pytest.approx(before, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's
+def test_fine_tuning_from_a_plain_torch_checkpoint():
+    fit("--data.vocabulary=char", steps=1)
+    vocabulary = Vocabulary.from_checkpoint(newest())
+    plain = Network(len(vocabulary), "lstm", "none", 16, 16, 1, 0.0, True, 1.0)
+    torch.save(plain.state_dict(), "plain.pt")
+    model = LanguageModel(hidden_size=16, schedule="constant", init_from="plain.pt")
+    data = TextDataModule("text.txt", "char", batch_size=4, window=8)
+    trainer = Trainer(max_steps=0, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(model, data)
+    tokens = torch.randint(5, (3, 2))
+    torch.testing.assert_close(model.network.eval()(tokens)[0], plain.eval()(tokens)[0])
+
+
+def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
+    fit()
+    checkpoint = torch.load(newest(), weights_only=True)
+    about = checkpoint["wnseq"]
+    assert about["recipe"] == "language_model" and about["corpus"] == "text.txt" and len(about["corpus_sha256"]) == 64
+    assert Vocabulary.from_state(about["vocabulary"]).sha256 == about["vocabulary_sha256"]
+    assert "init_from" not in checkpoint["hyper_parameters"] and "sampling" not in checkpoint["hyper_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--model.tied=true", "--model.embedding_size=8"], "tied softmax needs embedding_size = hidden_size"),
+        (["--model.learning_rate=0"], "learning_rate must be greater than 0"),
+        (["--model.sampling.top_p=2"], "top_p must be in"),
+        (["--data.corpus=nowhere.txt"], "nowhere.txt"),
+        (["--data.window=100000"], "shorter than one window"),
+        (["--data.vocabulary=words"], "Did you mean 'word'"),
+        (["--model.hiden_size=3"], "hidden_size"),
+        (["--model.init_from=nowhere.ckpt"], "nowhere.ckpt"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit(*arguments)
+    assert stop.value.code in (1, 2)
+    told = capsys.readouterr().err
+    assert text in told and "Traceback" not in told and len(told.splitlines()) < 6
+    assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))
+
+
+def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(capsys):
+    fit("--data.vocabulary=char", steps=1)
+    path = newest()
+    for arguments, text in (
+        (["--model.hidden_size=32"], "it was made with --model.cell lstm --model.norm weight"),
+        (["--data.vocabulary=byte"], "the checkpoint has a char vocabulary"),
+    ):
+        with pytest.raises(SystemExit):
+            fit(f"--model.init_from={path}", *arguments, steps=1)
+        assert text in capsys.readouterr().err

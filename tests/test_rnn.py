@@ -99,11 +99,11 @@ def test_composes_once_a_forward_and_once_a_loop(case, monkeypatch):
     composed = module.composed
     monkeypatch.setattr(module, "composed", lambda: calls.append(1) or composed())
     x = case.lay_out(torch.randn(4, 3, 5))
-    output, state = module(x)
+    output, _ = module(x)
     assert len(calls) == 1
     run, carried = module.bind(), None
     for _ in range(3):
-        bound_output, carried = run(x, carried)
+        _, carried = run(x, carried)
     assert len(calls) == 2
     torch.testing.assert_close(run(x)[0], output)
 

@@ -164,7 +164,7 @@ def test_compose_does_all_weights_in_one_call():
     composed = compose(*zip(*pairs, strict=True))
     for w, (v, g) in zip(composed, pairs, strict=True):
         torch.testing.assert_close(w, weight_norm(v, g))
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         compose([pairs[0][0]], [])
 
 

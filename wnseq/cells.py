@@ -15,6 +15,8 @@ from wnseq.weight_norm import ShapeError, norm
 
 __all__ = ["GATES", "WNGRUCell", "WNLSTMCell", "WNRNNCell", "draw", "gate_slice", "gru_step", "lstm_step", "rnn_step"]
 
+Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # w_ih, w_hh, b_ih, b_hh
+
 GATES = {
     "rnn": ("hidden",),
     "lstm": ("input", "forget", "cell", "output"),
@@ -220,7 +222,7 @@ class _WNCell(WNModule):
             raise ValueError(f"{type(self).__name__}: of must be 'ih' or 'hh', got {of!r}")
         return self.v_and_g(f"weight_{of}")[1][gate_slice(self.kind, gate, self.hidden_size)]
 
-    def _bound(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    def _bound(self) -> Weights:
         weights = self.composed()
         return weights["weight_ih"], weights["weight_hh"], self.bias_ih, self.bias_hh
 
@@ -241,7 +243,33 @@ class _WNCell(WNModule):
         return x.new_zeros(*x.shape[:-1], self.hidden_size)
 
 
-class WNRNNCell(_WNCell):
+class _WNHiddenCell(_WNCell):
+    """A cell whose state is the hidden state alone."""
+
+    def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
+        raise NotImplementedError
+
+    def bind(self) -> Callable[..., Tensor]:
+        """Compose the weights once, for a loop.
+
+        Returns:
+            A function of input and state that does what calling the cell does, with the weights as they are now.
+        """
+        weights = self._bound()
+
+        def step(input: Tensor, hx: Tensor | None = None) -> Tensor:
+            hx = self._zeros(input) if hx is None else hx
+            self._check(input, (hx,))
+            return self._advance(input, hx, weights)
+
+        return step
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Take one step; see the class for shapes."""
+        return self.bind()(input, hx)
+
+
+class WNRNNCell(_WNHiddenCell):
     """An Elman cell with weight normalisation, a drop-in for ``torch.nn.RNNCell``.
 
     h' = φ(W_ih x + b_ih + W_hh h + b_hh), each row of W_ih and W_hh being g·v/‖v‖
@@ -287,24 +315,8 @@ class WNRNNCell(_WNCell):
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
 
-    def bind(self) -> Callable[..., Tensor]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function of input and state that does what calling the cell does, with the weights as they are now.
-        """
-        weights = self._bound()
-
-        def step(input: Tensor, hx: Tensor | None = None) -> Tensor:
-            hx = self._zeros(input) if hx is None else hx
-            self._check(input, (hx,))
-            return rnn_step(input, hx, *weights, nonlinearity=self.nonlinearity)
-
-        return step
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Take one step; see the class for shapes."""
-        return self.bind()(input, hx)
+    def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
+        return rnn_step(x, h, *weights, nonlinearity=self.nonlinearity)
 
 
 class WNLSTMCell(_WNCell):
@@ -383,7 +395,7 @@ class WNLSTMCell(_WNCell):
         return self.bind()(input, hx)
 
 
-class WNGRUCell(_WNCell):
+class WNGRUCell(_WNHiddenCell):
     """A GRU cell with weight normalisation, a drop-in for ``torch.nn.GRUCell``.
 
     r, z = σ of W_ih x + b_ih + W_hh h + b_hh; n = tanh(W_in x + b_in + r ⊙ (W_hn h + b_hn)); h' = (1 − z) ⊙ n + z ⊙ h,
@@ -425,21 +437,5 @@ class WNGRUCell(_WNCell):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device, dtype)
 
-    def bind(self) -> Callable[..., Tensor]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function of input and state that does what calling the cell does, with the weights as they are now.
-        """
-        weights = self._bound()
-
-        def step(input: Tensor, hx: Tensor | None = None) -> Tensor:
-            hx = self._zeros(input) if hx is None else hx
-            self._check(input, (hx,))
-            return gru_step(input, hx, *weights)
-
-        return step
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Take one step; see the class for shapes."""
-        return self.bind()(input, hx)
+    def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
+        return gru_step(x, h, *weights)

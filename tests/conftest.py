@@ -1,0 +1,57 @@
+"""What every test stands on: fixed seeds, torch's global settings put back, caches of the test run's own."""
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: workers share the cores, and so do their children
+
+import numpy as np
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run, its xdist workers and every process they start one cache of their own, and no screen."""
+    if hasattr(config, "workerinput"):
+        return  # a worker inherits the environment of the process that started it
+    cache = tempfile.mkdtemp(prefix="wnseq-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    os.environ["WNSEQ_CACHE"] = cache
+    os.environ["MPLBACKEND"] = "Agg"
+
+
+@pytest.fixture(autouse=True)
+def isolation() -> Iterator[None]:
+    """Seed every generator, and put back what a test may change for the whole process."""
+    before = (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    with torch.enable_grad():
+        yield
+    dtype, threads, deterministic = before
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Find a real data set, or skip the test: ``real_data("ptb")`` is the folder ``$WNSEQ_DATA/ptb``."""
+
+    def find(name: str) -> Path:
+        root = os.environ.get("WNSEQ_DATA")
+        if not root:
+            pytest.skip(f"needs {name}: WNSEQ_DATA is not set")
+        folder = Path(root) / name
+        if not folder.is_dir():
+            pytest.skip(f"needs {name}: {folder} does not exist")
+        return folder
+
+    return find

@@ -1,0 +1,28 @@
+"""``import wnseq`` costs what ``import torch`` costs: nothing heavier comes along."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"lightning", "pytorch_lightning", "torchtext", "sentencepiece", "sklearn", "matplotlib"}
+
+
+def loaded(statement: str) -> set[str]:
+    """Name the packages that a fresh interpreter loads for ``statement``, as ``-X importtime`` lists them."""
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", statement], capture_output=True, text=True, check=True
+    )
+    lines = (line.rpartition("|")[2].strip() for line in process.stderr.splitlines() if line.startswith("import time:"))
+    return {line.split(".")[0] for line in lines}
+
+
+def test_import_is_light() -> None:
+    packages = loaded("import wnseq")
+    assert {"wnseq", "torch"} <= packages
+    assert packages & HEAVY == set()
+
+
+@pytest.mark.parametrize("library", ["sentencepiece", "matplotlib"])
+def test_a_heavy_import_would_be_seen(library: str) -> None:
+    assert library in loaded(f"import wnseq, {library}") & HEAVY

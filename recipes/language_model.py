@@ -194,8 +194,16 @@ class LanguageModel(LightningModule):
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
                 "set --model.tied false or make them equal"
             )
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}")
+        for name, value, fits, expected in (
+            ("learning_rate", learning_rate, learning_rate > 0, "greater than 0"),
+            ("decay_factor", decay_factor, 0 < decay_factor < 1, "between 0 and 1"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
+            ("warmup", warmup, warmup >= 0, "at least 0"),
+            ("decay_after", decay_after, decay_after >= 0, "at least 0"),
+            ("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} must be {expected}, got {value}")
         self.save_hyperparameters(ignore=["init_from", "sampling"])
         self.init_from = init_from
         self.sampling = sampling
@@ -232,6 +240,10 @@ class LanguageModel(LightningModule):
         if self.init_from is not None:
             load_weights(self.network, vocabulary, Path(self.init_from))
 
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Predict the token after each of the given ones: ``(T, N)`` ids to ``(T, N, V)`` logits and the next state."""
+        return self.network(tokens, state)
+
     def on_fit_start(self) -> None:
         """Say what is trained on what."""
         data = getattr(self.trainer, "datamodule", None)
@@ -243,6 +255,8 @@ class LanguageModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Set up the optimiser and its schedule."""
+        if self.network is None:
+            raise ValueError("there is no network yet: fit with a TextDataModule, or call build(vocabulary) first")
         h = self.hparams
         groups = param_groups(self.network, h.weight_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
@@ -253,9 +267,8 @@ class LanguageModel(LightningModule):
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": plateau, "monitor": "val/nats_per_token", "interval": "epoch"},
             }
-        per_epoch = len(self.trainer.datamodule.train_dataloader())
-        total = self.trainer.max_steps if self.trainer.max_steps > 0 else (self.trainer.max_epochs or -1) * per_epoch
-        if h.schedule == "cosine" and total <= 0:
+        total = self.trainer.estimated_stepping_batches
+        if h.schedule == "cosine" and not math.isfinite(total):
             raise ValueError("the cosine schedule needs --trainer.max_epochs or --trainer.max_steps")
 
         def factor(step: int) -> float:
@@ -264,7 +277,8 @@ class LanguageModel(LightningModule):
             if h.schedule == "cosine":
                 return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - h.warmup) / max(1, total - h.warmup))))
             if h.schedule == "decay":
-                return h.decay_factor ** max(0, step // per_epoch + 1 - h.decay_after)
+                steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+                return h.decay_factor ** max(0, step // steps_per_epoch + 1 - h.decay_after)
             return 1.0
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -307,11 +321,12 @@ class LanguageModel(LightningModule):
     def _log_evaluation(self, stage: str) -> None:
         """Log every unit in which language models are compared: nats and bits by token, word, character and byte."""
         nats, tokens = self._sums.pop(stage)
-        values = {"nats_per_token": nats / tokens, "perplexity": math.exp(min(nats / tokens, 700))}
+        values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, TextDataModule):
             counts = data.splits[stage].counts
-            values["word_perplexity"] = math.exp(min(nats / max(counts.words, 1), 700))
+            nats *= counts.tokens / tokens  # 1, unless the Trainer limits the batches
+            values["word_perplexity"] = exp(nats / counts.words)
             values["bits_per_character"] = nats / math.log(2) / counts.characters
             values["bits_per_byte"] = nats / math.log(2) / counts.bytes
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
@@ -362,6 +377,11 @@ class LanguageModel(LightningModule):
         state = checkpoint.get("carried_state")
         if state is not None:
             self._states["train"] = tuple(state) if isinstance(state, list) else state
+
+
+def exp(x: float) -> float:
+    """Raise e to a power, to infinity where a float ends: an untrained model's perplexity may lie beyond."""
+    return math.exp(x) if x < 709 else math.inf
 
 
 def check_same(checkpoint: Vocabulary, data: Vocabulary) -> None:

@@ -1,3 +1,4 @@
+import csv
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import nn
 from wnseq.data.text import TextDataModule
 from wnseq.data.vocabulary import Vocabulary
 from wnseq.data.windows import Window
-from wnseq.recipes.language_model import LanguageModel, Network, Sampling, draw, generate, main, sample
+from wnseq.recipes.language_model import LanguageModel, Network, Sampling, draw, exp, generate, main, sample
 
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
 SMALL = [
@@ -84,6 +85,49 @@ def test_the_gate_that_keeps_memory_starts_open(cell, gate):
     for norm in ("weight", "none"):
         rnn = Network(11, cell, norm, 8, 8, 1, 0.0, True, 1.0).rnn
         assert (rnn.bias_ih_l0[gate] + rnn.bias_hh_l0[gate] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (["constant"], [1, 1, 1, 1, 1, 1]),
+        (["constant", "--model.warmup=2"], [1 / 3, 2 / 3, 1, 1, 1, 1]),
+        (["cosine"], [(1 + math.cos(math.pi * k / 6)) / 2 for k in range(6)]),
+        (["decay", "--model.decay_after=1", "--model.decay_factor=0.1"], [1, 1, 0.1, 0.1, 0.01, 0.01]),
+    ],
+)
+def test_schedules(schedule, expected):
+    name, *more = schedule
+    fit(f"--model.schedule={name}", *more, "--trainer.limit_train_batches=2", steps=6)
+    with Path("runs/language_model/1/metrics.csv").open() as log:
+        rates = [float(row["lr-AdamW/pg1"]) for row in csv.DictReader(log) if row["lr-AdamW/pg1"]]
+    assert rates == pytest.approx([5e-3 * factor for factor in expected])
+
+
+def test_the_plateau_schedule_lowers_the_rate_when_validation_does_not_improve():
+    fit("--model.schedule=plateau", "--model.optimizer=sgd", "--model.learning_rate=1e-6", "--trainer.max_epochs=4",
+        "--trainer.limit_train_batches=1", "--trainer.check_val_every_n_epoch=1", steps=-1)  # fmt: skip
+    optimizer = torch.load(newest(), weights_only=True)["optimizer_states"][0]
+    assert optimizer["param_groups"][0]["lr"] in (5e-7, 2.5e-7, 1.25e-7)
+
+
+def test_limiting_the_evaluation_keeps_the_units_true():
+    fit("--data.vocabulary=byte", steps=5)
+    cold = ["--data.eval_window=16", "--data.eval_fresh=true", "--data.eval_batch_size=1"]
+    some = main(["test", "--ckpt_path=last", "--data.corpus=text.txt", *cold, "--trainer.limit_test_batches=3"])
+    assert some["test/bits_per_byte"] == pytest.approx(some["test/nats_per_token"] / math.log(2))
+
+
+def test_a_model_without_data_says_what_it_lacks():
+    loader = [Window(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 2, dtype=torch.long), True)]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_steps=1, **quiet)
+    with pytest.raises(ValueError, match=r"no network yet: fit with a TextDataModule, or call build"):
+        trainer.fit(LanguageModel(), loader, loader)
+
+
+def test_an_overflowing_perplexity_is_infinite():
+    assert exp(1.0) == math.e and exp(1000.0) == math.inf
 
 
 def test_seeds_repeat():
@@ -219,7 +263,13 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     ("arguments", "text"),
     [
         (["--model.tied=true", "--model.embedding_size=8"], "tied softmax needs embedding_size = hidden_size"),
-        (["--model.learning_rate=0"], "learning_rate must be greater than 0"),
+        (["--model.learning_rate=0"], "learning_rate must be greater than 0, got 0"),
+        (["--model.decay_factor=1"], "decay_factor must be between 0 and 1, got 1"),
+        (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),
+        (["--model.warmup=-1"], "warmup must be at least 0, got -1"),
+        (["--model.decay_after=-1"], "decay_after must be at least 0, got -1"),
+        (["--model.dropout=1"], "dropout must be at least 0 and less than 1, got 1"),
+        (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "cosine schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be in"),
         (["--data.corpus=nowhere.txt"], "nowhere.txt"),
         (["--data.window=100000"], "shorter than one window"),

@@ -4,7 +4,7 @@ import lzma
 
 
 def compressed_bits_per_byte(train: bytes, test: bytes) -> float:
-    """Return what xz (``-9e``) adds for `test` when it comes after `train`, in bits per byte of `test`.
+    """Return what xz (``-9e``) adds for ``test`` when it comes after ``train``, in bits per byte of ``test``.
 
     Args:
         train: what the compressor has seen; xz looks 64 MB back.

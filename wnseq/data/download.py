@@ -1,6 +1,5 @@
 """Fetching a file: mirrors in order, resumed, checked against its hash, never half-written."""
 
-import gzip
 import logging
 import shutil
 import urllib.error
@@ -9,7 +8,6 @@ import zipfile
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
 
 import pooch
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -27,12 +25,12 @@ def fetch(urls: Sequence[str], path: Path, known_hash: str, *, progress: bool = 
 
     Args:
         urls: mirrors, tried in order.
-        path: where it is kept; until it is complete it is `path` + ``.part``, from which the next call goes on.
+        path: where it is kept; until it is complete it is ``path`` + ``.part``, from which the next call goes on.
         known_hash: ``sha256:…`` or ``md5:…`` in hexadecimal.
         progress: show a bar.
 
     Returns:
-        `path`.
+        ``path``.
 
     Raises:
         OSError: no mirror delivered the file, or the disk is full.
@@ -59,7 +57,7 @@ def fetch(urls: Sequence[str], path: Path, known_hash: str, *, progress: bool = 
 
 
 class _Resuming:
-    """What pooch calls to download: writes to the `.part` file, from where it ends, then hands it over whole."""
+    """What pooch calls to download: writes to the ``.part`` file, from where it ends, then hands it over whole."""
 
     def __init__(self, part: Path, progress: bool) -> None:
         self.part = part
@@ -111,29 +109,21 @@ class _Resuming:
 
 
 def unpack(archive: Path, member: str, path: Path) -> Path:
-    """Copy one member of a zip, or the content of a gzip file, to a file of its own.
+    """Copy one member of a zip to a file of its own.
 
     Args:
-        archive: the ``.zip`` or ``.gz`` file.
-        member: its name inside a zip; for a gzip file it is not looked at.
+        archive: the ``.zip`` file.
+        member: its name inside the archive.
         path: where the content goes; names inside the archive never become paths.
 
     Raises:
         ValueError: the archive is damaged, or has no such member.
     """
     try:
-        if archive.suffix == ".gz":
-            with gzip.open(archive) as source:
-                return _copy(source, path)
-        with zipfile.ZipFile(archive) as opened, opened.open(member) as source:
-            return _copy(source, path)
+        with zipfile.ZipFile(archive) as opened, opened.open(member) as source, writing(path) as target:
+            shutil.copyfileobj(source, target, BLOCK)
+            return path
     except KeyError:
         raise ValueError(f"{archive} has no member {member!r}; it is not the expected archive. Delete it.") from None
-    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{archive} is damaged ({error}). Delete it and run again.") from error
-
-
-def _copy(source: IO[bytes] | gzip.GzipFile, path: Path) -> Path:
-    with writing(path) as target:
-        shutil.copyfileobj(source, target, BLOCK)
-    return path

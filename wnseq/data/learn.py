@@ -147,7 +147,7 @@ def _count_characters(text: Text) -> Counter[str]:
 
 
 def _sample(text: Text, size: int = SAMPLE, runs: int = 32) -> Text:
-    """Return the text, or evenly spread runs of it, `size` bytes in all."""
+    """Return the text, or evenly spread runs of it, ``size`` bytes in all."""
     if text.size <= size:
         return text
     sample = Text(())

@@ -30,7 +30,7 @@ class Piece:
         return str(self.source) if isinstance(self.source, Path) else "the embedded text"
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes, at most `BLOCK` at a time."""
+        """Yield the bytes, at most ``BLOCK`` at a time."""
         if isinstance(self.source, bytes):
             for start in range(self.start, self.stop, BLOCK):
                 yield self.source[start : min(start + BLOCK, self.stop)]
@@ -71,7 +71,7 @@ class Text:
         return Text(self.pieces + other.pieces)
 
     def slice(self, start: int, stop: int) -> "Text":
-        """Return the bytes from `start` to `stop` as a text of their own."""
+        """Return the bytes from ``start`` to ``stop`` as a text of their own."""
         pieces, offset = [], 0
         for piece in self.pieces:
             length = piece.stop - piece.start
@@ -82,7 +82,7 @@ class Text:
         return Text(tuple(pieces))
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes, at most `BLOCK` at a time."""
+        """Yield the bytes, at most ``BLOCK`` at a time."""
         for piece in self.pieces:
             yield from piece.blocks()
 

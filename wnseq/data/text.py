@@ -20,7 +20,7 @@ SHORTEST_RANDOM = 10  # tokens; half of it is the least that random lengths are 
 class TextDataModule(LightningDataModule):
     """Text in windows for truncated back-propagation through time.
 
-    The training part is laid out as `batch_size` contiguous columns, read side by side, window by window, in order; a
+    The training part is laid out as ``batch_size`` contiguous columns, read side by side, window by window, in order; a
     model that keeps its state from one window to the next reads each column as one long text.
 
     Args:
@@ -32,7 +32,7 @@ class TextDataModule(LightningDataModule):
         root: folder of the standard corpora; default $WNSEQ_DATA, else ./data.
         batch_size: columns read side by side in training.
         window: tokens of each column that a training step sees; gradients reach no further back.
-        random_windows: draw each window's length around `window` (AWD-LSTM), else all are equal.
+        random_windows: draw each window's length around ``window`` (AWD-LSTM), else all are equal.
         eval_batch_size: columns in validation and test, each but the first begins with the zero state; with eval_fresh
             the number of windows at once, which changes nothing but the speed.
         eval_window: tokens of each column at once in validation and test.
@@ -45,8 +45,8 @@ class TextDataModule(LightningDataModule):
         FileNotFoundError: a path where nothing is.
 
     Note:
-        After `setup`: `vocabulary`, `corpus_sha256` and `splits` ("train", "val", "test" → `Split`). A `vocabulary`
-        that is set before (`Vocabulary.from_torchtext`) is kept. Batches are `Window`s.
+        After ``setup``: ``vocabulary``, ``corpus_sha256`` and ``splits`` ("train", "val", "test" → ``Split``). A
+        ``vocabulary`` that is set before (``Vocabulary.from_torchtext``) is kept. Batches are ``Window``.
 
     Example:
         >>> data = TextDataModule(vocabulary="byte", batch_size=4, window=16)
@@ -147,7 +147,7 @@ class TextDataModule(LightningDataModule):
     # ---- windows
 
     def train_dataloader(self) -> "TrainLoader":
-        """Return the training windows; see `TrainLoader`."""
+        """Return the training windows; see ``TrainLoader``."""
         return TrainLoader(self)
 
     def val_dataloader(self) -> Iterable[Window]:
@@ -172,7 +172,7 @@ class TextDataModule(LightningDataModule):
     # ---- where training is
 
     def state_dict(self) -> dict[str, Any]:
-        """Return epoch and position of the next training window, and what they count; before `setup` nothing."""
+        """Return epoch and position of the next training window, and what they count; before ``setup`` nothing."""
         if not self.splits:
             return {}
         position = self.position
@@ -182,7 +182,7 @@ class TextDataModule(LightningDataModule):
         return {"epoch": self.epoch, "position": position, **self._layout()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a position saved by `state_dict`.
+        """Go on from a position saved by ``state_dict``.
 
         Raises:
             ValueError: the windows are cut differently now, so that a position means another place.
@@ -248,7 +248,7 @@ class TrainLoader:
     Lightning counts the windows trained on before a restart as well.
 
     Args:
-        data: the data module, after `setup`.
+        data: the data module, after ``setup``.
     """
 
     def __init__(self, data: TextDataModule) -> None:

@@ -47,7 +47,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return plain types from which `from_state` makes the vocabulary again; loads with ``weights_only=True``."""
+        """Return plain types from which ``from_state`` makes the vocabulary again; loads with ``weights_only=True``."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -60,7 +60,7 @@ class Vocabulary(ABC):
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> "Vocabulary":
-        """Make a vocabulary from what `state` returned.
+        """Make a vocabulary from what ``state`` returned.
 
         Raises:
             ValueError: it is not such a state.
@@ -240,7 +240,7 @@ class SubwordVocabulary(Vocabulary):
     """Parts of words, learned by sentencepiece; what no part covers is spelt in bytes, so that nothing is lost.
 
     Args:
-        model: a serialised sentencepiece model with byte fallback and a newline piece, as `wnseq.data.learn` makes it.
+        model: a serialised sentencepiece model with byte fallback and a newline piece, as ``wnseq.data.learn`` makes.
     """
 
     kind = "subword"

@@ -20,7 +20,7 @@ class Window(NamedTuple):
 
     Args:
         inputs: token ids.
-        targets: token ids, each the one that follows its input; `IGNORE` where nothing is to be predicted.
+        targets: token ids, each the one that follows its input; ``IGNORE`` where nothing is to be predicted.
         fresh: True: start from the zero state; False: go on from the final state of the window before.
 
     Shape:
@@ -35,7 +35,7 @@ class Window(NamedTuple):
 class Columns:
     """A token stream laid out as N contiguous columns, read side by side from top to bottom.
 
-    Every token is a target exactly once; its input is the token before it in the stream, `start` for the first. With
+    Every token is a target exactly once; its input is the token before it in the stream, ``start`` for the first. With
     R = ⌈tokens / N⌉ rows the first columns are R long and the others R − 1, so that at most the last row is padded.
 
     Args:
@@ -57,7 +57,7 @@ class Columns:
         self.rows = int(lengths.max())
 
     def window(self, top: int, bottom: int, *, fresh: bool) -> Window:
-        """Return the rows from `top` to `bottom`."""
+        """Return the rows from ``top`` to ``bottom``."""
         row = np.arange(top - 1, bottom)[:, None]  # (T+1, 1): the inputs begin one row above the targets
         places = np.minimum(self.offsets + row, len(self.tokens) - 1)  # (T+1, N)
         ids = self.tokens[places].astype(np.int64)
@@ -67,7 +67,7 @@ class Columns:
         return Window(torch.from_numpy(ids[:-1]), torch.from_numpy(targets), fresh)
 
     def windows(self, cuts: Cuts, first: int = 0) -> Iterator[Window]:
-        """Yield the windows between consecutive cuts, from the `first` one on; the topmost is fresh."""
+        """Yield the windows between consecutive cuts, from the ``first`` one on; the topmost is fresh."""
         for index in range(first, len(cuts) - 1):
             yield self.window(int(cuts[index]), int(cuts[index + 1]), fresh=index == 0)
 
@@ -80,7 +80,7 @@ def fixed_cuts(rows: int, window: int) -> list[int]:
 def random_cuts(rows: int, window: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return where windows of random lengths begin and end.
 
-    The length is drawn from a normal distribution around `window`, or around half of it in one case of twenty, with
+    The length is drawn from a normal distribution around ``window``, or around half of it in one case of twenty, with
     deviation 5 and at least 5, so that the same tokens do not meet the same edges in each epoch.
 
     Args:

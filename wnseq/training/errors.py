@@ -20,7 +20,7 @@ BARE = re.compile(r"Error\(s\) in loading state_dict|\[enforce fail at inline_co
 
 
 def guess(word: str, words: Iterable[str]) -> str:
-    """` Did you mean ...?` for the nearest of ``words``, or nothing where none is near.
+    """Ask whether the nearest of ``words`` was meant, or say nothing where none is near.
 
     Example:
         >>> guess("--model.cel", ["--model.cell", "--model.layers"])

@@ -249,6 +249,8 @@ class LanguageModel(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, TextDataModule):
             self.print(data.describe())
+            for logger in self.loggers:
+                logger.log_hyperparams({"corpus": data.corpus, "corpus_sha256": data.corpus_sha256})
         h = self.hparams
         size = sum(parameter.numel() for parameter in self.parameters())
         self.print(f"model: {h.num_layers} x {h.hidden_size} {h.cell}, norm {h.norm}, {size:,} parameters\n")

@@ -56,6 +56,8 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
     assert "A sample:" in printed and "xz, having seen the training part" in printed
     for name in ("checkpoints/best.ckpt", "metrics.csv", "curves.png", "test/bits_per_byte"):
         assert name in printed
+    corpus = torch.load(run / "checkpoints/best.ckpt", weights_only=True)["wnseq"]["corpus_sha256"]
+    assert corpus[:12] in printed and corpus in (run / "hparams.yaml").read_text()
 
 
 def test_the_units_agree_with_each_other():

@@ -36,7 +36,6 @@ from torch import Tensor, nn
 
 import wnseq
 from wnseq.cells import gate_slice
-from wnseq.convert import param_groups
 from wnseq.data.compression import compressed_bits_per_byte
 from wnseq.data.text import TextDataModule
 from wnseq.data.vocabulary import Vocabulary
@@ -260,7 +259,7 @@ class LanguageModel(LightningModule):
         if self.network is None:
             raise ValueError("there is no network yet: fit with a TextDataModule, or call build(vocabulary) first")
         h = self.hparams
-        groups = param_groups(self.network, h.weight_decay)
+        groups = wnseq.param_groups(self.network, h.weight_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
         optimizer = kind(groups, lr=h.learning_rate)
         if h.schedule == "plateau":

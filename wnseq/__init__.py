@@ -1,6 +1,7 @@
 """Weight-normalised recurrent networks for PyTorch."""
 
 from wnseq.cells import WNGRUCell, WNLSTMCell, WNRNNCell
+from wnseq.convert import param_groups
 from wnseq.regularise import LockedDropout
 from wnseq.rnn import WNGRU, WNLSTM, WNRNN
 from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, weight_norm
@@ -19,5 +20,6 @@ __all__ = [
     "decompose",
     "exp_weight_norm",
     "log_scale",
+    "param_groups",
     "weight_norm",
 ]

@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
@@ -42,6 +42,7 @@ from wnseq.data.vocabulary import Vocabulary
 from wnseq.data.windows import IGNORE, Window
 from wnseq.training import checkpoints
 from wnseq.training.cli import RecipeCLI, run
+from wnseq.training.gates import GateMonitor
 
 LAYERS = {
     ("lstm", "weight"): wnseq.WNLSTM,
@@ -506,6 +507,10 @@ class LanguageModelCLI(RecipeCLI):
         config = self.config[self.subcommand]
         if config.data.vocabulary is None:
             config.data.vocabulary = config.get("ckpt_path") or config.model.init_from
+
+    def callbacks(self) -> list[Callback]:
+        """Show what the gates learn."""
+        return [*super().callbacks(), GateMonitor()]
 
     def report(self) -> None:
         """Show a sample, and what a compressor makes of the test part."""

@@ -51,7 +51,7 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
     assert metrics["test/nats_per_token"] < 1.5 < math.log(len(set("".join(WORDS))))
     printed = capsys.readouterr().out
     run = Path("runs/language_model/1")
-    for left in ("checkpoints/best.ckpt", "metrics.csv", "tensorboard", "curves.png", "config.yaml"):
+    for left in ("checkpoints/best.ckpt", "metrics.csv", "tensorboard", "curves.png", "gates.png", "config.yaml"):
         assert (run / left).exists(), left
     assert "A sample:" in printed and "xz, having seen the training part" in printed
     for name in ("checkpoints/best.ckpt", "metrics.csv", "curves.png", "test/bits_per_byte"):

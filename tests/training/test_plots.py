@@ -1,4 +1,4 @@
-"""The figure of a run's curves."""
+"""The figures of a run: its curves and its gates."""
 
 import csv
 import sys
@@ -71,3 +71,62 @@ def test_a_run_says_why_it_has_no_figure(
     assert capsys.readouterr().out == "no figure: it needs matplotlib (pip install 'wnseq[plots]')\n"
     plots.of_run(tmp_path / "elsewhere", metric="loss", title="")
     assert capsys.readouterr().out == ""
+
+
+def write_gates(log: Path, weights: dict[str, list[str]], steps: list[int]) -> Path:
+    with log.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(plots.GATE_COLUMNS)
+        for step in steps:
+            for weight, gates in weights.items():
+                for k, gate in enumerate(gates):
+                    writer.writerow([step, weight, gate, 1 + k * step, 0.5, 0.1 if step else ""])
+    return log
+
+
+LSTM, GRU = ["input", "forget", "cell", "output"], ["reset", "update", "new"]
+
+
+def test_gates_are_read_with_their_steps_and_no_angle_at_the_start(tmp_path: Path) -> None:
+    log = write_gates(tmp_path / "gates.csv", {"a.weight_ih": GRU, "b.weight_ih": LSTM}, [0, 50, 100])
+    weights = plots.read_gates(log)
+    assert {name: [*of] for name, of in weights.items()} == {"a.weight_ih": GRU, "b.weight_ih": LSTM}
+    assert weights["b.weight_ih"]["cell"] == {
+        "g": ([0, 50, 100], [1, 101, 201]),
+        "v_norm": ([0, 50, 100], [0.5] * 3),
+        "radians_per_step": ([50, 100], [0.1] * 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("weights", "width"),
+    [
+        ({"rnn.weight_ih_l0": LSTM, "rnn.weight_hh_l0": LSTM}, 1024),
+        ({f"{net}.weight_{of}": gates for net, gates in [("a", LSTM), ("b", GRU)] for of in ("ih", "hh")}, 1792),
+    ],
+    ids=["one net", "two nets"],
+)
+def test_gates_are_drawn_a_colour_each(weights: dict[str, list[str]], width: int, tmp_path: Path) -> None:
+    log = write_gates(tmp_path / "gates.csv", weights, [0, 50, 100, 150])
+    before = set(sys.modules)
+    image = Image.open(plots.gates(log, tmp_path / "gates.png")).convert("RGB")
+    assert image.size == (width, 1024)
+    shown = {color for _, color in image.getcolors(maxcolors=1 << 20) or []}
+    assert all(tuple(bytes.fromhex(color[1:])) in shown for color in plots.GATES)
+    assert "matplotlib.pyplot" not in set(sys.modules) - before
+
+
+def test_a_run_says_why_it_has_no_figure_of_its_gates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = write_gates(tmp_path / "gates.csv", {"weight_ih": GRU}, [0])
+    with pytest.raises(ValueError, match=r"gates\.csv has fewer than two steps in it"):
+        plots.gates(log, tmp_path / "gates.png")
+    plots.of_gates(tmp_path)
+    assert capsys.readouterr().out == (
+        f"no figure of the gates: {log} has fewer than two steps in it; the run was shorter than the monitor's "
+        "every_n_steps.\n"
+    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    plots.of_gates(tmp_path)
+    assert capsys.readouterr().out == "no figure of the gates: it needs matplotlib (pip install 'wnseq[plots]')\n"

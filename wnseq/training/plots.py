@@ -22,6 +22,8 @@ STYLE: Any = {
     "savefig.dpi": 160,
 }
 TRAIN, VALIDATION, QUIET = "#5b8fc7", "#c2410c", "#777777"
+GATES = ("#5b8fc7", "#c2410c", "#4d8b5e", "#8a6bb1")  # input, forget, cell, output
+GATE_COLUMNS = ("step", "weight", "gate", "g", "v_norm", "radians_per_step")
 SMOOTH = 60  # a curve of more points than this is smoothed, or drawn without a mark at each
 
 Series = tuple[list[int], list[float]]
@@ -103,6 +105,82 @@ def curves(log: Path, figure: Path, *, metric: str, title: str) -> Path:
     return figure
 
 
+def of_gates(folder: Path) -> None:
+    """Draw ``gates.csv`` as ``gates.png`` in the same folder, or say in a line why there is no figure.
+
+    Args:
+        folder: that of the run.
+    """
+    try:
+        gates(folder / "gates.csv", folder / "gates.png")
+    except ModuleNotFoundError:
+        print("no figure of the gates: it needs matplotlib (pip install 'wnseq[plots]')")
+    except ValueError as nothing:
+        print(f"no figure of the gates: {nothing}")
+
+
+def gates(log: Path, figure: Path) -> Path:
+    """Draw each gate's mean g, mean ‖v‖ and mean angle turned per step against the step, a column a weight.
+
+    Args:
+        log: the ``gates.csv`` of a run.
+        figure: the file to write; its ending names the format.
+
+    Returns:
+        The path of the figure.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if the log holds fewer than two steps.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    weights = read_gates(log)
+    if all(len(steps) < 2 for of in weights.values() for steps, _ in (series["g"] for series in of.values())):
+        raise ValueError(f"{log} has fewer than two steps in it; the run was shorter than the monitor's every_n_steps.")
+    quantities = {"g": "mean g", "v_norm": "mean ‖v‖", "radians_per_step": "radians per step"}
+    with rc_context(STYLE):
+        drawing = Figure(figsize=(max(6.4, 0.8 + 2.6 * len(weights)), 6.4), layout="constrained")
+        grid = drawing.subplots(3, len(weights), sharex=True, sharey="row", squeeze=False)
+        labels: dict[str, dict[str, None]] = {}  # an LSTM's first gate has the colour of a GRU's first
+        for column, title, of in zip(grid.T, short(list(weights)), weights.values(), strict=True):
+            column[0].set_title(title, loc="left", fontweight="bold", fontsize=9, color="#222222")
+            column[-1].set_xlabel("step")
+            column[-1].locator_params(axis="x", nbins=4)
+            for (gate, series), color in zip(of.items(), GATES, strict=False):  # a GRU has three gates
+                labels.setdefault(color, {})[gate] = None
+                for axes, quantity in zip(column, quantities, strict=True):
+                    steps, values = series[quantity]
+                    many = len(values) > SMOOTH
+                    shown, mark = (smooth(values), "") if many else (values, "o")
+                    axes.plot(steps, shown, color=color, linewidth=1.4, marker=mark, markersize=2.5)
+        for axes, label in zip(grid[:, 0], quantities.values(), strict=True):
+            axes.set_ylabel(label)
+            axes.margins(x=0.02, y=0.1)
+        grid[-1, 0].set_ylim(bottom=0)
+        drawing.align_ylabels()
+        lines = [Line2D([], [], color=color, linewidth=1.4) for color in labels]
+        names = [", ".join(names) for names in labels.values()]
+        drawing.legend(lines, names, loc="outside upper center", ncols=len(lines))
+        drawing.savefig(figure)
+    return figure
+
+
+def short(names: list[str]) -> list[str]:
+    """Drop the modules that all names lie in.
+
+    Example:
+        >>> short(["net.rnn.weight_ih_l0", "net.rnn.weight_hh_l0"]), short(["a.weight_ih", "b.weight_ih"])
+        (['weight_ih_l0', 'weight_hh_l0'], ['a.weight_ih', 'b.weight_ih'])
+    """
+    parts = [name.split(".") for name in names]
+    while all(len(path) > 1 and path[0] == parts[0][0] for path in parts):
+        parts = [path[1:] for path in parts]
+    return [".".join(path) for path in parts]
+
+
 def smooth(values: list[float]) -> list[float]:
     """A centred running mean over about a thirtieth of the curve, so that it lags nowhere."""
     reach = max(1, len(values) // 60)
@@ -124,3 +202,17 @@ def read(log: Path) -> dict[str, Series]:
                     steps.append(int(row["step"]))
                     values.append(float(value))
     return columns
+
+
+def read_gates(log: Path) -> dict[str, dict[str, dict[str, Series]]]:
+    """Steps and values by weight, gate and quantity, of the ``gates.csv`` of a run."""
+    weights: dict[str, dict[str, dict[str, Series]]] = {}
+    with log.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            gate = weights.setdefault(row["weight"], {}).setdefault(row["gate"], {})
+            for quantity in GATE_COLUMNS[3:]:
+                steps, values = gate.setdefault(quantity, ([], []))
+                if row[quantity]:  # there is no angle at the start
+                    steps.append(int(row["step"]))
+                    values.append(float(row[quantity]))
+    return weights

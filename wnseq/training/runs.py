@@ -32,5 +32,5 @@ def loggers(folder: Path) -> list[Logger]:
 
 def contents(folder: Path) -> dict[str, Path]:
     """What a run has left for the user, by its name."""
-    paths = {"log": folder / "metrics.csv", "TensorBoard": folder / "tensorboard", "figure": folder / "curves.png"}
-    return {name: path for name, path in paths.items() if path.exists()}
+    files = {"log": "metrics.csv", "TensorBoard": "tensorboard", "figure": "curves.png", "gates": "gates.png"}
+    return {name: folder / file for name, file in files.items() if (folder / file).exists()}

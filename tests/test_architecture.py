@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "cells": {"module", "names", "weight_norm"},
     "kernels": {"cells", "regularise"},
     "rnn": {"cells", "kernels", "module", "names", "weight_norm"},
-    "convert": {"cells", "module", "names", "rnn"},
+    "convert": {"cells", "module", "names", "rnn", "weight_norm"},
     "regularise": set(),
     "data.files": set(),
     "data.stream": set(),
@@ -44,6 +44,8 @@ ARROWS: dict[str, set[str]] = {
     "training.checkpoints": {"training.errors"},
     "training.plots": set(),
     "training.callbacks": {"training.plots"},
+    "training.renormalise": {"convert"},
+    "training.gates": {"cells", "module", "training.plots", "weight_norm"},  # cells knows the names of the gates
     "training.parser": {"training.errors"},
     "training.cli": {
         "training.callbacks",

@@ -1,14 +1,355 @@
+import copy
+import dataclasses
+import pickle
+
 import pytest
 import torch
+from cases import each_module, tensors
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
-from wnseq import WNLSTM
-from wnseq.convert import param_groups
+from wnseq import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
+from wnseq.convert import (
+    direction_norms,
+    fold,
+    param_groups,
+    renormalize_,
+    state_dict_as,
+    weight_normalize,
+)
+from wnseq.module import WNModule
+
+both_spellings = pytest.mark.parametrize(
+    "apply",
+    [
+        pytest.param(
+            nn.utils.weight_norm,
+            marks=pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning"),
+            id="hooks",
+        ),
+        pytest.param(parametrizations.weight_norm, id="parametrizations"),
+    ],
+)
 
 
 def names(group, model):
     by_id = {id(parameter): name for name, parameter in model.named_parameters()}
     return {by_id[id(parameter)] for parameter in group["params"]}
+
+
+def assert_same_function(one, other, case):
+    x = case.input()
+    for a, b in zip(tensors(one(x)), tensors(other(x)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def small(case):
+    """The same case with one-row and one-column weights."""
+    if case.kwargs.get("proj_size"):
+        return dataclasses.replace(case, args=(1, 2), kwargs={**case.kwargs, "proj_size": 1})
+    return dataclasses.replace(case, args=(1, 1))
+
+
+@each_module
+def test_there_and_back_is_the_same_module(case):
+    for form in (case, small(case)):
+        twin = form.make_twin()
+        with torch.no_grad():
+            for name, parameter in twin.named_parameters():
+                if "weight" in name:
+                    parameter[::2] = 0
+        before, generator = {k: v.clone() for k, v in twin.state_dict().items()}, torch.get_rng_state()
+        ours, changed, kept = weight_normalize(twin)
+        back, folded, _ = fold(ours)
+        assert torch.equal(torch.get_rng_state(), generator)
+        assert (type(ours), type(back)) == (form.module, form.twin)
+        assert repr(back) == repr(twin)
+        assert type(ours._parameters) is type(form.make()._parameters)
+        assert changed == folded == ours.weight_names and kept == {}
+        assert_same_function(twin, ours, form)
+        assert_same_function(twin, back, form)
+        assert list(back.state_dict()) == list(before)
+        for name, value in back.state_dict().items():
+            torch.testing.assert_close(value, before[name], rtol=0, atol=1e-6)
+            assert torch.equal(twin.state_dict()[name], before[name])  # the caller's model is left as it was
+
+
+@each_module
+def test_a_folded_module_has_the_function_of_ours(case):
+    for form in (case, small(case)):
+        ours = form.make()
+        with torch.no_grad():
+            for name in ours.weight_names:
+                v, g = ours.v_and_g(name)
+                v.mul_(3)
+                g[::2] *= -1
+                v[0] = 0
+        plain = fold(ours).model
+        assert_same_function(ours, plain, form)
+        again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))
+        assert_same_function(ours, again, form)
+        assert all(parameter.requires_grad and parameter.is_leaf for parameter in again.parameters())
+
+
+@each_module
+def test_state_dicts_load_strictly_into_torch_s_twins(case):
+    ours = case.make()
+    for form, apply in (("plain", None), ("torch_hooks", nn.utils.weight_norm),
+                        ("torch_parametrizations", parametrizations.weight_norm)):  # fmt: skip
+        twin = case.make_twin(1)
+        for name in ours.weight_names if apply else ():
+            with pytest.warns(FutureWarning) if form == "torch_hooks" else torch.no_grad():
+                apply(twin, name)
+        twin.load_state_dict(state_dict_as(ours, form), strict=True)
+        assert_same_function(twin if form == "plain" else fold(twin).model, ours, case)
+        ours_again = case.make(2)
+        ours_again.load_state_dict(state_dict_as(twin, "wnseq"))
+        assert_same_function(ours_again, ours, case)
+    ours.load_state_dict(state_dict_as(ours, "wnseq"), strict=True)
+
+
+def test_a_shared_module_is_spelled_at_each_of_its_places():
+    cell = WNGRUCell(2, 2, bias=False)
+    entries = state_dict_as(nn.ModuleList([cell, cell]), "plain")
+    assert sorted(entries) == ["0.weight_hh", "0.weight_ih", "1.weight_hh", "1.weight_ih"]
+    with pytest.raises(ValueError, match=r"form must be one of plain, .*, got 'keras'"):
+        state_dict_as(nn.Linear(1, 1), "keras")
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.ModuleList([nn.LSTM(3, 4, 2, dropout=0.5), nn.ModuleDict({"deep": nn.GRU(4, 4)})])
+        self.done = WNLSTM(4, 4)
+        self.cell = nn.LSTMCell(4, 4)
+        self.again = self.cell
+        self.listed = [self.cell, {"key": self.done}]
+        self.out = nn.Linear(4, 4)
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.out.weight
+
+    def forward(self, x):
+        x = self.encoder[1]["deep"](self.encoder[0](x)[0])[0]
+        x = self.done(x)[0]
+        h = self.again(x[-1], self.listed[0](x[0]))[0]
+        return self.tied(self.out(h))
+
+
+def test_a_whole_model_there_and_back():
+    model, x = Model().eval(), torch.randn(5, 2, 3)
+    ours, changed, kept = weight_normalize(model)
+    assert type(ours.encoder[0]) is WNLSTM and type(ours.encoder[1]["deep"]) is WNGRU
+    assert ours.encoder[0].dropout == 0.5 and not ours.encoder[0].training
+    assert ours.cell is ours.again is ours.listed[0] and type(ours.cell) is WNLSTMCell
+    assert ours.listed[1]["key"] is ours.done and ours.done is not model.done
+    assert ours.tied.weight is ours.out.weight and ours.out.weight is not model.out.weight
+    assert kept == {"done": "has weight normalisation already"}
+    assert len(changed) == 4 + 2 + 2 and "encoder.1.deep.weight_hh_l0" in changed and "cell.weight_ih" in changed
+    torch.testing.assert_close(ours(x), model(x))
+
+    plain, folded, kept = fold(ours)
+    assert {type(module) for module in plain.modules() if "weight_ih_l0" in dir(module)} == {nn.LSTM, nn.GRU}
+    assert plain.cell is plain.again is plain.listed[0] and plain.listed[1]["key"] is plain.done
+    assert set(folded) == {*changed, "done.weight_ih_l0", "done.weight_hh_l0"} and kept == {}
+    assert plain.tied.weight is plain.out.weight
+    torch.testing.assert_close(plain(x), model(x))
+    plain.load_state_dict(state_dict_as(ours, "plain"))  # tied keys and both names of the cell are there
+    assert type(ours.cell) is WNLSTMCell  # fold left it as it was
+
+
+def test_the_summary():
+    converted = weight_normalize(nn.ModuleDict({"a": nn.GRUCell(1, 1), "b": WNGRUCell(1, 1)}))
+    assert str(converted) == (
+        "weights converted: 2\n  a.weight_ih\n  a.weight_hh\n"
+        "modules left alone: 1\n  b: has weight normalisation already"
+    )
+    assert str(weight_normalize(nn.Linear(1, 1))) == "weights converted: 0"
+    assert "(the model itself): has weight normalisation already" in str(weight_normalize(WNGRUCell(1, 1)))
+
+
+class OwnLSTM(nn.LSTM):
+    pass
+
+
+class OwnWNLSTM(WNLSTM):
+    pass
+
+
+def test_what_is_left_alone_and_why():
+    model = nn.ModuleDict({"own": OwnLSTM(2, 2), "a": nn.LSTM(2, 2), "b": nn.LSTM(2, 2), "theirs": nn.GRU(2, 2)})
+    model["a"].weight_hh_l0 = model["b"].weight_hh_l0
+    parametrizations.weight_norm(model["theirs"], "weight_hh_l0")
+    model["pruned"] = nn.GRUCell(2, 2)
+    prune.l1_unstructured(model["pruned"], "weight_hh", 1)
+    model["biasless"] = nn.GRUCell(2, 2)
+    prune.l1_unstructured(model["biasless"], "bias_hh", 1)
+    made, changed, kept = weight_normalize(nn.ModuleDict({key: model[key] for key in ("own", "a", "b")}))
+    assert changed == [] and type(made["own"]) is OwnLSTM
+    assert kept["own"] == "OwnLSTM is a subclass, whose forward may be its own: convert it by hand"
+    assert kept["a"] == kept["b"] == "weight_hh_l0 is tied: one parameter is a.weight_hh_l0 and b.weight_hh_l0"
+    assert made["a"].weight_hh_l0 is made["b"].weight_hh_l0
+    assert weight_normalize(model["theirs"]).kept[""] == "has torch's weight normalisation: fold the model first"
+    for key in ("pruned", "biasless"):
+        module = model[key]
+        assert ": computed, as by pruning; make it a plain parameter first" in weight_normalize(module).kept[""]
+    assert fold(OwnWNLSTM(2, 2)).kept == {"": "OwnWNLSTM is a subclass, whose forward may be its own: fold it by hand"}
+
+
+def test_a_pruned_bias_of_ours_is_left_alone():
+    cell = WNGRUCell(2, 2)
+    prune.l1_unstructured(cell, "bias_hh", 1)
+    assert fold(cell).kept == {"": "bias_hh: computed, as by pruning; make it a plain parameter first"}
+
+
+def test_only_some_layers():
+    model = nn.ModuleDict({"enc": nn.ModuleList([nn.LSTM(2, 2), nn.GRU(2, 2)]), "dec": nn.LSTM(2, 2)})
+
+    def converted(only):
+        made, _, kept = weight_normalize(model, only)
+        assert set(kept.values()) <= {"not asked for by only"}
+        ours = [name for name, module in made.named_modules() if isinstance(module, WNModule)]
+        assert sorted([*ours, *kept]) == ["dec", "enc.0", "enc.1"]
+        return ours
+
+    assert converted(nn.LSTM) == ["enc.0", "dec"]
+    assert converted("enc.*") == ["enc.0", "enc.1"]
+    assert converted([nn.GRU, "d?c"]) == ["enc.1", "dec"]
+    assert converted(nn.RNN) == []
+    with pytest.raises(ValueError, match=r"only='encoder.\*' matches no recurrent layer.*'enc.0', 'enc.1', 'dec'"):
+        weight_normalize(model, ["dec", "encoder.*"])
+    with pytest.raises(TypeError, match=r"only takes the classes nn.RNN, .*, got Linear"):
+        weight_normalize(model, nn.Linear)
+    with pytest.raises(TypeError, match="only takes names and classes, got int"):
+        weight_normalize(model, [3])
+
+
+def test_what_a_layer_carries_goes_with_it():
+    model = nn.Sequential(nn.LSTM(2, 3, dtype=torch.float64), nn.GRUCell(2, 3, device="meta"))
+    seen = []
+    model[0].register_forward_hook(lambda module, x, y: seen.append(type(module)))
+    model[0].weight_hh_l0.requires_grad_(False)
+    model[0].bias_hh_l0.requires_grad_(False)
+    model[0].note = "kept"
+    model[0].register_buffer("mask", torch.ones(2))
+    model[0].start = nn.Parameter(torch.ones(3))
+    ours = weight_normalize(model).model
+    assert not any(p.requires_grad for p in (*ours[0].v_and_g("weight_hh_l0"), ours[0].bias_hh_l0))
+    assert all(p.requires_grad for p in ours[0].v_and_g("weight_ih_l0"))
+    ours[0].weight_ih_l0_v.requires_grad_(False)
+    plain = fold(ours).model
+    assert {name: p.requires_grad for name, p in plain[0].named_parameters()} == {
+        "weight_ih_l0": True, "weight_hh_l0": False, "bias_ih_l0": True, "bias_hh_l0": False, "start": True,
+    }  # fmt: skip
+    x = torch.randn(4, 2, dtype=torch.float64)
+    torch.testing.assert_close(ours[0](x)[0], plain[0](x)[0])
+    assert seen == [WNLSTM, nn.LSTM]
+    for made in (ours, plain):
+        assert made[0].note == "kept" and made[0].mask.tolist() == [1, 1] and made[0].start is not model[0].start
+        assert "0.mask" in made.state_dict()
+        assert all(parameter.is_meta for parameter in made[1].parameters())
+
+
+def test_tied_parts_of_a_weight_stay_tied():
+    a, b = WNLSTM(2, 2), WNLSTM(2, 2)
+    b.weight_hh_l0_v, b.weight_hh_l0_g, b.bias_hh_l0 = a.weight_hh_l0_v, a.weight_hh_l0_g, a.bias_hh_l0
+    plain = fold(nn.ModuleList([a, b])).model
+    assert plain[0].weight_hh_l0 is plain[1].weight_hh_l0 and plain[0].bias_hh_l0 is plain[1].bias_hh_l0
+    assert plain[0].weight_ih_l0 is not plain[1].weight_ih_l0
+
+
+LAYERS = {
+    "Linear": (lambda: nn.Linear(3, 4), (3,), 0),
+    "Linear of one output": (lambda: nn.Linear(3, 1), (3,), 0),
+    "Linear of one input": (lambda: nn.Linear(1, 4), (1,), 0),
+    "Linear, one scale": (lambda: nn.Linear(3, 4), (3,), None),
+    "Conv1d": (lambda: nn.Conv1d(3, 4, 2), (3, 5), 0),
+    "Conv2d": (lambda: nn.Conv2d(4, 4, 2, padding=1, padding_mode="reflect"), (4, 5, 5), 0),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(3, 4, 2), (3, 5), 0),
+    "ConvTranspose1d, scales of outputs": (lambda: nn.ConvTranspose1d(3, 4, 2), (3, 5), 1),
+    "ConvTranspose2d of as many": (lambda: nn.ConvTranspose2d(3, 3, 3), (3, 5, 5), 1),
+    "Embedding": (lambda: nn.Embedding(3, 4), None, 0),
+}
+
+
+@both_spellings
+@pytest.mark.parametrize("layer", LAYERS)
+def test_torch_s_weight_norm_is_folded_on_any_layer(layer, apply):
+    make, shape, dim = LAYERS[layer]
+    fresh = make()
+    theirs = nn.ModuleDict({"part": nn.Sequential(apply(make(), "weight", dim))})
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.mul_(-3 if name.endswith(("_g", "original0")) else 2)
+    x = torch.tensor([[0, 2]]) if shape is None else torch.randn(2, *shape)
+    expected = theirs["part"](x)  # after a forward, too, though torch's old spelling cannot be deep-copied then
+    plain, changed, kept = fold(theirs)
+    assert changed == ["part.0.weight"] and kept == {}
+    assert type(plain["part"][0]) is type(fresh)
+    assert list(plain["part"][0].state_dict()) == list(fresh.state_dict())
+    torch.testing.assert_close(plain["part"](x), expected)
+    torch.testing.assert_close(theirs["part"](x), expected)  # and it is still weight-normalised
+    assert len(state_dict_as(theirs, "plain")) == len(fresh.state_dict())
+    torch.testing.assert_close(copy.deepcopy(pickle.loads(pickle.dumps(plain)))["part"](x), expected)
+    fresh.load_state_dict({key.removeprefix("part.0."): v for key, v in state_dict_as(theirs, "plain").items()})
+    torch.testing.assert_close(fresh(x), expected)
+
+
+@both_spellings
+@each_module
+def test_torch_s_weight_norm_is_folded_on_recurrent_layers(case, apply):
+    theirs = case.make_twin()
+    for name in [name for name, _ in theirs.named_parameters() if "weight_hh" in name]:
+        apply(theirs, name)
+    x = torch.randn(3, 5)
+    expected = tensors(theirs(x))[0]
+    plain = fold(theirs).model
+    assert type(plain) is case.twin and list(plain.state_dict()) == list(case.make_twin().state_dict())
+    torch.testing.assert_close(tensors(plain(x))[0], expected)
+    again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))
+    optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
+    tensors(again(x))[0].sum().backward()
+    optimizer.step()
+    other = case.make_twin()
+    other.load_state_dict(again.state_dict())
+    torch.testing.assert_close(tensors(again(x))[0], tensors(other(x))[0])
+    assert not torch.equal(tensors(again(x))[0], expected)
+    if hasattr(again, "_flat_weights"):
+        assert all(a is b for a, b in zip(again._flat_weights, again.parameters(), strict=True))
+    assert type(weight_normalize(plain).model) is case.module
+
+
+@both_spellings
+def test_torch_s_weight_norm_beside_a_recurrent_layer_is_copied(apply):
+    model, x = nn.Sequential(apply(nn.Linear(3, 4)), nn.GRU(4, 4)), torch.randn(5, 2, 3)
+    expected = model(x)[0]  # torch's old spelling cannot be deep-copied after this
+    ours, changed, kept = weight_normalize(model)
+    assert changed == ["1.weight_ih_l0", "1.weight_hh_l0"] and kept == {}
+    torch.testing.assert_close(ours(x)[0], expected)
+    ours(x)[0].sum().backward()
+    assert sum(parameter.grad is not None for parameter in ours[0].parameters()) == 3
+    assert all(parameter.grad is None for parameter in model.parameters())
+    plain, changed, _ = fold(ours)
+    assert changed == ["0.weight", "1.weight_ih_l0", "1.weight_hh_l0"] and type(plain[0]) is nn.Linear
+    torch.testing.assert_close(plain(x)[0], expected)
+
+
+def test_further_parametrizations_are_left_alone():
+    class Double(nn.Module):
+        def forward(self, w):
+            return 2 * w
+
+    elsewhere = parametrizations.weight_norm(nn.Linear(2, 2))
+    parametrize.register_parametrization(elsewhere, "bias", Double())
+    on_top = parametrizations.weight_norm(nn.Linear(2, 2))
+    parametrize.register_parametrization(on_top, "weight", Double())
+    alone = parametrize.register_parametrization(nn.Linear(2, 2), "weight", Double())
+    model, changed, kept = fold(nn.ModuleList([elsewhere, on_top, alone]))
+    assert changed == [] and kept == {
+        "0": "bias has further parametrisations: remove them first",
+        "1": "weight has further parametrisations: remove them first",
+    }
+    x = torch.randn(2)
+    torch.testing.assert_close(model[1](x), on_top(x))
 
 
 def test_g_and_plain_matrices_decay_and_nothing_else():
@@ -35,12 +376,79 @@ def test_g_decays_exactly_as_w_does_in_the_plain_model():
         torch.testing.assert_close(getattr(ours, name).detach().as_subclass(torch.Tensor), parameter.detach())
 
 
+def test_v_may_decay_and_g_may_have_its_own_learning_rate():
+    model = nn.ModuleDict({"rnn": WNGRU(3, 4, bias=False), "out": parametrizations.weight_norm(nn.Linear(4, 2))})
+    decayed, others, v, g = param_groups(model, 0.1, v_decay=0.2, g_lr=0.3)
+    out = "out.parametrizations.weight.original"
+    assert decayed["params"] == [] and names(others, model) == {"out.bias"}
+    assert names(v, model) == {"rnn.weight_ih_l0_v", "rnn.weight_hh_l0_v", f"{out}1"}
+    assert names(g, model) == {"rnn.weight_ih_l0_g", "rnn.weight_hh_l0_g", f"{out}0"}
+    assert (v["weight_decay"], g["weight_decay"], g["lr"]) == (0.2, 0.1, 0.3) and "lr" not in v
+    rnn = model["rnn"]
+    before = direction_norms(rnn), rnn.weight_hh_l0_g.clone()
+    optimizer = torch.optim.SGD([decayed, others, v, g], lr=1.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(direction_norms(rnn), {name: 0.8 * value for name, value in before[0].items()})
+    torch.testing.assert_close(rnn.weight_hh_l0_g.detach(), (1 - 0.1 * 0.3) * before[1].detach())
+
+
 def test_a_tied_weight_is_listed_once():
     model = nn.ModuleList([nn.Embedding(5, 4), nn.Linear(4, 5)])
     model[1].weight = model[0].weight
     assert sum(len(group["params"]) for group in param_groups(model, 0.1)) == 2
 
 
-def test_a_negative_decay_is_refused():
-    with pytest.raises(ValueError, match="weight_decay must not be negative, got -1"):
-        param_groups(nn.Linear(1, 1), -1)
+@pytest.mark.parametrize("name", ["weight_decay", "v_decay", "g_lr"])
+def test_a_negative_argument_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
+        param_groups(nn.Linear(1, 1), **{"weight_decay": 0.1, name: -1})
+
+
+def test_renormalizing_changes_the_directions_lengths_and_no_function():
+    cell = WNLSTM(3, 4)
+    model = nn.ModuleList([cell, cell, nn.Linear(4, 4)])
+    norms = direction_norms(model)
+    assert sorted(norms) == ["0.weight_hh_l0_v", "0.weight_ih_l0_v"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for x in torch.randn(5, 7, 2, 3):
+        optimizer.zero_grad()
+        cell(x)[0].square().mean().backward()
+        optimizer.step()
+        before = cell(x)[0].detach()
+        assert not torch.allclose(direction_norms(model)["0.weight_hh_l0_v"], norms["0.weight_hh_l0_v"])
+        v = cell.weight_hh_l0_v
+        renormalize_(model, norms)
+        assert cell.weight_hh_l0_v is v
+        torch.testing.assert_close(cell(x)[0].detach(), before)
+        torch.testing.assert_close(direction_norms(model), norms)
+
+
+def test_a_row_that_was_zero_is_not_renormalized():
+    cell = WNGRUCell(3, 4)
+    with torch.no_grad():
+        cell.weight_hh_v[1] = 0
+        norms = direction_norms(cell)
+        cell.weight_hh_v.add_(1)
+        row, before = cell.weight_hh_v[1].clone(), cell.weight_hh.clone()
+    renormalize_(cell, norms)
+    torch.testing.assert_close(cell.weight_hh_v[1].detach(), row)
+    torch.testing.assert_close(cell.weight_hh.detach().as_subclass(torch.Tensor), before.as_subclass(torch.Tensor))
+
+
+def test_a_frozen_direction_is_not_renormalized():
+    cell = WNGRUCell(3, 4)
+    norms = direction_norms(cell)
+    with torch.no_grad():
+        cell.weight_hh_v.mul_(2).requires_grad_(False)
+        cell.weight_ih_v.mul_(2)
+    renormalize_(cell, norms)
+    torch.testing.assert_close(direction_norms(cell)["weight_hh_v"], 2 * norms["weight_hh_v"])
+    torch.testing.assert_close(direction_norms(cell)["weight_ih_v"], norms["weight_ih_v"])
+
+
+def test_norms_of_another_model_are_refused():
+    norms = direction_norms(WNGRUCell(3, 4))
+    with pytest.raises(ValueError, match=r"none for \['weight_hh_l0_v', .*and \['weight_hh_v', 'weight_ih_v'\] that"):
+        renormalize_(WNGRU(3, 4), norms)

@@ -1,16 +1,19 @@
+import pytest
 import torch
+from torch import nn
 
-from wnseq.names import stored, to_wnseq
-from wnseq.weight_norm import weight_norm
+from wnseq.names import FORMS, plain_weight, respell, stored, to_wnseq
+from wnseq.weight_norm import ShapeError, weight_norm
 
 
 def forms(w):
-    v, g = 2 * w, w.norm(dim=1)
+    v, g = 2 * w, w.view(len(w), -1).norm(dim=1)
+    column = g.view(-1, *[1] * (w.ndim - 1))
     return {
-        "wnseq": {"a.w_v": v, "a.w_g": g},
         "plain": {"a.w": w},
-        "torch, old": {"a.w_v": v, "a.w_g": g[:, None]},
-        "torch": {"a.parametrizations.w.original0": g[:, None], "a.parametrizations.w.original1": v},
+        "wnseq": {"a.w_v": v, "a.w_g": g},
+        "torch_hooks": {"a.w_v": v, "a.w_g": column},
+        "torch_parametrizations": {"a.parametrizations.w.original0": column, "a.parametrizations.w.original1": v},
     }
 
 
@@ -23,6 +26,51 @@ def test_every_form_becomes_ours():
         assert ours["a.w_g"].shape == (4,)
         torch.testing.assert_close(weight_norm(ours["a.w_v"], ours["a.w_g"]), w)
         assert entries == before  # the caller's dictionary is left as it was
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 3), (4, 1), (1, 1), (4, 3, 2), (4,)])
+@pytest.mark.parametrize("target", FORMS)
+@pytest.mark.parametrize("source", FORMS)
+def test_every_form_becomes_every_other(source, target, shape):
+    w = torch.randn(shape)
+    entries = {**forms(w)[source], "a.bias": torch.ones(2)}
+    before = dict(entries)
+    made = respell(entries, iter(["w", "absent"]), target, "a.")
+    expected = {**forms(w)[target], "a.bias": torch.ones(2)}
+    assert {key: value.shape for key, value in made.items()} == {key: value.shape for key, value in expected.items()}
+    torch.testing.assert_close(respell(made, ["w"], "plain", "a.")["a.w"], w)
+    assert entries == before
+    if source == target:
+        assert all(torch.equal(made[key], entries[key]) for key in entries)  # to the bit
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match=r"form must be one of plain, wnseq, .*, got 'keras'"):
+        respell({}, [], "keras")
+
+
+def test_a_row_of_zeros_has_a_direction_in_every_form():
+    w = torch.randn(4, 3)
+    w[1] = 0
+    for form in ("wnseq", "torch_hooks", "torch_parametrizations"):
+        made = respell({"w": w}, ["w"], form)
+        assert all(bool(value.flatten(1).any(1).all()) for value in made.values() if value.shape == w.shape)
+        torch.testing.assert_close(respell(made, ["w"], "plain")["w"], w)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, None])
+@pytest.mark.parametrize("shape", [(4, 3, 2), (1, 3, 2), (4, 1, 2), (1, 1, 2), (3, 3, 3)])
+def test_the_axis_is_read_from_the_shape_of_g(shape, dim):
+    v = torch.randn(shape)
+    twin = nn.utils.parametrizations.weight_norm(nn.ParameterDict({"w": v}), "w", dim)
+    g = twin.parametrizations.w.original0.detach().mul_(-3)
+    torch.testing.assert_close(plain_weight(v, g), twin["w"].detach())
+
+
+def test_a_scale_of_a_wrong_shape_is_refused():
+    for shape in [(3,), (4, 3), (2, 1), (1, 1, 1)]:
+        with pytest.raises(ShapeError, match=r"one entry for each index of one axis of v, whose shape is \(4, 3\)"):
+            plain_weight(torch.ones(4, 3), torch.ones(shape))
 
 
 def test_other_keys_are_kept():

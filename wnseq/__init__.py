@@ -1,7 +1,15 @@
 """Weight-normalised recurrent networks for PyTorch."""
 
 from wnseq.cells import WNGRUCell, WNLSTMCell, WNRNNCell
-from wnseq.convert import param_groups
+from wnseq.convert import (
+    Converted,
+    direction_norms,
+    fold,
+    param_groups,
+    renormalize_,
+    state_dict_as,
+    weight_normalize,
+)
 from wnseq.regularise import LockedDropout
 from wnseq.rnn import WNGRU, WNLSTM, WNRNN
 from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, weight_norm
@@ -12,14 +20,20 @@ __all__ = [
     "WNGRU",
     "WNLSTM",
     "WNRNN",
+    "Converted",
     "LockedDropout",
     "ShapeError",
     "WNGRUCell",
     "WNLSTMCell",
     "WNRNNCell",
     "decompose",
+    "direction_norms",
     "exp_weight_norm",
+    "fold",
     "log_scale",
     "param_groups",
+    "renormalize_",
+    "state_dict_as",
     "weight_norm",
+    "weight_normalize",
 ]

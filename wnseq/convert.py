@@ -1,45 +1,543 @@
-"""From a model to what an optimiser needs of it: parameter groups that know what g and v are."""
+"""From torch.nn to weight normalisation and back, and what an optimiser needs of a model that has it."""
 
-from typing import Any
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from wnseq.cells import WNGRUCell, WNLSTMCell, WNRNNCell
 from wnseq.module import WNModule
+from wnseq.names import Form, plain_weight, respell, stored, to_wnseq
+from wnseq.rnn import WNGRU, WNLSTM, WNRNN
+from wnseq.weight_norm import norm, weight_norm
 
-__all__ = ["param_groups"]
+__all__ = [
+    "Converted",
+    "direction_norms",
+    "fold",
+    "param_groups",
+    "renormalize_",
+    "state_dict_as",
+    "weight_normalize",
+]
+
+Pair = tuple[Tensor, Tensor]  # v, g
 
 
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Group parameters so that weight decay does to w = g·v/‖v‖ what it does to the plain w.
+class _Twins(NamedTuple):
+    """A layer of torch, ours, and the constructor's arguments, all of them attributes of both."""
 
-    ‖w‖² = g², so decaying g alone decays w exactly. Decay of v would change no function, only the size of the steps.
+    plain: type[nn.Module]
+    ours: type[WNModule]
+    arguments: tuple[str, ...]
+
+
+_CELL = ("input_size", "hidden_size", "bias")
+_LAYER = (*_CELL, "num_layers", "batch_first", "bidirectional")
+_TWINS = (
+    _Twins(nn.RNN, WNRNN, (*_LAYER, "nonlinearity")),
+    _Twins(nn.LSTM, WNLSTM, (*_LAYER, "proj_size")),
+    _Twins(nn.GRU, WNGRU, _LAYER),
+    _Twins(nn.RNNCell, WNRNNCell, (*_CELL, "nonlinearity")),
+    _Twins(nn.LSTMCell, WNLSTMCell, _CELL),
+    _Twins(nn.GRUCell, WNGRUCell, _CELL),
+)
+_BY_PLAIN: dict[type, _Twins] = {twins.plain: twins for twins in _TWINS}
+_BY_OURS: dict[type, _Twins] = {twins.ours: twins for twins in _TWINS}
+_BASES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # what looks like a layer that could be converted
+_HOOKS = [name for name in vars(nn.Module()) if name.startswith(("_forward_", "_backward_", "_is_full_backward_"))]
+
+
+class Converted(NamedTuple):
+    """What a conversion made; as text, a summary.
 
     Args:
-        model: Any module, with or without weight-normalised parts.
-        weight_decay: Decay of the weights: of every g, and of every other parameter with two or more axes. No v and
-            no bias decays.
+        model: The converted model, a new one.
+        changed: Qualified names of the weights that changed their form, ``encoder.rnn.weight_ih_l0``.
+        kept: Why a module was left alone, by the module's qualified name (empty for the model itself).
+    """
+
+    model: nn.Module
+    changed: list[str]
+    kept: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"weights converted: {len(self.changed)}"]
+        lines += [f"  {name}" for name in self.changed]
+        if self.kept:
+            lines.append(f"modules left alone: {len(self.kept)}")
+            lines += [f"  {name or '(the model itself)'}: {reason}" for name, reason in self.kept.items()]
+        return "\n".join(lines)
+
+
+def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] | None = None) -> Converted:
+    """Replace the recurrent layers and cells of a model by weight-normalised ones that compute the same function.
+
+    Every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and their cells, however deep, becomes its twin of this library with v = w
+    and g = ‖w‖. The caller's model is left as it is; whatever the new one does not replace is a deep copy.
+
+    Args:
+        model: Any module, or a recurrent layer itself.
+        only: Which layers: qualified names, ``*`` and ``?`` standing for any text and any letter, or classes of
+            ``torch.nn``, or several of either. By default all.
 
     Returns:
-        Two groups for a ``torch.optim`` optimiser; a shared parameter stands in one of them, once.
+        The new model, the names of the weights that now have a v and a g, and what was left alone and why: layers that
+        ``only`` does not ask for, that have weight normalisation already, whose class is a subclass with a forward that
+        may be its own, whose weights are tied to another module's, or are computed (pruned, parametrised).
 
     Raises:
-        ValueError: weight_decay is negative.
+        TypeError: ``only`` holds a class that has no twin, or something that is neither class nor name.
+        ValueError: A name in ``only`` matches no recurrent layer.
+
+    Note:
+        A module used at several places stays one module; tied biases stay tied. Device, dtype, training flag,
+        requires_grad, forward and backward hooks, and what a user attached to a layer are kept. Hooks on the state dict
+        are dropped, since its keys change; so are gradients. The random generators are not used.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 4), "out": torch.nn.Linear(4, 2)})
+        >>> converted = weight_normalize(model)
+        >>> print(converted)
+        weights converted: 2
+          rnn.weight_ih_l0
+          rnn.weight_hh_l0
+        >>> type(converted.model["rnn"]).__name__
+        'WNGRU'
+    """
+    asked = _Only(only)
+    users: dict[int, list[str]] = defaultdict(list)  # of each parameter, by qualified name
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            users[id(parameter)].append(_join(path, name))
+    aliases: dict[int, list[str]] = defaultdict(list)
+    for path, module in model.named_modules(remove_duplicate=False):
+        aliases[id(module)].append(path)
+
+    copies = _Copies(model)
+    changed: list[str] = []
+    kept: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, WNModule):
+            kept[path] = "has weight normalisation already"
+        elif isinstance(module, _BASES):
+            ask = asked.asks(type(module), aliases[id(module)])
+            twins = _BY_PLAIN.get(type(module))
+            reason = _why_not(module, twins, users) if ask else "not asked for by only"
+            if twins is None or reason:
+                kept[path] = reason
+                continue
+            ours = copies.start(module, twins, twins.ours)
+            changed += [_join(path, name) for name in ours.weight_names]
+    asked.check()
+
+    for module, ours, twins in copies.started:
+        with torch.no_grad():
+            entries = to_wnseq(module._parameters, ours.weight_names)
+        for name in ours.weight_names:
+            for part in stored(name):
+                entries[part] = nn.Parameter(entries[part], requires_grad=module.get_parameter(name).requires_grad)
+        copies.fill(module, ours, twins, entries)
+    return Converted(copies.of(model), changed, kept)
+
+
+def fold(model: nn.Module) -> Converted:
+    """Multiply weight normalisation out: back to plain ``torch.nn`` modules that compute the same function.
+
+    Our layers and cells become their twins of ``torch.nn``. On any other module the weight normalisation of torch, in
+    both its spellings (``nn.utils.weight_norm`` and ``nn.utils.parametrizations.weight_norm``), is removed; the axis of
+    its norm is read from the shape of g. The caller's model is left as it is; the new one is otherwise a deep copy.
+
+    Args:
+        model: Any module, or a weight-normalised layer itself.
+
+    Returns:
+        The new model, the names of the weights that were folded, and what was left alone and why: subclasses of our
+        layers, and modules with further parametrisations.
+
+    Note:
+        A module used at several places stays one module, and two weights made of the same v and g one weight; a v that
+        is shared without its g gives two weights that are free of each other. A folded weight requires grad if its v or
+        its g does. Hooks, device, dtype and training flag are kept as by :func:`weight_normalize`. The result of
+        folding torch's weight norm can be pickled, deep-copied and trained. A row of v that is zero gives a row of
+        zeros, where torch gives NaN.
+
+    Example:
+        >>> import torch
+        >>> conv = torch.nn.utils.parametrizations.weight_norm(torch.nn.ConvTranspose1d(3, 4, 5), dim=1)
+        >>> plain, changed, kept = fold(torch.nn.Sequential(conv))
+        >>> plain, changed
+        (Sequential(
+          (0): ConvTranspose1d(3, 4, kernel_size=(5,), stride=(1,))
+        ), ['0.weight'])
+    """
+    copies = _Copies(model)
+    theirs: list[tuple[nn.Module, nn.Module, dict[str, Pair]]] = []
+    changed: list[str] = []
+    kept: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if twins := _BY_OURS.get(type(module)):
+            if reason := _computed(module, twins):
+                kept[path] = reason
+                continue
+            copies.start(module, twins, twins.plain)
+            changed += [_join(path, name) for name in _pairs(module)]
+        elif isinstance(module, WNModule):
+            kept[path] = f"{type(module).__name__} is a subclass, whose forward may be its own: fold it by hand"
+        elif reason := _further_parametrizations(module):
+            kept[path] = reason
+        elif pairs := _pairs(module):
+            cls: Any = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+            plain: nn.Module = cls.__new__(cls)  # without a constructor, whose arguments nobody knows
+            copies.memo[id(module)] = plain
+            theirs.append((module, plain, pairs))
+            changed += [_join(path, name) for name in pairs]
+
+    weights: dict[tuple[int, int], nn.Parameter] = {}  # so that a shared pair makes a shared weight
+
+    def folded(pairs: Mapping[str, Pair]) -> dict[str, Any]:
+        with torch.no_grad():
+            for v, g in pairs.values():
+                if (id(v), id(g)) not in weights:
+                    grad = v.requires_grad or g.requires_grad
+                    weights[id(v), id(g)] = nn.Parameter(plain_weight(v, g), requires_grad=grad)
+        return {name: weights[id(v), id(g)] for name, (v, g) in pairs.items()}
+
+    for module, plain, twins in copies.started:
+        pairs = _pairs(module)
+        spelled = {part for name in pairs for part in stored(name)}
+        rest = {name: value for name, value in module._parameters.items() if name not in spelled}
+        copies.fill(module, plain, twins, {**rest, **folded(pairs)})
+    for module, plain, pairs in theirs:
+        _without_theirs(module, plain, pairs, folded(pairs), copies.memo)
+    return Converted(copies.of(model), changed, kept)
+
+
+def state_dict_as(model: nn.Module, form: Form) -> dict[str, Any]:
+    """Take the state of a whole model with its weight-normalised weights spelled in a given form.
+
+    Args:
+        model: Any module. Its weight-normalised weights, ours and torch's, are the ones respelled.
+        form: ``plain``, ``wnseq``, ``torch_hooks`` or ``torch_parametrizations``.
+
+    Returns:
+        What ``state_dict()`` gives, with other keys. ``plain`` loads into the model that was never weight-normalised.
+
+    Raises:
+        ValueError: There is no such form.
+
+    Note:
+        The other way needs no function: our modules load every form.
+
+    Example:
+        >>> import torch
+        >>> torch.nn.LSTM(3, 4).load_state_dict(state_dict_as(WNLSTM(3, 4), "plain"))
+        <All keys matched successfully>
+    """
+    entries = model.state_dict()
+    for path, module in model.named_modules(remove_duplicate=False):  # a shared module has keys at each of its places
+        entries = respell(entries, _pairs(module), form, _join(path, ""))
+    return entries
+
+
+def param_groups(
+    model: nn.Module, weight_decay: float, *, v_decay: float = 0.0, g_lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Group parameters so that weight decay does to w = g·v/‖v‖ what it does to the plain w.
+
+    ‖w‖² = g², so decaying g alone decays w exactly. Decay of v changes no function, only the size of the steps.
+
+    Args:
+        model: Any module, with or without weight-normalised parts, ours or torch's.
+        weight_decay: Decay of the weights: of every g, and of every other parameter with two or more axes but v. No
+            bias decays.
+        v_decay: Decay of every v. By default none: it only makes v shorter, and so the turn of each step larger.
+        g_lr: Learning rate of every g. By default the optimiser's. Decay that is multiplied by the learning rate, as
+            in AdamW and SGD, is multiplied by this one.
+
+    Returns:
+        Groups for a ``torch.optim`` optimiser: the decayed and the others; then every v, if v_decay is not zero; then
+        every g, if g_lr is given. A shared parameter stands in one of them, once.
+
+    Raises:
+        ValueError: weight_decay, v_decay or g_lr is negative.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2; van Laarhoven 2017, arXiv 1706.05350, on decaying v.
     """
-    if weight_decay < 0:
-        raise ValueError(f"param_groups: weight_decay must not be negative, got {weight_decay}")
-    directions, scales = set(), set()
-    for module in model.modules():
-        if isinstance(module, WNModule):
-            for name in module.weight_names:
-                v, g = module.v_and_g(name)
-                directions.add(id(v))
-                scales.add(id(g))
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    for label, value in (("weight_decay", weight_decay), ("v_decay", v_decay), ("g_lr", g_lr)):
+        if value is not None and value < 0:
+            raise ValueError(f"param_groups: {label} must not be negative, got {value}")
+    pairs = [pair for module in model.modules() for pair in _pairs(module).values()]
+    directions, scales = {id(v) for v, _ in pairs}, {id(g) for _, g in pairs}
+    decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
+    others: dict[str, Any] = {"params": [], "weight_decay": 0.0}
+    v_group: dict[str, Any] = {"params": [], "weight_decay": v_decay} if v_decay else others
+    g_group: dict[str, Any] = {"params": [], "weight_decay": weight_decay, "lr": g_lr} if g_lr is not None else decayed
     for parameter in model.parameters():
-        is_weight = parameter.ndim > 1 and id(parameter) not in directions
-        (decayed if is_weight or id(parameter) in scales else kept).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        if id(parameter) in scales:
+            group = g_group
+        elif id(parameter) in directions:
+            group = v_group
+        else:
+            group = decayed if parameter.ndim > 1 else others
+        group["params"].append(parameter)
+    return [decayed, others, *([v_group] if v_decay else []), *([g_group] if g_lr is not None else [])]
+
+
+def direction_norms(model: nn.Module) -> dict[str, Tensor]:
+    """Take the norms ‖v‖ of every direction of a model, for :func:`renormalize_`.
+
+    Args:
+        model: Any module. Its parts of this library are looked at.
+
+    Returns:
+        The norms of the rows of each v by its qualified name, tensors that a checkpoint can hold.
+    """
+    return {name: norm(v.detach()) for name, v in _directions(model)}
+
+
+@torch.no_grad()
+def renormalize_(model: nn.Module, norms: Mapping[str, Tensor]) -> None:
+    """Put ‖v‖ back to what it was, in place; the function does not change.
+
+    v ← ‖v₀‖ · v/‖v‖, row by row. Called after each step of an optimiser. Under Adam or momentum v grows, and the angle
+    by which a step turns it falls as much; held at its length, v turns by the step that was set.
+
+    Args:
+        model: The model whose norms were taken.
+        norms: What :func:`direction_norms` gave, at the start of training.
+
+    Raises:
+        ValueError: The norms are not those of this model's directions.
+
+    Note:
+        A frozen v is left as it is, and so is a row that was zero when its norm was taken.
+
+    Example:
+        >>> import torch
+        >>> rnn = WNLSTM(3, 4)
+        >>> optimizer = torch.optim.Adam(rnn.parameters(), lr=0.1)
+        >>> norms = direction_norms(rnn)
+        >>> for x in torch.randn(5, 7, 2, 3):
+        ...     optimizer.zero_grad()
+        ...     rnn(x)[0].square().mean().backward()
+        ...     optimizer.step()
+        ...     renormalize_(rnn, norms)
+        >>> torch.testing.assert_close(direction_norms(rnn), norms)
+
+    Source:
+        Karras et al. 2023, arXiv 2312.02696; Heo et al. 2020, arXiv 2006.08217, on the growth of ‖v‖.
+    """
+    directions = dict(_directions(model))
+    if directions.keys() != norms.keys():
+        absent, left = sorted(directions.keys() - norms.keys()), sorted(norms.keys() - directions.keys())
+        raise ValueError(
+            f"renormalize_: norms must have one entry for each direction of the model, got none for {absent} and "
+            f"{left} that the model lacks; take them anew with direction_norms(model)"
+        )
+    for name, v in directions.items():
+        if v.requires_grad:
+            start = norms[name].to(v.device)
+            v.copy_(weight_norm(v, torch.where(start == 0, norm(v), start)))
+
+
+class _Only:
+    """The choice of layers: by class or by a pattern of names, and whether each pattern found one."""
+
+    def __init__(self, only: str | type | Iterable[str | type] | None) -> None:
+        items = None if only is None else [only] if isinstance(only, str | type) else list(only)
+        for item in items or ():
+            if isinstance(item, type) and item not in _BY_PLAIN:
+                known = ", ".join(f"nn.{cls.__name__}" for cls in _BY_PLAIN)
+                raise TypeError(f"weight_normalize: only takes the classes {known}, got {item.__name__}")
+            if not isinstance(item, str | type):
+                raise TypeError(f"weight_normalize: only takes names and classes, got {type(item).__name__}")
+        self.items = items
+        self.found: set[str | type] = set()
+        self.names: list[str] = []
+
+    def asks(self, cls: type, names: list[str]) -> bool:
+        self.names += names
+        if self.items is None:
+            return True
+        hits = {
+            item
+            for item in self.items
+            if item is cls or (isinstance(item, str) and any(fnmatchcase(name, item) for name in names))
+        }
+        self.found |= hits
+        return bool(hits)
+
+    def check(self) -> None:
+        for item in self.items or ():
+            if isinstance(item, str) and item not in self.found:
+                raise ValueError(
+                    f"weight_normalize: only={item!r} matches no recurrent layer of the model; "
+                    f"there are {', '.join(map(repr, self.names)) or 'none'}"
+                )
+
+
+class _Copies:
+    """The new modules of a conversion, and the deep copy that puts them in the place of the old ones.
+
+    An empty new module stands in the memo of ``copy.deepcopy`` from the start, so that wherever the copy meets the old
+    one, in an attribute, a list, a closure of a hook or twice, it takes the new one.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.memo: dict[int, Any] = {}
+        self.started: list[tuple[nn.Module, Any, _Twins]] = []
+        for module in model.modules():
+            for name, value in vars(module).items():
+                sources = (stored(name)[0], f"{name}_orig")
+                if isinstance(value, Tensor) and any(source in module._parameters for source in sources):
+                    # a hook of torch (weight norm, spectral norm, pruning) computes it anew before each forward, and
+                    # copy.deepcopy refuses what has a gradient history
+                    self.memo[id(value)] = value.detach().clone()
+
+    def start(self, old: nn.Module, twins: _Twins, cls: type[nn.Module]) -> Any:
+        """Put an empty module in the memo for an old one, with the old one's arguments."""
+        new = _blank(old, twins, cls)
+        self.memo[id(old)] = new
+        self.started.append((old, new, twins))
+        return new
+
+    def fill(self, old: nn.Module, new: nn.Module, twins: _Twins, parameters: Mapping[str, Any]) -> None:
+        """Give a new module its parameters, and what else the old one carries."""
+        olds = {id(parameter) for parameter in old._parameters.values()}
+        self.memo.update({id(made): made for made in parameters.values() if id(made) not in olds})  # no copy of these
+        # into the dictionary that stands there: in the constructor's order, and ours guards the composed names
+        new._parameters.update(copy.deepcopy(dict(parameters), self.memo))
+        usual = vars(_blank(old, twins, type(old)))
+        own = {name: value for name, value in vars(old).items() if name in _HOOKS or name not in usual}
+        own.pop("_compiled_call_impl", None)  # nn.Module.compile() was of the old one
+        state = copy.deepcopy((own, old._buffers, old._modules, old._non_persistent_buffers_set), self.memo)
+        vars(new).update(state[0])
+        new._buffers, new._modules, new._non_persistent_buffers_set = state[1:]
+        new.training = old.training
+        if isinstance(new, nn.RNNBase):
+            new._init_flat_weights()
+
+    def of(self, model: nn.Module) -> nn.Module:
+        """Copy the model, new modules in the place of old ones."""
+        made: nn.Module = copy.deepcopy(model, self.memo)
+        return made
+
+
+def _blank(old: nn.Module, twins: _Twins, cls: type[nn.Module]) -> nn.Module:
+    """Make a module without values, with the arguments of another."""
+    values: dict[str, Any] = {name: getattr(old, name) for name in twins.arguments}
+    if "bidirectional" in values:
+        values["bidirectional"] = bool(values["bidirectional"])  # torch takes a number, too
+    new = cls(**values, device="meta")
+    if hasattr(old, "dropout"):
+        new.dropout = old.dropout  # not by the constructor, which would warn once more of dropout in one layer
+    return new
+
+
+def _why_not(module: nn.Module, twins: _Twins | None, users: Mapping[int, list[str]]) -> str:
+    """Say why a recurrent module of torch cannot be converted, or nothing."""
+    if _pairs(module):
+        return "has torch's weight normalisation: fold the model first"
+    if twins is None:
+        return f"{type(module).__name__} is a subclass, whose forward may be its own: convert it by hand"
+    if reason := _computed(module, twins):
+        return reason
+    for name in module._parameters:
+        same = users[id(module._parameters[name])]
+        if name.startswith("weight") and len(same) > 1:
+            return f"{name} is tied: one parameter is {' and '.join(same)}"
+    return ""
+
+
+def _computed(module: nn.Module, twins: _Twins) -> str:
+    """Say which parameter of a layer is none any more, or nothing."""
+    usual = _blank(module, twins, type(module))._parameters
+    gone = [name for name, value in usual.items() if value is not None and module._parameters.get(name) is None]
+    return f"{', '.join(gone)}: computed, as by pruning; make it a plain parameter first" if gone else ""
+
+
+def _pairs(module: nn.Module) -> dict[str, Pair]:
+    """Find v and g of each weight-normalised weight of one module: ours, or torch's in both spellings."""
+    if isinstance(module, WNModule):
+        return {name: module.v_and_g(name) for name in module.weight_names}
+    pairs: dict[str, Pair] = {}
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            v, g = stored(hook.name)
+            pairs[hook.name] = getattr(module, v), getattr(module, g)
+    for name, chain in _chains(module):
+        if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
+            pairs[name] = chain.original1, chain.original0
+    return pairs
+
+
+def _chains(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Go through the parametrised tensors of a module, each with its list of parametrisations."""
+    if parametrize.is_parametrized(module):
+        chains: Any = module.parametrizations
+        yield from chains.items()
+
+
+def _further_parametrizations(module: nn.Module) -> str:
+    """Say why torch's weight norm cannot be taken off a module, or nothing.
+
+    Its class is made for it by torch, with a property for each parametrised tensor, so all of them go or none.
+    """
+    chains = dict(_chains(module))
+    kinds = {name: [type(part) for part in chain] for name, chain in chains.items()}
+    further = [name for name, kind in kinds.items() if kind != [_WeightNorm]]
+    if further and (_pairs(module) or any(_WeightNorm in kind for kind in kinds.values())):
+        return f"{', '.join(further)} has further parametrisations: remove them first"
+    return ""
+
+
+def _without_theirs(
+    old: nn.Module, new: nn.Module, pairs: Mapping[str, Pair], weights: Mapping[str, Any], memo: dict[int, Any]
+) -> None:
+    """Fill a module of torch with what another has, but for its weight norm."""
+    spelled = {part for name in pairs for part in stored(name)}
+    state = {key: value for key, value in vars(old).items() if key not in pairs}  # the hook leaves each weight there
+    for key in ("_flat_weights", "_flat_weight_refs", "_compiled_call_impl"):
+        state.pop(key, None)
+    state["_parameters"] = {name: value for name, value in old._parameters.items() if name not in spelled}
+    state["_modules"] = {name: part for name, part in old._modules.items() if name != "parametrizations"}
+    for key in ("_forward_pre_hooks", "_load_state_dict_pre_hooks"):
+        state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not _is_theirs(hook))
+    vars(new).update(copy.deepcopy(state, memo))
+    parameters = {**weights, **new._parameters}  # weights before biases, as in the constructors of torch
+    order: list[str] = vars(new).get("_flat_weights_names", ["weight_ih", "weight_hh"])
+    first = [name for name in order if name in parameters]
+    new._parameters = {name: parameters[name] for name in [*first, *parameters]}
+    if isinstance(new, nn.RNNBase):
+        new._init_flat_weights()
+
+
+def _is_theirs(hook: Any) -> bool:
+    """Tell whether a hook is part of torch's weight norm; the second kind cannot be pickled."""
+    inner = getattr(hook, "hook", hook)
+    return isinstance(hook, WeightNorm) or getattr(inner, "__name__", "") == "_weight_norm_compat_hook"
+
+
+def _directions(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Go through the directions of our modules, each once, by qualified name."""
+    seen = set()
+    for path, module in model.named_modules():
+        for name in module.weight_names if isinstance(module, WNModule) else ():
+            v, _ = module.v_and_g(name)
+            if id(v) not in seen:
+                seen.add(id(v))
+                yield _join(path, stored(name)[0]), v
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

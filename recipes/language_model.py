@@ -120,9 +120,9 @@ class Sampling:
 
     prompt: str = ""
     max_new_tokens: int = 200
-    temperature: float = 0.8
+    temperature: float = 0.7
     top_k: int | None = None
-    top_p: float = 1.0
+    top_p: float = 0.9
     seed: int = 0
 
     def __post_init__(self) -> None:

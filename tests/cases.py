@@ -29,6 +29,10 @@ class Case:
     def has_cell_state(self) -> bool:
         return self.kind == "lstm"
 
+    @property
+    def is_cell(self) -> bool:
+        return self.module.__name__.endswith("Cell")
+
     def make(self, seed: int = 0, **extra: Any) -> nn.Module:
         torch.manual_seed(seed)
         return self.module(*self.args, **self.kwargs, **extra)
@@ -41,8 +45,16 @@ class Case:
         """Turn a time-first batch into the layout of this case."""
         return x.transpose(0, 1) if self.kwargs.get("batch_first") else x
 
+    def input(self, batch: int = 3, dtype: torch.dtype = torch.float32, steps: int = 4) -> torch.Tensor:
+        """Draw an input in the layout of this case: a batch of sequences, or of single steps for a cell."""
+        shape = (batch, self.args[0]) if self.is_cell else (steps, batch, self.args[0])
+        return self.lay_out(torch.randn(shape, dtype=dtype))
+
     def states(self, batch: int, dtype: torch.dtype = torch.float32) -> Any:
-        """Draw initial states ``(L·D, N, ·)``."""
+        """Draw initial states ``(L·D, N, ·)``, or ``(N, ·)`` for a cell."""
+        if self.is_cell:
+            h = torch.randn(batch, self.args[1], dtype=dtype)
+            return (h, torch.randn_like(h)) if self.has_cell_state else h
         lead = self.kwargs.get("num_layers", 1) * (1 + self.kwargs.get("bidirectional", False))
         hidden = self.args[1]
         h = torch.randn(lead, batch, self.kwargs.get("proj_size") or hidden, dtype=dtype)
@@ -92,6 +104,25 @@ def each(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 
 
+def tensors(result: Any) -> list[torch.Tensor]:
+    """List the tensors of an output, whatever it is made of."""
+    if isinstance(result, tuple | list):
+        return [tensor for part in result for tensor in tensors(part)]
+    return [result] if isinstance(result, torch.Tensor) else []
+
+
+def forms() -> list[Case]:
+    """Thin the registry for slow tests: the plainest and the fullest module of each kind, and every cell."""
+    switches = ("bidirectional", "batch_first")
+    return cell_cases() + [
+        case
+        for case in sequence_cases()
+        if {case.kwargs["num_layers"] == 2, not case.kwargs["bias"], *(case.kwargs[s] for s in switches)}
+        < {True, False}
+    ]
+
+
 each_sequence = each(sequence_cases())
 each_cell = each(cell_cases())
 each_module = each(sequence_cases() + cell_cases())
+each_form = each(forms())

@@ -145,6 +145,14 @@ def test_half_types_take_the_norm_in_float32(dtype):
     assert norm(v).tolist() == [512.0, 512.0]
 
 
+def test_autocast_leaves_the_composition_in_float32():
+    v, g = pair((64, 128), dtype=torch.float32)
+    expected = weight_norm(v, g)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        w = weight_norm(v, g)
+    assert torch.equal(w, expected)
+
+
 def test_exponential_scale():
     v, s = pair()
     torch.testing.assert_close(exp_weight_norm(v, s), weight_norm(v, s.exp()))

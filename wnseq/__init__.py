@@ -10,6 +10,7 @@ from wnseq.convert import (
     state_dict_as,
     weight_normalize,
 )
+from wnseq.module import add_safe_globals
 from wnseq.regularise import LockedDropout
 from wnseq.rnn import WNGRU, WNLSTM, WNRNN
 from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, weight_norm
@@ -26,6 +27,7 @@ __all__ = [
     "WNGRUCell",
     "WNLSTMCell",
     "WNRNNCell",
+    "add_safe_globals",
     "decompose",
     "direction_norms",
     "exp_weight_norm",

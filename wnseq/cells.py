@@ -5,6 +5,8 @@ The order of the gates is known here alone. It is torch's: ``i f g o`` for an LS
 
 import math
 from collections.abc import Callable
+from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -181,12 +183,12 @@ class _WNCell(WNModule):
     ) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if not isinstance(size, int) or isinstance(size, bool):
+            if not isinstance(size, Integral) or isinstance(size, bool):
                 raise TypeError(f"{type(self).__name__}: {name} must be an int, got {type(size).__name__}")
             if size < 0:
-                raise ValueError(f"{type(self).__name__}: {name} must not be negative, got {size}")
-        self.input_size = input_size
-        self.hidden_size = hidden_size
+                raise ShapeError(f"{type(self).__name__}: {name} must not be negative, got {size}")
+        self.input_size = input_size = int(input_size)
+        self.hidden_size = hidden_size = int(hidden_size)
         self.bias = bias
         rows = len(GATES[self.kind]) * hidden_size
         self.register_weight("weight_ih", (rows, input_size), device=device, dtype=dtype)
@@ -226,13 +228,48 @@ class _WNCell(WNModule):
         weights = self.composed()
         return weights["weight_ih"], weights["weight_hh"], self.bias_ih, self.bias_hh
 
-    def _check(self, x: Tensor, states: tuple[Tensor, ...]) -> None:
+    def bind(self) -> Callable[..., Any]:
+        """Compose the weights once, for a loop.
+
+        Returns:
+            A function of input and state that does what calling the cell does, with the weights as they are now.
+
+        Raises:
+            RuntimeError: The returned function is called after a parameter was written, or where gradients are
+                enabled while ``bind`` was called where they were not.
+
+        Note:
+            Writes are seen by autograd's version counter. It does not see ``parameter.data`` being written or replaced
+            (so neither ``.to``, ``.half`` nor ``.double``), the steps of fused optimisers, parameters replaced by
+            others (``load_state_dict`` with ``assign=True``), and writes inside a function that is being compiled.
+            Bind after these too. With reentrant checkpointing bind inside the checkpointed function: it goes backward
+            through the composition once for each call, and the graph of one composition is good for one.
+        """
+        weights, check = self._bound(), self.watch()
+
+        def step(input: Tensor, hx: Any = None) -> Any:
+            check()
+            return self._step(weights, input, hx)
+
+        return step
+
+    def _step(self, weights: Weights, input: Tensor, hx: Any) -> Any:
+        raise NotImplementedError
+
+    def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: input must be a tensor, got {type(x).__name__}")
         if x.dim() not in (1, 2):
             raise ShapeError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
         if x.shape[-1] != self.input_size:
             raise ShapeError(f"{name}: input must have {self.input_size} features, got {x.shape[-1]}")
+
+    def _check_states(self, x: Tensor, *states: Tensor) -> None:
+        name = type(self).__name__
         for state in states:
+            if not isinstance(state, Tensor):
+                raise TypeError(f"{name}: each state must be a tensor, got {type(state).__name__}")
             if state.shape != (*x.shape[:-1], self.hidden_size):
                 raise ShapeError(
                     f"{name}: each state must have shape {(*x.shape[:-1], self.hidden_size)} beside an input of shape "
@@ -249,24 +286,15 @@ class _WNHiddenCell(_WNCell):
     def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
         raise NotImplementedError
 
-    def bind(self) -> Callable[..., Tensor]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function of input and state that does what calling the cell does, with the weights as they are now.
-        """
-        weights = self._bound()
-
-        def step(input: Tensor, hx: Tensor | None = None) -> Tensor:
-            hx = self._zeros(input) if hx is None else hx
-            self._check(input, (hx,))
-            return self._advance(input, hx, weights)
-
-        return step
+    def _step(self, weights: Weights, input: Tensor, hx: Tensor | None) -> Tensor:
+        self._check_input(input)
+        hx = self._zeros(input) if hx is None else hx
+        self._check_states(input, hx)
+        return self._advance(input, hx, weights)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step; see the class for shapes."""
-        return self.bind()(input, hx)
+        return self._step(self._bound(), input, hx)
 
 
 class WNRNNCell(_WNHiddenCell):
@@ -288,8 +316,9 @@ class WNRNNCell(_WNHiddenCell):
         - output: the next hidden state, of hx's shape
 
     Raises:
-        ShapeError: Input or state do not fit.
-        ValueError: A size is negative, or the nonlinearity is unknown.
+        ShapeError: Input or state do not fit, or a size is negative.
+        TypeError: A size is no int, or input or state is no tensor.
+        ValueError: The nonlinearity is unknown.
 
     Parameters:
         weight_ih_v ``(H, I)``, weight_hh_v ``(H, H)``, bias_ih and bias_hh ``(H,)``, all from U(−1/√H, 1/√H);
@@ -315,6 +344,11 @@ class WNRNNCell(_WNHiddenCell):
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
 
+    def extra_repr(self) -> str:
+        """Show the arguments as torch does."""
+        told = "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}"
+        return super().extra_repr() + told
+
     def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
         return rnn_step(x, h, *weights, nonlinearity=self.nonlinearity)
 
@@ -338,9 +372,8 @@ class WNLSTMCell(_WNCell):
         - output: the next ``(h, c)``
 
     Raises:
-        ShapeError: Input or state do not fit.
-        TypeError: The state is not a pair.
-        ValueError: A size is negative.
+        ShapeError: Input or state do not fit, or a size is negative.
+        TypeError: A size is no int, input or state is no tensor, or the state is not a pair.
 
     Parameters:
         weight_ih_v ``(4·H, I)``, weight_hh_v ``(4·H, H)``, bias_ih and bias_hh ``(4·H,)``, gates in the order i f g o,
@@ -372,27 +405,20 @@ class WNLSTMCell(_WNCell):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device, dtype)
 
-    def bind(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function of input and state that does what calling the cell does, with the weights as they are now.
-        """
-        weights = self._bound()
-
-        def step(input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-            if hx is None:
-                hx = (self._zeros(input), self._zeros(input))
-            elif not isinstance(hx, tuple | list) or len(hx) != 2:
-                raise TypeError(f"WNLSTMCell: the state must be a pair (h, c), got {type(hx).__name__}")
-            self._check(input, tuple(hx))
-            return lstm_step(input, hx, *weights)
-
-        return step
+    def _step(self, weights: Weights, input: Tensor, hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        self._check_input(input)
+        if hx is None:
+            hx = (self._zeros(input), self._zeros(input))
+        elif not isinstance(hx, tuple | list):
+            raise TypeError(f"WNLSTMCell: the state must be a pair (h, c), got {type(hx).__name__}")
+        elif len(hx) != 2:
+            raise ShapeError(f"WNLSTMCell: the state must be a pair (h, c), got {len(hx)} tensors")
+        self._check_states(input, *hx)
+        return lstm_step(input, hx, *weights)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step; see the class for shapes."""
-        return self.bind()(input, hx)
+        return self._step(self._bound(), input, hx)
 
 
 class WNGRUCell(_WNHiddenCell):
@@ -414,8 +440,8 @@ class WNGRUCell(_WNHiddenCell):
         - output: the next hidden state, of hx's shape
 
     Raises:
-        ShapeError: Input or state do not fit.
-        ValueError: A size is negative.
+        ShapeError: Input or state do not fit, or a size is negative.
+        TypeError: A size is no int, or input or state is no tensor.
 
     Parameters:
         weight_ih_v ``(3·H, I)``, weight_hh_v ``(3·H, H)``, bias_ih and bias_hh ``(3·H,)``, gates in the order r z n,

@@ -1,12 +1,14 @@
-"""A composed weight as its module shows it: readable like any tensor, and closed to writes that would be lost."""
+"""A composed weight as its module shows it: readable like any tensor, closed to writes that would be lost, and no
+parameter to those who would treat it as one.
+"""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["ComposedWeight"]
+__all__ = ["ComposedWeight", "Parameters"]
 
 _WRITES = frozenset({"__set__", "__setitem__"})
 _LEAVES = frozenset({"numpy", "__array__", "__dlpack__"})  # hand the memory to something that cannot guard it
@@ -50,6 +52,45 @@ class ComposedWeight(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle as the plain tensor that it is."""
         return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+
+
+class Parameters(dict[str, nn.Parameter | None]):
+    """The parameters of a module with composed weights, closed to those who take such a weight for one of them.
+
+    Pruning, parametrising, torch's own weight and spectral norm and ``torch.func.functional_call`` all look a name up
+    here before they touch it. What they would do to a composed weight would be lost, or its gradient would, so the
+    question itself raises.
+
+    Raises:
+        RuntimeError: A composed weight is looked up or deleted.
+    """
+
+    def __init__(self, composed: list[str]) -> None:
+        super().__init__()
+        self.composed = composed  # names, the module's own list
+
+    def refuse(self, name: str) -> NoReturn:
+        """Say why a composed weight is no parameter, and what to do instead."""
+        raise RuntimeError(
+            f"{name} is no parameter: it is composed from {name}_v and {name}_g at each forward, so pruning or "
+            f"parametrising it, or passing it to functional_call, would be lost or lose its gradient. Do it to "
+            f"{name}_v and {name}_g, assign a changed copy to {name}, or fold the layer into torch.nn with wnseq.fold"
+        )
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.composed:
+            self.refuse(str(name))
+        return super().__contains__(name)
+
+    def __missing__(self, name: str) -> NoReturn:
+        if name in self.composed:
+            self.refuse(name)
+        raise KeyError(name)
+
+    def __delitem__(self, name: str) -> None:
+        if name in self.composed:
+            self.refuse(name)
+        super().__delitem__(name)
 
 
 def _is_augmented(name: str) -> bool:

@@ -1,17 +1,17 @@
 """The base of every module that stores its weights as v and g: storing, reading, assigning, loading."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wnseq.composed import ComposedWeight
+from wnseq.composed import ComposedWeight, Parameters
 from wnseq.names import stored, to_wnseq
 from wnseq.weight_norm import ShapeError, compose, decompose, weight_norm
 
-__all__ = ["WNModule"]
+__all__ = ["WNModule", "add_safe_globals"]
 
 
 class WNModule(nn.Module):
@@ -22,15 +22,19 @@ class WNModule(nn.Module):
     torch's own weight-normalised forms.
 
     Raises:
-        RuntimeError: A composed weight is written in place.
+        RuntimeError: A composed weight is written in place, pruned, parametrised, deleted or passed to
+            ``torch.func.functional_call``.
         TypeError: What is assigned to a composed weight is no tensor.
         ShapeError: What is assigned to a composed weight has another shape.
         ValueError: What is assigned carries a gradient history, which the assignment would cut off.
     """
 
+    _parameters: Parameters
+
     def __init__(self) -> None:
         super().__init__()
         self.weight_names: list[str] = []  # of the composed weights, in the order of registration
+        self._parameters = Parameters(self.weight_names)
 
     def register_weight(
         self, name: str, shape: tuple[int, ...], *, device: torch.device | str | None, dtype: torch.dtype | None
@@ -48,6 +52,12 @@ class WNModule(nn.Module):
         self.register_parameter(g, nn.Parameter(torch.empty(shape[:1], device=device, dtype=dtype)))
         self.weight_names.append(name)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add a parameter; a composed weight, which pruning would add, is refused."""
+        if isinstance(param, ComposedWeight):
+            self._parameters.refuse(name.removesuffix("_orig"))
+        super().register_parameter(name, param)
+
     def v_and_g(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
         """Look up the two parameters of a composed weight.
 
@@ -55,10 +65,10 @@ class WNModule(nn.Module):
             name: Name of the composed weight.
 
         Returns:
-            v and g.
+            v and g, or the tensors that stand in for them during ``torch.func.functional_call``.
         """
         v, g = stored(name)
-        return self.get_parameter(v), self.get_parameter(g)
+        return getattr(self, v), getattr(self, g)
 
     def composed(self) -> dict[str, Tensor]:
         """Compose every weight of this module, in one go.
@@ -68,6 +78,44 @@ class WNModule(nn.Module):
         """
         pairs = [self.v_and_g(name) for name in self.weight_names]
         return dict(zip(self.weight_names, compose([v for v, _ in pairs], [g for _, g in pairs]), strict=True))
+
+    def watch(self) -> Callable[[], None]:
+        """Remember the parameters as they are now, for those who compose once and use the weights many times.
+
+        Returns:
+            A function that raises RuntimeError once autograd's version counter shows that a parameter was written, or
+            if gradients are enabled now and were not at the time of watching. Under ``torch.compile`` it does nothing.
+        """
+        label, recording = type(self).__name__, torch.is_grad_enabled()
+        watched: list[tuple[str, Tensor, int]] = []
+        if not torch.compiler.is_compiling():  # a version is no constant that a graph could hold
+            watched = [(name, p, p._version) for name, p in self.named_parameters() if not p.is_inference()]
+
+        def check() -> None:
+            if torch.compiler.is_compiling():
+                return
+            for name, parameter, version in watched:
+                if parameter._version != version:
+                    raise RuntimeError(
+                        f"{label}: {name} was changed after bind(), and the bound weights are still the old ones; "
+                        "call bind() again after each change"
+                    )
+            if not recording and torch.is_grad_enabled() and any(p.requires_grad for _, p, _ in watched):
+                raise RuntimeError(
+                    f"{label}: bind() was called with gradients disabled, so its weights have no gradient, and it is "
+                    "used with gradients enabled; call bind() where gradients are enabled, or use it under no_grad()"
+                )
+
+        return check
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""
+        return {**self.__dict__, "_parameters": dict(self._parameters)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._parameters = Parameters(self.weight_names)
+        self._parameters.update(state["_parameters"])
 
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("weight_names", ()):
@@ -120,3 +168,23 @@ class WNModule(nn.Module):
                     f"{name} is 0 whatever its g; assign the weight itself to give the row a direction",
                     stacklevel=2,
                 )
+
+
+def add_safe_globals() -> None:
+    """Let ``torch.load(weights_only=True)`` read whole modules of ours, saved with ``torch.save(module, …)``.
+
+    Call it once before loading. A state_dict needs none of this.
+
+    Example:
+        >>> import io, torch, wnseq
+        >>> file = io.BytesIO()
+        >>> torch.save(wnseq.WNLSTM(4, 6), file)
+        >>> add_safe_globals()
+        >>> _ = file.seek(0)
+        >>> torch.load(file, weights_only=True)
+        WNLSTM(4, 6)
+    """
+    classes: list[type] = [WNModule]
+    for parent in classes:
+        classes += parent.__subclasses__()
+    torch.serialization.add_safe_globals([own for own in classes if own.__module__.partition(".")[0] == "wnseq"])

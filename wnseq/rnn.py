@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ class _WNRecurrent(WNModule):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self._check_arguments()
+        self.num_layers = num_layers = int(num_layers)
+        self.proj_size = proj_size = int(proj_size)
         self.dropout = float(dropout)
         rows = len(GATES[self.kind]) * hidden_size
         outputs = proj_size or hidden_size
@@ -65,7 +68,8 @@ class _WNRecurrent(WNModule):
         label = type(self).__name__
         for name in ("input_size", "hidden_size", "num_layers", "proj_size"):
             value, least = getattr(self, name), 0 if name == "proj_size" else 1
-            if not isinstance(value, int) or isinstance(value, bool):
+            accepted = int if name in ("input_size", "hidden_size") else Integral  # as torch: numpy's there alone
+            if not isinstance(value, accepted) or isinstance(value, bool):
                 raise TypeError(f"{label}: {name} must be an int, got {type(value).__name__}")
             if value < least:
                 raise ValueError(f"{label}: {name} must be at least {least}, got {value}")
@@ -77,7 +81,7 @@ class _WNRecurrent(WNModule):
                 f"{label}: proj_size must be smaller than hidden_size {self.hidden_size}, got {self.proj_size}"
             )
         dropout = self.dropout
-        if not isinstance(dropout, int | float) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        if not isinstance(dropout, Real) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise ValueError(f"{label}: dropout must be a number in [0, 1], the probability of a zero, got {dropout!r}")
         if dropout > 0 and self.num_layers == 1:
             warnings.warn(
@@ -99,6 +103,29 @@ class _WNRecurrent(WNModule):
 
     def flatten_parameters(self) -> None:
         """Do nothing; here so that code written for torch's modules runs."""
+
+    @property
+    def mode(self) -> str:
+        """Torch's name of the recurrence: ``LSTM``, ``GRU``, ``RNN_TANH`` or ``RNN_RELU``."""
+        return self.kind.upper()
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """Weights and biases of each layer and direction, the weights composed; to be read, not to be written."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
+
+    @property
+    def _all_weights(self) -> list[list[str]]:
+        """Names in torch's order, under the name by which torch's clients look for them."""
+        parts = ["weight_ih", "weight_hh"]
+        parts += ["bias_ih", "bias_hh"] if self.bias else []
+        parts += ["weight_hr"] if self.proj_size else []
+        return [[f"{part}_{suffix}" for part in parts] for _, suffix in self._places()]
+
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        """The same names in one list, likewise."""
+        return [name for names in self._all_weights for name in names]
 
     def extra_repr(self) -> str:
         """Show the arguments as torch does."""
@@ -142,14 +169,35 @@ class _WNRecurrent(WNModule):
     def _flat(self) -> list[Tensor]:
         """Compose the weights, and put them and the biases in the order of torch's kernels."""
         weights = self.composed()
-        flat = []
-        for _, suffix in self._places():
-            flat += [weights[f"weight_ih_{suffix}"], weights[f"weight_hh_{suffix}"]]
-            if self.bias:
-                flat += [self.get_parameter(f"bias_ih_{suffix}"), self.get_parameter(f"bias_hh_{suffix}")]
-            if self.proj_size:
-                flat.append(weights[f"weight_hr_{suffix}"])
-        return flat
+        return [weights[name] if name in weights else getattr(self, name) for name in self._flat_weights_names]
+
+    def bind(self) -> Callable[..., tuple[Any, Any]]:
+        """Compose the weights once, for a loop.
+
+        Returns:
+            A function of input and state that does what calling the module does, with the weights as they are now.
+
+        Raises:
+            RuntimeError: The returned function is called after a parameter was written, or where gradients are
+                enabled while ``bind`` was called where they were not.
+
+        Note:
+            Writes are seen by autograd's version counter. It does not see ``parameter.data`` being written or replaced
+            (so neither ``.to``, ``.half`` nor ``.double``), the steps of fused optimisers, parameters replaced by
+            others (``load_state_dict`` with ``assign=True``), and writes inside a function that is being compiled.
+            Bind after these too. With reentrant checkpointing bind inside the checkpointed function: it goes backward
+            through the composition once for each call, and the graph of one composition is good for one.
+        """
+        flat, check = self._flat(), self.watch()
+
+        def run(input: Sequence, hx: Any = None) -> tuple[Sequence, Any]:
+            check()
+            return self._call(flat, input, hx)
+
+        return run
+
+    def _call(self, flat: list[Tensor], input: Sequence, hx: Any) -> tuple[Sequence, Any]:
+        raise NotImplementedError
 
     def _state_sizes(self) -> tuple[int, ...]:
         """Features of each state tensor."""
@@ -162,6 +210,10 @@ class _WNRecurrent(WNModule):
 
     def _run(self, flat: list[Tensor], x: Sequence, states: States | None) -> tuple[Sequence, States]:
         """Run over one input of any form: unbatched, batched or packed."""
+        label = type(self).__name__
+        for state in states or ():
+            if not isinstance(state, Tensor):
+                raise TypeError(f"{label}: each state must be a tensor, got {type(state).__name__}")
         if isinstance(x, PackedSequence):
             data, batch_sizes, order, back = x
             self._check_input(data, 2)
@@ -173,7 +225,6 @@ class _WNRecurrent(WNModule):
                 states = tuple(state.index_select(1, back) for state in states)
             return PackedSequence(output, batch_sizes, order, back), states
 
-        label = type(self).__name__
         if not isinstance(x, Tensor):
             raise TypeError(f"{label}: input must be a tensor or a PackedSequence, got {type(x).__name__}")
         if x.dim() not in (2, 3):
@@ -231,23 +282,19 @@ class _WNRecurrent(WNModule):
 class _WNHidden(_WNRecurrent):
     """A module whose state is the hidden state alone."""
 
-    def bind(self) -> Callable[..., tuple[Any, Tensor]]:
-        """Compose the weights once, for a loop.
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse a projection as torch does, with a ValueError, without an argument that does nothing."""
+        if "proj_size" in kwargs:
+            raise ValueError(f"{cls.__name__}: proj_size is an argument of WNLSTM alone")
+        return super().__new__(cls)
 
-        Returns:
-            A function of input and state that does what calling the module does, with the weights as they are now.
-        """
-        flat = self._flat()
-
-        def run(input: Sequence, hx: Tensor | None = None) -> tuple[Sequence, Tensor]:
-            output, (h,) = self._run(flat, input, None if hx is None else (hx,))
-            return output, h
-
-        return run
+    def _call(self, flat: list[Tensor], input: Sequence, hx: Tensor | None) -> tuple[Sequence, Tensor]:
+        output, (h,) = self._run(flat, input, None if hx is None else (hx,))
+        return output, h
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run over a sequence; see the class for shapes."""
-        return self.bind()(input, hx)
+        return self._call(self._flat(), input, hx)
 
 
 class WNRNN(_WNHidden):
@@ -307,6 +354,11 @@ class WNRNN(_WNHidden):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
         )
         self.nonlinearity = nonlinearity
+
+    @property
+    def mode(self) -> str:
+        """``RNN_TANH`` or ``RNN_RELU``."""
+        return f"RNN_{self.nonlinearity.upper()}"
 
     def _recur(
         self, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor]
@@ -442,25 +494,19 @@ class WNLSTM(_WNRecurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         )
 
-    def bind(self) -> Callable[..., tuple[Any, tuple[Tensor, Tensor]]]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function of input and state that does what calling the module does, with the weights as they are now.
-        """
-        flat = self._flat()
-
-        def run(input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Sequence, tuple[Tensor, Tensor]]:
-            if hx is not None and (not isinstance(hx, tuple | list) or len(hx) != 2):
-                raise TypeError(f"WNLSTM: the state must be a pair (h, c), got {type(hx).__name__}")
-            output, (h, c) = self._run(flat, input, None if hx is None else tuple(hx))
-            return output, (h, c)
-
-        return run
+    def _call(
+        self, flat: list[Tensor], input: Sequence, hx: tuple[Tensor, Tensor] | None
+    ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
+        if hx is not None and not isinstance(hx, tuple | list):
+            raise TypeError(f"WNLSTM: the state must be a pair (h, c), got {type(hx).__name__}")
+        if hx is not None and len(hx) != 2:
+            raise ShapeError(f"WNLSTM: the state must be a pair (h, c), got {len(hx)} tensors")
+        output, (h, c) = self._run(flat, input, None if hx is None else tuple(hx))
+        return output, (h, c)
 
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run over a sequence; see the class for shapes."""
-        return self.bind()(input, hx)
+        return self._call(self._flat(), input, hx)
 
     def _state_sizes(self) -> tuple[int, ...]:
         return (self.proj_size or self.hidden_size, self.hidden_size)

@@ -181,5 +181,4 @@ def _square(w: Tensor, dim: int) -> Tensor:
     if w.dtype in (torch.float16, torch.bfloat16):
         w = w.float()
     rows = w.movedim(dim, 0).reshape(w.shape[dim], w.numel() // max(w.shape[dim], 1))
-    square: Tensor = torch.linalg.vecdot(rows, rows)
-    return square
+    return rows.square().sum(1)  # not a product of matrices, which autocast would take in half precision

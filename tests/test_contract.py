@@ -1,0 +1,243 @@
+"""The contract of torch's modules: what code written for them reads, passes and gets refused."""
+
+import inspect
+import typing
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from cases import CELL, SEQUENCE, Case, cell_cases, each, each_cell, each_module, each_sequence, sequence_cases, tensors
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from wnseq import WNGRU, WNLSTM, WNRNN, ShapeError, WNGRUCell, WNLSTMCell
+from wnseq.composed import ComposedWeight
+
+SIMPLE_SEQUENCES = [Case(kind, *SEQUENCE[kind]) for kind in SEQUENCE]
+SIMPLE_CELLS = [Case(kind, *CELL[kind]) for kind in CELL]
+PROJECTED = Case("lstm", *SEQUENCE["lstm"], kwargs={"proj_size": 3})
+
+
+def raised(call):
+    """Return what a call raises, or None."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call()
+    except Exception as error:
+        return error
+    return None
+
+
+def arguments(function):
+    found = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    return [(p.name, p.kind, p.default) for p in found]
+
+
+@each(SIMPLE_SEQUENCES + SIMPLE_CELLS)
+def test_the_constructor_and_forward_take_torch_s_arguments(case):
+    overloads = typing.get_overloads(case.twin.__init__)
+    assert arguments(case.module.__init__) == arguments(overloads[0] if overloads else case.twin.__init__)
+    assert arguments(case.module.forward) == arguments(case.twin.forward)
+
+
+@each_module
+def test_the_attributes_are_torch_s(case):
+    ours, theirs = case.make(), case.make_twin()
+    for name, value in vars(theirs).items():
+        if not name.startswith("_"):
+            assert getattr(ours, name) == value, name
+    assert ours.extra_repr() == theirs.extra_repr()
+    assert str(ours) == f"WN{theirs}"
+
+
+@each_sequence
+def test_all_weights_reads_and_flatten_parameters_does_nothing(case):
+    ours, theirs = case.make(), case.make_twin()
+    ours.flatten_parameters()
+    assert ours._flat_weights_names == theirs._flat_weights_names and ours._all_weights == theirs._all_weights
+    for row, twin_row in zip(ours.all_weights, theirs.all_weights, strict=True):
+        for weight, twin in zip(row, twin_row, strict=True):
+            torch.testing.assert_close(weight.detach().as_subclass(torch.Tensor), twin.detach())
+    assert isinstance(ours.all_weights[0][0], ComposedWeight)  # so that a write into it raises
+    assert ours.mode == theirs.mode
+
+
+@each_module
+def test_arguments_go_by_keyword(case):
+    ours, theirs, x, state = case.make(), case.make_twin(), case.input(), case.states(3)
+    for a, b in zip(tensors(ours(input=x, hx=state)), tensors(theirs(input=x, hx=state)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@each_module
+def test_a_batch_may_be_empty(case):
+    for a, b in zip(tensors(case.make()(case.input(0))), tensors(case.make_twin()(case.input(0))), strict=True):
+        assert a.shape == b.shape
+
+
+@each([case for case in sequence_cases() + cell_cases() if case.has_cell_state])
+def test_a_pair_may_be_a_list(case):
+    x, state = case.input(), case.states(3)
+    for a, b in zip(tensors(case.make()(x, list(state))), tensors(case.make_twin()(x, list(state))), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+CONSTRUCTORS = {
+    "no input": ((0, 4), {}),
+    "no hidden": ((4, 0), {}),
+    "negative input": ((-1, 4), {}),
+    "negative hidden": ((4, -1), {}),
+    "float input": ((4.0, 4), {}),
+    "float hidden": ((4, 4.0), {}),
+    "numpy input": ((np.int64(4), 4), {}),
+    "no hidden at all": ((4,), {}),
+    "no layers": ((4, 4), {"num_layers": 0}),
+    "negative layers": ((4, 4), {"num_layers": -1}),
+    "float layers": ((4, 4), {"num_layers": 1.5}),
+    "text layers": ((4, 4), {"num_layers": "2"}),
+    "None layers": ((4, 4), {"num_layers": None}),
+    "numpy layers": ((4, 4), {"num_layers": np.int64(2)}),
+    "int bias": ((4, 4), {"bias": 1}),
+    "text batch_first": ((4, 4), {"batch_first": "yes"}),
+    "large dropout": ((4, 4), {"num_layers": 2, "dropout": 1.5}),
+    "negative dropout": ((4, 4), {"num_layers": 2, "dropout": -0.5}),
+    "bool dropout": ((4, 4), {"num_layers": 2, "dropout": True}),
+    "nan dropout": ((4, 4), {"num_layers": 2, "dropout": float("nan")}),
+    "text dropout": ((4, 4), {"num_layers": 2, "dropout": "0.5"}),
+    "numpy dropout": ((4, 4), {"num_layers": 2, "dropout": np.float32(0.5)}),
+    "large projection": ((4, 4), {"proj_size": 4}),
+    "negative projection": ((4, 4), {"proj_size": -1}),
+    "float projection": ((4, 4), {"proj_size": 1.5}),
+    "projection": ((4, 4), {"proj_size": 2}),
+    "unknown": ((4, 4), {"layers": 2}),
+    "integer dtype": ((4, 4), {"dtype": torch.int64}),
+    "no dtype": ((4, 4), {"dtype": "float"}),
+    "no device": ((4, 4), {"device": "nowhere"}),
+}
+
+
+@pytest.mark.parametrize(("args", "kwargs"), CONSTRUCTORS.values(), ids=CONSTRUCTORS)
+@each(SIMPLE_SEQUENCES + SIMPLE_CELLS)
+def test_a_bad_construction_raises_as_torch_s_does(case, args, kwargs):
+    theirs = raised(lambda: case.twin(*args, **kwargs))
+    ours = raised(lambda: case.module(*args, **kwargs))
+    assert isinstance(ours, type(theirs)), (ours, theirs)  # both None where torch takes it
+
+
+def pack(x, lengths=(2, 4, 3)):
+    return pack_padded_sequence(x, lengths, enforce_sorted=False)
+
+
+def changed(state, change):
+    return tuple(map(change, state)) if isinstance(state, tuple) else change(state)
+
+
+def cast(dtype):
+    return lambda state: state.to(dtype)
+
+
+FORWARDS = {
+    "nothing": lambda x, s: (),
+    "too much": lambda x, s: (x, s, None),
+    "one axis": lambda x, s: (x[0, 0],),
+    "four axes": lambda x, s: (x[None],),
+    "features": lambda x, s: (x[..., 1:],),
+    "double": lambda x, s: (x.double(),),
+    "integers": lambda x, s: (x.long(),),
+    "no steps": lambda x, s: (x[:0], s),
+    "no steps unbatched": lambda x, s: (x[:0, 0],),
+    "state of two layers": lambda x, s: (x, changed(s, lambda t: torch.cat([t, t]))),
+    "state of a smaller batch": lambda x, s: (x, changed(s, lambda t: t[:, 1:])),
+    "state of a larger batch": lambda x, s: (x[:, 1:], s),
+    "state with features missing": lambda x, s: (x, changed(s, lambda t: t[..., 1:])),
+    "unbatched state": lambda x, s: (x, changed(s, lambda t: t[:, 0])),
+    "batched state": lambda x, s: (x[:, 0], s),
+    "unbatched state of two layers": lambda x, s: (x[:, 0], changed(s, lambda t: torch.cat([t, t])[:, 0])),
+    "double state": lambda x, s: (x, changed(s, cast(torch.float64))),
+    "state elsewhere": lambda x, s: (x, changed(s, lambda t: t.to("meta"))),
+    "input elsewhere": lambda x, s: (x.to("meta"), s),
+    "packed features": lambda x, s: (pack(x[..., 1:]),),
+    "packed, state of a smaller batch": lambda x, s: (pack(x), changed(s, lambda t: t[:, 1:])),
+    "packed, state of two layers": lambda x, s: (pack(x), changed(s, lambda t: torch.cat([t, t]))),
+    "three states": lambda x, s: (x, (s[0], s[1], s[1])) if isinstance(s, tuple) else (),
+    "states of two sizes": lambda x, s: (x, (s[0], s[1][..., 1:])) if isinstance(s, tuple) else (),
+    "states of two forms": lambda x, s: (x, (s[0], s[1][:, 0])) if isinstance(s, tuple) else (),
+}
+
+
+@pytest.mark.parametrize("change", FORWARDS.values(), ids=FORWARDS)
+@each([*SIMPLE_SEQUENCES, PROJECTED])
+def test_a_bad_forward_raises_as_torch_s_does(case, change):
+    args = change(torch.randn(4, 3, 5), case.states(3))
+    theirs, ours = raised(lambda: case.make_twin()(*args)), raised(lambda: case.make()(*args))
+    assert theirs is not None and isinstance(ours, type(theirs)), (ours, theirs)
+
+
+STEPS = {
+    "nothing": lambda x, s: (),
+    "too much": lambda x, s: (x, s, None),
+    "no axis": lambda x, s: (x[0, 0],),
+    "three axes": lambda x, s: (x[None],),
+    "features": lambda x, s: (x[:, 1:],),
+    "double": lambda x, s: (x.double(),),
+    "integers": lambda x, s: (x.long(),),
+    "state of a smaller batch": lambda x, s: (x, changed(s, lambda t: t[1:])),
+    "state of three axes": lambda x, s: (x, changed(s, lambda t: t[None])),
+    "state with features missing": lambda x, s: (x, changed(s, lambda t: t[:, 1:])),
+    "unbatched state": lambda x, s: (x, changed(s, lambda t: t[0])),
+    "batched state": lambda x, s: (x[0], s),
+    "double state": lambda x, s: (x, changed(s, cast(torch.float64))),
+    "three states": lambda x, s: (x, (s[0], s[1], s[1])) if isinstance(s, tuple) else (),
+    "one state": lambda x, s: (x, s[0]) if isinstance(s, tuple) else (),
+    "states of two sizes": lambda x, s: (x, (s[0], s[1][:, 1:])) if isinstance(s, tuple) else (),
+}
+
+
+@pytest.mark.parametrize("change", STEPS.values(), ids=STEPS)
+@each(SIMPLE_CELLS)
+def test_a_bad_step_raises_as_torch_s_does(case, change):
+    args = change(torch.randn(3, 5), case.states(3))
+    theirs, ours = raised(lambda: case.make_twin()(*args)), raised(lambda: case.make()(*args))
+    assert theirs is not None and isinstance(ours, type(theirs)), (ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),  # where torch stumbles over an attribute or an index, we name the thing
+    [
+        (lambda: WNGRU(4, 4)(torch.randn(2, 1, 4), (torch.randn(1, 1, 4),)), TypeError, "be a tensor, got tuple"),
+        (lambda: WNLSTM(4, 4)(torch.randn(2, 1, 4), (None, None)), TypeError, "be a tensor, got NoneType"),
+        (lambda: WNLSTM(4, 4)(torch.randn(2, 1, 4), (torch.randn(1, 1, 4),)), ShapeError, r"\(h, c\), got 1 tensors"),
+        (lambda: WNLSTM(5, 6)(pack(torch.randn(4, 3, 5).double())), ValueError, "input dtype .* does not match weight"),
+        (
+            lambda: WNLSTM(5, 6)(pack(torch.randn(4, 3, 5)), (torch.randn(1, 6), torch.randn(1, 6))),
+            ShapeError,
+            r"Expected hidden\[0\] size \(1, 3, 6\), got \(1, 6\)",
+        ),
+        (lambda: WNGRUCell(4, 4)(np.ones((2, 4))), TypeError, "input must be a tensor, got ndarray"),
+        (lambda: WNGRUCell(4, 4)(torch.randn(2, 4), 3), TypeError, "each state must be a tensor, got int"),
+        (lambda: WNLSTMCell(4, 4)(torch.randn(2, 4), [torch.randn(2, 4)]), ShapeError, r"\(h, c\), got 1 tensors"),
+        (lambda: WNGRU(4, 4, proj_size=2), ValueError, "WNGRU: proj_size is an argument of WNLSTM alone"),
+        (lambda: WNRNN(4, 4, bidirectional=1), TypeError, "bidirectional must be a bool, got int"),  # torch: at forward
+    ],
+)
+def test_a_stumble_of_torch_s_is_named(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+@each_sequence
+@pytest.mark.filterwarnings("default")
+def test_warns_where_torch_does(case):
+    caught = []
+    for make in (case.make, case.make_twin):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            make(dropout=0.5)
+        caught.append([each.category for each in found])
+    assert caught[0] == caught[1] and (case.kwargs["num_layers"] == 1) == bool(caught[0])
+
+
+@each_cell
+def test_a_cell_takes_numpy_s_integers(case):
+    assert Case(case.kind, case.module, case.twin, (np.int64(5), np.int64(6)), case.kwargs).make().hidden_size == 6

@@ -155,6 +155,21 @@ class _WNRecurrent(WNModule):
 
         Raises:
             ValueError: There is no such gate, layer, weight or direction.
+
+        Example:
+            A frozen gate is put back after each step, which holds under momentum and weight decay too.
+
+            >>> rnn = WNLSTM(4, 6)
+            >>> optimizer = torch.optim.Adam(rnn.parameters())
+            >>> start = rnn.gate_g("forget").detach().clone()
+            >>> def put_back(*_):
+            ...     with torch.no_grad():
+            ...         rnn.gate_g("forget").copy_(start)
+            >>> handle = optimizer.register_step_post_hook(put_back)  # handle.remove() lets it go
+            >>> rnn(torch.randn(3, 2, 4))[0].sum().backward()
+            >>> optimizer.step()
+            >>> torch.equal(rnn.gate_g("forget"), start), torch.equal(rnn.gate_g("output"), start)
+            (True, False)
         """
         label = type(self).__name__
         if of not in ("ih", "hh"):

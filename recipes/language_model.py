@@ -188,13 +188,16 @@ class LanguageModel(LightningModule):
         sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
     ) -> None:
         super().__init__()
-        embedding_size = embedding_size or hidden_size
+        embedding_size = hidden_size if embedding_size is None else embedding_size
         if tied and embedding_size != hidden_size:
             raise ValueError(
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
                 "set --model.tied false or make them equal"
             )
         for name, value, fits, expected in (
+            ("hidden_size", hidden_size, hidden_size >= 1, "at least 1"),
+            ("embedding_size", embedding_size, embedding_size >= 1, "at least 1"),
+            ("num_layers", num_layers, num_layers >= 1, "at least 1"),
             ("learning_rate", learning_rate, learning_rate > 0, "greater than 0"),
             ("decay_factor", decay_factor, 0 < decay_factor < 1, "between 0 and 1"),
             ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
@@ -204,7 +207,7 @@ class LanguageModel(LightningModule):
         ):
             if not fits:
                 raise ValueError(f"{name} must be {expected}, got {value}")
-        self.save_hyperparameters(ignore=["init_from", "sampling"])
+        self.save_hyperparameters(ignore=["init_from", "sampling"])  # as they stand now, embedding_size resolved
         self.init_from = init_from
         self.sampling = sampling
         self.vocabulary: Vocabulary | None = None
@@ -220,7 +223,7 @@ class LanguageModel(LightningModule):
             len(vocabulary),
             h.cell,
             h.norm,
-            h.embedding_size or h.hidden_size,
+            h.embedding_size,
             h.hidden_size,
             h.num_layers,
             h.dropout,

@@ -265,6 +265,9 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     ("arguments", "text"),
     [
         (["--model.tied=true", "--model.embedding_size=8"], "tied softmax needs embedding_size = hidden_size"),
+        (["--model.hidden_size=0"], "hidden_size must be at least 1, got 0"),
+        (["--model.tied=false", "--model.embedding_size=0"], "embedding_size must be at least 1, got 0"),
+        (["--model.num_layers=0"], "num_layers must be at least 1, got 0"),
         (["--model.learning_rate=0"], "learning_rate must be greater than 0, got 0"),
         (["--model.decay_factor=1"], "decay_factor must be between 0 and 1, got 1"),
         (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),

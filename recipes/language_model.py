@@ -520,9 +520,8 @@ class LanguageModelCLI(RecipeCLI):
         print("\nA sample:\n")
         stream(self.model, self.model.sampling)
         parts = self.datamodule.text.parts
-        train, test = (b"".join(parts[part].blocks()) for part in ("train", "test"))
-        if len(train) < 64 * 2**20:  # xz looks no further back
-            bits = compressed_bits_per_byte(train, test)
+        if parts["train"].size < 64 * 2**20:  # xz looks no further back
+            bits = compressed_bits_per_byte(parts["train"].read(), parts["test"].read())
             print(f"\nxz, having seen the training part, needs {bits:.3f} bits per byte of the test part.")
 
 

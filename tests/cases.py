@@ -1,4 +1,4 @@
-"""The registry of cases: every recurrent module in every form, with its torch twin."""
+"""The registry of cases: every weight-normalised module in every form, with its torch twin."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -20,10 +20,12 @@ class Case:
     twin: type[nn.Module]
     args: tuple[Any, ...] = (5, 6)
     kwargs: dict[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()  # of one input of a layer
 
     @property
     def name(self) -> str:
-        return "-".join([self.module.__name__, *(f"{key}={value}" for key, value in self.kwargs.items())])
+        sizes = [",".join(map(str, self.args))] if self.is_layer else []
+        return "-".join([self.module.__name__, *sizes, *(f"{key}={value}" for key, value in self.kwargs.items())])
 
     @property
     def has_cell_state(self) -> bool:
@@ -32,6 +34,19 @@ class Case:
     @property
     def is_cell(self) -> bool:
         return self.module.__name__.endswith("Cell")
+
+    @property
+    def is_layer(self) -> bool:
+        return self.kind == "layer"
+
+    @property
+    def dim(self) -> int:
+        """The output axis of the weights."""
+        return int("Transpose" in self.module.__name__)
+
+    @property
+    def groups(self) -> int:
+        return self.kwargs.get("groups", 1)
 
     def make(self, seed: int = 0, **extra: Any) -> nn.Module:
         torch.manual_seed(seed)
@@ -46,7 +61,9 @@ class Case:
         return x.transpose(0, 1) if self.kwargs.get("batch_first") else x
 
     def input(self, batch: int = 3, dtype: torch.dtype = torch.float32, steps: int = 4) -> torch.Tensor:
-        """Draw an input in the layout of this case: a batch of sequences, or of single steps for a cell."""
+        """Draw an input in the layout of this case: sequences, single steps for a cell, or examples."""
+        if self.is_layer:
+            return torch.randn(batch, *self.shape, dtype=dtype)
         shape = (batch, self.args[0]) if self.is_cell else (steps, batch, self.args[0])
         return self.lay_out(torch.randn(shape, dtype=dtype))
 
@@ -70,6 +87,15 @@ CELL = {
     "rnn": (wnseq.WNRNNCell, nn.RNNCell),
     "lstm": (wnseq.WNLSTMCell, nn.LSTMCell),
     "gru": (wnseq.WNGRUCell, nn.GRUCell),
+}
+
+
+LAYER = {
+    "linear": (wnseq.WNLinear, nn.Linear),
+    "conv1d": (wnseq.WNConv1d, nn.Conv1d),
+    "conv2d": (wnseq.WNConv2d, nn.Conv2d),
+    "transpose1d": (wnseq.WNConvTranspose1d, nn.ConvTranspose1d),
+    "transpose2d": (wnseq.WNConvTranspose2d, nn.ConvTranspose2d),
 }
 
 
@@ -100,6 +126,27 @@ def cell_cases() -> list[Case]:
     return [*cases, Case("rnn", *CELL["rnn"], kwargs={"nonlinearity": "relu"})]
 
 
+def layer_cases() -> list[Case]:
+    line, image = (4, 6), (4, 5, 6)
+    forms: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ("linear", (5, 6), (5,), {}),
+        ("linear", (5, 6), (2, 5), {"bias": False}),
+        ("conv1d", (4, 6, 3), line, {}),
+        ("conv1d", (4, 6, 3), line, {"stride": 2, "padding": 1, "groups": 2, "bias": False}),
+        ("conv1d", (4, 6, 2), line, {"padding": "same", "dilation": 3, "padding_mode": "circular"}),
+        ("conv2d", (4, 6, 3), image, {}),
+        ("conv2d", (4, 6, 2), image, {"stride": (2, 1), "padding": (0, 1), "dilation": (1, 2), "groups": 2}),
+        ("conv2d", (4, 6, (2, 3)), image, {"padding": (2, 1), "padding_mode": "reflect", "bias": False}),
+        ("conv2d", (4, 6, 2), image, {"padding": "valid", "padding_mode": "replicate"}),
+        ("transpose1d", (4, 6, 3), line, {}),
+        ("transpose1d", (4, 4, 3), line, {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}),
+        ("transpose1d", (4, 6, 2), line, {"groups": 2, "dilation": 2}),
+        ("transpose2d", (4, 6, 2), image, {}),
+        ("transpose2d", (4, 8, 2), image, {"groups": 4, "stride": (2, 1), "output_padding": (1, 0), "bias": False}),
+    ]
+    return [Case("layer", *LAYER[name], args, kwargs, shape) for name, args, shape, kwargs in forms]
+
+
 def each(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 
@@ -112,9 +159,9 @@ def tensors(result: Any) -> list[torch.Tensor]:
 
 
 def forms() -> list[Case]:
-    """Thin the registry for slow tests: the plainest and the fullest module of each kind, and every cell."""
+    """Thin the registry for slow tests: the plainest and fullest module of each kind, every cell and layer."""
     switches = ("bidirectional", "batch_first")
-    return cell_cases() + [
+    return [*layer_cases(), *cell_cases()] + [
         case
         for case in sequence_cases()
         if {case.kwargs["num_layers"] == 2, not case.kwargs["bias"], *(case.kwargs[s] for s in switches)}
@@ -124,5 +171,7 @@ def forms() -> list[Case]:
 
 each_sequence = each(sequence_cases())
 each_cell = each(cell_cases())
-each_module = each(sequence_cases() + cell_cases())
+each_layer = each(layer_cases())
+each_recurrent = each(sequence_cases() + cell_cases())
+each_module = each(sequence_cases() + cell_cases() + layer_cases())
 each_form = each(forms())

@@ -7,7 +7,20 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from cases import CELL, SEQUENCE, Case, cell_cases, each, each_cell, each_module, each_sequence, sequence_cases, tensors
+from cases import (
+    CELL,
+    LAYER,
+    SEQUENCE,
+    Case,
+    cell_cases,
+    each,
+    each_cell,
+    each_module,
+    each_recurrent,
+    each_sequence,
+    sequence_cases,
+    tensors,
+)
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from wnseq import WNGRU, WNLSTM, WNRNN, ShapeError, WNGRUCell, WNLSTMCell
@@ -15,6 +28,16 @@ from wnseq.composed import ComposedWeight
 
 SIMPLE_SEQUENCES = [Case(kind, *SEQUENCE[kind]) for kind in SEQUENCE]
 SIMPLE_CELLS = [Case(kind, *CELL[kind]) for kind in CELL]
+SIMPLE_LAYERS = [
+    Case("layer", *LAYER[name], (4, 6, 3)[: 2 + len(shape)], shape=(4, *shape))
+    for name, shape in [
+        ("linear", ()),
+        ("conv1d", (5,)),
+        ("conv2d", (5, 5)),
+        ("transpose1d", (5,)),
+        ("transpose2d", (5, 5)),
+    ]
+]
 PROJECTED = Case("lstm", *SEQUENCE["lstm"], kwargs={"proj_size": 3})
 
 
@@ -34,7 +57,7 @@ def arguments(function):
     return [(p.name, p.kind, p.default) for p in found]
 
 
-@each(SIMPLE_SEQUENCES + SIMPLE_CELLS)
+@each(SIMPLE_SEQUENCES + SIMPLE_CELLS + SIMPLE_LAYERS)
 def test_the_constructor_and_forward_take_torch_s_arguments(case):
     overloads = typing.get_overloads(case.twin.__init__)
     assert arguments(case.module.__init__) == arguments(overloads[0] if overloads else case.twin.__init__)
@@ -63,7 +86,7 @@ def test_all_weights_reads_and_flatten_parameters_does_nothing(case):
     assert ours.mode == theirs.mode
 
 
-@each_module
+@each_recurrent
 def test_arguments_go_by_keyword(case):
     ours, theirs, x, state = case.make(), case.make_twin(), case.input(), case.states(3)
     for a, b in zip(tensors(ours(input=x, hx=state)), tensors(theirs(input=x, hx=state)), strict=True):
@@ -74,6 +97,19 @@ def test_arguments_go_by_keyword(case):
 def test_a_batch_may_be_empty(case):
     for a, b in zip(tensors(case.make()(case.input(0))), tensors(case.make_twin()(case.input(0))), strict=True):
         assert a.shape == b.shape
+
+
+@each_module
+@pytest.mark.parametrize("training", [True, False])
+def test_the_output_for_an_example_does_not_depend_on_the_others(case, training):
+    module, x = case.make().train(training), case.input()
+    axis = 0 if case.is_layer or case.is_cell or case.kwargs.get("batch_first") else 1
+    others = x.clone().transpose(0, axis)
+    others[1:] = 5 * torch.randn_like(others[1:])
+    whole, changed = tensors(module(x))[0], tensors(module(others.transpose(0, axis)))[0]
+    torch.testing.assert_close(whole.select(axis, 0), changed.select(axis, 0))
+    torch.testing.assert_close(whole.select(axis, 0), tensors(module(x.narrow(axis, 0, 1)))[0].select(axis, 0))
+    assert not torch.allclose(whole.select(axis, 1), changed.select(axis, 1))
 
 
 @each([case for case in sequence_cases() + cell_cases() if case.has_cell_state])

@@ -4,19 +4,12 @@ import pickle
 
 import pytest
 import torch
-from cases import each_module, tensors
+from cases import cell_cases, each, each_module, each_recurrent, layer_cases, sequence_cases, tensors
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from wnseq import WNGRU, WNLSTM, WNGRUCell, WNLSTMCell
-from wnseq.convert import (
-    direction_norms,
-    fold,
-    param_groups,
-    renormalize_,
-    state_dict_as,
-    weight_normalize,
-)
+from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell, WNLSTMCell
+from wnseq.convert import fold, state_dict_as, weight_normalize
 from wnseq.module import WNModule
 
 both_spellings = pytest.mark.parametrize(
@@ -32,11 +25,6 @@ both_spellings = pytest.mark.parametrize(
 )
 
 
-def names(group, model):
-    by_id = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {by_id[id(parameter)] for parameter in group["params"]}
-
-
 def assert_same_function(one, other, case):
     x = case.input()
     for a, b in zip(tensors(one(x)), tensors(other(x)), strict=True):
@@ -47,6 +35,11 @@ def small(case):
     """The same case with one-row and one-column weights."""
     if case.kwargs.get("proj_size"):
         return dataclasses.replace(case, args=(1, 2), kwargs={**case.kwargs, "proj_size": 1})
+    if case.is_layer:
+        kwargs = {**case.kwargs, **({"groups": 1} if case.groups > 1 else {})}
+        channels = case.shape[:-1] if len(case.args) == 2 else case.shape[1:]
+        shape = (*channels, 1) if len(case.args) == 2 else (1, *channels)
+        return dataclasses.replace(case, args=(1, 1, *case.args[2:]), kwargs=kwargs, shape=shape)
     return dataclasses.replace(case, args=(1, 1))
 
 
@@ -91,7 +84,7 @@ def test_a_folded_module_has_the_function_of_ours(case):
         assert all(parameter.requires_grad and parameter.is_leaf for parameter in again.parameters())
 
 
-@each_module
+@each([case for case in sequence_cases() + cell_cases() + layer_cases() if not (case.dim and case.groups > 1)])
 def test_state_dicts_load_strictly_into_torch_s_twins(case):
     ours = case.make()
     for form, apply in (("plain", None), ("torch_hooks", nn.utils.weight_norm),
@@ -99,7 +92,7 @@ def test_state_dicts_load_strictly_into_torch_s_twins(case):
         twin = case.make_twin(1)
         for name in ours.weight_names if apply else ():
             with pytest.warns(FutureWarning) if form == "torch_hooks" else torch.no_grad():
-                apply(twin, name)
+                apply(twin, name, case.dim)
         twin.load_state_dict(state_dict_as(ours, form), strict=True)
         assert_same_function(twin if form == "plain" else fold(twin).model, ours, case)
         ours_again = case.make(2)
@@ -143,7 +136,8 @@ def test_a_whole_model_there_and_back():
     assert ours.cell is ours.again is ours.listed[0] and type(ours.cell) is WNLSTMCell
     assert ours.listed[1]["key"] is ours.done and ours.done is not model.done
     assert ours.tied.weight is ours.out.weight and ours.out.weight is not model.out.weight
-    assert kept == {"done": "has weight normalisation already"}
+    tied = "weight is tied: one parameter is out.weight and tied.weight"
+    assert kept == {"done": "has weight normalisation already", "out": tied, "tied": tied}
     assert len(changed) == 4 + 2 + 2 and "encoder.1.deep.weight_hh_l0" in changed and "cell.weight_ih" in changed
     torch.testing.assert_close(ours(x), model(x))
 
@@ -163,7 +157,7 @@ def test_the_summary():
         "weights converted: 2\n  a.weight_ih\n  a.weight_hh\n"
         "modules left alone: 1\n  b: has weight normalisation already"
     )
-    assert str(weight_normalize(nn.Linear(1, 1))) == "weights converted: 0"
+    assert str(weight_normalize(nn.Embedding(1, 1))) == "weights converted: 0"
     assert "(the model itself): has weight normalisation already" in str(weight_normalize(WNGRUCell(1, 1)))
 
 
@@ -215,10 +209,12 @@ def test_only_some_layers():
     assert converted("enc.*") == ["enc.0", "enc.1"]
     assert converted([nn.GRU, "d?c"]) == ["enc.1", "dec"]
     assert converted(nn.RNN) == []
-    with pytest.raises(ValueError, match=r"only='encoder.\*' matches no recurrent layer.*'enc.0', 'enc.1', 'dec'"):
+    with pytest.raises(
+        ValueError, match=r"only='encoder.\*' matches no layer .* that has a twin; there are 'enc.0', 'enc.1', 'dec'"
+    ):
         weight_normalize(model, ["dec", "encoder.*"])
-    with pytest.raises(TypeError, match=r"only takes the classes nn.RNN, .*, got Linear"):
-        weight_normalize(model, nn.Linear)
+    with pytest.raises(TypeError, match=r"only takes the classes nn.Linear, .*, got Embedding"):
+        weight_normalize(model, nn.Embedding)
     with pytest.raises(TypeError, match="only takes names and classes, got int"):
         weight_normalize(model, [3])
 
@@ -255,6 +251,72 @@ def test_tied_parts_of_a_weight_stay_tied():
     plain = fold(nn.ModuleList([a, b])).model
     assert plain[0].weight_hh_l0 is plain[1].weight_hh_l0 and plain[0].bias_hh_l0 is plain[1].bias_hh_l0
     assert plain[0].weight_ih_l0 is not plain[1].weight_ih_l0
+
+
+def test_the_weight_of_an_embedding_keeps_the_layer_that_is_tied_to_it():
+    model = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "hidden": nn.Linear(4, 4), "out": nn.Linear(4, 5)})
+    model["out"].weight = model["embedding"].weight
+    ours, changed, kept = weight_normalize(model)
+    assert changed == ["hidden.weight"]
+    assert kept == {"out": "weight is tied: one parameter is embedding.weight and out.weight"}
+    assert ours["out"].weight is ours["embedding"].weight
+
+
+def test_a_whole_network_of_layers_there_and_back():
+    plain = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding="same"), nn.ReLU(), nn.Conv2d(6, 6, 3, 2, groups=3), nn.ConvTranspose2d(6, 4, 2),
+        nn.Flatten(2), nn.Conv1d(4, 4, 3), nn.ConvTranspose1d(4, 2, 3, groups=2), nn.Flatten(), nn.LazyLinear(5),
+    )  # fmt: skip
+    x = torch.randn(2, 3, 9, 9)
+    plain(x)
+    ours, changed, kept = weight_normalize(plain)
+    assert changed == [f"{k}.weight" for k in (0, 2, 3, 5, 6, 8)] and kept == {}
+    torch.testing.assert_close(ours(x), plain(x))
+    assert [type(module) for module in fold(ours).model] == [type(module) for module in plain]
+    torch.testing.assert_close(fold(ours).model(x), plain(x))
+    plain.load_state_dict(state_dict_as(ours, "plain"), strict=True)
+
+
+def test_a_layer_may_be_read_and_assigned_where_its_parent_reads_it():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).eval()
+    ours, changed, kept = weight_normalize(layer)
+    assert changed == ["linear1.weight", "linear2.weight"]
+    assert kept == {
+        "self_attn.out_proj": "NonDynamicallyQuantizableLinear is a subclass, whose forward may be its own: "
+        "convert it by hand"
+    }
+    x = torch.randn(2, 3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), layer(x))
+
+
+@pytest.mark.parametrize("form", ["torch_hooks", "torch_parametrizations"])
+def test_scales_of_groups_have_no_place_in_torch_s_forms(form):
+    ours = WNConvTranspose1d(4, 6, 2, groups=2)
+    with pytest.raises(ValueError, match="weight has a scale for each output of each of its 2 groups"):
+        state_dict_as(ours, form)
+    twin = nn.ConvTranspose1d(4, 6, 2, groups=2)
+    twin.load_state_dict(state_dict_as(ours, "plain"))
+    torch.testing.assert_close(twin(x := torch.randn(1, 4, 3)), ours(x))
+    assert state_dict_as(ours, "wnseq").keys() == ours.state_dict().keys()
+
+
+@both_spellings
+@pytest.mark.parametrize("channels", [(4, 6), (4, 4), (1, 3), (3, 1)])
+def test_scales_of_input_channels_go_through_every_conversion(apply, channels):
+    theirs, x = apply(nn.ConvTranspose1d(*channels, 3)), torch.randn(2, channels[0], 5)
+    with torch.no_grad():
+        dict(theirs.named_parameters()).popitem()[1].mul_(-2)
+        for name, parameter in theirs.named_parameters():
+            if name.endswith(("_g", "original0")):
+                parameter.mul_(torch.rand_like(parameter))
+    ours = WNConvTranspose1d(*channels, 3)
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(fold(ours).model(x), theirs(x))
+    form = "torch_hooks" if apply is nn.utils.weight_norm else "torch_parametrizations"
+    theirs.load_state_dict(state_dict_as(ours, form), strict=True)
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 LAYERS = {
@@ -295,7 +357,7 @@ def test_torch_s_weight_norm_is_folded_on_any_layer(layer, apply):
 
 
 @both_spellings
-@each_module
+@each_recurrent
 def test_torch_s_weight_norm_is_folded_on_recurrent_layers(case, apply):
     theirs = case.make_twin()
     for name in [name for name, _ in theirs.named_parameters() if "weight_hh" in name]:
@@ -323,7 +385,8 @@ def test_torch_s_weight_norm_beside_a_recurrent_layer_is_copied(apply):
     model, x = nn.Sequential(apply(nn.Linear(3, 4)), nn.GRU(4, 4)), torch.randn(5, 2, 3)
     expected = model(x)[0]  # torch's old spelling cannot be deep-copied after this
     ours, changed, kept = weight_normalize(model)
-    assert changed == ["1.weight_ih_l0", "1.weight_hh_l0"] and kept == {}
+    assert changed == ["1.weight_ih_l0", "1.weight_hh_l0"]
+    assert kept == {"0": "has torch's weight normalisation: fold the model first"}
     torch.testing.assert_close(ours(x)[0], expected)
     ours(x)[0].sum().backward()
     assert sum(parameter.grad is not None for parameter in ours[0].parameters()) == 3
@@ -350,105 +413,3 @@ def test_further_parametrizations_are_left_alone():
     }
     x = torch.randn(2)
     torch.testing.assert_close(model[1](x), on_top(x))
-
-
-def test_g_and_plain_matrices_decay_and_nothing_else():
-    model = nn.ModuleDict({"rnn": WNLSTM(3, 4), "out": nn.Linear(4, 2)})
-    decayed, kept = param_groups(model, 0.1)
-    assert names(decayed, model) == {"rnn.weight_ih_l0_g", "rnn.weight_hh_l0_g", "out.weight"}
-    assert names(kept, model) == {
-        "rnn.weight_ih_l0_v", "rnn.weight_hh_l0_v", "rnn.bias_ih_l0", "rnn.bias_hh_l0", "out.bias",
-    }  # fmt: skip
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
-
-
-def test_g_decays_exactly_as_w_does_in_the_plain_model():
-    torch.manual_seed(0)
-    plain = nn.LSTM(3, 4)
-    ours = WNLSTM(3, 4)
-    ours.load_state_dict(plain.state_dict())
-    for model in (plain, ours):  # AdamW with a zero gradient only decays
-        optimizer = torch.optim.AdamW(param_groups(model, 0.1), lr=0.5)
-        for parameter in model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-    for name, parameter in plain.named_parameters():
-        torch.testing.assert_close(getattr(ours, name).detach().as_subclass(torch.Tensor), parameter.detach())
-
-
-def test_v_may_decay_and_g_may_have_its_own_learning_rate():
-    model = nn.ModuleDict({"rnn": WNGRU(3, 4, bias=False), "out": parametrizations.weight_norm(nn.Linear(4, 2))})
-    decayed, others, v, g = param_groups(model, 0.1, v_decay=0.2, g_lr=0.3)
-    out = "out.parametrizations.weight.original"
-    assert decayed["params"] == [] and names(others, model) == {"out.bias"}
-    assert names(v, model) == {"rnn.weight_ih_l0_v", "rnn.weight_hh_l0_v", f"{out}1"}
-    assert names(g, model) == {"rnn.weight_ih_l0_g", "rnn.weight_hh_l0_g", f"{out}0"}
-    assert (v["weight_decay"], g["weight_decay"], g["lr"]) == (0.2, 0.1, 0.3) and "lr" not in v
-    rnn = model["rnn"]
-    before = direction_norms(rnn), rnn.weight_hh_l0_g.clone()
-    optimizer = torch.optim.SGD([decayed, others, v, g], lr=1.0)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    torch.testing.assert_close(direction_norms(rnn), {name: 0.8 * value for name, value in before[0].items()})
-    torch.testing.assert_close(rnn.weight_hh_l0_g.detach(), (1 - 0.1 * 0.3) * before[1].detach())
-
-
-def test_a_tied_weight_is_listed_once():
-    model = nn.ModuleList([nn.Embedding(5, 4), nn.Linear(4, 5)])
-    model[1].weight = model[0].weight
-    assert sum(len(group["params"]) for group in param_groups(model, 0.1)) == 2
-
-
-@pytest.mark.parametrize("name", ["weight_decay", "v_decay", "g_lr"])
-def test_a_negative_argument_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
-        param_groups(nn.Linear(1, 1), **{"weight_decay": 0.1, name: -1})
-
-
-def test_renormalizing_changes_the_directions_lengths_and_no_function():
-    cell = WNLSTM(3, 4)
-    model = nn.ModuleList([cell, cell, nn.Linear(4, 4)])
-    norms = direction_norms(model)
-    assert sorted(norms) == ["0.weight_hh_l0_v", "0.weight_ih_l0_v"]
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    for x in torch.randn(5, 7, 2, 3):
-        optimizer.zero_grad()
-        cell(x)[0].square().mean().backward()
-        optimizer.step()
-        before = cell(x)[0].detach()
-        assert not torch.allclose(direction_norms(model)["0.weight_hh_l0_v"], norms["0.weight_hh_l0_v"])
-        v = cell.weight_hh_l0_v
-        renormalize_(model, norms)
-        assert cell.weight_hh_l0_v is v
-        torch.testing.assert_close(cell(x)[0].detach(), before)
-        torch.testing.assert_close(direction_norms(model), norms)
-
-
-def test_a_row_that_was_zero_is_not_renormalized():
-    cell = WNGRUCell(3, 4)
-    with torch.no_grad():
-        cell.weight_hh_v[1] = 0
-        norms = direction_norms(cell)
-        cell.weight_hh_v.add_(1)
-        row, before = cell.weight_hh_v[1].clone(), cell.weight_hh.clone()
-    renormalize_(cell, norms)
-    torch.testing.assert_close(cell.weight_hh_v[1].detach(), row)
-    torch.testing.assert_close(cell.weight_hh.detach().as_subclass(torch.Tensor), before.as_subclass(torch.Tensor))
-
-
-def test_a_frozen_direction_is_not_renormalized():
-    cell = WNGRUCell(3, 4)
-    norms = direction_norms(cell)
-    with torch.no_grad():
-        cell.weight_hh_v.mul_(2).requires_grad_(False)
-        cell.weight_ih_v.mul_(2)
-    renormalize_(cell, norms)
-    torch.testing.assert_close(direction_norms(cell)["weight_hh_v"], 2 * norms["weight_hh_v"])
-    torch.testing.assert_close(direction_norms(cell)["weight_ih_v"], norms["weight_ih_v"])
-
-
-def test_norms_of_another_model_are_refused():
-    norms = direction_norms(WNGRUCell(3, 4))
-    with pytest.raises(ValueError, match=r"none for \['weight_hh_l0_v', .*and \['weight_hh_v', 'weight_ih_v'\] that"):
-        renormalize_(WNGRU(3, 4), norms)

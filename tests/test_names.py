@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnseq.names import FORMS, plain_weight, respell, stored, to_wnseq
+from wnseq.names import FORMS, lengths, plain_weight, respell, split, stored, to_wnseq
 from wnseq.weight_norm import ShapeError, weight_norm
 
 
@@ -65,6 +65,45 @@ def test_the_axis_is_read_from_the_shape_of_g(shape, dim):
     twin = nn.utils.parametrizations.weight_norm(nn.ParameterDict({"w": v}), "w", dim)
     g = twin.parametrizations.w.original0.detach().mul_(-3)
     torch.testing.assert_close(plain_weight(v, g), twin["w"].detach())
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2), (3, 3, 2), (1, 3, 2), (3, 1, 2), (1, 1, 2)])
+def test_a_scale_along_the_second_axis_goes_through_every_form(shape):
+    w, layout = torch.randn(shape), {"w": (1, 1)}
+    spelled = {form: respell({"a.w": w}, layout, form, "a.") for form in FORMS}
+    assert spelled["wnseq"]["a.w_g"].shape == (shape[1],) and spelled["torch_hooks"]["a.w_g"].shape == (1, shape[1], 1)
+    for entries in spelled.values():
+        for form in FORMS:
+            made = respell(entries, layout, form, "a.")
+            assert {key: value.shape for key, value in made.items()} == {k: v.shape for k, v in spelled[form].items()}
+        torch.testing.assert_close(made_plain := respell(entries, layout, "plain", "a.")["a.w"], w)
+        assert made_plain.shape == w.shape
+
+
+def test_a_scale_along_another_axis_than_the_layout_s_keeps_its_shape():
+    v = torch.randn(4, 3, 2)
+    for column in (torch.rand(4, 1, 1), torch.rand(1, 1, 2)):
+        for form in ("wnseq", "torch_hooks"):
+            made = respell({"w_v": v, "w_g": column}, {"w": (1, 1)}, form)
+            assert torch.equal(made["w_g"], column)
+    across = {"w_v": v, "w_g": torch.rand(1, 3, 1)}  # torch's dim=1, which pays no regard to groups
+    assert to_wnseq(across, {"w": (1, 2)})["w_g"].shape == (1, 3, 1)
+    torch.testing.assert_close(plain_weight(**{k[2:]: t for k, t in across.items()}, dim=1, groups=2),
+                               weight_norm(v, across["w_g"].flatten(), 1))  # fmt: skip
+
+
+def test_scales_of_groups_are_refused_in_torch_s_forms():
+    with pytest.raises(ValueError, match=r"respell: a.w has a scale for each output of each of its 2 groups"):
+        respell({"a.w": torch.randn(4, 3, 2)}, {"w": (1, 2)}, "torch_hooks", "a.")
+
+
+@pytest.mark.parametrize(("shape", "dim", "groups"), [((6,), 1, 2), ((4, 1, 1), 1, 2), ((1, 3, 1), 0, 1), ((), 0, 1)])
+def test_splitting_as_a_scale_lies_is_the_inverse(shape, dim, groups):
+    w = torch.randn(4, 3, 2)
+    v, g = split(w, torch.empty(shape), dim, groups)
+    assert g.shape == shape and v.shape == w.shape
+    torch.testing.assert_close(plain_weight(v, g, dim, groups), w)
+    torch.testing.assert_close(lengths(v, g, dim, groups), g)
 
 
 def test_a_scale_of_a_wrong_shape_is_refused():

@@ -2,7 +2,7 @@ import pytest
 import reference
 import torch
 
-from wnseq.weight_norm import ShapeError, compose, decompose, exp_weight_norm, log_scale, norm, weight_norm
+from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, norm, weight_norm
 
 SHAPES = [(4, 3), (4, 3, 2), (1, 5), (5, 1), (4,)]
 
@@ -32,6 +32,47 @@ def test_decompose_is_the_inverse(shape):
         v, g = decompose(w, dim)
         assert v.shape == w.shape and g.shape == (shape[dim],)
         torch.testing.assert_close(weight_norm(v, g, dim), w, rtol=0, atol=1e-12)
+
+
+GROUPED = [((4, 3, 2), 1), ((4, 3, 2), 2), ((4, 3, 2), 4), ((6, 1, 2, 3), 3), ((2, 2), 2)]
+
+
+@pytest.mark.parametrize(("shape", "groups"), GROUPED)
+def test_the_second_axis_equals_the_equation_in_groups(shape, groups):
+    v = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(groups * shape[1], dtype=torch.float64, requires_grad=True)
+    ours, theirs = weight_norm(v, g, 1, groups), reference.weight_norm(v, g, 1, groups)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    probe = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (v, g), probe), torch.autograd.grad(theirs, (v, g), probe), rtol=0, atol=1e-12
+    )
+    assert torch.autograd.gradgradcheck(lambda v, g: weight_norm(v, g, 1, groups), (v, g), fast_mode=True)
+    torch.testing.assert_close(exp_weight_norm(v, g, 1, groups), weight_norm(v, g.exp(), 1, groups))
+
+
+@pytest.mark.parametrize(("shape", "groups"), GROUPED)
+def test_decompose_is_the_inverse_in_groups(shape, groups):
+    w = torch.randn(shape, dtype=torch.float64)
+    w[: shape[0] // groups, 0] = 0  # the first output of the first group
+    v, g = decompose(w, 1, groups)
+    assert v.shape == w.shape and g.shape == (groups * shape[1],) and g[0] == 0 and v.isfinite().all()
+    torch.testing.assert_close(weight_norm(v, g, 1, groups), w, rtol=0, atol=1e-12)
+    torch.testing.assert_close(norm(w, 1, groups), g)
+    assert v[: shape[0] // groups, 0].norm() == 1
+
+
+def test_groups_make_no_difference_where_the_outputs_come_first():
+    v, g = pair((4, 3))
+    assert torch.equal(weight_norm(v, g, 0, 2), weight_norm(v, g))
+
+
+@pytest.mark.parametrize("groups", [0, 3])
+def test_groups_that_do_not_divide_the_first_axis_are_refused(groups):
+    with pytest.raises(ValueError, match=rf"groups must divide the first axis of shape \(4, 3\), got {groups}"):
+        weight_norm(torch.ones(4, 3), torch.ones(9), 1, groups)
+    with pytest.raises(ShapeError, match=r"g must have shape \(6,\).*axis 1 of v in each of 2 groups, got \(3,\)"):
+        weight_norm(torch.ones(4, 3), torch.ones(3), 1, 2)
 
 
 def test_decompose_makes_tensors_of_its_own():
@@ -165,15 +206,6 @@ def test_exponential_scale():
 def test_no_logarithm_of_a_scale_that_has_none(bad):
     with pytest.raises(ValueError, match=r"every scale must be greater than 0, got 1 of 2"):
         log_scale(torch.tensor([1.0, bad]))
-
-
-def test_compose_does_all_weights_in_one_call():
-    pairs = [pair((4, 3)), pair((2, 7))]
-    composed = compose(*zip(*pairs, strict=True))
-    for w, (v, g) in zip(composed, pairs, strict=True):
-        torch.testing.assert_close(w, weight_norm(v, g))
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        compose([pairs[0][0]], [])
 
 
 def test_a_scale_of_another_shape_is_refused():

@@ -1,34 +1,23 @@
-"""From torch.nn to weight normalisation and back, and what an optimiser needs of a model that has it."""
+"""From torch.nn to weight normalisation and back."""
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _WeightNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from wnseq.cells import WNGRUCell, WNLSTMCell, WNRNNCell
+from wnseq.layers import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d, WNLinear
 from wnseq.module import WNModule
 from wnseq.names import Form, plain_weight, respell, stored, to_wnseq
+from wnseq.pairs import Pair, find_pairs, further_parametrizations, is_theirs, join
 from wnseq.rnn import WNGRU, WNLSTM, WNRNN
-from wnseq.weight_norm import norm, weight_norm
 
-__all__ = [
-    "Converted",
-    "direction_norms",
-    "fold",
-    "param_groups",
-    "renormalize_",
-    "state_dict_as",
-    "weight_normalize",
-]
-
-Pair = tuple[Tensor, Tensor]  # v, g
+__all__ = ["Converted", "fold", "state_dict_as", "weight_normalize"]
 
 
 class _Twins(NamedTuple):
@@ -41,7 +30,14 @@ class _Twins(NamedTuple):
 
 _CELL = ("input_size", "hidden_size", "bias")
 _LAYER = (*_CELL, "num_layers", "batch_first", "bidirectional")
+_CHANNELS = ("in_channels", "out_channels", "groups", "bias")
+_CONV = (*_CHANNELS, "kernel_size", "stride", "padding", "dilation", "padding_mode")
 _TWINS = (
+    _Twins(nn.Linear, WNLinear, ("in_features", "out_features", "bias")),
+    _Twins(nn.Conv1d, WNConv1d, _CONV),
+    _Twins(nn.Conv2d, WNConv2d, _CONV),
+    _Twins(nn.ConvTranspose1d, WNConvTranspose1d, (*_CONV, "output_padding")),
+    _Twins(nn.ConvTranspose2d, WNConvTranspose2d, (*_CONV, "output_padding")),
     _Twins(nn.RNN, WNRNN, (*_LAYER, "nonlinearity")),
     _Twins(nn.LSTM, WNLSTM, (*_LAYER, "proj_size")),
     _Twins(nn.GRU, WNGRU, _LAYER),
@@ -51,7 +47,11 @@ _TWINS = (
 )
 _BY_PLAIN: dict[type, _Twins] = {twins.plain: twins for twins in _TWINS}
 _BY_OURS: dict[type, _Twins] = {twins.ours: twins for twins in _TWINS}
-_BASES: tuple[type[nn.Module], ...] = (nn.RNNBase, nn.RNNCellBase)  # what looks like a layer that could be converted
+_BASES: tuple[type[nn.Module], ...] = (
+    *_BY_PLAIN,
+    nn.RNNBase,
+    nn.RNNCellBase,
+)  # what looks like a layer that could be converted
 _HOOKS = [name for name in vars(nn.Module()) if name.startswith(("_forward_", "_backward_", "_is_full_backward_"))]
 
 
@@ -78,24 +78,26 @@ class Converted(NamedTuple):
 
 
 def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] | None = None) -> Converted:
-    """Replace the recurrent layers and cells of a model by weight-normalised ones that compute the same function.
+    """Replace the layers of a model by weight-normalised ones that compute the same function.
 
-    Every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and their cells, however deep, becomes its twin of this library with v = w
-    and g = ‖w‖. The caller's model is left as it is; whatever the new one does not replace is a deep copy.
+    Every ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d``, ``nn.ConvTranspose1d``, ``nn.ConvTranspose2d``, ``nn.RNN``,
+    ``nn.LSTM``, ``nn.GRU`` and cell, however deep, becomes its twin of this library with v = w and g = ‖w‖. The
+    caller's model is left as it is; whatever the new one does not replace is a deep copy.
 
     Args:
-        model: Any module, or a recurrent layer itself.
+        model: Any module, or a layer itself.
         only: Which layers: qualified names, ``*`` and ``?`` standing for any text and any letter, or classes of
-            ``torch.nn``, or several of either. By default all.
+            ``torch.nn``, or several of either: ``only=nn.LSTM``. By default all.
 
     Returns:
         The new model, the names of the weights that now have a v and a g, and what was left alone and why: layers that
         ``only`` does not ask for, that have weight normalisation already, whose class is a subclass with a forward that
-        may be its own, whose weights are tied to another module's, or are computed (pruned, parametrised).
+        may be its own, whose weights are tied to another module's, such as an embedding's, or are computed (pruned,
+        parametrised).
 
     Raises:
         TypeError: ``only`` holds a class that has no twin, or something that is neither class nor name.
-        ValueError: A name in ``only`` matches no recurrent layer.
+        ValueError: A name in ``only`` matches no layer that has a twin.
 
     Note:
         A module used at several places stays one module; tied biases stay tied. Device, dtype, training flag,
@@ -107,9 +109,10 @@ def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] |
         >>> model = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 4), "out": torch.nn.Linear(4, 2)})
         >>> converted = weight_normalize(model)
         >>> print(converted)
-        weights converted: 2
+        weights converted: 3
           rnn.weight_ih_l0
           rnn.weight_hh_l0
+          out.weight
         >>> type(converted.model["rnn"]).__name__
         'WNGRU'
     """
@@ -117,7 +120,7 @@ def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] |
     users: dict[int, list[str]] = defaultdict(list)  # of each parameter, by qualified name
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
-            users[id(parameter)].append(_join(path, name))
+            users[id(parameter)].append(join(path, name))
     aliases: dict[int, list[str]] = defaultdict(list)
     for path, module in model.named_modules(remove_duplicate=False):
         aliases[id(module)].append(path)
@@ -136,12 +139,12 @@ def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] |
                 kept[path] = reason
                 continue
             ours = copies.start(module, twins, twins.ours)
-            changed += [_join(path, name) for name in ours.weight_names]
+            changed += [join(path, name) for name in ours.weight_names]
     asked.check()
 
     for module, ours, twins in copies.started:
         with torch.no_grad():
-            entries = to_wnseq(module._parameters, ours.weight_names)
+            entries = to_wnseq(module._parameters, ours.layouts)
         for name in ours.weight_names:
             for part in stored(name):
                 entries[part] = nn.Parameter(entries[part], requires_grad=module.get_parameter(name).requires_grad)
@@ -189,30 +192,30 @@ def fold(model: nn.Module) -> Converted:
                 kept[path] = reason
                 continue
             copies.start(module, twins, twins.plain)
-            changed += [_join(path, name) for name in _pairs(module)]
+            changed += [join(path, name) for name in find_pairs(module)]
         elif isinstance(module, WNModule):
             kept[path] = f"{type(module).__name__} is a subclass, whose forward may be its own: fold it by hand"
-        elif reason := _further_parametrizations(module):
+        elif reason := further_parametrizations(module):
             kept[path] = reason
-        elif pairs := _pairs(module):
+        elif pairs := find_pairs(module):
             cls: Any = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
             plain: nn.Module = cls.__new__(cls)  # without a constructor, whose arguments nobody knows
             copies.memo[id(module)] = plain
             theirs.append((module, plain, pairs))
-            changed += [_join(path, name) for name in pairs]
+            changed += [join(path, name) for name in pairs]
 
     weights: dict[tuple[int, int], nn.Parameter] = {}  # so that a shared pair makes a shared weight
 
     def folded(pairs: Mapping[str, Pair]) -> dict[str, Any]:
         with torch.no_grad():
-            for v, g in pairs.values():
+            for v, g, layout in pairs.values():
                 if (id(v), id(g)) not in weights:
                     grad = v.requires_grad or g.requires_grad
-                    weights[id(v), id(g)] = nn.Parameter(plain_weight(v, g), requires_grad=grad)
-        return {name: weights[id(v), id(g)] for name, (v, g) in pairs.items()}
+                    weights[id(v), id(g)] = nn.Parameter(plain_weight(v, g, *layout), requires_grad=grad)
+        return {name: weights[id(pair.v), id(pair.g)] for name, pair in pairs.items()}
 
     for module, plain, twins in copies.started:
-        pairs = _pairs(module)
+        pairs = find_pairs(module)
         spelled = {part for name in pairs for part in stored(name)}
         rest = {name: value for name, value in module._parameters.items() if name not in spelled}
         copies.fill(module, plain, twins, {**rest, **folded(pairs)})
@@ -232,7 +235,7 @@ def state_dict_as(model: nn.Module, form: Form) -> dict[str, Any]:
         What ``state_dict()`` gives, with other keys. ``plain`` loads into the model that was never weight-normalised.
 
     Raises:
-        ValueError: There is no such form.
+        ValueError: There is no such form, or torch's have no place for a scale of each output of each group.
 
     Note:
         The other way needs no function: our modules load every form.
@@ -244,110 +247,9 @@ def state_dict_as(model: nn.Module, form: Form) -> dict[str, Any]:
     """
     entries = model.state_dict()
     for path, module in model.named_modules(remove_duplicate=False):  # a shared module has keys at each of its places
-        entries = respell(entries, _pairs(module), form, _join(path, ""))
+        layouts = {name: pair.layout for name, pair in find_pairs(module).items()}
+        entries = respell(entries, layouts, form, join(path, ""))
     return entries
-
-
-def param_groups(
-    model: nn.Module, weight_decay: float, *, v_decay: float = 0.0, g_lr: float | None = None
-) -> list[dict[str, Any]]:
-    """Group parameters so that weight decay does to w = g·v/‖v‖ what it does to the plain w.
-
-    ‖w‖² = g², so decaying g alone decays w exactly. Decay of v changes no function, only the size of the steps.
-
-    Args:
-        model: Any module, with or without weight-normalised parts, ours or torch's.
-        weight_decay: Decay of the weights: of every g, and of every other parameter with two or more axes but v. No
-            bias decays.
-        v_decay: Decay of every v. By default none: it only makes v shorter, and so the turn of each step larger.
-        g_lr: Learning rate of every g. By default the optimiser's. Decay that is multiplied by the learning rate, as
-            in AdamW and SGD, is multiplied by this one.
-
-    Returns:
-        Groups for a ``torch.optim`` optimiser: the decayed and the others; then every v, if v_decay is not zero; then
-        every g, if g_lr is given. A shared parameter stands in one of them, once.
-
-    Raises:
-        ValueError: weight_decay, v_decay or g_lr is negative.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, equation 2; van Laarhoven 2017, arXiv 1706.05350, on decaying v.
-    """
-    for label, value in (("weight_decay", weight_decay), ("v_decay", v_decay), ("g_lr", g_lr)):
-        if value is not None and value < 0:
-            raise ValueError(f"param_groups: {label} must not be negative, got {value}")
-    pairs = [pair for module in model.modules() for pair in _pairs(module).values()]
-    directions, scales = {id(v) for v, _ in pairs}, {id(g) for _, g in pairs}
-    decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
-    others: dict[str, Any] = {"params": [], "weight_decay": 0.0}
-    v_group: dict[str, Any] = {"params": [], "weight_decay": v_decay} if v_decay else others
-    g_group: dict[str, Any] = {"params": [], "weight_decay": weight_decay, "lr": g_lr} if g_lr is not None else decayed
-    for parameter in model.parameters():
-        if id(parameter) in scales:
-            group = g_group
-        elif id(parameter) in directions:
-            group = v_group
-        else:
-            group = decayed if parameter.ndim > 1 else others
-        group["params"].append(parameter)
-    return [decayed, others, *([v_group] if v_decay else []), *([g_group] if g_lr is not None else [])]
-
-
-def direction_norms(model: nn.Module) -> dict[str, Tensor]:
-    """Take the norms ‖v‖ of every direction of a model, for :func:`renormalize_`.
-
-    Args:
-        model: Any module. Its parts of this library are looked at.
-
-    Returns:
-        The norms of the rows of each v by its qualified name, tensors that a checkpoint can hold.
-    """
-    return {name: norm(v.detach()) for name, v in _directions(model)}
-
-
-@torch.no_grad()
-def renormalize_(model: nn.Module, norms: Mapping[str, Tensor]) -> None:
-    """Put ‖v‖ back to what it was, in place; the function does not change.
-
-    v ← ‖v₀‖ · v/‖v‖, row by row. Called after each step of an optimiser. Under Adam or momentum v grows, and the angle
-    by which a step turns it falls as much; held at its length, v turns by the step that was set.
-
-    Args:
-        model: The model whose norms were taken.
-        norms: What :func:`direction_norms` gave, at the start of training.
-
-    Raises:
-        ValueError: The norms are not those of this model's directions.
-
-    Note:
-        A frozen v is left as it is, and so is a row that was zero when its norm was taken.
-
-    Example:
-        >>> import torch
-        >>> rnn = WNLSTM(3, 4)
-        >>> optimizer = torch.optim.Adam(rnn.parameters(), lr=0.1)
-        >>> norms = direction_norms(rnn)
-        >>> for x in torch.randn(5, 7, 2, 3):
-        ...     optimizer.zero_grad()
-        ...     rnn(x)[0].square().mean().backward()
-        ...     optimizer.step()
-        ...     renormalize_(rnn, norms)
-        >>> torch.testing.assert_close(direction_norms(rnn), norms)
-
-    Source:
-        Karras et al. 2023, arXiv 2312.02696; Heo et al. 2020, arXiv 2006.08217, on the growth of ‖v‖.
-    """
-    directions = dict(_directions(model))
-    if directions.keys() != norms.keys():
-        absent, left = sorted(directions.keys() - norms.keys()), sorted(norms.keys() - directions.keys())
-        raise ValueError(
-            f"renormalize_: norms must have one entry for each direction of the model, got none for {absent} and "
-            f"{left} that the model lacks; take them anew with direction_norms(model)"
-        )
-    for name, v in directions.items():
-        if v.requires_grad:
-            start = norms[name].to(v.device)
-            v.copy_(weight_norm(v, torch.where(start == 0, norm(v), start)))
 
 
 class _Only:
@@ -381,7 +283,7 @@ class _Only:
         for item in self.items or ():
             if isinstance(item, str) and item not in self.found:
                 raise ValueError(
-                    f"weight_normalize: only={item!r} matches no recurrent layer of the model; "
+                    f"weight_normalize: only={item!r} matches no layer of the model that has a twin; "
                     f"there are {', '.join(map(repr, self.names)) or 'none'}"
                 )
 
@@ -436,6 +338,8 @@ class _Copies:
 def _blank(old: nn.Module, twins: _Twins, cls: type[nn.Module]) -> nn.Module:
     """Make a module without values, with the arguments of another."""
     values: dict[str, Any] = {name: getattr(old, name) for name in twins.arguments}
+    if values["bias"] is None or isinstance(values["bias"], Tensor):  # of a layer the bias itself
+        values["bias"] = values["bias"] is not None
     if "bidirectional" in values:
         values["bidirectional"] = bool(values["bidirectional"])  # torch takes a number, too
     new = cls(**values, device="meta")
@@ -445,8 +349,8 @@ def _blank(old: nn.Module, twins: _Twins, cls: type[nn.Module]) -> nn.Module:
 
 
 def _why_not(module: nn.Module, twins: _Twins | None, users: Mapping[int, list[str]]) -> str:
-    """Say why a recurrent module of torch cannot be converted, or nothing."""
-    if _pairs(module):
+    """Say why a layer of torch cannot be converted, or nothing."""
+    if find_pairs(module):
         return "has torch's weight normalisation: fold the model first"
     if twins is None:
         return f"{type(module).__name__} is a subclass, whose forward may be its own: convert it by hand"
@@ -466,41 +370,6 @@ def _computed(module: nn.Module, twins: _Twins) -> str:
     return f"{', '.join(gone)}: computed, as by pruning; make it a plain parameter first" if gone else ""
 
 
-def _pairs(module: nn.Module) -> dict[str, Pair]:
-    """Find v and g of each weight-normalised weight of one module: ours, or torch's in both spellings."""
-    if isinstance(module, WNModule):
-        return {name: module.v_and_g(name) for name in module.weight_names}
-    pairs: dict[str, Pair] = {}
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm):
-            v, g = stored(hook.name)
-            pairs[hook.name] = getattr(module, v), getattr(module, g)
-    for name, chain in _chains(module):
-        if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
-            pairs[name] = chain.original1, chain.original0
-    return pairs
-
-
-def _chains(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Go through the parametrised tensors of a module, each with its list of parametrisations."""
-    if parametrize.is_parametrized(module):
-        chains: Any = module.parametrizations
-        yield from chains.items()
-
-
-def _further_parametrizations(module: nn.Module) -> str:
-    """Say why torch's weight norm cannot be taken off a module, or nothing.
-
-    Its class is made for it by torch, with a property for each parametrised tensor, so all of them go or none.
-    """
-    chains = dict(_chains(module))
-    kinds = {name: [type(part) for part in chain] for name, chain in chains.items()}
-    further = [name for name, kind in kinds.items() if kind != [_WeightNorm]]
-    if further and (_pairs(module) or any(_WeightNorm in kind for kind in kinds.values())):
-        return f"{', '.join(further)} has further parametrisations: remove them first"
-    return ""
-
-
 def _without_theirs(
     old: nn.Module, new: nn.Module, pairs: Mapping[str, Pair], weights: Mapping[str, Any], memo: dict[int, Any]
 ) -> None:
@@ -512,7 +381,7 @@ def _without_theirs(
     state["_parameters"] = {name: value for name, value in old._parameters.items() if name not in spelled}
     state["_modules"] = {name: part for name, part in old._modules.items() if name != "parametrizations"}
     for key in ("_forward_pre_hooks", "_load_state_dict_pre_hooks"):
-        state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not _is_theirs(hook))
+        state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not is_theirs(hook))
     vars(new).update(copy.deepcopy(state, memo))
     parameters = {**weights, **new._parameters}  # weights before biases, as in the constructors of torch
     order: list[str] = vars(new).get("_flat_weights_names", ["weight_ih", "weight_hh"])
@@ -520,24 +389,3 @@ def _without_theirs(
     new._parameters = {name: parameters[name] for name in [*first, *parameters]}
     if isinstance(new, nn.RNNBase):
         new._init_flat_weights()
-
-
-def _is_theirs(hook: Any) -> bool:
-    """Tell whether a hook is part of torch's weight norm; the second kind cannot be pickled."""
-    inner = getattr(hook, "hook", hook)
-    return isinstance(hook, WeightNorm) or getattr(inner, "__name__", "") == "_weight_norm_compat_hook"
-
-
-def _directions(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Go through the directions of our modules, each once, by qualified name."""
-    seen = set()
-    for path, module in model.named_modules():
-        for name in module.weight_names if isinstance(module, WNModule) else ():
-            v, _ = module.v_and_g(name)
-            if id(v) not in seen:
-                seen.add(id(v))
-                yield _join(path, stored(name)[0]), v
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

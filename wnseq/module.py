@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from wnseq.composed import ComposedWeight, Parameters
-from wnseq.names import stored, to_wnseq
-from wnseq.weight_norm import ShapeError, compose, decompose, weight_norm
+from wnseq.names import Layout, lengths, plain_weight, split, stored, to_wnseq
+from wnseq.weight_norm import ShapeError
 
 __all__ = ["WNModule", "add_safe_globals"]
 
@@ -34,23 +34,37 @@ class WNModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight_names: list[str] = []  # of the composed weights, in the order of registration
+        self.layouts: dict[str, Layout] = {}  # output axis and groups of each
         self._parameters = Parameters(self.weight_names)
 
     def register_weight(
-        self, name: str, shape: tuple[int, ...], *, device: torch.device | str | None, dtype: torch.dtype | None
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        dim: int = 0,
+        groups: int = 1,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> None:
         """Create the uninitialised v and g of a weight.
 
         Args:
             name: Name of the composed weight.
-            shape: Shape of the composed weight, the output axis first.
+            shape: Shape of the composed weight.
+            dim: Its output axis: g has one entry for each output. Where it is not the first, as in a transposed
+                convolution, ``load_state_dict`` also takes a g that lies along another axis, with the axes of v as
+                torch writes it, and the module keeps it so.
+            groups: Parts of the first axis, each with outputs of its own; without effect where dim is 0.
             device: Where to put them.
             dtype: What to keep them in.
         """
         v, g = stored(name)
+        outputs = shape[dim] * (groups if dim else 1)
         self.register_parameter(v, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-        self.register_parameter(g, nn.Parameter(torch.empty(shape[:1], device=device, dtype=dtype)))
+        self.register_parameter(g, nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)))
         self.weight_names.append(name)
+        self.layouts[name] = (dim, groups)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Add a parameter; a composed weight, which pruning would add, is refused."""
@@ -76,8 +90,7 @@ class WNModule(nn.Module):
         Returns:
             The weights by name, part of the autograd graph.
         """
-        pairs = [self.v_and_g(name) for name in self.weight_names]
-        return dict(zip(self.weight_names, compose([v for v, _ in pairs], [g for _, g in pairs]), strict=True))
+        return {name: plain_weight(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
 
     def watch(self) -> Callable[[], None]:
         """Remember the parameters as they are now, for those who compose once and use the weights many times.
@@ -119,7 +132,7 @@ class WNModule(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("weight_names", ()):
-            return weight_norm(*self.v_and_g(name)).as_subclass(ComposedWeight)
+            return plain_weight(*self.v_and_g(name), *self.layouts[name]).as_subclass(ComposedWeight)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -141,7 +154,7 @@ class WNModule(nn.Module):
                 "would be lost; assign w.detach(), or compose the weight yourself and use a cell's step function"
             )
         with torch.no_grad():
-            new_v, new_g = decompose(value.to(v))
+            new_v, new_g = split(value.to(v), g, *self.layouts[name])
             v.copy_(new_v)
             g.copy_(new_g)
 
@@ -155,19 +168,33 @@ class WNModule(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        entries = to_wnseq(state_dict, self.weight_names, prefix)
+        entries = to_wnseq(state_dict, self.layouts, prefix)
+        for name in self.weight_names:
+            self._follow(name, entries.get(prefix + stored(name)[1]))
         super()._load_from_state_dict(
             entries, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         for name in self.weight_names:
-            v, _ = self.v_and_g(name)
+            v, g = self.v_and_g(name)
             loaded = prefix + stored(name)[0] in entries and v.numel() > 0 and not v.is_meta
-            if loaded and bool((v == 0).flatten(1).all(1).any()):
+            if loaded and bool((lengths(v.detach(), g, *self.layouts[name]) == 0).any()):
                 warnings.warn(
                     f"{prefix}{stored(name)[0]} was loaded with a row of zeros, which has no direction: that row of "
                     f"{name} is 0 whatever its g; assign the weight itself to give the row a direction",
                     stacklevel=2,
                 )
+
+    def _follow(self, name: str, loaded: Any) -> None:
+        """Let g take the axis along which a checkpoint has it, staying the parameter that an optimiser holds."""
+        v, g = self.v_and_g(name)
+        dim, groups = self.layouts[name]
+        if dim == 0 or not isinstance(loaded, Tensor) or loaded.shape == g.shape:
+            return
+        along_one = loaded.ndim == v.ndim and any(
+            loaded.numel() == loaded.shape[axis] == length for axis, length in enumerate(v.shape)
+        )
+        if along_one or loaded.shape == (groups * v.shape[dim],):
+            g.data, g.grad = g.new_empty(loaded.shape), None
 
 
 def add_safe_globals() -> None:

@@ -9,7 +9,10 @@ torch_hooks             ``w_v``, ``w_g``                                     ``(
 torch_parametrizations  ``parametrizations.w.original1``, ``….original0``    ``(out, 1)``
 ======================  ===================================================  ============
 
-The last two are what ``torch.nn.utils.weight_norm`` and ``torch.nn.utils.parametrizations.weight_norm`` write.
+The last two are what ``torch.nn.utils.weight_norm`` and ``torch.nn.utils.parametrizations.weight_norm`` write. Their g
+has the axes of v, all but one of length 1, and so shows along which one it lies: on a transposed convolution, whose
+outputs lie along the second axis, torch's default gives ``(in, 1, 1)``, one scale for each input channel. Such a g
+keeps its shape in every form.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,9 +20,11 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from wnseq.weight_norm import ShapeError, decompose, weight_norm
+from wnseq.weight_norm import ShapeError, decompose, norm, weight_norm
 
-__all__ = ["FORMS", "Form", "plain_weight", "respell", "stored", "to_wnseq"]
+__all__ = ["FORMS", "Form", "Layout", "lengths", "plain_weight", "respell", "split", "stored", "to_wnseq"]
+
+Layout = tuple[int, int]  # output axis of a weight, groups of its first axis
 
 Form = Literal["plain", "wnseq", "torch_hooks", "torch_parametrizations"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -42,24 +47,24 @@ def to_wnseq(state_dict: Mapping[str, Any], weights: Iterable[str], prefix: str 
 
     Args:
         state_dict: Entries of a checkpoint; left as they are.
-        weights: Names of the composed weights to look for.
+        weights: Names of the composed weights to look for. A mapping gives each name its layout, output axis and
+            groups; otherwise the outputs lie along the first axis.
         prefix: What stands before each name, with its final dot.
 
     Returns:
         A new dictionary. Keys that spell none of the weights are kept.
     """
     entries = dict(state_dict)
-    for name in weights:
+    for name, (dim, groups) in _layouts(weights).items():
         v_key, g_key = (prefix + part for part in stored(name))
         plain = prefix + name
         original = f"{prefix}parametrizations.{name}.original"
         if plain in entries:
-            entries[v_key], entries[g_key] = decompose(entries.pop(plain))
+            entries[v_key], entries[g_key] = decompose(entries.pop(plain), dim, groups)
         elif f"{original}0" in entries and f"{original}1" in entries:
             entries[g_key], entries[v_key] = entries.pop(f"{original}0"), entries.pop(f"{original}1")
-        g = entries.get(g_key)
-        if isinstance(g, Tensor) and g.ndim > 1 and g.numel() == g.shape[0]:  # torch keeps the axes of v, of length 1
-            entries[g_key] = g.flatten()
+        if _lies_along(entries.get(g_key), entries.get(v_key), dim) and (dim == 0 or groups == 1):
+            entries[g_key] = entries[g_key].flatten()
     return entries
 
 
@@ -68,7 +73,7 @@ def respell(state_dict: Mapping[str, Any], weights: Iterable[str], form: Form, p
 
     Args:
         state_dict: Entries of a checkpoint; left as they are.
-        weights: Names of the composed weights to look for.
+        weights: Names of the composed weights to look for, with their layouts as :func:`to_wnseq` takes them.
         form: The form to write: ``plain``, ``wnseq``, ``torch_hooks`` or ``torch_parametrizations``.
         prefix: What stands before each name, with its final dot.
 
@@ -76,10 +81,10 @@ def respell(state_dict: Mapping[str, Any], weights: Iterable[str], form: Form, p
         A new dictionary. Keys that spell none of the weights are kept.
 
     Raises:
-        ValueError: There is no such form.
+        ValueError: There is no such form, or torch's forms have no place for a scale of each output of each group.
 
     Note:
-        A plain weight is split over its first axis. A g that lies along another axis, as torch's may, keeps its shape
+        A plain weight is split along its output axis. A g that lies along another axis, as torch's may, keeps its shape
         in every form that has a g.
 
     Example:
@@ -90,39 +95,46 @@ def respell(state_dict: Mapping[str, Any], weights: Iterable[str], form: Form, p
     if form not in FORMS:
         raise ValueError(f"respell: form must be one of {', '.join(FORMS)}, got {form!r}")
     entries = dict(state_dict)
-    for name in weights:
+    for name, (dim, groups) in _layouts(weights).items():
         plain = prefix + name
         if form == "plain" and plain in entries:
             continue  # splitting and composing it again would cost its last bit
-        entries = to_wnseq(entries, [name], prefix)
+        entries = to_wnseq(entries, {name: (dim, groups)}, prefix)
         v_key, g_key = (prefix + part for part in stored(name))
         if form == "wnseq" or v_key not in entries or g_key not in entries:
             continue
         v, g = entries.pop(v_key), entries.pop(g_key)
         if form == "plain":
-            entries[plain] = plain_weight(v, g)
+            entries[plain] = plain_weight(v, g, dim, groups)
             continue
         if g.ndim == 1:
-            g = g.view(-1, *[1] * (v.ndim - 1))  # (out, 1, …)
+            if dim and groups > 1:
+                raise ValueError(
+                    f"respell: {plain} has a scale for each output of each of its {groups} groups, and torch's weight "
+                    "norm knows no groups; take the form 'plain' or 'wnseq'"
+                )
+            g = g.view([-1 if axis == dim else 1 for axis in range(v.ndim)])  # (out, 1, …)
         if form == "torch_parametrizations":
             v_key, g_key = (f"{prefix}parametrizations.{name}.original{k}" for k in (1, 0))
         entries[v_key], entries[g_key] = v, g
     return entries
 
 
-def plain_weight(v: Tensor, g: Tensor) -> Tensor:
-    """Compose a weight whose output axis is read from the shape of g.
+def plain_weight(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Compose a weight whose scale may lie along an axis of its own, read from the shape of g.
 
     w = g·v/‖v‖, the norm being taken over all axes but the one along which g has its entries.
 
     Args:
         v: Direction.
         g: Scale, in any of the shapes in which checkpoints keep it.
+        dim: Output axis, along which a g of one axis lies.
+        groups: Parts of the first axis, each with outputs of its own.
 
     Shape:
         - v: any shape with at least one axis
-        - g: ``(v.shape[0],)``; or v's with all axes but one of length 1, as torch keeps it; or ``()``, one scale for
-          the whole weight
+        - g: as :func:`wnseq.weight_norm` takes it; or v's with all axes but one of length 1, as torch keeps it; or
+          ``()``, one scale for the whole weight
 
     Returns:
         w, of v's shape, dtype and device.
@@ -130,14 +142,78 @@ def plain_weight(v: Tensor, g: Tensor) -> Tensor:
     Raises:
         ShapeError: g has none of these shapes.
     """
-    long = [axis for axis, length in enumerate(g.shape) if length != 1]
-    if g.ndim == 1 and g.shape == v.shape[:1]:
-        return weight_norm(v, g)
+    rows, dim, groups = _along(v, g, dim, groups)
+    return weight_norm(rows, g.flatten(), dim, groups).view(v.shape)
+
+
+def split(w: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Split a weight into a direction and a scale that lies as another one does.
+
+    Args:
+        w: The weight.
+        g: A scale in one of the shapes that :func:`plain_weight` takes; its entries are not read.
+        dim: Output axis, along which a g of one axis lies.
+        groups: Parts of the first axis, each with outputs of its own.
+
+    Shape:
+        - w: any shape with at least one axis
+        - g: as in :func:`plain_weight`
+
+    Returns:
+        v, of w's shape, and its scale, of g's.
+
+    Raises:
+        ShapeError: g has none of the shapes that :func:`plain_weight` takes.
+    """
+    rows, dim, groups = _along(w, g, dim, groups)
+    v, scale = decompose(rows, dim, groups)
+    return v.view(w.shape), scale.view(g.shape)
+
+
+def lengths(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Take the norms ‖v‖ that stand below a scale, one for each of its entries.
+
+    Args:
+        v: Direction.
+        g: Its scale, in one of the shapes that :func:`plain_weight` takes; its entries are not read.
+        dim: Output axis, along which a g of one axis lies.
+        groups: Parts of the first axis, each with outputs of its own.
+
+    Shape:
+        - v and g: as in :func:`plain_weight`
+
+    Returns:
+        The norms, of g's shape and v's dtype.
+
+    Raises:
+        ShapeError: g has none of the shapes that :func:`plain_weight` takes.
+    """
+    rows, dim, groups = _along(v, g, dim, groups)
+    return norm(rows, dim, groups).view(g.shape)
+
+
+def _along(v: Tensor, g: Tensor, dim: int, groups: int) -> tuple[Tensor, int, int]:
+    """View v so that the entries of g, laid flat, are the scales of its outputs; the layout of the view."""
+    if g.ndim == 1 and g.shape[0] == v.shape[dim] * (groups if dim else 1):
+        return v, dim, groups
     if g.numel() == 1 and g.ndim in (0, v.ndim):  # where torch's axis has length 1, all others make the whole weight
-        return weight_norm(v.reshape(1, -1), g.reshape(1)).view(v.shape)
+        return v.reshape(1, -1), 0, 1
+    long = [axis for axis, length in enumerate(g.shape) if length != 1]
     if g.ndim == v.ndim and len(long) == 1 and g.shape[long[0]] == v.shape[long[0]]:
-        return weight_norm(v, g.flatten(), long[0])
+        return v, long[0], 1
+    flat = (v.shape[dim] * (groups if dim else 1),)
     raise ShapeError(
         f"plain_weight: g must have one entry for each index of one axis of v, whose shape is {tuple(v.shape)}: "
-        f"{tuple(v.shape[:1])}, or v's shape with all axes but one of length 1, or (); got {tuple(g.shape)}"
+        f"{flat}, or v's shape with all axes but one of length 1, or (); got {tuple(g.shape)}"
     )
+
+
+def _lies_along(g: Any, v: Any, dim: int) -> bool:
+    """Tell whether a g with the axes of v has its entries along a given one; of two axes of length 1, v knows."""
+    if not isinstance(g, Tensor) or g.ndim <= max(dim, 1) or g.numel() != g.shape[dim]:
+        return False
+    return not isinstance(v, Tensor) or v.ndim != g.ndim or v.shape[dim] == g.shape[dim]
+
+
+def _layouts(weights: Iterable[str]) -> Mapping[str, Layout]:
+    return weights if isinstance(weights, Mapping) else dict.fromkeys(weights, (0, 1))

@@ -1,19 +1,17 @@
-"""The formula and nothing else: w = g·v/‖v‖, its inverse, and the composition of many weights in one go."""
-
-from collections.abc import Sequence
+"""The formula and nothing else: w = g·v/‖v‖ and its inverse."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ShapeError", "compose", "decompose", "exp_weight_norm", "log_scale", "norm", "weight_norm"]
+__all__ = ["ShapeError", "decompose", "exp_weight_norm", "log_scale", "norm", "weight_norm"]
 
 
 class ShapeError(ValueError, RuntimeError):
     """A tensor of the wrong shape: a ValueError, and the RuntimeError that torch raises there."""
 
 
-def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """Compose a weight from its direction and its scale.
 
     w[j] = g[j] · v[j] / ‖v[j]‖, where j runs over the axis ``dim`` and the norm over all the others.
@@ -23,44 +21,50 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
         g: Scale, one entry for each index of ``dim``; ``|g[j]|`` is the norm of w[j].
         dim: The output axis, counted from 0. Negative axes are refused, since ``torch``'s weight norm
             reads ``dim=-1`` as the whole tensor.
+        groups: Into how many parts the first axis falls, each with outputs of its own, laid end to end in g: a
+            transposed convolution, ``dim=1``, has them. It makes no difference where the output axis is the first.
 
     Shape:
         - v: any shape with at least one axis
-        - g: ``(v.shape[dim],)``
+        - g: ``(groups · v.shape[dim],)``, or ``(v.shape[0],)`` where dim is 0
 
     Returns:
         w, of v's shape, dtype and device. A row of zeros in v gives a row of zeros. The norm of half types is
         taken in float32.
 
     Raises:
-        ShapeError: g is not one entry for each index of ``dim``.
-        ValueError: ``dim`` is not an axis of v.
+        ShapeError: g is not one entry for each output.
+        ValueError: ``dim`` is not an axis of v, or the groups do not divide its first one.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2.
     """
-    square = _square(v, dim)
-    if g.shape != (v.shape[dim],):
+    square = _square(v, dim, groups)
+    if g.shape != square.shape:
+        each = f"each index of axis {dim} of v" + (f" in each of {groups} groups" if dim and groups > 1 else "")
         raise ShapeError(
-            f"weight_norm: g must have shape {(v.shape[dim],)}, one entry for each index of axis {dim} of v, "
+            f"weight_norm: g must have shape {tuple(square.shape)}, one entry for {each}, "
             f"got {tuple(g.shape)}; flatten a column of scales with g.flatten()"
         )
     # A zero row is masked before the root, so that it gives 0 instead of 0/0 in every derivative too.
     scale = g.to(square.dtype) * square.masked_fill(square == 0, 1.0).rsqrt()
-    return (v * scale.view([-1 if axis == dim else 1 for axis in range(v.ndim)])).to(v.dtype)
+    parts, axis = _part(v, dim, groups)
+    shape = [n if k in (0, axis) else 1 for k, n in enumerate(parts.shape)] if axis else [-1] + [1] * (v.ndim - 1)
+    return (parts * scale.view(shape)).reshape(v.shape).to(v.dtype)
 
 
-def exp_weight_norm(v: Tensor, s: Tensor, dim: int = 0) -> Tensor:
+def exp_weight_norm(v: Tensor, s: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """Compose a weight whose scale is exponential, w = e^s · v/‖v‖.
 
     Args:
         v: Direction, as in :func:`weight_norm`.
         s: Logarithm of the scale, from :func:`log_scale`.
         dim: The output axis, counted from 0.
+        groups: Parts of the first axis, likewise.
 
     Shape:
         - v: any shape with at least one axis
-        - s: ``(v.shape[dim],)``
+        - s: that of g
 
     Returns:
         w, of v's shape, dtype and device.
@@ -71,7 +75,7 @@ def exp_weight_norm(v: Tensor, s: Tensor, dim: int = 0) -> Tensor:
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 2.1.
     """
-    return weight_norm(v, s.exp(), dim)
+    return weight_norm(v, s.exp(), dim, groups)
 
 
 def log_scale(g: Tensor) -> Tensor:
@@ -98,7 +102,7 @@ def log_scale(g: Tensor) -> Tensor:
     return g.log()
 
 
-def decompose(w: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+def decompose(w: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]:
     """Split a weight into a direction and a scale that compose to it again.
 
     v = w and g = ‖w‖ for every row that has a length; the j-th row of zeros gets g = 0 and the unit vector
@@ -107,15 +111,16 @@ def decompose(w: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
     Args:
         w: The weight.
         dim: The output axis, counted from 0.
+        groups: Parts of the first axis, as in :func:`weight_norm`.
 
     Shape:
         - w: any shape with at least one axis, k entries in each row
 
     Returns:
-        v, of w's shape, and g, of shape ``(w.shape[dim],)``; both new tensors of w's dtype and device.
+        v, of w's shape, and g, of the shape that :func:`weight_norm` takes; both new tensors of w's dtype and device.
 
     Raises:
-        ValueError: ``dim`` is not an axis of w.
+        ValueError: ``dim`` is not an axis of w, or the groups do not divide its first one.
 
     Example:
         >>> import torch
@@ -125,60 +130,59 @@ def decompose(w: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
         >>> weight_norm(v, g).tolist()
         [[3.0, 4.0], [0.0, 0.0]]
     """
-    g = norm(w, dim)
-    rows = w.detach().movedim(dim, 0)  # (out, …)
+    g = norm(w, dim, groups)
+    parts, axis = _part(w.detach(), dim, groups)
+    outer = parts.movedim(axis, 1) if axis else parts  # (groups, out / groups, …), or (out, …)
+    rows = outer.flatten(0, 1) if axis else outer  # (out, …)
     v = rows.reshape(rows.shape[0], -1) if rows.numel() else rows
     if rows.numel():
         zero = g == 0
         turn = (zero.cumsum(0) - 1).clamp(min=0) % v.shape[1]
         v = torch.where(zero.unsqueeze(1), F.one_hot(turn, v.shape[1]).to(v.dtype), v)
-    return v.view(rows.shape).movedim(0, dim).contiguous(), g
+    v = v.view(outer.shape)
+    return (v.movedim(1, axis) if axis else v).reshape(w.shape).contiguous(), g
 
 
-def norm(w: Tensor, dim: int = 0) -> Tensor:
+def norm(w: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """Take the norm of each row of a weight, ‖w[j]‖ over all axes but ``dim``.
 
     Args:
         w: The weight.
         dim: The output axis, counted from 0.
+        groups: Parts of the first axis, as in :func:`weight_norm`.
 
     Shape:
         - w: any shape with at least one axis
 
     Returns:
-        The norms, of shape ``(w.shape[dim],)`` and of w's dtype; for half types the sum is taken in float32.
+        The norms, of the shape of g and of w's dtype; for half types the sum is taken in float32.
 
     Raises:
-        ValueError: ``dim`` is not an axis of w.
+        ValueError: ``dim`` is not an axis of w, or the groups do not divide its first one.
     """
-    return _square(w, dim).sqrt().to(w.dtype)
+    return _square(w, dim, groups).sqrt().to(w.dtype)
 
 
-def compose(vs: Sequence[Tensor], gs: Sequence[Tensor]) -> list[Tensor]:
-    """Compose many weights, each over its first axis, in one go.
-
-    Args:
-        vs: Directions.
-        gs: Scales, one vector for each direction.
-
-    Shape:
-        - vs: each with at least one axis
-        - gs: ``(v.shape[0],)`` each
-
-    Returns:
-        The weights, in the order given.
-    """
-    return [weight_norm(v, g) for v, g in zip(vs, gs, strict=True)]
-
-
-def _square(w: Tensor, dim: int) -> Tensor:
-    """Take ‖w[j]‖² over all axes but ``dim``: one entry for each j, in float32 for half types."""
+def _square(w: Tensor, dim: int, groups: int) -> Tensor:
+    """Take ‖w[j]‖² over all axes but ``dim``: one entry for each j of each group, in float32 for half types."""
     if not 0 <= dim < w.ndim:
         raise ValueError(
             f"weight_norm: dim must be an axis of a tensor with {w.ndim} axes, counted from 0, got {dim}; "
             "torch's weight_norm reads dim=-1 as the whole tensor, so no negative axis is taken here"
         )
+    if groups < 1 or w.shape[0] % groups:
+        raise ValueError(f"weight_norm: groups must divide the first axis of shape {tuple(w.shape)}, got {groups}")
     if w.dtype in (torch.float16, torch.bfloat16):
         w = w.float()
-    rows = w.movedim(dim, 0).reshape(w.shape[dim], w.numel() // max(w.shape[dim], 1))
+    parts, axis = _part(w, dim, groups)
+    if axis:
+        return parts.square().sum([k for k in range(parts.ndim) if k not in (0, axis)]).flatten()
+    rows = w.reshape(w.shape[0], w.numel() // max(w.shape[0], 1))
     return rows.square().sum(1)  # not a product of matrices, which autocast would take in half precision
+
+
+def _part(w: Tensor, dim: int, groups: int) -> tuple[Tensor, int]:
+    """View a weight so that its outputs lie along the first axis and the one returned, or along the first alone."""
+    if dim == 0:
+        return w, 0
+    return w.view(groups, w.shape[0] // groups, *w.shape[1:]), dim + 1

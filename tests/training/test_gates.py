@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, each, each_module, sequence_cases
+from cases import Case, each, each_recurrent, sequence_cases
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -49,7 +49,7 @@ def step(monitor: GateMonitor, trainer: Any, model: nn.Module, taken: int = 1, b
     monitor.on_train_batch_end(trainer, model, None, None, 0)  # type: ignore[arg-type]
 
 
-@each_module
+@each_recurrent
 def test_every_gate_is_measured_as_its_views_have_it(case: Case, tmp_path: Path) -> None:
     model = nn.ModuleDict({"net": case.make()})
     rnn: Any = model["net"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import wnseq
-from wnseq.convert import direction_norms
+from wnseq.optimise import direction_norms
 from wnseq.training.quiet import quiet
 from wnseq.training.renormalise import Renormalize
 

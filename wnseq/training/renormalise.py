@@ -5,13 +5,13 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from wnseq.convert import direction_norms, renormalize_
+from wnseq.optimise import direction_norms, renormalize_
 
 
 class Renormalize(Callback):
     """Put the norm of every direction back to its start after each step of an optimiser.
 
-    v ← ‖v₀‖ · v/‖v‖, row by row, which changes no function: see :func:`wnseq.convert.renormalize_`.
+    v ← ‖v₀‖ · v/‖v‖, row by row, which changes no function: see :func:`wnseq.optimise.renormalize_`.
 
     The start is the first training batch, after whatever initialises the model when training starts. It travels in the
     checkpoint, and a resumed run goes on with it.

@@ -9,12 +9,14 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "wnseq/__init__.py").read_text("utf-8"), re.M)[1]
 
 PLOTS = ["matplotlib>=3.9", "tensorboard>=2.17"]
+IMAGES = ["scikit-learn>=1.5"]
+EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 EXTRAS = {
-    "images": ["scikit-learn>=1.5"],
+    "images": IMAGES,
     "plots": PLOTS,
-    "export": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
+    "export": EXPORT,
     "rl": ["gymnasium>=1.0", "ale-py>=0.10"],
-    "test": [*PLOTS, "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "setuptools>=77"],
+    "test": [*PLOTS, *IMAGES, *EXPORT, "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "setuptools>=77"],
     "dev": ["mypy>=1.14", "ruff>=0.9"],
 }
 

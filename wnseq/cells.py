@@ -15,7 +15,18 @@ from torch import Tensor
 from wnseq.module import WNModule
 from wnseq.weight_norm import ShapeError, norm
 
-__all__ = ["GATES", "WNGRUCell", "WNLSTMCell", "WNRNNCell", "draw", "gate_slice", "gru_step", "lstm_step", "rnn_step"]
+__all__ = [
+    "GATES",
+    "WNGRUCell",
+    "WNLSTMCell",
+    "WNRNNCell",
+    "draw",
+    "gate_slice",
+    "gate_view",
+    "gru_step",
+    "lstm_step",
+    "rnn_step",
+]
 
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # w_ih, w_hh, b_ih, b_hh
 
@@ -168,6 +179,31 @@ def draw(module: WNModule, hidden_size: int) -> None:
             g.copy_(norm(v))
 
 
+def gate_view(module: WNModule, name: str, gate: str) -> Tensor:
+    """View the scales of one gate of one weight.
+
+    Args:
+        module: Recurrent module or cell.
+        name: Name of the weight.
+        gate: Name of the gate.
+
+    Returns:
+        A view of shape ``(H,)`` into the g vector.
+
+    Raises:
+        RuntimeError: The g vector is sharded over processes.
+        ValueError: There is no such gate.
+    """
+    rows = gate_slice(module.kind, gate, module.hidden_size)
+    g = module.v_and_g(name)[1]
+    if hasattr(g, "full_tensor"):  # a DTensor: an index into it gives a copy, and a write into that would be lost
+        raise RuntimeError(
+            f"{type(module).__name__}.gate_g: {name}_g is sharded, so that no process has a whole gate to view; read "
+            f"it as module.{name}_g.full_tensor()[{rows.start}:{rows.stop}], and write into gates before sharding"
+        )
+    return g[rows]
+
+
 class _WNCell(WNModule):
     """What the three cells share: parameters, checks and binding."""
 
@@ -218,11 +254,12 @@ class _WNCell(WNModule):
             A view of shape ``(H,)`` into the g vector. Write into it under ``torch.no_grad()``.
 
         Raises:
+            RuntimeError: The parameters are sharded.
             ValueError: There is no such gate or no such weight.
         """
         if of not in ("ih", "hh"):
             raise ValueError(f"{type(self).__name__}: of must be 'ih' or 'hh', got {of!r}")
-        return self.v_and_g(f"weight_{of}")[1][gate_slice(self.kind, gate, self.hidden_size)]
+        return gate_view(self, f"weight_{of}", gate)
 
     def _bound(self) -> Weights:
         weights = self.composed()

@@ -1,10 +1,11 @@
-"""The recurrences over a whole sequence: torch's fused kernels, one function a kind, and one loop over the steps.
+"""The recurrences over a whole sequence, one function a kind, by the one of three ways that the moment asks for.
 
 ``flat`` holds weights and biases in torch's order: for each layer and direction, ``w_ih, w_hh[, b_ih, b_hh][, w_hr]``.
 With ``batch_sizes`` the input is the data of a packed sequence; it has no batch axis then, and ``batch_first`` is moot.
 
-The fused kernels have no batching rule, so under ``torch.func.vmap`` the loop runs instead; and since torch's LSTM of
-float32 on a CPU has no forward-mode derivative, so it does under ``torch.func.jvp``, ``jacfwd`` and ``hessian``.
+Torch's fused kernels are the rule. While a graph is captured, each layer and direction is one operator of ours. Neither
+has a batching rule, and torch's LSTM of float32 on a CPU no forward-mode derivative, so under ``torch.func.vmap``,
+``jvp``, ``jacfwd`` and ``hessian`` the cells' steps run one by one.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wnseq import operators
 from wnseq.cells import gru_step, lstm_step, rnn_step
 
 __all__ = ["Plan", "gru", "lstm", "rnn"]
 
 States = tuple[Tensor, ...]
-Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh]
+Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
+Sizes = Tensor | None  # of a packed batch. Aliases, as torch.compile does not read the annotations of a closure.
+Flat = list[Tensor]
+Result = tuple[Tensor, States]
+Layer = Callable[[Tensor, Sizes, States, Flat, bool], Result]  # one direction of one layer, time first
 
 
 class Plan(NamedTuple):
@@ -53,19 +59,29 @@ def rnn(
     Returns:
         Output and final hidden states.
     """
-    if _must_loop():
+    if _must_step():
 
         def step(x: Tensor, states: States, *weights: Tensor) -> States:
             w_ih, w_hh, *biases = weights
             b_ih, b_hh = biases or (None, None)
             return (rnn_step(x, states[0], w_ih, w_hh, b_ih, b_hh, nonlinearity),)
 
-        output, (h,) = _loop(step, x, batch_sizes, (h,), flat, plan)
-        return output, h
-    run = torch.rnn_tanh if nonlinearity == "tanh" else torch.rnn_relu
-    if batch_sizes is None:
-        return run(x, h, flat, *plan)
-    return run(x, batch_sizes, h, flat, *plan[:-1])
+        layer = _stepwise(step)
+    elif _must_capture(x):
+
+        def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
+            x, states, weights = _autocast(x, states, weights)
+            w_ih, w_hh, b_ih, b_hh = weights if plan.bias else [*weights, None, None]
+            output, h = operators.rnn(x, batch_sizes, *states, w_ih, w_hh, b_ih, b_hh, nonlinearity == "relu", reverse)
+            return output, (h,)
+
+    else:
+        run = torch.rnn_tanh if nonlinearity == "tanh" else torch.rnn_relu
+        if batch_sizes is None:
+            return run(x, h, flat, *plan)
+        return run(x, batch_sizes, h, flat, *plan[:-1])
+    output, (h,) = _run(layer, x, batch_sizes, (h,), flat, plan)
+    return output, h
 
 
 def lstm(
@@ -87,18 +103,36 @@ def lstm(
     Returns:
         Output, and final hidden and cell states.
     """
-    if _must_loop():
-        gates = 4 if plan.bias else 2  # weights and biases of the gates; a projection comes after them
+    gates = 4 if plan.bias else 2  # weights and biases of the gates; a projection comes after them
+    if _must_step():
 
         def step(x: Tensor, states: States, *weights: Tensor) -> States:
             h, c = lstm_step(x, (states[0], states[1]), *weights[:gates])
             return (F.linear(h, weights[gates]) if len(weights) > gates else h), c
 
-        output, (h, c) = _loop(step, x, batch_sizes, state, flat, plan)
+        layer = _stepwise(step)
+    elif _must_capture(x):
+
+        def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
+            dtype = states[1].dtype
+            x, states, weights = _autocast(x, states, weights)
+            w_ih, w_hh, b_ih, b_hh = weights[:gates] if plan.bias else [*weights[:gates], None, None]
+            w_hr = weights[gates] if len(weights) > gates else None
+            onednn = operators.has_onednn(x, batch_sizes, w_hr)
+            save = not onednn and _records(x, *states, *weights)
+            output, h, c, _, _ = operators.lstm(x, batch_sizes, *states, w_ih, w_hh, b_ih, b_hh, w_hr, reverse, save)
+            if not onednn:  # there autocast lowers torch's products, not its states
+                c = c.to(dtype)
+                output, h = (output, h) if w_hr is not None else (output.to(dtype), h.to(dtype))
+            return output, (h, c)
+
     elif batch_sizes is None:
         output, h, c = torch.lstm(x, state, flat, *plan)
+        return output, (h, c)
     else:
         output, h, c = torch.lstm(x, batch_sizes, state, flat, *plan[:-1])
+        return output, (h, c)
+    output, (h, c) = _run(layer, x, batch_sizes, state, flat, plan)
     return output, (h, c)
 
 
@@ -119,55 +153,96 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
     Returns:
         Output and final hidden states.
     """
-    if _must_loop():
+    if _must_step():
 
         def step(x: Tensor, states: States, *weights: Tensor) -> States:
             return (gru_step(x, states[0], *weights),)
 
-        output, (h,) = _loop(step, x, batch_sizes, (h,), flat, plan)
-        return output, h
-    if batch_sizes is None:
+        layer = _stepwise(step)
+    elif _must_capture(x):
+
+        def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
+            dtype = states[0].dtype  # which torch's GRU keeps under autocast
+            x, states, weights = _autocast(x, states, weights)
+            w_ih, w_hh, b_ih, b_hh = weights if plan.bias else [*weights, None, None]
+            save = _records(x, *states, *weights)
+            output, h, _, _ = operators.gru(x, batch_sizes, *states, w_ih, w_hh, b_ih, b_hh, reverse, save)
+            return output.to(dtype), (h.to(dtype),)
+
+    elif batch_sizes is None:
         return torch.gru(x, h, flat, *plan)
-    return torch.gru(x, batch_sizes, h, flat, *plan[:-1])
+    else:
+        return torch.gru(x, batch_sizes, h, flat, *plan[:-1])
+    output, (h,) = _run(layer, x, batch_sizes, (h,), flat, plan)
+    return output, h
 
 
-def _must_loop() -> bool:
-    """Tell whether a transform of ``torch.func`` is at work that the fused kernels have no rule for."""
-    if torch.compiler.is_compiling():
-        return False
-    kinds = torch._C._functorch.TransformType  # torch has no public name for the transforms at work
-    stack = torch._C._functorch.get_interpreter_stack()
-    return any(transform.key() in (kinds.Vmap, kinds.Jvp) for transform in stack or ())
+def _must_step() -> bool:
+    """Tell whether a transform of ``torch.func`` is at work that neither kernels nor operators have a rule for."""
+    if torch.compiler.is_compiling():  # where the transforms cannot be told apart
+        return bool(torch._C._are_functorch_transforms_active())
+    functorch = torch._C._functorch  # torch has no public name for the transforms at work
+    transforms = functorch.get_interpreter_stack() or ()
+    return any(each.key() in (functorch.TransformType.Vmap, functorch.TransformType.Jvp) for each in transforms)
 
 
-def _loop(
-    step: Step, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor], plan: Plan
+def _must_capture(x: Tensor) -> bool:
+    """Tell whether a graph is being captured that torch's own recurrence would not fit into as one node.
+
+    On CUDA it does, except for export, which would fix the length.
+    """
+    return torch.compiler.is_compiling() and (not x.is_cuda or torch.compiler.is_exporting())
+
+
+def _records(*tensors: Tensor) -> bool:
+    """Tell whether there may be a backward through these."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _autocast(x: Tensor, states: States, weights: Flat) -> tuple[Tensor, States, Flat]:
+    """Cast what goes into an operator as autocast would."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, states, weights
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), tuple(state.to(dtype) for state in states), [weight.to(dtype) for weight in weights]
+
+
+def _stepwise(step: Step) -> Layer:
+    """Make a layer of one direction out of a step."""
+
+    def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
+        inputs = list(x.unbind(0) if batch_sizes is None else torch.split(x, batch_sizes.tolist()))
+        outputs: list[Tensor] = []
+        for x_t in reversed(inputs) if reverse else inputs:
+            alive = x_t.shape[0]  # a packed batch is sorted: what ends early or, backward, starts late is at its end
+            new = step(x_t, tuple(s[:alive] for s in states), *weights)
+            states = tuple(torch.cat([n, s[alive:].to(n.dtype)]) for n, s in zip(new, states, strict=True))
+            outputs.append(new[0])
+        outputs = outputs[::-1] if reverse else outputs
+        return torch.stack(outputs) if batch_sizes is None else torch.cat(outputs), states
+
+    return layer
+
+
+def _run(
+    layer: Layer, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor], plan: Plan
 ) -> tuple[Tensor, States]:
-    """Run layers and directions step by step; arguments and results as of the fused kernels."""
+    """Run layers and directions one by one; arguments and results as of the fused kernels."""
     swap = plan.batch_first and batch_sizes is None
     x = x.transpose(0, 1) if swap else x  # (T, N, I), or (ΣN, I) packed
     places = states[0].shape[0]
     directions = 1 + plan.bidirectional
     each = len(flat) // places
     final: list[States] = []
-    for place in range(places):
-        weights = flat[place * each : (place + 1) * each]
-        reverse = bool(place % directions)
-        if not reverse:
-            if place and plan.dropout:
-                x = F.dropout(x, plan.dropout, plan.training)
-            inputs = list(x.unbind(0) if batch_sizes is None else torch.split(x, batch_sizes.tolist()))
-            outputs: list[Tensor] = []
-        state = tuple(s[place] for s in states)
-        steps: list[Tensor] = []
-        for x_t in reversed(inputs) if reverse else inputs:
-            alive = x_t.shape[0]  # a packed batch is sorted: what ends early or, backward, starts late is at its end
-            new = step(x_t, tuple(s[:alive] for s in state), *weights)
-            state = tuple(torch.cat([n, s[alive:].to(n.dtype)]) for n, s in zip(new, state, strict=True))
-            steps.append(new[0])
-        steps = steps[::-1] if reverse else steps
-        outputs.append(torch.stack(steps) if batch_sizes is None else torch.cat(steps))
-        final.append(state)
-        if place % directions == directions - 1:
-            x = torch.cat(outputs, -1)
+    for first in range(0, places, directions):
+        if first and plan.dropout:
+            x = F.dropout(x, plan.dropout, plan.training)
+        outputs: list[Tensor] = []
+        for place in range(first, first + directions):
+            weights = flat[place * each : (place + 1) * each]
+            output, new = layer(x, batch_sizes, tuple(s[place] for s in states), weights, place > first)
+            outputs.append(output)
+            final.append(new)
+        x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
     return x.transpose(0, 1) if swap else x, tuple(torch.stack(parts) for parts in zip(*final, strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from wnseq import kernels
-from wnseq.cells import GATES, draw, gate_slice
+from wnseq.cells import GATES, draw, gate_view
 from wnseq.module import WNModule
 from wnseq.weight_norm import ShapeError
 
@@ -154,6 +154,7 @@ class _WNRecurrent(WNModule):
             A view of shape ``(H,)`` into the g vector. Write into it under ``torch.no_grad()``.
 
         Raises:
+            RuntimeError: The parameters are sharded.
             ValueError: There is no such gate, layer, weight or direction.
 
         Example:
@@ -179,7 +180,7 @@ class _WNRecurrent(WNModule):
         if reverse and not self.bidirectional:
             raise ValueError(f"{label}: there is no reverse direction without bidirectional=True")
         name = f"weight_{of}_l{layer}" + ("_reverse" if reverse else "")
-        return self.v_and_g(name)[1][gate_slice(self.kind, gate, self.hidden_size)]
+        return gate_view(self, name, gate)
 
     def _flat(self) -> list[Tensor]:
         """Compose the weights, and put them and the biases in the order of torch's kernels."""
@@ -232,7 +233,10 @@ class _WNRecurrent(WNModule):
         if isinstance(x, PackedSequence):
             data, batch_sizes, order, back = x
             self._check_input(data, 2)
-            states = self._initial(states, data, int(batch_sizes[0]))
+            batch: Any = batch_sizes[0].item()
+            if states is not None and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
+                torch._check(batch == states[0].shape[1])  # type: ignore[no-untyped-call]
+            states = self._initial(states, data, batch)
             if order is not None:
                 states = tuple(state.index_select(1, order) for state in states)
             output, states = self._recur(data, batch_sizes, states, flat)

@@ -5,10 +5,16 @@ Each row is a function that tries one thing and raises if it does not work; its 
 """
 
 import copy
+import functools
 import io
+import json
+import logging
 import pickle
 import platform
 import re
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,15 +25,30 @@ import torch
 from cases import tensors
 from contenders import CELLS, CONTENDERS, OURS, PLAIN, SEQUENCES, THEIRS, NothingToTry, Subject, normalised
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.export import Dim
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
-import wnseq
+import wnseq.onnx
 
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
+LIMITS = (
+    "A second derivative through a compiled graph: AOTAutograd has none "
+    "([pytorch#91469](https://github.com/pytorch/pytorch/issues/91469)). It raises; uncompiled it works.",
+    "ONNX has no LSTM with a projection ([icefall#621](https://github.com/k2-fsa/icefall/pull/621)) and no packed "
+    "input ([LSTM](https://onnx.ai/onnx/operators/onnx__LSTM.html)). The export raises; `torch.export` takes both.",
+    "`torch.jit.script` and `quantize_dynamic` know the layers of `torch.nn` by their class, and TorchScript is "
+    "deprecated ([torch.jit](https://docs.pytorch.org/docs/stable/jit.html)): fold first.",
+    "Lightning's own `fsdp` strategy wants CUDA "
+    "([pytorch-lightning#21812](https://github.com/Lightning-AI/pytorch-lightning/issues/21812)); `fully_shard` does "
+    "not.",
+)
 YES, NOTHING_TO_TRY = "yes", "—"
 SHORT = 60  # characters of an error that a cell of the table holds
 FIRST_GATES = {"LSTM": "input", "GRU": "reset", "RNN": "hidden"}
@@ -482,12 +503,181 @@ def ensemble(subject: Subject) -> None:
         close([part[k] for part in ours], list(tensors(model(x))))
 
 
+# Graphs
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, backend="aot_eager", **options)
+
+
+def dynamic(subject: Subject) -> tuple[dict[int, Any], ...]:
+    """Let the axes of an input vary: time and batch, or the batch of a cell."""
+    axes = ("batch",) if subject.is_cell else ("steps", "batch")
+    return ({axis: Dim(name) for axis, name in enumerate(axes)},)
+
+
+def longer(subject: Subject) -> torch.Tensor:
+    """Draw an input of other lengths and batch size than the usual one."""
+    return torch.randn((2, 5) if subject.is_cell else (7, 2, 5))
+
+
+@row("Graphs")
+def compiled_whole(subject: Subject) -> None:
+    """``torch.compile(fullgraph=True)``, forward and backward."""
+    module, x = subject.make(), subject.input()
+    result, expected = compiled(module)(x), module(x)
+    close(result, expected)
+    close(list(gradients(module, result)), list(gradients(module, expected)))
+
+
+@row("Graphs")
+def compiled_once(subject: Subject) -> None:
+    """the same, with one graph for every length and batch size."""
+    module, x = subject.make(), longer(subject)
+    run = compiled(module, dynamic=True)
+    run(subject.input())
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        close(run(x), module(x))
+
+
+@row("Graphs", SEQUENCES)
+def compiled_packed(subject: Subject) -> None:
+    """the same, with a packed sequence."""
+    module, x = subject.make(), pack_padded_sequence(subject.input(), [2, 4, 3], enforce_sorted=False)
+    (output, state), (expected, expected_state) = compiled(module)(x), module(x)
+    close([output.data, state], [expected.data, expected_state])
+
+
+@row("Graphs")
+def exported(subject: Subject) -> None:
+    """``torch.export`` for every length and batch size, saved and loaded."""
+    module, x = subject.make().eval(), longer(subject)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(module, (subject.input(),), dynamic_shapes=dynamic(subject)), file)
+    file.seek(0)
+    close(torch.export.load(file).module()(x), module(x))
+
+
+@row("Graphs")
+def exported_to_onnx(subject: Subject) -> None:
+    """ONNX for every length and batch size, right in onnxruntime."""
+    import onnxruntime
+
+    module, x, file = subject.make().eval(), longer(subject), io.BytesIO()
+    table = wnseq.onnx.translations() if subject.contender == OURS else None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch.onnx.export(
+        module,
+        (subject.input(),),
+        dynamo=True,
+        dynamic_shapes=dynamic(subject),
+        custom_translation_table=table,
+        verbose=False,
+    ).save(file)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(file.getvalue(), options)
+    results = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        close([torch.from_numpy(result) for result in results], tensors(module(x)), rtol=0, atol=1e-5)
+
+
+@row("Graphs")
+def traced(subject: Subject) -> None:
+    """``torch.jit.trace``, for other lengths and batch sizes."""
+    module, x = subject.make(), longer(subject)
+    close(torch.jit.trace(module, (subject.input(),))(x), module(x))
+
+
+@row("Graphs")
+def scripted(subject: Subject) -> None:
+    """``torch.jit.script``, after folding."""
+    module, x = subject.make(), subject.input()
+    close(torch.jit.script(nn.Sequential(without_norm(subject, module)))(x), module(x))
+
+
+@row("Graphs", tuple(kind for kind in SEQUENCES + CELLS if kind != "RNN"))
+def quantised(subject: Subject) -> None:
+    """``quantize_dynamic``, after folding."""
+    module, x = subject.make(), subject.input()
+    kinds = {getattr(nn, subject.kind)}
+    small = torch.ao.quantization.quantize_dynamic(nn.Sequential(without_norm(subject, module)), kinds)
+    require(type(small[0]) not in kinds, "nothing was quantised")
+    close(small(x), module(x), rtol=0, atol=0.05)
+
+
+def without_norm(subject: Subject, module: nn.Module) -> nn.Module:
+    """Fold ours into torch.nn; remove torch's weight norm as torch has it; leave a plain module as it is."""
+    if subject.contender == OURS:
+        return wnseq.fold(module).model
+    if subject.contender == THEIRS:
+        for name in subject.weights:
+            parametrize.remove_parametrizations(module, name)
+    return module
+
+
+# Several processes
+
+
+def part_of_a_batch(subject: Subject, way: str, rank: int) -> None:
+    """Go back through one half of a batch, the other half being another process's, and compare the gradients."""
+    alone, shared = subject.make(dtype=torch.float64), subject.make(dtype=torch.float64)
+    x = torch.randn((4, 5) if subject.is_cell else (4, 4, 5), dtype=torch.float64)
+    half = slice(2 * rank, 2 * rank + 2)
+    if way == "ddp":
+        parallel = DistributedDataParallel(shared)
+    else:
+        parallel = fully_shard(shared, mesh=init_device_mesh("cpu", (2,)))
+    (2 * total(parallel(x[half] if subject.is_cell else x[:, half]))).backward()  # both take the mean of two
+    total(alone(x)).backward()
+    for ours, expected in zip(shared.parameters(), alone.parameters(), strict=True):
+        gradient = ours.grad.full_tensor() if way == "fsdp" else ours.grad
+        close(gradient, expected.grad)
+
+
+def work(way: str, rank: int, folder: Path) -> None:
+    """Be one of the two processes: try every module, and leave the outcomes in a file."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    found = {}
+    for who in CONTENDERS:
+        for kind in SEQUENCES + CELLS:
+            row = Row("", lambda subject: part_of_a_batch(subject, way, rank), (kind,), "")
+            found[f"{who} {kind}"] = outcome(row, Subject(who, kind))
+    (folder / f"{rank}.json").write_text(json.dumps(found), "utf-8")
+    torch.distributed.destroy_process_group()
+
+
+@functools.cache
+def outcomes_of_two(way: str) -> dict[str, str]:
+    """Try every module in two processes, once."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-W", "ignore", __file__, way]
+        pair = [subprocess.Popen([*command, str(rank), folder], stderr=subprocess.PIPE) for rank in range(2)]
+        errors = [each.communicate(timeout=240)[1].decode() for each in pair]
+        require(all(each.returncode == 0 for each in pair), "\n".join(errors))
+        return json.loads((Path(folder) / "0.json").read_text("utf-8"))
+
+
+@row("Two processes")
+def data_parallel(subject: Subject) -> str:
+    """gradients of a whole batch under ``DistributedDataParallel``."""
+    return outcomes_of_two("ddp")[f"{subject.contender} {subject.kind}"]
+
+
+@row("Two processes")
+def sharded(subject: Subject) -> str:
+    """the same under FSDP2, ``fully_shard``."""
+    return outcomes_of_two("fsdp")[f"{subject.contender} {subject.kind}"]
+
+
 # The page
 
 
 def shorten(error: Exception, kind: str) -> str:
     """Say the type and the first words of an error, the same in every run and for every class."""
     words = re.sub(r"0x[0-9a-f]+", "0x…", " ".join(str(error).split())).replace("|", "/").replace("`", "'")
+    words = words.partition(" Explanation")[0].replace("RNN, GRU, or LSTM", "a recurrent layer")
     words = re.sub(rf"\b(Parametrized)?{kind}\b", "the module", words).partition(". ")[0].removesuffix(".")
     if len(words) > SHORT:
         words = words[:SHORT].rpartition(" ")[0].rstrip(",:;") + " …"
@@ -564,7 +754,7 @@ def page(found: dict[str, Outcomes]) -> str:
             if row.backend:
                 cells[-1] += f" ({row.backend})"
             lines.append(f"| {row.title.replace('``', '`')} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", "## Limits of the backends", "", *(f"- {limit}" for limit in LIMITS)]) + "\n"
 
 
 def main() -> None:
@@ -573,4 +763,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:  # one of the two processes
+        work(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()

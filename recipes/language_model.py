@@ -39,8 +39,9 @@ from wnseq.cells import gate_slice
 from wnseq.data.compression import compressed_bits_per_byte
 from wnseq.data.text import TextDataModule
 from wnseq.data.vocabulary import Vocabulary
-from wnseq.data.windows import IGNORE, Window
+from wnseq.data.windows import IGNORE, Window, share
 from wnseq.training import checkpoints
+from wnseq.training.callbacks import from_all
 from wnseq.training.cli import RecipeCLI, run
 from wnseq.training.gates import GateMonitor
 
@@ -314,7 +315,7 @@ class LanguageModel(LightningModule):
         """Take the mean loss per token of one window."""
         nats, tokens = self._step(batch, "train")
         loss = nats / tokens
-        self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel())
+        self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
         return loss
 
     def _evaluate(self, batch: Window, stage: str) -> None:
@@ -325,7 +326,7 @@ class LanguageModel(LightningModule):
 
     def _log_evaluation(self, stage: str) -> None:
         """Log every unit in which language models are compared: nats and bits by token, word, character and byte."""
-        nats, tokens = self._sums.pop(stage)
+        nats, tokens = map(sum, zip(*from_all(self.trainer, self._sums.pop(stage)), strict=True))
         values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, TextDataModule):
@@ -334,7 +335,7 @@ class LanguageModel(LightningModule):
             values["word_perplexity"] = exp(nats / counts.words)
             values["bits_per_character"] = nats / math.log(2) / counts.characters
             values["bits_per_byte"] = nats / math.log(2) / counts.bytes
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def validation_step(self, batch: Window, index: int) -> None:
         """Add one window to the validation."""
@@ -354,7 +355,7 @@ class LanguageModel(LightningModule):
 
     def predict_step(self, batch: Any, index: int) -> str:
         """Sample, writing the text to the terminal as it comes."""
-        return stream(self, self.sampling)
+        return stream(self, self.sampling) if self.trainer.is_global_zero else ""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone, and the state carried between windows."""
@@ -367,10 +368,11 @@ class LanguageModel(LightningModule):
             "corpus": getattr(data, "corpus", None),
             "corpus_sha256": getattr(data, "corpus_sha256", None),
         }
-        state = self._states.get("train")
-        checkpoint["carried_state"] = (
-            [s.clone() for s in state] if isinstance(state, tuple) else None if state is None else state.clone()
-        )
+        state = self._states.get("train", ())
+        own = [s.cpu() for s in (state if isinstance(state, tuple) else (state,))]
+        of_all = from_all(self.trainer, own)
+        # the columns of all processes, in their order; None where the other processes may not answer
+        checkpoint["carried_state"] = of_all and [torch.cat(columns, 1) for columns in zip(*of_all, strict=True)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take vocabulary and carried state from a checkpoint."""
@@ -379,9 +381,15 @@ class LanguageModel(LightningModule):
             self.build(vocabulary)
         else:
             check_same(vocabulary, self.vocabulary)
-        state = checkpoint.get("carried_state")
-        if state is not None:
-            self._states["train"] = tuple(state) if isinstance(state, list) else state
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        state = checkpoint["carried_state"]
+        if state is None:
+            self.print("the checkpoint was saved as several processes were stopped: the carried state starts from zero")
+        elif state:
+            part = self.global_rank, self.trainer.world_size
+            own = tuple(s[:, share(s.shape[1], part)] for s in state)
+            self._states["train"] = own if len(own) > 1 else own[0]
 
 
 def exp(x: float) -> float:

@@ -2,6 +2,7 @@ import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,7 +269,7 @@ def test_windows_before_setup_are_refused() -> None:
 def test_a_position_in_other_windows_is_refused() -> None:
     state = prepared().state_dict()
     for options, name in (
-        ({"batch_size": 5}, "batch_size 4, this one has 5"),
+        ({"batch_size": 5}, "batch_size over all processes 4, this one has 5"),
         ({"window": 17}, "window 16, this one has 17"),
         ({"random_windows": True}, "random_windows False, this one has True"),
         ({"seed": 1}, "seed 0, this one has 1"),
@@ -292,3 +293,61 @@ def test_a_loop_by_hand_goes_on_where_it_broke_off() -> None:
     rest = [window.inputs for window in again.train_dataloader()]
     assert torch.equal(torch.cat(begun + rest), torch.cat(whole))
     assert next(iter(again.train_dataloader())).fresh  # and then the next epoch begins
+
+
+def of_two(rank: int, **options: Any) -> TextDataModule:
+    """A data module in one of two processes."""
+    data = TextDataModule(TEXT, "byte", **options)
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=rank, world_size=2, training=False, state=SimpleNamespace(fn="fit")
+    )
+    return data
+
+
+def test_each_process_reads_its_own_block_of_columns() -> None:
+    whole = prepared(batch_size=6, window=16)
+    halves = [of_two(rank, batch_size=3, window=16) for rank in range(2)]
+    for half in halves:
+        half.setup("fit")
+    assert [len(half.train_dataloader()) for half in halves] == [len(whole.train_dataloader())] * 2
+    for window, *both in zip(whole.train_dataloader(), *(half.train_dataloader() for half in halves), strict=True):
+        assert torch.equal(torch.cat([half.inputs for half in both], 1), window.inputs)
+        assert window.fresh is both[0].fresh is both[1].fresh
+    for loader in ("val_dataloader", "test_dataloader"):
+        assert sum(predicted(list(getattr(half, loader)())) for half in halves) == predicted(
+            list(getattr(whole, loader)())
+        )
+
+
+def test_the_first_process_reads_the_text_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[str] = []
+    learn = module.learn_vocabulary
+    monkeypatch.setattr(module, "learn_vocabulary", lambda *args: learned.append(args[0]) or learn(*args))
+    first = of_two(0, batch_size=4, window=16)
+    first.prepare_data()
+    first.setup("fit")
+    assert learned == ["byte"]  # once, and setup keeps it
+
+
+def test_a_text_that_cannot_be_read_is_refused_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a")
+    data = of_two(0)
+    data.corpus = str(tmp_path / "short.txt")
+    data.prepare_data()
+    with pytest.raises(ValueError, match="too few to cut into train, val and test parts"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"window": 700}, r"shorter than one window of 700 on 2 processes"),
+        (
+            {"batch_size": 42, "window": 16},
+            r"too few for batch_size 42 on 2 processes times window 16, which is 1,344.*batch_size that fits is 41\.",
+        ),
+    ],
+)
+def test_texts_too_short_for_all_processes_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        of_two(0, **options).setup("fit")

@@ -125,3 +125,25 @@ def test_cold_windows_are_those_of_nanogpt() -> None:
 def test_a_loader_can_be_read_again() -> None:
     for loader in (StreamLoader(Columns(stream(20), 2, START), 3), ColdLoader(stream(20), 3, 2, START)):
         assert [window.targets.tolist() for window in loader] == [window.targets.tolist() for window in loader]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("trim", [True, False])
+def test_processes_divide_the_columns_without_overlap(processes: int, trim: bool) -> None:
+    whole = Columns(stream(100), 7, START, trim=trim)
+    parts = [Columns(stream(100), 7, START, trim=trim, part=(rank, processes)) for rank in range(processes)]
+    assert {part.rows for part in parts} == {whole.rows}  # so that all have the same windows
+    for window, *shares in zip(
+        *(columns.windows(fixed_cuts(whole.rows, 4)) for columns in (whole, *parts)), strict=True
+    ):
+        assert torch.equal(torch.cat([share.inputs for share in shares], 1), window.inputs)
+        assert torch.equal(torch.cat([share.targets for share in shares], 1), window.targets)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_processes_divide_the_cold_windows(processes: int) -> None:
+    whole = ColdLoader(stream(99), 4, 6, START)
+    parts = [ColdLoader(stream(99), 4, 6, START, part=(rank, processes)) for rank in range(processes)]
+    for window, *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([share.inputs for share in shares], 1), window.inputs)
+        assert torch.equal(torch.cat([share.targets for share in shares], 1), window.targets)

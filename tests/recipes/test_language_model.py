@@ -1,5 +1,8 @@
+import copy
 import csv
+import itertools
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from torch import nn
 
 from wnseq.data.text import TextDataModule
 from wnseq.data.vocabulary import Vocabulary
-from wnseq.data.windows import Window
+from wnseq.data.windows import IGNORE, Window
 from wnseq.recipes.language_model import LanguageModel, Network, Sampling, draw, exp, generate, main, sample
 
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
@@ -302,3 +305,33 @@ def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(capsys):
         with pytest.raises(SystemExit):
             fit(f"--model.init_from={path}", *arguments, steps=1)
         assert text in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_compiled_step_trains_as_the_plain_one_does(cell, backend):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("inductor needs a C++ compiler, and there is no g++")
+    data = TextDataModule(corpus="text.txt", vocabulary="word", batch_size=4, window=12, random_windows=True)
+    data.setup("fit")
+    windows = itertools.islice(itertools.cycle(data.train_dataloader()), 50)
+    curves = [[], []]
+    torch.manual_seed(0)
+    plain = Network(len(data.vocabulary), cell, "weight", 16, 16, 2, 0.0, True, 1.0)
+    networks = [plain, copy.deepcopy(plain)]
+    optimizers = [torch.optim.SGD(network.parameters(), lr=2.0) for network in networks]
+    torch._dynamo.reset()
+    steps = [plain, torch.compile(networks[1], fullgraph=True, dynamic=True, backend=backend)]
+    states = [None, None]
+    for window in windows:
+        for k, step in enumerate(steps):
+            logits, state = step(window.inputs, None if window.fresh else states[k])
+            states[k] = tuple(s.detach() for s in state) if cell == "lstm" else state.detach()
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), window.targets.flatten(), ignore_index=IGNORE)
+            optimizers[k].zero_grad()
+            loss.backward()
+            optimizers[k].step()
+            curves[k].append(loss.item())
+    assert sum(curves[0][-5:]) / 5 < curves[0][0] - 0.05
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)

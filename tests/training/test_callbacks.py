@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from wnseq.training import callbacks
 
@@ -51,12 +52,12 @@ def test_throughput_follows_the_clock_and_leaves_validation_out(monkeypatch: pyt
     throughput.on_train_epoch_start(None, module)
     for _ in range(3):
         now += 0.5
-        throughput.on_train_batch_end(None, module, None, [0] * 20, 0)
+        throughput.on_train_batch_end(SimpleNamespace(world_size=1), module, None, [0] * 20, 0)
         assert logged == {"train/tokens_per_s": pytest.approx(40)}
     now += 60
     throughput.on_validation_end(None, module)
     now += 0.25
-    throughput.on_train_batch_end(None, module, None, [0] * 20, 0)
+    throughput.on_train_batch_end(SimpleNamespace(world_size=1), module, None, [0] * 20, 0)
     assert 40 < logged["train/tokens_per_s"] < 80
 
 
@@ -78,3 +79,52 @@ def test_the_weights_have_not_seen_the_gradient_of_that_loss(
     monkeypatch.setattr(toy.ToyModel, "on_before_optimizer_step", lambda self, _: seen.append(self.global_step))
     fails(1, "--model.explode_at", "5")
     assert seen == [0, 1, 2, 3, 4]
+
+
+class Process(SimpleNamespace):
+    """One of two processes, as the callbacks see their Trainer."""
+
+    def __init__(self, rank: int = 0, interrupted: bool = False) -> None:
+        strategy = SimpleNamespace(broadcast=lambda value, src: (src, value))
+        super().__init__(
+            global_rank=rank, world_size=2, global_step=0, interrupted=interrupted, validating=False, strategy=strategy
+        )
+
+
+def test_values_come_from_all_processes_but_not_after_an_exception() -> None:
+    assert callbacks.from_all(Process(), "mine") == [(0, "mine"), (1, "mine")]  # type: ignore[arg-type]
+    assert callbacks.from_all(Process(interrupted=True), "mine") is None  # type: ignore[arg-type]
+
+
+def test_processes_that_began_alike_draw_differently_once_they_train() -> None:
+    drawn = []
+    for rank in (0, 1, 0):
+        torch.manual_seed(5)
+        callbacks.RandomState().on_train_start(Process(rank), None)  # type: ignore[arg-type]
+        drawn.append(draws())
+    assert drawn[0] == drawn[2]
+    assert all(one != other for one, other in zip(drawn[0], drawn[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [([{}] * 3, "the checkpoint has the random generators of 3 processes, and this run has 2"),
+     (None, "the checkpoint has no random generators of its processes, and this run has 2")],
+)  # fmt: skip
+def test_generators_of_another_number_of_processes_are_left_with_a_message(saved: Any, said: str) -> None:
+    told: list[str] = []
+    callback: Any = callbacks.RandomState()
+    callback.load_state_dict({"processes": saved})
+    callback.on_train_start(Process(1), SimpleNamespace(print=told.append))
+    callback.on_train_epoch_start(None, None)  # restores nothing
+    assert len(told) == 1 and told[0].startswith(said)
+
+
+@pytest.mark.parametrize(("exception", "saves"), [(RuntimeError(), False), (SIGTERMException(), True)])
+def test_one_of_several_processes_that_fails_alone_saves_nothing(
+    exception: BaseException, saves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[BaseException] = []
+    monkeypatch.setattr(callbacks.ModelCheckpoint, "on_exception", lambda *args: saved.append(args[-1]))
+    callbacks.Checkpoint().on_exception(Process(), None, exception)  # type: ignore[arg-type]
+    assert bool(saved) is saves

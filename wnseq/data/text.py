@@ -1,5 +1,6 @@
 """Text for recurrent language models: a corpus, a vocabulary, and windows in reading order."""
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ class TextDataModule(LightningDataModule):
     The training part is laid out as ``batch_size`` contiguous columns, read side by side, window by window, in order; a
     model that keeps its state from one window to the next reads each column as one long text.
 
+    Several processes of a Trainer read ``batch_size`` neighbouring columns each, of as many as all read together.
+    Validation and test have ``eval_batch_size`` columns however many processes deal them out among themselves, so that
+    their figures do not depend on that number.
+
     Args:
         corpus: python (the language reference inside Python, no download), ptb, wikitext-2, wikitext-103,
             tinyshakespeare, enwik8, text8, or the path of a UTF-8 text file or of a folder of them.
@@ -30,7 +35,7 @@ class TextDataModule(LightningDataModule):
             take its vocabulary; default subword.
         vocabulary_size: entries at most, the most frequent; default all words or characters, 2000 subwords.
         root: folder of the standard corpora; default $WNSEQ_DATA, else ./data.
-        batch_size: columns read side by side in training.
+        batch_size: columns read side by side in training, by each process.
         window: tokens of each column that a training step sees; gradients reach no further back.
         random_windows: draw each window's length around ``window`` (AWD-LSTM), else all are equal.
         eval_batch_size: columns in validation and test, each but the first begins with the zero state; with eval_fresh
@@ -105,9 +110,17 @@ class TextDataModule(LightningDataModule):
     # ---- from the corpus to ids
 
     def prepare_data(self) -> None:
-        """Download the corpus if it is a standard one that is not there yet."""
-        if not self._predicting:
-            fetch_corpus(self.corpus, self.root)
+        """Download the corpus if it is a standard one that is not there yet.
+
+        With several processes the first also learns the vocabulary and encodes the text, and the others wait and find
+        both in the cache.
+        """
+        if self._predicting:
+            return
+        fetch_corpus(self.corpus, self.root)
+        if self._part[1] > 1 and not self.splits:
+            with contextlib.suppress(ValueError, OSError):  # setup raises it again, in every process
+                self._read()
 
     def setup(self, stage: str | None = None) -> None:
         """Learn or load the vocabulary and encode the three parts, or find both in the cache.
@@ -119,19 +132,22 @@ class TextDataModule(LightningDataModule):
             self.epoch = self.position = 0  # Lightning restores a resumed run's position after this
         if stage == "predict" or self.splits:
             return
-        self.text = open_corpus(self.corpus, self.root)
-        self.corpus_sha256 = self.text.sha256
-        if self.vocabulary is None:
-            self.vocabulary = self._make_vocabulary(self.text)
-        splits = {
-            part: encode(self.text.parts[part], self.vocabulary, self.text.part_sha256(part), part) for part in PARTS
-        }
+        splits = self._read()
         if stage in (None, "fit"):
-            self._check_length("train", splits["train"], self.batch_size, self.window)
+            self._check_length("train", splits["train"], self.batch_size * self._part[1], self.window)
         if not self.eval_fresh:
             for part in ("val", "test"):
                 self._check_length(part, splits[part], self.eval_batch_size, 1)
         self.splits = splits
+
+    def _read(self) -> dict[str, Split]:
+        self.text = open_corpus(self.corpus, self.root)
+        self.corpus_sha256 = self.text.sha256
+        if self.vocabulary is None:
+            self.vocabulary = self._make_vocabulary(self.text)
+        return {
+            part: encode(self.text.parts[part], self.vocabulary, self.text.part_sha256(part), part) for part in PARTS
+        }
 
     def describe(self) -> str:
         """Return what the corpus is, in two lines for the screen."""
@@ -166,8 +182,8 @@ class TextDataModule(LightningDataModule):
         start = self._after_setup().start
         tokens = self.splits[part].tokens
         if self.eval_fresh:
-            return ColdLoader(tokens, self.eval_window, self.eval_batch_size, start)
-        return StreamLoader(Columns(tokens, self.eval_batch_size, start), self.eval_window)
+            return ColdLoader(tokens, self.eval_window, self.eval_batch_size, start, part=self._part)
+        return StreamLoader(Columns(tokens, self.eval_batch_size, start, part=self._part), self.eval_window)
 
     # ---- where training is
 
@@ -190,11 +206,12 @@ class TextDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
         for name, now in self._layout().items():
-            if state_dict.get(name, now) != now:
+            if (before := state_dict.get(name, now)) != now:
+                what = {"batch_size": "batch_size over all processes"}.get(name, name)
                 raise ValueError(
-                    f"The run to be resumed had {name} {state_dict[name]}, this one has {now}: it can't go on with the "
-                    f"next window. Give the same {name.removesuffix('_sha256')}, or start a new run from the "
-                    "checkpoint's weights."
+                    f"The run to be resumed had {what} {before}, this one has {now}: it can't go on with the next "
+                    f"window. Give the same {what.removesuffix('_sha256')}, or start a new run from the checkpoint's "
+                    "weights."
                 )
         self.epoch, self.position = state_dict["epoch"], state_dict["position"]
 
@@ -203,7 +220,7 @@ class TextDataModule(LightningDataModule):
         return {
             "corpus_sha256": self.corpus_sha256,
             "vocabulary_sha256": vocabulary.sha256,
-            "batch_size": self.batch_size,
+            "batch_size": self.batch_size * self._part[1],
             "window": self.window,
             "random_windows": self.random_windows,
             "seed": self.seed,
@@ -215,6 +232,11 @@ class TextDataModule(LightningDataModule):
         if self.vocabulary is None or not self.splits:
             raise RuntimeError("TextDataModule: there are no windows before setup(); call it, or let a Trainer do so.")
         return self.vocabulary
+
+    @property
+    def _part(self) -> tuple[int, int]:
+        """Rank of this process, and number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     @property
     def _predicting(self) -> bool:
@@ -229,15 +251,18 @@ class TextDataModule(LightningDataModule):
         tokens = split.counts.tokens
         if tokens >= columns * rows:
             return
+        processes = self._part[1] if part == "train" else 1
         option = "batch_size" if part == "train" else "eval_batch_size"
-        if tokens < rows:
+        of_each = f" on {processes} processes" if processes > 1 else ""
+        if tokens < rows * processes:
             raise ValueError(
                 f"The {part} part of corpus {self.corpus!r} has {tokens:,} tokens, which is shorter than one window of "
-                f"{rows}. Give a longer text or a smaller window."
+                f"{rows}{of_each}. Give a longer text or a smaller window."
             )
         raise ValueError(
-            f"The {part} part of corpus {self.corpus!r} has {tokens:,} tokens, too few for {option} {columns} "
-            f"times window {rows}, which is {columns * rows:,}. The largest {option} that fits is {tokens // rows}."
+            f"The {part} part of corpus {self.corpus!r} has {tokens:,} tokens, too few for {option} "
+            f"{columns // processes}{of_each} times window {rows}, which is {columns * rows:,}. The largest {option} "
+            f"that fits is {tokens // rows // processes}."
         )
 
 
@@ -254,7 +279,8 @@ class TrainLoader:
     def __init__(self, data: TextDataModule) -> None:
         self.data = data
         start = data._after_setup().start
-        self.columns = Columns(data.splits["train"].tokens, data.batch_size, start, trim=True)
+        columns = data.batch_size * data._part[1]
+        self.columns = Columns(data.splits["train"].tokens, columns, start, trim=True, part=data._part)
         self.length = len(self._cuts(0)) - 1
 
     def __len__(self) -> int:

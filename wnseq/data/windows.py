@@ -32,6 +32,21 @@ class Window(NamedTuple):
     fresh: bool
 
 
+def share(count: int, part: tuple[int, int]) -> slice:
+    """Return which of so many columns one of several processes reads.
+
+    Args:
+        count: of all columns.
+        part: the rank of the process, and the number of processes.
+
+    Example:
+        >>> share(10, (0, 4)), share(10, (1, 4))
+        (slice(0, 2, None), slice(2, 5, None))
+    """
+    rank, processes = part
+    return slice(rank * count // processes, (rank + 1) * count // processes)
+
+
 class Columns:
     """A token stream laid out as N contiguous columns, read side by side from top to bottom.
 
@@ -43,17 +58,21 @@ class Columns:
         columns: N.
         start: the id put before the first token.
         trim: drop the last tokens instead of padding: R = ⌊tokens / N⌋ (training).
+        part: keep the neighbouring columns of one of several processes, see ``share``; R stays that of all.
     """
 
-    def __init__(self, tokens: Ids, columns: int, start: int, *, trim: bool = False) -> None:
+    def __init__(
+        self, tokens: Ids, columns: int, start: int, *, trim: bool = False, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.tokens = tokens
         self.start = start
         short, longer = divmod(len(tokens), columns)
         lengths = np.full(columns, short)
         if not trim:
             lengths[:longer] += 1
-        self.lengths = lengths
-        self.offsets = np.cumsum(lengths) - lengths
+        own = share(columns, part)
+        self.lengths = lengths[own]
+        self.offsets = (np.cumsum(lengths) - lengths)[own]
         self.rows = int(lengths.max())
 
     def window(self, top: int, bottom: int, *, fresh: bool) -> Window:
@@ -130,13 +149,17 @@ class ColdLoader:
         window: tokens a window; every token is a target once, the first of a window after the last of the one before.
         batch_size: windows at once.
         start: the id put before the first token.
+        part: of each batch keep the windows of one of several processes, see ``share``.
     """
 
-    def __init__(self, tokens: Ids, window: int, batch_size: int, start: int) -> None:
+    def __init__(
+        self, tokens: Ids, window: int, batch_size: int, start: int, *, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.tokens = tokens
         self.window = window
         self.batch_size = batch_size
         self.start = start
+        self.own = share(batch_size, part)
 
     def __len__(self) -> int:
         return -(-len(self.tokens) // (self.window * self.batch_size))
@@ -144,9 +167,8 @@ class ColdLoader:
     def __iter__(self) -> Iterator[Window]:
         for index in range(len(self)):
             first = index * self.window * self.batch_size
-            offsets = np.arange(
-                first, min(first + self.window * self.batch_size, len(self.tokens)), self.window
-            )  # (N,)
+            last = min(first + self.window * self.batch_size, len(self.tokens))
+            offsets = np.arange(first, last, self.window)[self.own]  # (N,)
             places = offsets + np.arange(-1, self.window)[:, None]  # (T+1, N)
             ids = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)
             ids[places < 0] = self.start

@@ -11,18 +11,48 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+
+
+def from_all(trainer: Trainer, value: Any) -> list[Any] | None:
+    """Gather what each process of a Trainer has.
+
+    Args:
+        trainer: the Trainer; each of its processes calls this at the same place.
+        value: what this process has: anything that can be pickled, tensors on the CPU.
+
+    Returns:
+        The values in the order of the processes, the same in all; None after an exception in one of several processes,
+        where the others may never answer.
+    """
+    if trainer.world_size > 1 and trainer.interrupted:
+        return None
+    return [trainer.strategy.broadcast(value, src=rank) for rank in range(trainer.world_size)]
 
 
 def _cuda_is_used() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
+def _generators() -> dict[str, Any]:
+    numpy_state: Any = np.random.get_state(legacy=False)
+    words = numpy_state["state"]
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy_state, "state": {"key": words["key"].tolist(), "pos": int(words["pos"])}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if _cuda_is_used() else [],
+    }
+
+
 class RandomState(Callback):
     """Keep the random generators in the checkpoint, so that a resumed run draws what the uninterrupted one draws.
 
-    Python's, NumPy's, torch's and every CUDA device's generator, as plain types and tensors, since a checkpoint is
-    resumed with ``weights_only=True``. Lightning saves none of them.
+    Python's, NumPy's, torch's and every CUDA device's generator of each process, as plain types and tensors, since a
+    checkpoint is resumed with ``weights_only=True``. Lightning saves none of them.
+
+    Several processes draw their weights alike, and from the start of training on each draws its own: other dropout.
 
     Note:
         Restored when training starts again, and once more at its first batch where that stands inside an epoch:
@@ -30,20 +60,36 @@ class RandomState(Callback):
     """
 
     def __init__(self) -> None:
+        self._trainer: Trainer | None = None
         self._restored: dict[str, Any] | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
+        self._trainer = trainer
+
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        numpy_state: Any = np.random.get_state(legacy=False)
-        words = numpy_state["state"]
-        return {
-            "python": random.getstate(),
-            "numpy": {**numpy_state, "state": {"key": words["key"].tolist(), "pos": int(words["pos"])}},
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if _cuda_is_used() else [],
-        }
+        own = _generators()
+        return {"processes": [own] if self._trainer is None else from_all(self._trainer, own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
         self._restored = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self._restored is not None:
+            saved = len(self._restored["processes"] or [])
+            if saved == trainer.world_size:
+                return
+            self._restored = None
+            whose = f"the random generators of {saved}" if saved else "no random generators of its"
+            pl_module.print(
+                f"the checkpoint has {whose} processes, and this run has {trainer.world_size}: what is drawn from "
+                "here on, dropout among it, is not what the first run would have drawn"
+            )
+        if trainer.world_size > 1:
+            root = np.random.SeedSequence((torch.initial_seed(), trainer.global_rank, trainer.global_step))
+            seed = int(root.generate_state(1)[0])
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._restore()
@@ -54,8 +100,9 @@ class RandomState(Callback):
         self._restored = None
 
     def _restore(self) -> None:
-        if (state := self._restored) is None:
+        if self._restored is None:
             return
+        state = self._restored["processes"][0 if self._trainer is None else self._trainer.global_rank]
         random.setstate(state["python"])
         words = state["numpy"]["state"]
         np.random.set_state({**state["numpy"], "state": {**words, "key": np.array(words["key"], dtype=np.uint32)}})
@@ -67,7 +114,8 @@ class RandomState(Callback):
 class Throughput(Callback):
     """Log how fast training goes, as ``train/<unit>_per_s``, validation not counted.
 
-    A running mean over about the last 20 batches: it follows a change of speed and does not flicker.
+    A running mean over about the last 20 batches: it follows a change of speed and does not flicker. With several
+    processes, what all do together, as the first sees it.
 
     Args:
         unit: what is counted, in the plural: ``tokens``, ``images``.
@@ -79,6 +127,9 @@ class Throughput(Callback):
         self.count = count
         self._count = self._seconds = self._since = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._since = time.perf_counter()  # a run resumed inside an epoch may not come by its start
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._since = time.perf_counter()
 
@@ -89,7 +140,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        self._count = 0.95 * self._count + self.count(batch)
+        self._count = 0.95 * self._count + self.count(batch) * trainer.world_size
         self._seconds = 0.95 * self._seconds + now - self._since
         self._since = now
         pl_module.log(self.name, self._count / self._seconds, prog_bar=True)
@@ -98,12 +149,15 @@ class Throughput(Callback):
 class FiniteLoss(Callback):
     """Stop at the first loss that is not finite, before its gradient reaches the weights.
 
+    Several processes look at the mean of their losses, and so stop together.
+
     Raises:
         FloatingPointError: naming the step. No checkpoint is written on it.
     """
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: D102
-        if not math.isfinite(value := loss.item()):
+        mean = trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")  # in place
+        if not math.isfinite(value := float(mean)):
             raise FloatingPointError(
                 f"the training loss is {value} at step {trainer.global_step}, epoch {trainer.current_epoch}. Lower the "
                 "learning rate, clip the gradient (--trainer.gradient_clip_val), or use --trainer.precision 32. "
@@ -115,7 +169,9 @@ class Checkpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, for runs that diverge, are stopped and resumed.
 
     A run that diverged, or was cut short in the midst of a validation (which Lightning does not resume), keeps the
-    checkpoint it had. A resumed run remembers the best of the one before.
+    checkpoint it had. A resumed run remembers the best of the one before. Several processes save on SIGTERM, by which
+    Lightning stops them at the same batch, and on no other exception: one may have failed alone, and to save they
+    would have to wait for each other.
 
     Each file also holds, under ``metrics``, what had been measured when it was saved.
 
@@ -128,7 +184,8 @@ class Checkpoint(ModelCheckpoint):
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
-        if not isinstance(exception, FloatingPointError) and not trainer.validating:
+        alone = trainer.world_size > 1 and not isinstance(exception, SIGTERMException)
+        if not isinstance(exception, FloatingPointError) and not trainer.validating and not alone:
             super().on_exception(trainer, pl_module, exception)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102

@@ -1,6 +1,7 @@
 """The command line of every recipe: LightningCLI with the project's defaults."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -22,6 +23,7 @@ from wnseq.training.progress import Bar, EpochLines, readable
 from wnseq.training.quiet import quiet
 from wnseq.training.signals import StopBetweenBatches, statuses
 
+RUN = "WNSEQ_RUN"  # tells the processes that Lightning starts the folder of the run
 Precision = Literal["highest", "high", "medium"]
 
 
@@ -152,12 +154,18 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer: the user's flags and callbacks first, ours beside them."""
         options = self.config_init[self.subcommand].trainer
+        if re.search("spawn|fork|notebook", str(options.strategy)):
+            raise ValueError(
+                f"--trainer.strategy {options.strategy} trains in processes that end with the training, and this "
+                "program has no model to test and to sample from then. Use --trainer.strategy ddp, which starts the "
+                "whole program once for each device."
+            )
         logger = True if options.logger is None else options.logger
         if self.subcommand != "fit" or options.fast_dev_run or options.barebones:  # these leave no files of ours
             self.save_config_callback = None
             kwargs["logger"] = False if logger is True else logger
         else:
-            self.run_dir = runs.new_folder(self._runs(self.config_init[self.subcommand]))
+            self.run_dir = self._new_run()
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["logger"] = runs.loggers(self.run_dir) if logger is True else logger
         if options.barebones:
@@ -167,9 +175,18 @@ class RecipeCLI(LightningCLI):
         try:
             return super().instantiate_trainer(**kwargs)
         except BaseException:
-            if self.run_dir is not None:
+            if self.run_dir is not None and self.run_dir.is_dir():
                 self.run_dir.rmdir()
             raise
+
+    def _new_run(self) -> Path:
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not first and RUN in os.environ:
+            return Path(os.environ[RUN])
+        folder = runs.new_folder(self._runs(self.config_init[self.subcommand]))
+        if first:
+            os.environ[RUN] = str(folder)
+        return folder
 
     def _all_callbacks(self, options: Namespace, *, logs: bool) -> list[Callback]:
         given = options.callbacks or []
@@ -296,6 +313,9 @@ def run(
     if args is None:
         args, program = sys.argv[1:], sys.argv[0]
         program = f"python {program}" if program.endswith(".py") else Path(program).name
+        typed = sys.orig_argv[-len(args) - 3 :]
+        if typed[1:] == ["run", recipe, *args]:
+            sys.argv = typed  # `wnseq run` put its name in their place, and Lightning starts other processes by them
     else:
         program = recipe
     precision = torch.get_float32_matmul_precision()

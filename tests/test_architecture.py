@@ -22,9 +22,20 @@ ARROWS: dict[str, set[str]] = {
     "composed": set(),
     "module": {"composed", "names", "weight_norm"},
     "cells": {"module", "names", "weight_norm"},
-    "kernels": {"cells", "regularise"},
+    "loops": set(),
+    "operators": {"loops"},
+    "onnx": {"operators"},
+    "kernels": {"cells", "operators"},
     "rnn": {"cells", "kernels", "module", "names", "weight_norm"},
-    "convert": {"cells", "module", "names", "rnn", "weight_norm"},
+    "layers": {"module", "names", "weight_norm"},
+    "batch_norm": {"weight_norm"},
+    "pairs": {"module", "names"},
+    "moments": set(),
+    "recurrent_init": {"cells", "module", "moments", "rnn", "weight_norm"},
+    "data_init": {"batch_norm", "layers", "module", "moments", "recurrent_init"},
+    "convert": {"cells", "layers", "module", "names", "pairs", "rnn"},
+    "optimise": {"names", "pairs"},
+    "likelihood": set(),
     "regularise": set(),
     "data.files": set(),
     "data.stream": set(),
@@ -35,6 +46,12 @@ ARROWS: dict[str, set[str]] = {
     "data.learn": {"data.files", "data.stream", "data.vocabulary"},
     "data.tokens": {"data.files", "data.stream", "data.vocabulary"},
     "data.windows": {"data.tokens"},
+    "data.image_files": set(),
+    "data.image_sets": {"data.corpora", "data.download", "data.files", "data.image_files"},
+    "data.whitening": {"data.files"},
+    "data.preprocess": {"data.whitening"},
+    "data.epochs": set(),
+    "data.images": {"data.epochs", "data.image_sets", "data.preprocess", "data.whitening"},
     "data.text": {"data.corpora", "data.learn", "data.tokens", "data.vocabulary", "data.windows"},
     "training.errors": set(),
     "training.quiet": set(),
@@ -43,8 +60,10 @@ ARROWS: dict[str, set[str]] = {
     "training.progress": set(),
     "training.checkpoints": {"training.errors"},
     "training.plots": set(),
+    "training.epoch_time": set(),
     "training.callbacks": {"training.plots"},
-    "training.renormalise": {"convert"},
+    "training.start": {"data_init"},
+    "training.renormalise": {"optimise"},
     "training.gates": {"cells", "module", "training.plots", "weight_norm"},  # cells knows the names of the gates
     "training.parser": {"training.errors"},
     "training.cli": {
@@ -64,11 +83,12 @@ ARROWS: dict[str, set[str]] = {
 # folder -> what its rooms may import besides the standard library and wnseq
 LIBRARIES: dict[str, set[str]] = {
     "": {"torch"},
+    "onnx": {"onnxscript", "torch"},  # the first imported only where it is used
     "data": {"lightning", "numpy", "pooch", "sentencepiece", "sklearn", "torch", "torchtext", "tqdm"},
     "training": {"jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy", "rich", "torch"},
 }
 
-TESTED_ELSEWHERE = {"kernels": "test_rnn.py"}  # no kernel is called but by a module of rnn
+TESTED_ELSEWHERE: dict[str, str] = {}
 LONGEST = 400
 NAMELESS = {"common", "helper", "helpers", "misc", "util", "utils"}
 

@@ -1,10 +1,11 @@
-"""The figures of a run: its curves and its gates."""
+"""The figures of a run, its curves, gates and images, and those of a comparison."""
 
 import csv
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -130,3 +131,94 @@ def test_a_run_says_why_it_has_no_figure_of_its_gates(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     plots.of_gates(tmp_path)
     assert capsys.readouterr().out == "no figure of the gates: it needs matplotlib (pip install 'wnseq[plots]')\n"
+
+
+def shown_in(path: Path) -> set[tuple[int, ...]]:
+    with Image.open(path) as image:
+        return {color for _, color in image.convert("RGB").getcolors(maxcolors=1 << 20) or []}
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def rgb(color: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(color[1:]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_drawn_with_their_captions(channels: int, tmp_path: Path) -> None:
+    images = np.full((12, channels, 4, 4), 0.0)
+    images[:, 0] = 1.0 if channels == 3 else 0.6
+    before = set(sys.modules)
+    figure = plots.images_with([f"{k} → {k + 1}" for k in range(12)], images, tmp_path / "images.png", title="label")
+    assert size_of(figure) == (1280, 384)
+    assert {1: (153, 153, 153), 3: (255, 0, 0)}[channels] in shown_in(figure)
+    assert "matplotlib.pyplot" not in set(sys.modules) - before
+    assert plots.of_images(images[:1], ["one"], tmp_path / "one.png", title="label")
+
+
+RUNS = {
+    "one": [{f"{stage}/loss": ([1, 2, 3], [3.0, 2.0, 1.0 + seed]) for stage in ("train", "val")} for seed in range(2)],
+    "two": [{"train/loss": ([1, 2], [0.5, 0.4])}],
+}
+
+
+def test_variants_are_drawn_a_colour_each(tmp_path: Path) -> None:
+    figure = plots.compared(RUNS, tmp_path / "curves.png", metric="loss", title="a title")
+    assert {rgb(color) for color in plots.VARIANTS[:2]} <= shown_in(figure)
+    assert size_of(figure)[0] == 1280
+    one = plots.compared({"two": RUNS["two"]}, tmp_path / "one.png", metric="loss", title="a title")
+    assert size_of(one)[0] < 1280  # without validation there is one panel
+    with pytest.raises(ValueError, match="no run has a train/bits or a val/bits in it"):
+        plots.compared(RUNS, tmp_path / "bits.png", metric="bits", title="")
+
+
+def test_a_sweep_is_drawn_with_what_diverged(tmp_path: Path) -> None:
+    runs: dict[str, list[tuple[float, float | None]]] = {
+        "one": [(0.1, 3.0), (0.1, 4.0), (1.0, 2.0), (10.0, None)],
+        "two": [(0.1, 5.0), (1.0, 0.0)],
+    }
+    figure = plots.swept(runs, tmp_path / "sweep.png", option="model.learning_rate", metric="test/loss", title="")
+    assert {rgb(color) for color in plots.VARIANTS[:2]} <= shown_in(figure)
+    with pytest.raises(ValueError, match="every run has diverged"):
+        plots.swept({"one": [(0.1, None)]}, tmp_path / "none.png", option="rate", metric="loss", title="")
+
+
+def test_a_comparison_says_why_it_has_no_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plots.of_variants(RUNS, tmp_path / "a.png", metric="bits", title="")
+    assert capsys.readouterr().out == "no figure: no run has a train/bits or a val/bits in it.\n"
+    plots.of_sweep({"one": [(0.1, None)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
+    assert capsys.readouterr().out == "no figure: every run has diverged.\n"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    plots.of_variants(RUNS, tmp_path / "a.png", metric="loss", title="")
+    plots.of_sweep({"one": [(0.1, 1.0)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
+    assert not plots.of_images(np.zeros((1, 1, 4, 4)), ["one"], tmp_path / "a.png", title="")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(line.endswith("it needs matplotlib (pip install 'wnseq[plots]')") for line in lines)
+
+
+def test_an_animation_shows_each_step_and_its_windows(tmp_path: Path) -> None:
+    frames = np.zeros((5, 3, 4, 6))
+    frames[4, 2] = 1.0
+    boxes = np.full((5, 3, 4), np.nan)
+    boxes[:, 0] = (1, 1, 3, 3)
+    boxes[:, 1] = (-50, -50, 50, 50)  # larger than the image: drawn around it
+    before = set(sys.modules)
+    with Image.open(plots.animated(frames, boxes, tmp_path / "windows.gif", columns=2)) as animation:
+        assert animation.size == (249, 172)  # 13 by 9 pixels, an image 0.8 inches high
+        assert animation.n_frames >= 5
+        shown = []
+        for frame in (0, animation.n_frames - 1):
+            animation.seek(frame)
+            shown.append(np.asarray(animation.convert("RGB")).astype(int))
+    lower_left = (slice(110, 160), slice(20, 100))
+    assert shown[0][lower_left].max() < 10 and shown[1][lower_left].min() > 245
+    red = np.abs(shown[0] - rgb(plots.VALIDATION)).max(2) < 60
+    assert red[:76, :115].any() and red[:76, 134:].any() and not red[95:].any()
+    assert "matplotlib.pyplot" not in set(sys.modules) - before
+    with Image.open(plots.animated(frames, None, tmp_path / "none.gif", columns=9)) as animation:
+        assert not (np.abs(np.asarray(animation.convert("RGB")).astype(int) - rgb(plots.VALIDATION)).max(2) < 60).any()

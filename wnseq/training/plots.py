@@ -1,9 +1,16 @@
 """Figures of a run, in one style. matplotlib is imported where it is drawn with, and never through pyplot."""
 
 import csv
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 STYLE: Any = {
     "font.size": 9.0,
@@ -23,6 +30,7 @@ STYLE: Any = {
 }
 TRAIN, VALIDATION, QUIET = "#5b8fc7", "#c2410c", "#777777"
 GATES = ("#5b8fc7", "#c2410c", "#4d8b5e", "#8a6bb1")  # input, forget, cell, output
+VARIANTS = ("#777777", "#c2410c", "#5b8fc7", "#8a6bb1", "#4d8b5e", "#b08b3e")
 GATE_COLUMNS = ("step", "weight", "gate", "g", "v_norm", "radians_per_step")
 SMOOTH = 60  # a curve of more points than this is smoothed, or drawn without a mark at each
 
@@ -166,6 +174,297 @@ def gates(log: Path, figure: Path) -> Path:
         drawing.legend(lines, names, loc="outside upper center", ncols=len(lines))
         drawing.savefig(figure)
     return figure
+
+
+def of_images(images: "npt.NDArray[np.floating[Any]]", captions: Sequence[str], figure: Path, *, title: str) -> bool:
+    """Draw images with their captions, or say in a line why there is no figure.
+
+    Args:
+        images: see :func:`images_with`.
+        captions: see :func:`images_with`.
+        figure: see :func:`images_with`.
+        title: see :func:`images_with`.
+
+    Returns:
+        Whether there is a figure.
+    """
+    try:
+        images_with(captions, images, figure, title=title)
+    except ModuleNotFoundError:
+        print("no figure of images: it needs matplotlib (pip install 'wnseq[plots]')")
+        return False
+    return True
+
+
+def images_with(
+    captions: Sequence[str], images: "npt.NDArray[np.floating[Any]]", figure: Path, *, title: str, columns: int = 10
+) -> Path:
+    """Draw images in rows, each under its caption.
+
+    Args:
+        captions: one an image.
+        images: values from 0 to 1, of shape ``(N, 1, H, W)`` or ``(N, 3, H, W)``.
+        figure: the file to write; its ending names the format.
+        title: stands above the figure.
+        columns: images a row.
+
+    Returns:
+        The path of the figure.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    rows = -(-len(captions) // columns)
+    columns = min(columns, len(captions))
+    with rc_context(STYLE):
+        drawing = Figure(figsize=(max(2.4, 0.8 * columns), 0.4 + rows), layout="constrained")
+        drawing.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=9, color="#222222")
+        axes = drawing.subplots()  # one for all: forty of them take a second and a half
+        axes.set_axis_off()
+        for place, (caption, image) in enumerate(zip(captions, images, strict=True)):
+            row, column = divmod(place, columns)
+            shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            extent = (column, column + 0.9, 1.2 * row + 0.9, 1.2 * row)
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=extent)
+            axes.text(column + 0.45, 1.2 * row - 0.06, caption, ha="center", fontsize=6, color="#333333")
+        axes.set_xlim(0, columns)
+        axes.set_ylim(1.2 * rows, -0.25)
+        drawing.savefig(figure)
+    return figure
+
+
+def animated(
+    frames: "npt.NDArray[np.floating[Any]]",
+    boxes: "npt.NDArray[np.floating[Any]] | None",
+    figure: Path,
+    *,
+    columns: int,
+) -> Path:
+    """Animate grey images that change together, each with the outline of the window that looks at it.
+
+    Args:
+        frames: values from 0 to 1, of shape ``(T, N, H, W)``.
+        boxes: left, top, right and bottom of the windows in pixels from the upper left corner, of shape ``(T, N, 4)``;
+            NaN where an image has none, None where none has.
+        figure: the GIF to write. It stays on the last step for a second and a half.
+        columns: images a row.
+
+    Returns:
+        The path of the figure.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+    """
+    import numpy as np
+    from matplotlib.animation import PillowWriter
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    steps, number, height, width = frames.shape
+    places = np.array([divmod(place, columns) for place in range(number)])
+    top, left = (places * (height + 1, width + 1)).T  # a pixel between images
+    sheet = np.ones((steps, int(top.max()) + height, (width + 1) * min(columns, number) - 1))
+    for place in range(number):
+        sheet[:, top[place] : top[place] + height, left[place] : left[place] + width] = frames[:, place]
+    drawing = Figure(figsize=(sheet.shape[2] * 0.8 / height, sheet.shape[1] * 0.8 / height))
+    axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    shown = axes.imshow(sheet[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    outlines = axes.add_collection(LineCollection([], colors=VALIDATION, linewidths=1.5))
+    rate = max(4, steps // 6)
+    writer = PillowWriter(fps=rate)
+    with writer.saving(drawing, str(figure), dpi=96):
+        for step in [*range(steps), *[steps - 1] * (3 * rate // 2)]:
+            shown.set_data(sheet[step])
+            if boxes is not None:
+                x = left + boxes[step][:, [0, 2, 2, 0, 0]].clip(0, width).T - 0.5  # (5, N)
+                y = top + boxes[step][:, [1, 1, 3, 3, 1]].clip(0, height).T - 0.5
+                outlines.set_segments(np.stack((x, y), -1).swapaxes(0, 1))
+            writer.grab_frame()
+    return figure
+
+
+def of_variants(
+    variants: Mapping[str, Sequence[Mapping[str, Series]]], figure: Path, *, metric: str, title: str
+) -> None:
+    """Draw training and validation of several variants, or say in a line why there is no figure.
+
+    Args:
+        variants: of each variant the columns of its runs, as :func:`read` gives them.
+        figure: see :func:`compared`.
+        metric: see :func:`compared`.
+        title: see :func:`compared`.
+    """
+    try:
+        compared(variants, figure, metric=metric, title=title)
+    except ModuleNotFoundError:
+        print("no figure: it needs matplotlib (pip install 'wnseq[plots]')")
+    except ValueError as nothing:
+        print(f"no figure: {nothing}")
+
+
+def compared(variants: Mapping[str, Sequence[Mapping[str, Series]]], figure: Path, *, metric: str, title: str) -> Path:
+    """Draw mean and range over the runs of each variant against the step, training and validation side by side.
+
+    Args:
+        variants: of each variant the columns of its runs, as :func:`read` gives them.
+        figure: the file to write; its ending names the format.
+        metric: what follows ``train/`` and ``val/`` in the names of the columns, and labels the axis.
+        title: stands above the figure.
+
+    Returns:
+        The path of the figure.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if no run holds such a metric.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    stages = {
+        stage: found
+        for stage in ("train", "val")
+        if (
+            found := {
+                name: [run[of] for run in runs if (of := f"{stage}/{metric}") in run] for name, runs in variants.items()
+            }
+        )
+        and any(found.values())
+    }
+    if not stages:
+        raise ValueError(f"no run has a train/{metric} or a val/{metric} in it.")
+    with rc_context(STYLE):
+        drawing = Figure(figsize=(0.8 + 3.6 * len(stages), 3.4), layout="constrained")
+        drawing.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10, color="#222222")
+        panels = drawing.subplots(1, len(stages), sharey=True, squeeze=False)[0]
+        lowest = math.inf
+        for axes, (stage, runs_of) in zip(panels, stages.items(), strict=True):
+            axes.set_title({"train": "training", "val": "validation"}[stage], loc="left", fontsize=9)
+            axes.set_xlabel("step")
+            for (name, runs), color in zip(runs_of.items(), cycle(VARIANTS), strict=False):
+                if not runs:
+                    continue
+                steps, columns = together(runs)
+                means = [fmean(column) for column in columns]
+                shown = smooth(means) if len(means) > SMOOTH else means
+                axes.plot(steps, shown, color=color, linewidth=1.5, label=name)
+                if len(runs) > 1:
+                    low, high = ([most(column) for column in columns] for most in (min, max))
+                    axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+                lowest = min(lowest, *map(min, columns))
+        if lowest > 0:
+            _logarithmic(panels[0])  # and the other, which shares its axis
+        panels[0].set_ylabel(metric.replace("_", " "))
+        lines, names = max((axes.get_legend_handles_labels() for axes in panels), key=lambda found: len(found[1]))
+        drawing.legend(lines, names, loc="outside lower center", ncols=min(5, len(names)))
+        drawing.savefig(figure)
+    return figure
+
+
+def together(runs: Sequence[Series]) -> tuple[list[int], list[list[float]]]:
+    """The steps that all runs have, and their values at each.
+
+    Example:
+        >>> together([([1, 2, 3], [0.1, 0.2, 0.3]), ([2, 3, 4], [2.0, 3.0, 4.0])])
+        ([2, 3], [[0.2, 2.0], [0.3, 3.0]])
+    """
+    by_step = [dict(zip(*run, strict=True)) for run in runs]
+    steps = sorted(set.intersection(*(set(run) for run in by_step)))
+    return steps, [[run[step] for run in by_step] for step in steps]
+
+
+def of_sweep(
+    variants: Mapping[str, Sequence[tuple[float, float | None]]], figure: Path, *, option: str, metric: str, title: str
+) -> None:
+    """Draw final values against a swept option, or say in a line why there is no figure.
+
+    Args:
+        variants: see :func:`swept`.
+        figure: see :func:`swept`.
+        option: see :func:`swept`.
+        metric: see :func:`swept`.
+        title: see :func:`swept`.
+    """
+    try:
+        swept(variants, figure, option=option, metric=metric, title=title)
+    except ModuleNotFoundError:
+        print("no figure: it needs matplotlib (pip install 'wnseq[plots]')")
+    except ValueError as nothing:
+        print(f"no figure: {nothing}")
+
+
+def swept(
+    variants: Mapping[str, Sequence[tuple[float, float | None]]], figure: Path, *, option: str, metric: str, title: str
+) -> Path:
+    """Draw mean and range over the runs of each variant against a swept option; a cross on top where a run diverged.
+
+    Args:
+        variants: of each variant what was swept and the final value, run by run; None where the run diverged.
+        figure: the file to write; its ending names the format.
+        option: the swept option, which labels the axis.
+        metric: the name of the final value, which labels the other axis.
+        title: stands above the figure.
+
+    Returns:
+        The path of the figure.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed.
+        ValueError: if no run has a final value.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    finals = [final for runs in variants.values() for _, final in runs if final is not None]
+    if not finals:
+        raise ValueError("every run has diverged.")
+    with rc_context(STYLE):
+        drawing = Figure(figsize=(5.4, 3.6), layout="constrained")
+        axes = drawing.subplots()
+        axes.set_title(title, loc="left", fontweight="bold", color="#222222")
+        for (name, runs), color in zip(variants.items(), cycle(VARIANTS), strict=False):
+            at: dict[float, list[float]] = {}
+            for value, final in runs:
+                if final is not None:
+                    at.setdefault(value, []).append(final)
+            values = sorted(at)
+            means = [fmean(at[value]) for value in values]
+            below = [mean - min(at[value]) for mean, value in zip(means, values, strict=True)]
+            above = [max(at[value]) - mean for mean, value in zip(means, values, strict=True)]
+            axes.errorbar(values, means, [below, above], color=color, marker="o", markersize=3.5, capsize=2, label=name)
+            diverged = [value for value, final in runs if final is None]
+            axes.plot(
+                diverged, [1.0] * len(diverged), "x", color=color, transform=axes.get_xaxis_transform(), clip_on=False
+            )
+        every = sorted({value for runs in variants.values() for value, _ in runs})
+        if every[0] > 0:
+            axes.set_xscale("log")
+            axes.set_xticks(every, [f"{value:g}" for value in every])
+            axes.minorticks_off()
+        if min(finals) > 0:
+            _logarithmic(axes)
+        axes.set_xlabel(option.rpartition(".")[2].replace("_", " "))
+        axes.set_ylabel(metric.replace("_", " "))
+        drawing.legend(loc="outside lower center", ncols=min(3, len(variants)))
+        drawing.savefig(figure)
+    return figure
+
+
+def _logarithmic(axes: Any) -> None:
+    """Scale the y axis by powers, and label it in plain numbers, between the powers too where there is room."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(Plain())
+    axes.yaxis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
 
 
 def short(names: list[str]) -> list[str]:

@@ -1,0 +1,327 @@
+"""Comparison of variants of any recipe: runs each with several seeds, draws the curves, writes the table.
+
+The form of figure 1 and of the table of Salimans & Kingma 2016 (arXiv 1602.07868), for any recipe and any of its
+options. Runs are processes of their own, one at a time. What is finished is not run again, and what was interrupted
+goes on from its last checkpoint: the same command, given again, continues a comparison, and one more variant or seed
+costs its own runs alone.
+
+From a file, whose keys are these options:
+    wnseq run compare --config compare.yaml
+From the command line:
+    wnseq run compare --recipe image_classifier --metric error_percent --out runs/norms --seeds "[0, 1, 2]"
+        --variants.none "--model.norm none --model.learning_rate 3e-4" --variants.weight "--model.norm weight"
+A sweep over one option, which draws the final value against it:
+    wnseq run compare --recipe language_model --metric nats_per_token --out runs/rates --variants.weight ""
+        --variants.none "--model.norm none" --sweep model.learning_rate --values "[1e-3, 3e-3, 1e-2]"
+
+Expect, beside a folder for each run, in the folder ``out``: ``runs.csv``, ``table.md``, and ``curves.png`` or
+``sweep.png``.
+
+Deviations from the paper:
+1. Curves are means over the seeds with their range; the paper's are of one run each.
+2. The final figure is that of the checkpoint with the best validation, where the recipe has a validation.
+"""
+
+import csv
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+from types import FrameType
+
+from jsonargparse import ArgumentParser
+
+from wnseq.training import plots
+from wnseq.training.errors import reported
+
+TIMER = "--trainer.callbacks+=wnseq.training.epoch_time.EpochTime"
+DIVERGED = "the training loss is"  # the words of a run that stops itself
+DONE = "finished.json"
+
+
+@dataclass
+class Plan:
+    """What is compared.
+
+    Args:
+        recipe: Name of an installed recipe, or path of a file of your own.
+        metric: What follows ``train/``, ``val/`` and ``test/`` in its metrics; smaller is better.
+        out: Folder of the runs and of the results.
+        variants: Arguments of each variant, by the name it has in figure and table.
+        arguments: Arguments of all runs.
+        seeds: Each variant is run with each of them.
+        sweep: Option to sweep over, without its dashes.
+        values: Values of that option, numbers.
+    """
+
+    recipe: str
+    metric: str
+    out: str
+    variants: dict[str, str]
+    arguments: str = ""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    sweep: str | None = None
+    values: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("variants", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty: there is nothing to compare")
+        for name in self.variants:
+            if name in (".", "..") or Path(name).name != name:
+                raise ValueError(f"the name of a variant becomes that of a folder, which {name!r} can't be")
+        if (self.sweep is None) != (not self.values):
+            raise ValueError("sweep and values go together: the option, and what it is set to")
+
+
+@dataclass
+class Run:
+    """One run of a variant with a seed, and at a value where the plan sweeps.
+
+    Args:
+        variant: Name of the variant.
+        seed: The seed.
+        value: Value of the swept option.
+        folder: Where it writes.
+        command: The process.
+    """
+
+    variant: str
+    seed: int
+    value: float | None
+    folder: Path
+    command: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.variant}" + (f", {self.value:g}" if self.value is not None else "") + f", seed {self.seed}"
+
+
+@dataclass
+class Result:
+    """What a run left.
+
+    Args:
+        run: The run.
+        series: Steps and values of everything logged, by name; empty where the run diverged.
+    """
+
+    run: Run
+    series: dict[str, plots.Series]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss was not finite."""
+        return not self.series
+
+    def final(self, name: str) -> float | None:
+        """Return the last value of a metric; of a validation the smallest, as its checkpoint is what is tested."""
+        if name not in self.series:
+            return None
+        values = self.series[name][1]
+        return min(values) if name.startswith("val/") else values[-1]
+
+    @property
+    def seconds(self) -> float | None:
+        """Median seconds an epoch; the first, in which everything is new, does not count where there is another."""
+        values = self.series.get("train/seconds_per_epoch", ([], []))[1]
+        return median(values[1:] or values) if values else None
+
+
+def runs(plan: Plan) -> Iterator[Run]:
+    """Lay out the runs, seed by seed, so that a comparison that is broken off has all variants."""
+    program = recipe_file(plan.recipe)
+    for seed in plan.seeds:
+        for value in plan.values or [None]:
+            for variant, arguments in plan.variants.items():
+                folder = Path(plan.out) / variant / f"seed{seed}"
+                words = [*shlex.split(plan.arguments), *shlex.split(arguments), "--seed_everything", str(seed)]
+                if value is not None:
+                    folder = Path(plan.out) / variant / f"{plan.sweep}={value:g}" / f"seed{seed}"
+                    words += [f"--{plan.sweep}", f"{value:g}"]
+                words += [TIMER, "--trainer.default_root_dir", str(folder)]
+                yield Run(variant, seed, value, folder, [sys.executable, program, "fit", *words])
+
+
+def recipe_file(recipe: str) -> str:
+    """Find the file of a recipe.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if recipe.endswith(".py"):
+        if Path(recipe).is_file():
+            return recipe
+        raise ValueError(f"there is no recipe at {recipe}")
+    found = importlib.util.find_spec(f"wnseq.recipes.{recipe}") if recipe.isidentifier() else None
+    if found is None or found.origin is None:
+        raise ValueError(f"there is no recipe {recipe!r}; `wnseq list` shows them, and the path of a file works too")
+    return found.origin
+
+
+def execute(run: Run) -> None:
+    """Run one process to its end, from its last checkpoint if it has one.
+
+    Raises:
+        ValueError: The folder holds a run of another command, or the process failed.
+    """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    started = run.folder / "command.json"
+    told = run.command[2:]  # another interpreter or place of the recipe is no other run
+    if started.exists() and (before := json.loads(started.read_text("utf-8"))) != told:
+        raise ValueError(
+            f"{run.folder} holds a run of another command ({shlex.join(before)}). Delete the folder, or give another "
+            "name to the variant or another out."
+        )
+    started.write_text(json.dumps(told), "utf-8")
+    checkpoint = sorted(run.folder.glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    command = [*run.command, *(["--ckpt_path", str(checkpoint[-1])] if checkpoint else [])]
+    output = run.folder / "output.txt"
+    with (
+        output.open("ab") as file,
+        # a session of its own: Ctrl-C reaches it once, from here
+        subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True) as process,
+    ):
+        try:
+            status = process.wait()
+        except BaseException:
+            process.send_signal(signal.SIGINT)  # it saves a checkpoint
+            process.wait()
+            raise
+    if status:
+        said = output.read_text("utf-8", "replace").splitlines()
+        diverged = any(DIVERGED in line for line in said[-4:])
+        if not diverged:
+            tail = "\n".join(said[-5:])
+            raise ValueError(f"the run {run} ended with status {status}; {output} says:\n{tail}")
+    (run.folder / DONE).write_text(json.dumps({"diverged": bool(status)}), "utf-8")
+
+
+def collect(run: Run) -> Result:
+    """Read what a finished run has logged; of a resumed one, what was logged last of each step."""
+    if json.loads((run.folder / DONE).read_text("utf-8"))["diverged"]:
+        return Result(run, {})
+    merged: dict[str, dict[int, float]] = {}
+    logs = run.folder.glob("*/*/metrics.csv")
+    for log in sorted(logs, key=lambda path: int(path.parent.name)):
+        for name, (steps, values) in plots.read(log).items():
+            merged.setdefault(name, {}).update(zip(steps, values, strict=True))
+    return Result(run, {name: (sorted(of), [of[step] for step in sorted(of)]) for name, of in merged.items()})
+
+
+def spread(values: list[float | None]) -> str:
+    """Write mean and standard deviation over the seeds."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    return f"{fmean(known):.4g}" + (f" ± {stdev(known):.2g}" if len(known) > 1 else "")
+
+
+def table(plan: Plan, results: list[Result]) -> str:
+    """Write the final figures as a table in markdown."""
+    swept = [plan.sweep.split(".")[-1].replace("_", " ")] if plan.sweep else []
+    metrics = [f"test/{plan.metric}", f"val/{plan.metric}", f"train/{plan.metric}"]
+    head = ["variant", *swept, "runs", *metrics, "seconds per epoch"]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for variant in plan.variants:
+        for value in plan.values or [None]:
+            of = [result for result in results if (result.run.variant, result.run.value) == (variant, value)]
+            if not of:
+                continue
+            failed = sum(result.diverged for result in of)
+            figures = [spread([result.final(name) for result in of]) for name in metrics]
+            count = f"{len(of)}" + (f" ({failed} diverged)" if failed else "")
+            at = [f"{value:g}"] if value is not None else []
+            lines.append([variant, *at, count, *figures, spread([result.seconds for result in of])])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def write(plan: Plan, results: list[Result]) -> None:
+    """Write table and figure of the runs that are finished."""
+    out = Path(plan.out)
+    names = [f"test/{plan.metric}", f"val/{plan.metric}", f"train/{plan.metric}"]
+    with (out / "runs.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["variant", plan.sweep or "", "seed", "diverged", *names, "seconds_per_epoch"])
+        for each in results:
+            rows.writerow(
+                [each.run.variant, each.run.value, each.run.seed, each.diverged, *map(each.final, names), each.seconds]
+            )
+    (out / "table.md").write_text(table(plan, results), "utf-8")
+    kept = [result for result in results if not result.diverged]
+    title = Path(plan.recipe).stem.replace("_", " ")
+    if plan.sweep:
+        points = {
+            variant: [(result.run.value, result.final(names[0])) for result in results if result.run.variant == variant]
+            for variant in plan.variants
+        }
+        plots.of_sweep(points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title)
+    else:
+        curves = {
+            variant: [result.series for result in kept if result.run.variant == variant] for variant in plan.variants
+        }
+        plots.of_variants(curves, out / "curves.png", metric=plan.metric, title=title)
+
+
+def compare(plan: Plan) -> dict[str, float]:
+    """Run what is not finished yet, then write table and figure.
+
+    Returns:
+        The mean final test metric of each variant, at each value where the plan sweeps.
+    """
+    layout = list(runs(plan))
+    results = []
+    for number, run in enumerate(layout, start=1):
+        known = (run.folder / DONE).exists()
+        if not known:
+            print(f"{number}/{len(layout)} {run} …", end=" ", flush=True)
+            execute(run)
+        results.append(result := collect(run))
+        figure = result.final(f"test/{plan.metric}")
+        if not result.diverged and figure is None:
+            raise ValueError(f"the runs of {plan.recipe} log no test/{plan.metric}; {run.folder} shows what they log")
+        if not known:
+            print("diverged" if result.diverged else f"test/{plan.metric} {figure:.4g}", flush=True)
+    write(plan, results)
+    print(f"\n{table(plan, results)}\nresults  {os.path.relpath(plan.out)}")
+    means = {}
+    for variant in plan.variants:
+        for value in plan.values or [None]:
+            of = [r for r in results if (r.run.variant, r.run.value) == (variant, value) and not r.diverged]
+            if of:
+                name = variant if value is None else f"{variant}, {value:g}"
+                means[name] = fmean(result.final(f"test/{plan.metric}") for result in of)
+    return means
+
+
+def main(args: list[str] | None = None) -> dict[str, float]:
+    """Run the command line; return the mean final test metric of each variant."""
+    parser = ArgumentParser(prog="compare", description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", action="config", help="A YAML file with these options.")
+    parser.add_class_arguments(Plan, as_group=False)
+    with reported():
+        plan = Plan(**{name: value for name, value in parser.parse_args(args).as_dict().items() if name != "config"})
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            return compare(plan)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on", flush=True)
+            sys.exit(130)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Leave on SIGTERM as on Ctrl-C, so that the running process saves a checkpoint."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

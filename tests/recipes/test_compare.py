@@ -1,0 +1,169 @@
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from wnseq.recipes.compare import main
+
+FAKE = """
+import argparse, csv, pathlib, sys
+import time
+parser = argparse.ArgumentParser()
+parser.add_argument("fit")
+for name in ("--seed_everything", "--rate", "--ckpt_path", "--wait"):
+    parser.add_argument(name, type=str, default="0")
+parser.add_argument("--trainer.default_root_dir", dest="root")
+parser.add_argument("--trainer.callbacks+", dest="timer")
+given = parser.parse_args()
+rate, seed = float(given.rate), int(given.seed_everything)
+if rate > 1:
+    sys.exit("error: the training loss is nan at step 3. Lower the learning rate")
+if rate < 0:
+    sys.exit("error: a rate can't be negative")
+parent = pathlib.Path(given.root) / "fake"
+folder = parent / str(len(list(parent.glob("*"))) + 1)
+(folder / "checkpoints").mkdir(parents=True)
+first = 2 if given.ckpt_path != "0" else 0
+with (folder / "metrics.csv").open("w", newline="") as file:
+    rows = csv.DictWriter(file, ["step", "train/loss", "val/loss", "test/loss", "train/seconds_per_epoch"])
+    rows.writeheader()
+    for step in range(first, 4):
+        rows.writerow({"step": step, "train/loss": rate + 4 - step, "val/loss": rate + 5 - step})
+        rows.writerow({"step": step, "train/seconds_per_epoch": 9 if step == 0 else 2})
+        if step == 2 and given.wait != "0" and not first:
+            file.flush()
+            (folder / "checkpoints" / "last.ckpt").touch()
+            time.sleep(60)
+    rows.writerow({"step": 4, "test/loss": rate + seed})
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fake.py").write_text(FAKE)
+    return tmp_path
+
+
+def compare(*more, seeds="[0, 1]"):
+    return main(["--recipe=fake.py", "--metric=loss", "--out=out", f"--seeds={seeds}", *more])
+
+
+TWO = ("--variants.one", "--rate 0.5", "--variants.two", "--rate 0.1")
+
+
+def test_variants_and_seeds(capsys):
+    assert compare(*TWO) == pytest.approx({"one": 1.0, "two": 0.6})
+    table = Path("out/table.md").read_text()
+    assert table.splitlines() == [
+        "| variant | runs | test/loss | val/loss | train/loss | seconds per epoch |",
+        "| --- | --: | --: | --: | --: | --: |",
+        "| one | 2 | 1 ± 0.71 | 2.5 ± 0 | 1.5 ± 0 | 2 ± 0 |",
+        "| two | 2 | 0.6 ± 0.71 | 2.1 ± 0 | 1.1 ± 0 | 2 ± 0 |",
+    ]
+    printed = capsys.readouterr().out
+    assert table in printed and "1/4 one, seed 0 … test/loss 0.5" in printed
+    assert Path("out/curves.png").stat().st_size > 1000
+    rows = Path("out/runs.csv").read_text().splitlines()
+    assert rows[0] == "variant,,seed,diverged,test/loss,val/loss,train/loss,seconds_per_epoch"
+    assert rows[1] == "one,,0,False,0.5,2.5,1.5,2.0" and len(rows) == 5
+
+
+def test_what_is_finished_is_not_run_again(capsys):
+    compare(*TWO, seeds="[0]")
+    capsys.readouterr()
+    assert compare(*TWO, "--variants.three", "--rate 0.2") == pytest.approx({"one": 1.0, "two": 0.6, "three": 0.7})
+    printed = capsys.readouterr().out
+    assert "one, seed 0 …" not in printed and "one, seed 1 …" in printed and "three, seed 0 …" in printed
+    assert [path.name for path in Path("out/one/seed0/fake").iterdir()] == ["1"]
+
+
+def test_a_plan_from_a_file():
+    Path("plan.yaml").write_text(
+        "recipe: fake.py\nmetric: loss\nout: out\narguments: --rate 0.25\nseeds: [3]\nvariants:\n  only: ''\n"
+    )
+    assert main(["--config=plan.yaml"]) == {"only": 3.25}
+
+
+def test_an_interrupted_run_goes_on(capsys):
+    plan = ["--recipe=fake.py", "--metric=loss", "--out=out", "--seeds=[0]", "--variants.one", "--rate 0.5 --wait 1"]
+    checkpoint = Path("out/one/seed0/fake/1/checkpoints/last.ckpt")
+
+    def stop():
+        while not checkpoint.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SystemExit) as left:
+        main(plan)
+    thread.join()
+    assert left.value.code == 130 and "stopped; the same command goes on" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not Path("out/one/seed0/finished.json").exists()
+    assert main(plan) == {"one": 0.5}
+    assert [path.name for path in sorted(Path("out/one/seed0/fake").iterdir())] == ["1", "2"]
+    assert "| one | 1 | 0.5 | 2.5 | 1.5 | 2 |" in Path("out/table.md").read_text()  # each step once
+
+
+def test_a_sweep(capsys):
+    variants = ("--variants.a", "", "--variants.b", "--wait 0")
+    means = compare(*variants, "--sweep=rate", "--values=[0.1, 0.5, 3]")
+    assert means == pytest.approx({"a, 0.1": 0.6, "a, 0.5": 1.0, "b, 0.1": 0.6, "b, 0.5": 1.0})
+    lines = Path("out/table.md").read_text().splitlines()
+    assert lines[0].startswith("| variant | rate | runs | test/loss |") and len(lines) == 8
+    assert "| a | 3 | 2 (2 diverged) |  |  |  |  |" in lines
+    assert "a, 3, seed 1 … diverged" in capsys.readouterr().out
+    assert Path("out/sweep.png").stat().st_size > 1000 and not Path("out/curves.png").exists()
+
+
+def test_one_run_has_no_deviation():
+    compare(*TWO, seeds="[1]")
+    assert "| one | 1 | 1.5 | 2.5 | 1.5 | 2 |" in Path("out/table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ((), "variants must not be empty"),
+        ((*TWO, "--seeds=[]"), "seeds must not be empty"),
+        (("--variants", '{"a/b": ""}'), "the name of a variant becomes that of a folder, which 'a/b' can't be"),
+        ((*TWO, "--sweep=rate"), "sweep and values go together"),
+        ((*TWO, "--recipe=nowhere.py"), "there is no recipe at nowhere.py"),
+        ((*TWO, "--recipe=nowhere"), "there is no recipe 'nowhere'; `wnseq list` shows them"),
+        (("--variants.bad", "--rate -1"), "the run bad, seed 0 ended with status 1"),
+        ((*TWO, "--metric=bits"), "the runs of fake.py log no test/bits; out/one/seed0 shows what they log"),
+    ],
+)
+def test_a_mistake_is_told(more, text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--recipe=fake.py", "--metric=loss", "--out=out", "--variants={}", *more])
+    assert stop.value.code == 1
+    told = capsys.readouterr().err
+    assert text in told and "Traceback" not in told
+    if "bad" in text:
+        assert "a rate can't be negative" in told
+
+
+def test_another_command_does_not_take_over_a_run(capsys):
+    compare(*TWO)
+    Path("out/one/seed0/finished.json").unlink()
+    with pytest.raises(SystemExit):
+        compare("--variants.one", "--rate 0.7")
+    assert "out/one/seed0 holds a run of another command" in capsys.readouterr().err
+    assert json.loads(Path("out/one/seed0/command.json").read_text())[1:3] == ["--rate", "0.5"]
+
+
+def test_it_runs_a_recipe():
+    arguments = "--model.width 0.05 --data.size 16 --trainer.max_epochs 1 --trainer.limit_train_batches 2"
+    means = main(["--recipe=image_classifier", "--metric=error_percent", "--out=out", "--seeds=[0]",
+                  "--variants.weight", "", f"--arguments={arguments}"])  # fmt: skip
+    assert 0 <= means["weight"] <= 100
+    row = Path("out/runs.csv").read_text().splitlines()[1].split(",")
+    assert 0 < float(row[-1]) < 60  # seconds per epoch

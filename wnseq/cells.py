@@ -4,9 +4,7 @@ The order of the gates is known here alone. It is torch's: ``i f g o`` for an LS
 """
 
 import math
-from collections.abc import Callable
 from numbers import Integral
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -261,37 +259,9 @@ class _WNCell(WNModule):
             raise ValueError(f"{type(self).__name__}: of must be 'ih' or 'hh', got {of!r}")
         return gate_view(self, f"weight_{of}", gate)
 
-    def _bound(self) -> Weights:
+    def _weights(self) -> Weights:
         weights = self.composed()
         return weights["weight_ih"], weights["weight_hh"], self.bias_ih, self.bias_hh
-
-    def bind(self) -> Callable[..., Any]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function of input and state that does what calling the cell does, with the weights as they are now.
-
-        Raises:
-            RuntimeError: The returned function is called after a parameter was written, or where gradients are
-                enabled while ``bind`` was called where they were not.
-
-        Note:
-            Writes are seen by autograd's version counter. It does not see ``parameter.data`` being written or replaced
-            (so neither ``.to``, ``.half`` nor ``.double``), the steps of fused optimisers, parameters replaced by
-            others (``load_state_dict`` with ``assign=True``), and writes inside a function that is being compiled.
-            Bind after these too. With reentrant checkpointing bind inside the checkpointed function: it goes backward
-            through the composition once for each call, and the graph of one composition is good for one.
-        """
-        weights, check = self._bound(), self.watch()
-
-        def step(input: Tensor, hx: Any = None) -> Any:
-            check()
-            return self._step(weights, input, hx)
-
-        return step
-
-    def _step(self, weights: Weights, input: Tensor, hx: Any) -> Any:
-        raise NotImplementedError
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -323,7 +293,7 @@ class _WNHiddenCell(_WNCell):
     def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
         raise NotImplementedError
 
-    def _step(self, weights: Weights, input: Tensor, hx: Tensor | None) -> Tensor:
+    def _with_weights(self, weights: Weights, input: Tensor, hx: Tensor | None = None) -> Tensor:
         self._check_input(input)
         hx = self._zeros(input) if hx is None else hx
         self._check_states(input, hx)
@@ -331,7 +301,7 @@ class _WNHiddenCell(_WNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step; see the class for shapes."""
-        return self._step(self._bound(), input, hx)
+        return self._with_weights(self._weights(), input, hx)
 
 
 class WNRNNCell(_WNHiddenCell):
@@ -442,7 +412,9 @@ class WNLSTMCell(_WNCell):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device, dtype)
 
-    def _step(self, weights: Weights, input: Tensor, hx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _with_weights(
+        self, weights: Weights, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         self._check_input(input)
         if hx is None:
             hx = (self._zeros(input), self._zeros(input))
@@ -455,7 +427,7 @@ class WNLSTMCell(_WNCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step; see the class for shapes."""
-        return self._step(self._bound(), input, hx)
+        return self._with_weights(self._weights(), input, hx)
 
 
 class WNGRUCell(_WNHiddenCell):

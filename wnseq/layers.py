@@ -42,29 +42,8 @@ class _WNLayer(WNModule):
             bound = 1 / math.sqrt(inputs) if inputs else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def bind(self) -> Callable[..., Tensor]:
-        """Compose the weight once, for a loop.
-
-        Returns:
-            A function that does what calling the layer does, with the weight as it is now.
-
-        Raises:
-            RuntimeError: The returned function is called after a parameter was written, or where gradients are
-                enabled while ``bind`` was called where they were not.
-
-        Note:
-            Which writes are seen is said at the ``bind`` of the recurrent cells.
-        """
-        weight, check = self.composed()["weight"], self.watch()
-
-        def call(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            check()
-            return self._apply_weight(weight, input, *args, **kwargs)
-
-        return call
-
-    def _apply_weight(self, weight: Tensor, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        raise NotImplementedError
+    def _weights(self) -> Tensor:
+        return self.composed()["weight"]
 
     def _check_input(self, x: Tensor, axis: int, size: int, what: str) -> None:
         name = type(self).__name__
@@ -123,11 +102,11 @@ class WNLinear(_WNLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map the last axis; see the class for shapes."""
-        return self._apply_weight(self.composed()["weight"], input)
+        return self._with_weights(self._weights(), input)
 
-    def _apply_weight(self, weight: Tensor, input: Tensor) -> Tensor:
+    def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
         self._check_input(input, -1, self.in_features, "features")
-        return F.linear(input, weight, self.bias)
+        return F.linear(input, weights, self.bias)
 
     def extra_repr(self) -> str:
         """Show the arguments as torch does."""
@@ -218,14 +197,14 @@ class _WNConv(_WNConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve; see the class for shapes."""
-        return self._apply_weight(self.composed()["weight"], input)
+        return self._with_weights(self._weights(), input)
 
-    def _apply_weight(self, weight: Tensor, input: Tensor) -> Tensor:
+    def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
         self._check_image(input)
         padding = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0  # type: ignore[assignment]
-        return type(self).convolve(input, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return type(self).convolve(input, weights, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _margins(self) -> list[int]:
         """Say how much to add before and after each axis, the last axis first."""
@@ -247,13 +226,13 @@ class _WNConvTranspose(_WNConvNd):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve; see the class for shapes and ``output_size``."""
-        return self._apply_weight(self.composed()["weight"], input, output_size)
+        return self._with_weights(self._weights(), input, output_size)
 
-    def _apply_weight(self, weight: Tensor, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def _with_weights(self, weights: Tensor, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         self._check_image(input)
         extra = self.output_padding if output_size is None else self._extra(input, output_size)
         own = (self.stride, self.padding, extra, self.groups, self.dilation)
-        return type(self).convolve(input, weight, self.bias, *own)
+        return type(self).convolve(input, weights, self.bias, *own)
 
     def _extra(self, x: Tensor, output_size: list[int]) -> tuple[int, ...]:
         """Find the output padding that gives the size asked for."""

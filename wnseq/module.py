@@ -121,6 +121,39 @@ class WNModule(nn.Module):
 
         return check
 
+    def bind(self) -> Callable[..., Any]:
+        """Compose the weights once, for a loop.
+
+        Returns:
+            A function that does what calling the module does, with the weights as they are now.
+
+        Raises:
+            RuntimeError: The returned function is called after a parameter was written, or where gradients are
+                enabled while ``bind`` was called where they were not.
+
+        Note:
+            Writes are seen by autograd's version counter. It does not see ``parameter.data`` being written or replaced
+            (so neither ``.to``, ``.half`` nor ``.double``), the steps of fused optimisers, parameters replaced by
+            others (``load_state_dict`` with ``assign=True``), and writes inside a function that is being compiled.
+            Bind after these too. With reentrant checkpointing bind inside the checkpointed function: it goes backward
+            through the composition once for each call, and the graph of one composition is good for one.
+        """
+        weights, check = self._weights(), self.watch()
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            check()
+            return self._with_weights(weights, *args, **kwargs)
+
+        return call
+
+    def _weights(self) -> Any:
+        """Compose the weights, in the form that :meth:`_with_weights` takes them."""
+        raise NotImplementedError
+
+    def _with_weights(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        """Do what calling the module does, with weights that are composed already."""
+        raise NotImplementedError
+
     def __getstate__(self) -> dict[str, Any]:
         """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""
         return {**self.__dict__, "_parameters": dict(self._parameters)}

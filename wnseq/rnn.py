@@ -1,7 +1,7 @@
 """WNRNN, WNLSTM and WNGRU: layers of weight-normalised recurrence over whole sequences."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -182,38 +182,10 @@ class _WNRecurrent(WNModule):
         name = f"weight_{of}_l{layer}" + ("_reverse" if reverse else "")
         return gate_view(self, name, gate)
 
-    def _flat(self) -> list[Tensor]:
+    def _weights(self) -> list[Tensor]:
         """Compose the weights, and put them and the biases in the order of torch's kernels."""
         weights = self.composed()
         return [weights[name] if name in weights else getattr(self, name) for name in self._flat_weights_names]
-
-    def bind(self) -> Callable[..., tuple[Any, Any]]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function of input and state that does what calling the module does, with the weights as they are now.
-
-        Raises:
-            RuntimeError: The returned function is called after a parameter was written, or where gradients are
-                enabled while ``bind`` was called where they were not.
-
-        Note:
-            Writes are seen by autograd's version counter. It does not see ``parameter.data`` being written or replaced
-            (so neither ``.to``, ``.half`` nor ``.double``), the steps of fused optimisers, parameters replaced by
-            others (``load_state_dict`` with ``assign=True``), and writes inside a function that is being compiled.
-            Bind after these too. With reentrant checkpointing bind inside the checkpointed function: it goes backward
-            through the composition once for each call, and the graph of one composition is good for one.
-        """
-        flat, check = self._flat(), self.watch()
-
-        def run(input: Sequence, hx: Any = None) -> tuple[Sequence, Any]:
-            check()
-            return self._call(flat, input, hx)
-
-        return run
-
-    def _call(self, flat: list[Tensor], input: Sequence, hx: Any) -> tuple[Sequence, Any]:
-        raise NotImplementedError
 
     def _state_sizes(self) -> tuple[int, ...]:
         """Features of each state tensor."""
@@ -307,13 +279,13 @@ class _WNHidden(_WNRecurrent):
             raise ValueError(f"{cls.__name__}: proj_size is an argument of WNLSTM alone")
         return super().__new__(cls)
 
-    def _call(self, flat: list[Tensor], input: Sequence, hx: Tensor | None) -> tuple[Sequence, Tensor]:
+    def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Tensor | None = None) -> tuple[Sequence, Tensor]:
         output, (h,) = self._run(flat, input, None if hx is None else (hx,))
         return output, h
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run over a sequence; see the class for shapes."""
-        return self._call(self._flat(), input, hx)
+        return self._with_weights(self._weights(), input, hx)
 
 
 class WNRNN(_WNHidden):
@@ -513,8 +485,8 @@ class WNLSTM(_WNRecurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         )
 
-    def _call(
-        self, flat: list[Tensor], input: Sequence, hx: tuple[Tensor, Tensor] | None
+    def _with_weights(
+        self, flat: list[Tensor], input: Sequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
         if hx is not None and not isinstance(hx, tuple | list):
             raise TypeError(f"WNLSTM: the state must be a pair (h, c), got {type(hx).__name__}")
@@ -525,7 +497,7 @@ class WNLSTM(_WNRecurrent):
 
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run over a sequence; see the class for shapes."""
-        return self._call(self._flat(), input, hx)
+        return self._with_weights(self._weights(), input, hx)
 
     def _state_sizes(self) -> tuple[int, ...]:
         return (self.proj_size or self.hidden_size, self.hidden_size)

@@ -16,6 +16,7 @@ def test_tips_are_silenced_and_news_is_not(caplog: pytest.LogCaptureFixture) -> 
     with quiet():
         logger.info("GPU available: False, used: False")
         logger.info("💡 Tip: For seamless cloud logging")
+        logger.info("[rank: 1] Seed set to 0")
         logger.info("Trainer already configured")
     logger.info("GPU available: True, used: True")
     assert [record.getMessage()[:19] for record in caplog.records] == ["Trainer already con", "GPU available: True"]

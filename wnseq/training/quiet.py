@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 # The first words of messages of information. Errors and warnings about the run itself are never listed here.
 TIPS = re.compile(
-    r"GPU available|TPU available|HPU available|LOCAL_RANK: |💡 Tip: |Seed set to |`Trainer\.fit` stopped: "
-    r"|`Trainer\(\w+=1\.0\)` was configured|Restor(ing states|ed all states) |Load(ing|ed) model weights "
-    r"|Loading `train_dataloader` to estimate|\nDetected KeyboardInterrupt|An \w+ was raised with message"
-    r"|\[?(rank: \d+\] )?Received SIGTERM|Using bfloat16 Automatic|Using 16bit Automatic|You are using a CUDA device"
+    r"(\[rank: \d+\] )?(GPU available|TPU available|HPU available|LOCAL_RANK: |💡 Tip: |Seed set to |Received SIGTERM"
+    r"|`Trainer\.fit` stopped: |`Trainer\(\w+=1\.0\)` was configured|Restor(ing states|ed all states) "
+    r"|Load(ing|ed) model weights |Loading `train_dataloader` to estimate|\nDetected KeyboardInterrupt"
+    r"|An \w+ was raised with message|Using bfloat16 Automatic|Using 16bit Automatic|You are using a CUDA device"
+    r"|Initializing distributed: |-{100}\ndistributed_backend=)"
 )
 
 WARNINGS = (
@@ -30,6 +31,8 @@ LOGGERS = (
     "lightning_utilities.core.rank_zero",
     "lightning.fabric.utilities.rank_zero",
     "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.distributed",
+    "lightning.fabric.utilities.distributed",
     "lightning.fabric.utilities.seed",
     "lightning.pytorch.trainer.connectors.signal_connector",
     "lightning.pytorch.accelerators.cuda",

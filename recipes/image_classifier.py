@@ -215,7 +215,8 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"{data.dataset} has no labels: give --data.dataset digits, mnist or cifar10")
         self.build(data.preprocess, data.images.classes)
         if self.init_from is not None:
-            load_weights(self.network, Path(self.init_from))
+            path = Path(self.init_from)
+            checkpoints.load_weights(self.network, path, checkpoints.load(path), ("norm", "width"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
@@ -339,28 +340,6 @@ class ImageClassifier(LightningModule):
         if self.network is None:
             about = checkpoint["wnseq"]
             self.build(Preprocess.from_state(about["preprocess"]), about["classes"])
-
-
-def load_weights(network: Network, path: Path) -> None:
-    """Start a network from a checkpoint of this recipe or from a plain torch state dict with the same names.
-
-    Args:
-        network: Network to fill.
-        path: The checkpoint.
-
-    Raises:
-        ValueError: The file is no checkpoint, or its weights do not fit the network.
-    """
-    loaded = checkpoints.load(path)
-    weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        made_with = loaded.get("hyper_parameters", {})
-        flags = " ".join(f"--model.{name} {made_with[name]}" for name in ("norm", "width") if name in made_with)
-        hint = f"it was made with {flags}" if flags else "set --model.norm and --model.width to what it was made with"
-        detail = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
 
 
 @torch.no_grad()

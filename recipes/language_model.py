@@ -429,16 +429,8 @@ def load_weights(network: Network, vocabulary: Vocabulary, path: Path) -> None:
     loaded = checkpoints.load(path)
     if "wnseq" in loaded:
         check_same(Vocabulary.from_state(loaded["wnseq"]["vocabulary"]), vocabulary)
-    weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        made_with = loaded.get("hyper_parameters", {})
-        shape = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
-        flags = " ".join(f"--model.{name} {made_with[name]}" for name in shape if made_with.get(name) is not None)
-        hint = f"it was made with {flags}" if flags else "set --model.* to the sizes it was made with"
-        detail = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
+    shape = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
+    checkpoints.load_weights(network, path, loaded, shape)
 
 
 @torch.no_grad()

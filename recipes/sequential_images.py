@@ -174,7 +174,10 @@ class SequentialImages(LightningModule):
             raise ValueError(f"{data.dataset} has no labels: give --data.dataset digits, mnist or cifar10")
         self.build(data.preprocess, data.images.classes)
         if self.init_from is not None:
-            load_weights(self.network, Path(self.init_from))
+            path = Path(self.init_from)
+            checkpoints.load_weights(
+                self.network, path, checkpoints.load(path), ("cell", "norm", "hidden_size", "num_layers")
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
@@ -287,29 +290,6 @@ class SequentialImages(LightningModule):
         if self.network is None:
             about = checkpoint["wnseq"]
             self.build(Preprocess.from_state(about["preprocess"]), about["classes"])
-
-
-def load_weights(network: Network, path: Path) -> None:
-    """Start a network from a checkpoint of this recipe or from a plain torch state dict with the same names.
-
-    Args:
-        network: Network to fill.
-        path: The checkpoint.
-
-    Raises:
-        ValueError: The file is no checkpoint, or its weights do not fit the network.
-    """
-    loaded = checkpoints.load(path)
-    weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        made_with = loaded.get("hyper_parameters", {})
-        shape = ("cell", "norm", "hidden_size", "num_layers")
-        flags = " ".join(f"--model.{name} {made_with[name]}" for name in shape if name in made_with)
-        hint = f"it was made with {flags}" if flags else "set --model.* to the sizes it was made with"
-        detail = str(error).splitlines()[1].strip()
-        raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
 
 
 @torch.no_grad()

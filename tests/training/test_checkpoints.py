@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from wnseq.training.checkpoints import load_weights
+
 Main = Callable[..., dict[str, float]]
 Fails = Callable[..., str]
 
@@ -73,3 +75,18 @@ def test_weights_of_another_size_are_a_users_mistake(after: dict[str, float], fa
     error = fails(1, "test", "--ckpt_path", "best", "--model.width", "5")
     assert "error: Error(s) in loading state_dict for ToyModel:" in error
     assert "size mismatch for net.0.weight" in error
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_flags_that_made_them() -> None:
+    network, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 4)
+    plain = other.state_dict()
+    saved = {
+        "state_dict": {f"network.{name}": value for name, value in plain.items()},
+        "hyper_parameters": {"width": 4, "seed": 1},
+    }
+    for loaded, hint in ((saved, "it was made with --model.width 4"), (plain, r"set --model.\* to what")):
+        with pytest.raises(ValueError, match=rf"a.ckpt does not fit this network: {hint}.*size mismatch for weight"):
+            load_weights(network, Path("a.ckpt"), loaded, ("width", "depth"))
+    for loaded in (saved, plain):
+        load_weights(third := torch.nn.Linear(3, 4), Path("a.ckpt"), loaded, ())
+        assert torch.equal(third.weight, other.weight)

@@ -1,10 +1,11 @@
 """Finding and reading checkpoint files, with an error a user understands for each thing that can be wrong with one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wnseq.training.errors import guess
 
@@ -67,6 +68,29 @@ def read(path: Path) -> dict[str, Any]:
             "Expected a file written by fit, such as best.ckpt or last.ckpt of a run."
         )
     return checkpoint
+
+
+def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shape: Iterable[str]) -> None:
+    """Start a network from what a file holds: a checkpoint whose module keeps it as ``network``, or a state dict.
+
+    Args:
+        network: The network to fill.
+        path: The file.
+        loaded: What :func:`load` read from it.
+        shape: The hyper-parameters that decide whether weights fit, for the hint.
+
+    Raises:
+        ValueError: The weights do not fit; with the flags that the checkpoint was made with.
+    """
+    weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        made_with = loaded.get("hyper_parameters", {})
+        flags = " ".join(f"--model.{name} {made_with[name]}" for name in shape if made_with.get(name) is not None)
+        hint = f"it was made with {flags}" if flags else "set --model.* to what it was made with"
+        detail = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
 
 
 def check_names(path: Path, hparams: Iterable[str], *, known: Iterable[str]) -> None:

@@ -191,6 +191,7 @@ class ImageClassifier(LightningModule):
         self.save_hyperparameters(ignore=["init_from"])
         self.init_from = init_from
         self.network: Network | None = None
+        self.fresh = False  # whether the start is still to be set
         self.preprocess: Preprocess | None = None
         self.classes: tuple[str, ...] = ()
         self.mistakes: list[tuple[Tensor, int, int]] = []  # levels, label and prediction, of the last test
@@ -205,6 +206,7 @@ class ImageClassifier(LightningModule):
         """Make the network for images that are prepared in one way."""
         self.preprocess, self.classes = preprocess, tuple(classes)
         self.network = self.make(self.hparams.norm)
+        self.fresh = True
 
     def configure_model(self) -> None:
         """Make the network once the data is known, and start it from ``init_from``."""
@@ -217,6 +219,7 @@ class ImageClassifier(LightningModule):
         if self.init_from is not None:
             path = Path(self.init_from)
             checkpoints.load_weights(self.network, path, checkpoints.load(path), ("norm", "width"))
+            self.fresh = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
@@ -231,11 +234,12 @@ class ImageClassifier(LightningModule):
         h = self.hparams
         size = sum(parameter.numel() for parameter in self.parameters())
         self.print(f"model: ConvPool-CNN-C, width {h.width}, norm {h.norm}, {size:,} parameters\n")
-        if self.trainer.ckpt_path is None and self.init_from is None:
+        if self.fresh and self.trainer.ckpt_path is None:
             train = data.images.parts["train"].pixels
             seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images in all variants
             chosen = torch.randperm(len(train), generator=seeded)[: h.init_images]
             start(self.network, h.norm, self.make, self.preprocess(train[chosen]).to(self.device))
+        self.fresh = False
 
     def configure_optimizers(self) -> Any:
         """Set up Adam and the paper's schedule."""
@@ -340,6 +344,7 @@ class ImageClassifier(LightningModule):
         if self.network is None:
             about = checkpoint["wnseq"]
             self.build(Preprocess.from_state(about["preprocess"]), about["classes"])
+        self.fresh = False
 
 
 @torch.no_grad()
@@ -359,17 +364,6 @@ def classify(checkpoint: str | Path, levels: Tensor) -> Tensor:
 
 class ImageClassifierCLI(RecipeCLI):
     """The command line of this recipe."""
-
-    def parse_arguments(self, parser: Any, args: Any) -> None:
-        """Take the data's options from the checkpoint, where there is one, as the defaults."""
-        super().parse_arguments(parser, args)
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path is not None:
-            data = checkpoints.read(Path(path)).get("wnseq", {}).get("data", {})
-            subparser = self._subcommand_parsers[self.config.subcommand]
-            subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
-            self.config = parser.parse_args(self.arguments)
-            self.config[self.config.subcommand].ckpt_path = path
 
     def callbacks(self) -> list[Callback]:
         """Count images."""

@@ -151,6 +151,7 @@ class SequentialImages(LightningModule):
         self.save_hyperparameters(ignore=["init_from"])
         self.init_from = init_from
         self.network: Network | None = None
+        self.fresh = False  # whether the start is still to be set
         self.preprocess: Preprocess | None = None
         self.classes: tuple[str, ...] = ()
         self._sums: dict[str, list[float]] = {}  # nats, errors and images of the running evaluation
@@ -164,6 +165,7 @@ class SequentialImages(LightningModule):
         """Make the network for images that are prepared in one way."""
         self.preprocess, self.classes = preprocess, tuple(classes)
         self.network = self.make(self.hparams.norm)
+        self.fresh = True
 
     def configure_model(self) -> None:
         """Make the network once the data is known, and start it from ``init_from``."""
@@ -178,6 +180,7 @@ class SequentialImages(LightningModule):
             checkpoints.load_weights(
                 self.network, path, checkpoints.load(path), ("cell", "norm", "hidden_size", "num_layers")
             )
+            self.fresh = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
@@ -209,9 +212,9 @@ class SequentialImages(LightningModule):
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
         """Set the start from the first batch, unless the weights come from a checkpoint."""
-        fresh = self.trainer.ckpt_path is None and self.init_from is None
-        if fresh and index == 0 and self.global_step == 0:
+        if self.fresh and self.trainer.ckpt_path is None:
             begin(self.network, self.hparams.start, self.hparams.horizon, self.make, batch.images)
+        self.fresh = False
 
     def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Classify one batch; return the summed loss in nats, the classes found, and which of them are wrong."""
@@ -290,6 +293,7 @@ class SequentialImages(LightningModule):
         if self.network is None:
             about = checkpoint["wnseq"]
             self.build(Preprocess.from_state(about["preprocess"]), about["classes"])
+        self.fresh = False
 
 
 @torch.no_grad()
@@ -328,17 +332,6 @@ def memory(network: Network, images: Tensor) -> Tensor:
 
 class SequentialImagesCLI(RecipeCLI):
     """The command line of this recipe."""
-
-    def parse_arguments(self, parser: Any, args: Any) -> None:
-        """Take the data's options from the checkpoint, where there is one, as the defaults."""
-        super().parse_arguments(parser, args)
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path is not None:
-            data = checkpoints.read(Path(path)).get("wnseq", {}).get("data", {})
-            subparser = self._subcommand_parsers[self.config.subcommand]
-            subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
-            self.config = parser.parse_args(self.arguments)
-            self.config[self.config.subcommand].ckpt_path = path
 
     def callbacks(self) -> list[Callback]:
         """Count images, and show what the gates learn."""

@@ -120,7 +120,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
     options = ("--model.start=data", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1")
     fit(*options, "--trainer.limit_train_batches=10", steps=-1)
     whole = weights(newest())
-    Path("stop.py").write_text(
+    Path("stop_sequential_images.py").write_text(
         "from lightning.pytorch import Callback\n"
         "class Stop(Callback):\n"
         "    def on_train_batch_end(self, trainer, *_):\n"
@@ -128,7 +128,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
     )
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         patch.syspath_prepend(str(Path.cwd()))
-        fit(*options, "--trainer.limit_train_batches=10", "--trainer.callbacks=stop.Stop", steps=-1)
+        fit(*options, "--trainer.limit_train_batches=10", "--trainer.callbacks=stop_sequential_images.Stop", steps=-1)
     fit(*options, "--trainer.limit_train_batches=10", "--ckpt_path=last", steps=-1)
     resumed = weights(newest())
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -120,7 +120,10 @@ class RecipeCLI(LightningCLI):
         parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; with ``--ckpt_path``, parse again with the checkpoint's hyper-parameters as the defaults."""
+        """Parse; with ``--ckpt_path``, parse again with what the checkpoint was made with as the defaults.
+
+        That are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
+        """
         self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
         subparser = self._subcommand_parsers[self.config.subcommand]
@@ -132,9 +135,12 @@ class RecipeCLI(LightningCLI):
             return
         with reported():
             path = checkpoints.find(options.ckpt_path, self._runs(options))
-            hparams = checkpoints.read(path).get("hyper_parameters", {})
+            checkpoint = checkpoints.read(path)
+            hparams = checkpoint.get("hyper_parameters", {})
             checkpoints.check_names(path, hparams, known=options.model.as_dict())
         subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
+        data = checkpoint.get("wnseq", {}).get("data", {})
+        subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
         self.config = parser.parse_args(self.arguments)
         self.config[self.config.subcommand].ckpt_path = str(path)
 

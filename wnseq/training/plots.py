@@ -273,7 +273,8 @@ def animated(
     axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
     shown = axes.imshow(sheet[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    outlines = axes.add_collection(LineCollection([], colors=VALIDATION, linewidths=1.5))
+    outlines = LineCollection([], colors=VALIDATION, linewidths=1.5)
+    axes.add_collection(outlines)
     rate = max(4, steps // 6)
     writer = PillowWriter(fps=rate)
     with writer.saving(drawing, str(figure), dpi=96):
@@ -282,7 +283,7 @@ def animated(
             if boxes is not None:
                 x = left + boxes[step][:, [0, 2, 2, 0, 0]].clip(0, width).T - 0.5  # (5, N)
                 y = top + boxes[step][:, [1, 1, 3, 3, 1]].clip(0, height).T - 0.5
-                outlines.set_segments(np.stack((x, y), -1).swapaxes(0, 1))
+                outlines.set_segments(list(np.stack((x, y), -1).swapaxes(0, 1)))
             writer.grab_frame()
     return figure
 

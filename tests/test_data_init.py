@@ -427,6 +427,7 @@ data_init(net, rows[:100] if rank else rows[100:])
 rnn = wnseq.WNGRU(8, 6, num_layers=2)
 data_init(rnn, rows[:100].view(10, 10, 8) if rank else rows[100:].view(10, 20, 8))
 torch.save({**net.module.state_dict(), **rnn.state_dict(prefix="rnn.")}, f"{folder}/{rank}.pt")
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 

@@ -147,6 +147,7 @@ def work(rank: int, folder: Path) -> None:
         except Exception as error:
             failed[what] = "".join(traceback.format_exception(error))
     torch.save(failed, folder / f"{rank}.pt")
+    dist.barrier()  # one that leaves while the other still talks to it may abort
     dist.destroy_process_group()
 
 

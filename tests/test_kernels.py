@@ -262,7 +262,10 @@ def test_scripted_through_fold(case):
     torch.testing.assert_close(tensors(scripted(x)), tensors(module(x)))
 
 
-@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:torch.ao.quantization is deprecated:DeprecationWarning",
+    "ignore:torch.quantize_per_tensor:UserWarning",  # said once a process, and so by whichever test comes first
+)
 @pytest.mark.parametrize("case", [DEEP[0], DEEP[2]], ids=[DEEP[0].name, DEEP[2].name])
 def test_quantised_through_fold(case):
     module, x = case.make().eval(), case.input()

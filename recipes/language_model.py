@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
@@ -40,11 +39,14 @@ from wnseq.data.compression import compressed_bits_per_byte
 from wnseq.data.text import TextDataModule
 from wnseq.data.vocabulary import Vocabulary
 from wnseq.data.windows import IGNORE, Window, share
+from wnseq.linear_cross_entropy import linear_cross_entropy, tied_embedding
+from wnseq.streaming import linear
 from wnseq.training import checkpoints
 from wnseq.training.callbacks import from_all
 from wnseq.training.cli import RecipeCLI, run
 from wnseq.training.gates import GateMonitor
 
+NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
 LAYERS = {
     ("lstm", "weight"): wnseq.WNLSTM,
     ("gru", "weight"): wnseq.WNGRU,
@@ -101,9 +103,23 @@ class Network(nn.Module):
         def step(tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             x = self.dropout(self.encoder(tokens))  # (T, N, I)
             x, state = recur(x, state)  # (T, N, H)
-            return self.decoder(self.dropout(x)), state  # (T, N, V)
+            logits = linear(self.dropout(x).flatten(0, -2), self.decoder.weight, self.decoder.bias)
+            return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
 
         return step
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: State | None, reduction: str, rows: int | None = None
+    ) -> tuple[Tensor, State]:
+        """Take the cross-entropy of the targets, in a buffer of logits that become their own gradient."""
+        weight = self.decoder.weight
+        if weight is self.encoder.weight:
+            x, weight = tied_embedding(tokens, weight)  # both gradients in one buffer
+        else:
+            x = self.encoder(tokens)
+        x, state = self.rnn(self.dropout(x), state)  # (T, N, H)
+        options = {"ignore_index": IGNORE, "reduction": reduction, "rows": rows}
+        return linear_cross_entropy(self.dropout(x), weight, targets, self.decoder.bias, **options), state
 
 
 @dataclass
@@ -158,6 +174,8 @@ class LanguageModel(LightningModule):
         warmup: Steps over which the step size rises from zero.
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
+        softmax_rows: Predictions of a window whose logits exist at once; by default all. Fewer take less memory and
+            more time: with a large vocabulary the logits are what fills the memory.
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
         sampling: How ``predict`` and the end of a run draw text.
 
@@ -185,6 +203,7 @@ class LanguageModel(LightningModule):
         warmup: int = 0,
         decay_factor: float = 0.5,
         decay_after: int = 4,
+        softmax_rows: int | None = None,
         init_from: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
     ) -> None:
@@ -204,6 +223,7 @@ class LanguageModel(LightningModule):
             ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
             ("warmup", warmup, warmup >= 0, "at least 0"),
             ("decay_after", decay_after, decay_after >= 0, "at least 0"),
+            ("softmax_rows", softmax_rows, softmax_rows is None or softmax_rows >= 1, "at least 1"),
             ("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1"),
         ):
             if not fits:
@@ -266,7 +286,10 @@ class LanguageModel(LightningModule):
         h = self.hparams
         groups = wnseq.param_groups(self.network, h.weight_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
-        optimizer = kind(groups, lr=h.learning_rate)
+        # Fused: one pass over the memory. 16-mixed scales the gradients, and a fused step would undo it only after
+        # clipping. No other precision scales them, and Lightning must be told so before it clips.
+        optimizer = kind(groups, lr=h.learning_rate, fused=self.trainer.precision != "16-mixed")
+        optimizer._step_supports_amp_scaling = False
         if h.schedule == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=h.decay_factor, patience=0)
             return {
@@ -290,14 +313,11 @@ class LanguageModel(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _step(self, batch: Window, stage: str) -> tuple[Tensor, Tensor]:
-        """Run one window from the carried state; return the summed loss in nats and the number of tokens."""
+    def _step(self, batch: Window, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
+        """Run one window from the carried state; return the loss in nats and the number of tokens."""
         state = None if batch.fresh else self._carried(stage, batch.inputs.shape[1])
-        logits, state = self.network(batch.inputs, state)
+        nats, state = self.network.loss(batch.inputs, batch.targets, state, reduction, self.hparams.softmax_rows)
         self._states[stage] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
-        nats = F.cross_entropy(
-            logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
         return nats, (batch.targets != IGNORE).sum()
 
     def _carried(self, stage: str, columns: int) -> State | None:
@@ -313,8 +333,7 @@ class LanguageModel(LightningModule):
 
     def training_step(self, batch: Window, index: int) -> Tensor:
         """Take the mean loss per token of one window."""
-        nats, tokens = self._step(batch, "train")
-        loss = nats / tokens
+        loss, _ = self._step(batch, "train", "mean")
         self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
         return loss
 
@@ -465,14 +484,17 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
         return int(logits.argmax())
     logits = logits / sampling.temperature
     if sampling.top_k is not None:
-        least = logits.topk(min(sampling.top_k, len(logits))).values[-1]
-        logits = logits.masked_fill(logits < least, -math.inf)
-    probabilities = logits.softmax(0)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
-        beyond = ordered.cumsum(0) - ordered >= sampling.top_p  # the token that crosses top_p stays in
-        probabilities[order[beyond]] = 0
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+        logits, order = logits.topk(min(sampling.top_k, len(logits)))
+        probabilities = logits.softmax(0)
+    elif sampling.top_p == 1:
+        return int(torch.multinomial(logits.softmax(0), 1, generator=generator))
+    else:
+        every = logits.softmax(0)
+        probabilities, order = every.topk(min(NUCLEUS, len(every)))
+        if probabilities.sum() < sampling.top_p:
+            probabilities, order = every.sort(descending=True)
+    beyond = probabilities.cumsum(0) - probabilities >= sampling.top_p  # the token that crosses top_p stays in
+    return int(order[torch.multinomial(probabilities.masked_fill(beyond, 0), 1, generator=generator)])
 
 
 def stream(model: LanguageModel, sampling: Sampling) -> str:

@@ -7,10 +7,10 @@ import math
 from numbers import Integral
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq.module import WNModule
+from wnseq.streaming import linear
 from wnseq.weight_norm import ShapeError, norm
 
 __all__ = [
@@ -64,7 +64,7 @@ def rnn_step(
     Returns:
         The next hidden state, of h's shape.
     """
-    total = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
+    total = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)
     return total.tanh() if nonlinearity == "tanh" else total.relu()
 
 
@@ -96,7 +96,7 @@ def lstm_step(
         The next hidden and cell state.
     """
     h, c = state
-    total = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)  # (N, 4·H)
+    total = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)  # (N, 4·H)
     i, f, g, o = total.chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c
@@ -129,8 +129,8 @@ def gru_step(
     Returns:
         The next hidden state, of h's shape.
     """
-    r_x, z_x, n_x = F.linear(x, w_ih, b_ih).chunk(3, -1)  # (N, H) each
-    r_h, z_h, n_h = F.linear(h, w_hh, b_hh).chunk(3, -1)
+    r_x, z_x, n_x = linear(x, w_ih, b_ih).chunk(3, -1)  # (N, H) each
+    r_h, z_h, n_h = linear(h, w_hh, b_hh).chunk(3, -1)
     r = (r_x + r_h).sigmoid()
     z = (z_x + z_h).sigmoid()
     n = (n_x + r * n_h).tanh()

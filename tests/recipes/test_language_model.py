@@ -4,6 +4,7 @@ import itertools
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -170,6 +171,57 @@ def test_the_state_is_carried_between_windows_and_one_a_stage():
     torch.testing.assert_close(nats, expected)
 
 
+@pytest.mark.parametrize("rows", [None, 5])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_loss_is_the_cross_entropy_of_the_logits(tied, rows):
+    network = Network(11, "lstm", "weight", 8, 8, 2, 0.0, tied, 1.0)
+    tokens, targets = torch.randint(11, (2, 7, 3))
+    targets[0, 0] = IGNORE
+    results = []
+    for ours in (True, False):
+        network.zero_grad()
+        if ours:
+            loss, state = network.loss(tokens, targets, None, "mean", rows)
+        else:
+            logits, state = network(tokens)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
+        loss.backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        results.append((loss.detach(), state, gradients))
+    torch.testing.assert_close(*results)
+
+
+def test_fewer_rows_of_logits_at_once_train_alike():
+    whole, few = fit("--model.softmax_rows=null"), fit("--model.softmax_rows=5")
+    assert few == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_mixed_precision_clips_and_resumes_to_the_bit(optimizer, algorithm):
+    options = ("--trainer.precision=bf16-mixed", f"--model.optimizer={optimizer}", "--model.schedule=constant",
+               f"--trainer.gradient_clip_algorithm={algorithm}", "--trainer.gradient_clip_val=1e-3",
+               "--model.learning_rate=1e-2", "--trainer.limit_val_batches=1")  # fmt: skip
+    fit(*options, steps=6)
+    whole = weights(newest())
+    fit(*options, steps=3)
+    half = weights(newest())
+    fit(*options, "--ckpt_path=last", steps=6)
+    resumed = weights(newest())
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    if optimizer == "sgd":
+        moved = max((whole[name] - half[name]).abs().max() for name in whole)
+        assert 0 < moved < 3.1e-5  # three steps of at most 1e-2 · 1e-3
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", False)])
+def test_the_optimizer_is_fused_but_where_gradients_are_scaled(precision, fused):
+    model = LanguageModel(schedule="constant")
+    model.build(Vocabulary.from_state({"kind": "byte"}))
+    model._trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
+    assert model.configure_optimizers()["optimizer"].param_groups[0]["fused"] is fused
+
+
 def test_evaluation_does_not_depend_on_how_it_is_batched():
     fit(steps=5)
     path = str(newest())
@@ -214,6 +266,19 @@ def test_drawing_obeys_temperature_top_k_and_top_p():
     assert drawn(temperature=1.0, top_k=9) == {0, 1, 2, 3}
     assert drawn(temperature=1.0, top_p=0.4) == {3}
     assert drawn(temperature=1.0, top_p=0.5) == {2, 3}
+
+
+@pytest.mark.parametrize("sharpness", [0.1, 3.0], ids=["flat: all sorted", "peaked: the likeliest"])
+def test_a_nucleus_is_that_of_the_whole_vocabulary(sharpness, monkeypatch):
+    logits = sharpness * torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    seen = []
+    monkeypatch.setattr(torch, "multinomial", lambda p, *args, **kwargs: seen.append(p) or torch.tensor([0]))
+    assert draw(logits, Sampling(temperature=1.0, top_p=0.9), torch.Generator()) == logits.argmax()
+    ordered = logits.softmax(0).sort(descending=True).values
+    kept = ordered[ordered.cumsum(0) - ordered < 0.9]
+    assert (len(kept) > 512) == (sharpness < 1)
+    torch.testing.assert_close(seen[0][: len(kept)], kept)
+    assert not seen[0][len(kept) :].any()
 
 
 @pytest.mark.parametrize(
@@ -276,6 +341,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),
         (["--model.warmup=-1"], "warmup must be at least 0, got -1"),
         (["--model.decay_after=-1"], "decay_after must be at least 0, got -1"),
+        (["--model.softmax_rows=0"], "softmax_rows must be at least 1, got 0"),
         (["--model.dropout=1"], "dropout must be at least 0 and less than 1, got 1"),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "cosine schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be in"),

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from wnseq.training import checkpoints, plots, runs
 from wnseq.training.callbacks import Checkpoint, FiniteLoss, RandomState, Throughput
 from wnseq.training.errors import reported
+from wnseq.training.memory import keep_freed_memory
 from wnseq.training.parser import RecipeParser, with_subcommand
 from wnseq.training.progress import Bar, EpochLines, readable
 from wnseq.training.quiet import quiet
@@ -324,6 +325,7 @@ def run(
             sys.argv = typed  # `wnseq run` put its name in their place, and Lightning starts other processes by them
     else:
         program = recipe
+    keep_freed_memory()
     precision = torch.get_float32_matmul_precision()
     try:
         with quiet(), statuses(), reported():

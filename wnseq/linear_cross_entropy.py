@@ -1,0 +1,258 @@
+"""A language model's softmax and loss in one: logits, cross-entropy and gradients, a block at a time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from wnseq.weight_norm import ShapeError
+
+__all__ = ["linear_cross_entropy", "tied_embedding"]
+
+CACHED = 2**20  # numbers that a CPU works on at once: 4 MB of float32, which its caches hold
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    rows: int | None = None,
+) -> Tensor:
+    """Compute the cross-entropy of a linear layer's logits, ``F.cross_entropy(F.linear(input, weight, bias), target)``.
+
+    The gradients are computed with the loss, while the logits are at hand, and the logits become their own gradient in
+    place: there is one buffer of them, in the dtype of autocast where it is on, and softmax and loss are taken in
+    float32 block by block. With ``rows`` the logits of the whole batch never exist at once.
+
+    Args:
+        input: Features.
+        weight: Weight of the linear layer.
+        target: Class of each row, a whole number from 0 to V − 1, or ignore_index.
+        bias: Bias of the linear layer.
+        ignore_index: Target of the rows that count neither in the loss nor in the mean.
+        reduction: ``mean`` over the rows that count, or ``sum``.
+        rows: Rows whose logits exist at once; by default all. Fewer take less memory and more time, as the gradient of
+            the weight is passed over once for each part; half types round it once for each.
+
+    Shape:
+        - input: ``(…, H)``
+        - weight: ``(V, H)``
+        - target: ``(…)``
+        - bias: ``(V,)``
+
+    Returns:
+        The loss, a scalar in float32, or in the dtype of float64 inputs.
+
+    Raises:
+        ShapeError: The shapes do not fit together.
+        ValueError: reduction is neither ``mean`` nor ``sum``, or rows is less than 1.
+
+    Note:
+        It has no second derivative and no forward-mode one, and goes backward once: the gradients are handed over, not
+        copied. Float16 under a GradScaler is as safe as the plain pair, since what is small is scaled in float32.
+
+    Example:
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch._C.Generator object at ...>
+        >>> features, weight = torch.randn(5, 3, 8), torch.randn(11, 8, requires_grad=True)
+        >>> loss = linear_cross_entropy(features, weight, torch.randint(11, (5, 3)), rows=4)
+        >>> loss.backward()
+        >>> weight.grad.shape
+        torch.Size([11, 8])
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"linear_cross_entropy: reduction must be 'mean' or 'sum', got {reduction!r}")
+    if rows is not None and rows < 1:
+        raise ValueError(f"linear_cross_entropy: rows must be at least 1, got {rows}; leave it out for all at once")
+    if weight.ndim != 2 or input.shape[-1:] != weight.shape[1:]:
+        raise ShapeError(
+            "linear_cross_entropy: input and weight must have shapes (…, H) and (V, H), got "
+            f"{tuple(input.shape)} and {tuple(weight.shape)}"
+        )
+    if target.shape != input.shape[:-1]:
+        raise ShapeError(
+            f"linear_cross_entropy: target must have shape {tuple(input.shape[:-1])}, one class for each row of the "
+            f"input, got {tuple(target.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(
+            f"linear_cross_entropy: bias must have shape {tuple(weight.shape[:1])}, one entry for each row of the "
+            f"weight, got {tuple(bias.shape)}"
+        )
+    x, y = input.reshape(-1, input.shape[-1]), target.reshape(-1)
+    options = ignore_index, reduction == "mean", rows, torch.is_grad_enabled()
+    loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, y, *options)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        ignore_index: int,
+        mean: bool,
+        rows: int | None,
+        recording: bool,
+    ) -> Tensor:
+        device = input.device.type
+        with_autocast = torch.is_autocast_enabled(device) and weight.dtype != torch.float64
+        dtype = torch.get_autocast_dtype(device) if with_autocast else weight.dtype
+        full = torch.promote_types(dtype, torch.float32)
+        needs_input, needs_weight, needs_bias = (recording and needed for needed in ctx.needs_input_grad[:3])
+        gradient = needs_input or needs_weight or needs_bias
+        rows = rows or max(1, len(input))
+        block = max(1, (CACHED if device == "cpu" else 64 * CACHED) // max(1, len(weight)))
+        with torch.autocast(device, enabled=False):
+            counted = target != ignore_index
+            target = target.masked_fill(~counted, 0).unsqueeze(1)
+            share = counted.to(full)  # of each row in the loss
+            late = None  # float16 has no room for gradients over the number of rows: backward divides them, in float32
+            if mean and dtype == torch.float16:
+                late = 1 / share.sum()
+            elif mean:
+                share /= share.sum()
+            x, w = input.to(dtype), weight.to(dtype)
+            shared = (input * share.unsqueeze(1)).to(dtype) if needs_weight else x
+            grad_input = torch.empty_like(x, dtype=full) if needs_input else None
+            grad_weight = torch.empty_like(w, dtype=full) if needs_weight else None
+            grad_bias = w.new_zeros(len(w), dtype=full) if needs_bias else None
+            loss = share.new_zeros(())
+            buffer = w.new_empty(min(block, len(x)), len(w), dtype=full) if dtype != full else None
+            for start in range(0, len(x), rows):
+                part = slice(start, start + rows)
+                logits = x[part] @ w.t()  # (rows, V)
+                for top in range(0, len(logits), block):
+                    here = slice(top, top + block)
+                    of_rows = logits[here], target[part][here], share[part][here]
+                    loss += _softmax(*of_rows, bias, buffer, grad_bias, gradient=gradient)
+                if grad_input is not None:
+                    _multiply(logits, w, out=grad_input[part], add=False)
+                if grad_weight is not None:
+                    _multiply(logits.t(), shared[part], out=grad_weight, add=start > 0)
+            if grad_input is not None:
+                grad_input *= share.unsqueeze(1)
+            if grad_weight is not None and not len(x):
+                grad_weight.zero_()
+        ctx.late = late
+        ctx.gradients = [grad_input, grad_weight, grad_bias]
+        ctx.dtypes = [None if t is None else t.dtype for t in (input, weight, bias)]
+        return loss if late is None else loss * late
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "linear_cross_entropy: its gradients were handed over when backward was first called, and are gone; "
+                "compute the loss anew for each backward"
+            )
+        gradients, ctx.gradients = ctx.gradients, None
+        factor = grad if ctx.late is None else grad * ctx.late
+        if grad.device.type != "cpu" or factor != 1:  # asking a GPU would wait for it
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient *= factor
+        in_own = [None if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
+        return *in_own, *[None] * 5
+
+
+def _softmax(
+    logits: Tensor,
+    target: Tensor,
+    share: Tensor,
+    bias: Tensor | None,
+    buffer: Tensor | None,
+    grad_bias: Tensor | None,
+    *,
+    gradient: bool,
+) -> Tensor:
+    """Take the loss of a block of rows, whose logits become softmax less one-hot target where a gradient is asked."""
+    p = logits if buffer is None else buffer[: len(logits)].copy_(logits)
+    if bias is not None:
+        p += bias
+    of_target = p.gather(1, target).squeeze(1)
+    if not gradient:
+        return share @ (p.logsumexp(1) - of_target)
+    largest = p.amax(1)
+    torch.softmax(p, 1, out=p)
+    log_sum = largest - p.amax(1).log()  # the largest probability is exp(largest - log_sum), and never small
+    p.scatter_add_(1, target, p.new_full((1, 1), -1.0).expand(len(p), 1))
+    if grad_bias is not None:
+        grad_bias += share @ p
+    if buffer is not None:
+        logits.copy_(p)
+    return share @ (log_sum - of_target)
+
+
+def _multiply(left: Tensor, right: Tensor, *, out: Tensor, add: bool) -> None:
+    """Write a product into a tensor, or add it; one of a half type in parts that stay in the cache, cast as they go."""
+    if out.dtype == left.dtype:
+        out.addmm_(left, right, beta=int(add))
+        return
+    height = max(1, (CACHED if out.device.type == "cpu" else 64 * CACHED) // max(1, right.shape[1]))
+    for top in range(0, len(out), height):
+        part, product = out[top : top + height], left[top : top + height] @ right
+        if add:
+            part += product
+        else:
+            part.copy_(product)
+
+
+def tied_embedding(tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Look tokens up in a weight that the softmax shares, and hand the weight on to it.
+
+    The gradient that comes back from the handed-on weight is the buffer into which the embedding adds its own, a row
+    for each token, where autograd would make a second gradient of the weight's size and add the two.
+
+    Args:
+        tokens: Rows to look up.
+        weight: The shared weight.
+
+    Shape:
+        - tokens: any, whole numbers from 0 to V − 1
+        - weight: ``(V, H)``
+
+    Returns:
+        The rows, ``(…, H)``, and the weight, to be given to :func:`linear_cross_entropy` and to nothing else: what it
+        gives back is written in place.
+
+    Example:
+        >>> tokens, weight = torch.tensor([2, 0, 2]), torch.randn(4, 8, requires_grad=True)
+        >>> features, shared = tied_embedding(tokens, weight)
+        >>> linear_cross_entropy(features, shared, torch.tensor([0, 2, 1])).backward()
+        >>> weight.grad.shape
+        torch.Size([4, 8])
+    """
+    embedded, shared = _TiedEmbedding.apply(tokens, weight)  # type: ignore[no-untyped-call]
+    return embedded, shared
+
+
+class _TiedEmbedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(tokens)
+        ctx.entries = len(weight)
+        return torch.embedding(weight, tokens), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_rows: Tensor | None, of_weight: Tensor | None) -> tuple[None, Tensor | None]:
+        (tokens,) = ctx.saved_tensors
+        if of_rows is None:
+            return None, of_weight
+        if of_weight is None:
+            return None, torch.ops.aten.embedding_dense_backward(of_rows, tokens, ctx.entries, -1, False)
+        index, rows = tokens.flatten(), of_rows.flatten(0, -2).to(of_weight.dtype)
+        if of_weight.is_cuda:  # where index_add_ adds in no fixed order
+            return None, of_weight.index_put_((index,), rows, accumulate=True)
+        return None, of_weight.index_add_(0, index, rows)

@@ -28,6 +28,19 @@ def expect(case, module, x, states, lengths):
 
 
 @each_sequence
+def test_a_single_step_in_inference_is_that_of_torch(case, monkeypatch):
+    monkeypatch.setattr("wnseq.kernels.LEAST", 0)  # by the cells, whatever the size
+    if case.kind != "rnn":
+        monkeypatch.setattr(f"torch.{case.kind}", None)
+    ours = case.make().eval()
+    x, state = case.input(steps=1), case.states(3)
+    with torch.inference_mode():
+        found = ours(x, state)
+    monkeypatch.undo()
+    torch.testing.assert_close(found, case.make_twin().eval()(x, state))
+
+
+@each_sequence
 @pytest.mark.parametrize("form", ["batched", "packed"])
 def test_equals_the_equations_with_every_gradient(case, form):
     module = case.make(dtype=torch.float64)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["linear"]
+__all__ = ["LEAST", "linear"]
 
 # Multiplications from which on oneDNN is the faster; microseconds of torch's own → oneDNN, on an AMD EPYC with AVX-512:
 #   rows × weight       1 thread      2 threads

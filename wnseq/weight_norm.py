@@ -1,10 +1,17 @@
 """The formula and nothing else: w = g·v/‖v‖ and its inverse."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["ShapeError", "decompose", "exp_weight_norm", "log_scale", "norm", "weight_norm"]
+__all__ = ["ShapeError", "decompose", "exp_weight_norm", "log_scale", "norm", "weight_norm", "weight_norms"]
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)  # no subclass: a fake tensor holds no values, a sharded one not all
 
 
 class ShapeError(ValueError, RuntimeError):
@@ -39,6 +46,10 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2.
     """
+    _check_layout(v, dim, groups)
+    fused = [] if dim else _compose((v,), (g,))
+    if fused:
+        return fused[0]
     square = _square(v, dim, groups)
     if g.shape != square.shape:
         each = f"each index of axis {dim} of v" + (f" in each of {groups} groups" if dim and groups > 1 else "")
@@ -51,6 +62,25 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     parts, axis = _part(v, dim, groups)
     shape = [n if k in (0, axis) else 1 for k, n in enumerate(parts.shape)] if axis else [-1] + [1] * (v.ndim - 1)
     return (parts * scale.view(shape)).reshape(v.shape).to(v.dtype)
+
+
+def weight_norms(vs: Sequence[Tensor], gs: Sequence[Tensor]) -> list[Tensor]:
+    """Compose many weights in one go, each with its outputs along the first axis.
+
+    Args:
+        vs: Directions.
+        gs: Their scales.
+
+    Shape:
+        - each v and g: as :func:`weight_norm` takes them
+
+    Returns:
+        The weights.
+
+    Raises:
+        ShapeError: A g is not one entry for each output.
+    """
+    return _compose(vs, gs) or [weight_norm(v, g) for v, g in zip(vs, gs, strict=True)]
 
 
 def exp_weight_norm(v: Tensor, s: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
@@ -160,11 +190,125 @@ def norm(w: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     Raises:
         ValueError: ``dim`` is not an axis of w, or the groups do not divide its first one.
     """
+    _check_layout(w, dim, groups)
     return _square(w, dim, groups).sqrt().to(w.dtype)
 
 
-def _square(w: Tensor, dim: int, groups: int) -> Tensor:
-    """Take ‖w[j]‖² over all axes but ``dim``: one entry for each j of each group, in float32 for half types."""
+class _Fused(torch.autograd.Function):
+    """Torch's fused kernel with a derivative of every order; the second that torch gives it takes ‖v‖ for constant.
+
+    It takes many pairs at once, first all v and then all g, since what Python spends on a call is as much as the kernel
+    takes for a weight of 800×200.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *pairs: Tensor) -> tuple[Tensor, ...]:
+        count = len(pairs) // 2
+        weights, norms, ctx.all_have_length = _fused(pairs[:count], pairs[count:])
+        ctx.save_for_backward(*pairs, *norms)
+        ctx.set_materialize_grads(False)
+        return tuple(weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        count = len(gradients)
+        saved = ctx.saved_tensors
+        d_v: list[Tensor | None] = [None] * count
+        d_g: list[Tensor | None] = [None] * count
+        by_kernel = ctx.all_have_length and not torch.is_grad_enabled() and not _is_transformed()
+        for k, d_w in enumerate(gradients):
+            if d_w is None:
+                continue
+            v, g, norms = saved[k], saved[count + k], saved[2 * count + k]
+            if by_kernel:
+                d_v[k], column = _kernel_backward(d_w.contiguous(), v, g.view(norms.shape), norms, 0)
+                d_g[k] = column.view(-1)
+            else:
+                d_v[k], d_g[k] = _gradients(d_w, v, g)
+        return *d_v, *d_g
+
+
+_kernel_backward = torch.ops.aten._weight_norm_interface_backward.default
+
+
+def _fused(vs: Sequence[Tensor], gs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], bool]:
+    """Compose by torch's kernel; return the weights, the norms with the axes of v, and whether none is zero."""
+    weights, norms = [], []
+    for v, g in zip(vs, gs, strict=True):
+        w, lengths = torch._weight_norm_interface(v, g.view(-1, *[1] * (v.ndim - 1)), 0)
+        weights.append(w)
+        norms.append(lengths)
+    together = torch.cat([lengths.view(-1) for lengths in norms]) if len(norms) > 1 else norms[0]
+    all_have_length = bool(together.all())
+    if not all_have_length:  # 0/0 there
+        for w, lengths in zip(weights, norms, strict=True):
+            w.masked_fill_(lengths == 0, 0.0)
+    return weights, norms, all_have_length
+
+
+def _compose(vs: Sequence[Tensor], gs: Sequence[Tensor]) -> list[Tensor]:
+    """Compose by torch's kernel; return nothing where it has no rule."""
+    if _is_recorded():
+        return []
+    records = False
+    for v, g in zip(vs, gs, strict=True):
+        if not _has_kernel(v, g):
+            return []
+        records = records or v.requires_grad or g.requires_grad
+    if records and torch.is_grad_enabled():
+        return list(_Fused.apply(*vs, *gs))  # type: ignore[no-untyped-call]
+    return _fused(vs, gs)[0]
+
+
+def _gradients(d_w: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the gradients of v and g in a way that can be differentiated again."""
+    column = [-1] + [1] * (v.ndim - 1)
+    square = _square(v, 0, 1)
+    norms = square.masked_fill(square == 0, 1.0).sqrt().view(column)
+    unit = v / norms
+    d_g = (d_w * unit).reshape(len(v), -1).sum(1)
+    return g.view(column) / norms * (d_w - unit * d_g.view(column)), d_g
+
+
+def _is_transformed() -> bool:
+    """Tell whether a transform of ``torch.func`` is at work; a backward with ``is_grads_batched`` is one."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def _is_recorded() -> bool:
+    """Tell whether something is at work that the fused kernel has no rule for.
+
+    It has neither a batching rule nor a forward-mode derivative, and what captures graphs would take the check for rows
+    of zeros for a constant.
+    """
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or _is_transformed()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _has_kernel(v: Tensor, g: Tensor) -> bool:
+    """Tell whether torch's fused kernel takes a pair whose outputs lie along the first axis.
+
+    It reads and writes each entry once, forward and backward. Both together take 0.4 ms at 2600×650 on two cores, and
+    the formula, operation by operation, 4.8 ms. On CUDA the check for rows of zeros would make the host wait.
+    """
+    return (
+        type(v) in _PLAIN
+        and type(g) in _PLAIN
+        and v.is_cpu
+        and g.is_cpu
+        and v.dtype in (torch.float32, torch.float64)
+        and g.dtype == v.dtype
+        and g.shape == v.shape[:1]
+        and v.numel() > 0
+        and v.is_contiguous()
+    )
+
+
+def _check_layout(w: Tensor, dim: int, groups: int) -> None:
     if not 0 <= dim < w.ndim:
         raise ValueError(
             f"weight_norm: dim must be an axis of a tensor with {w.ndim} axes, counted from 0, got {dim}; "
@@ -172,6 +316,10 @@ def _square(w: Tensor, dim: int, groups: int) -> Tensor:
         )
     if groups < 1 or w.shape[0] % groups:
         raise ValueError(f"weight_norm: groups must divide the first axis of shape {tuple(w.shape)}, got {groups}")
+
+
+def _square(w: Tensor, dim: int, groups: int) -> Tensor:
+    """Take ‖w[j]‖² over all axes but ``dim``: one entry for each j of each group, in float32 for half types."""
     if w.dtype in (torch.float16, torch.bfloat16):
         w = w.float()
     parts, axis = _part(w, dim, groups)

@@ -1,0 +1,247 @@
+"""LSTM layers whose products are taken in bfloat16 on a CPU, and whose states and gates are float32.
+
+Torch's LSTM is no faster under bfloat16 autocast than without, though products of matrices run four times as fast: a
+step multiplies few rows by a large matrix, and the matrix is laid out anew for the processor at each step. Here oneDNN
+lays it out once for all steps. A step multiplies x and h, side by side, by both weights in one product, which oneDNN
+adds up in float32 and rounds once; the gates are computed from it in float32, and h is rounded for the next product.
+The gradients of both weights are one product over all steps, and so is that of x.
+
+Inputs are padded and time first; a backward direction is run on the reversed sequence.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from wnseq.cells import lstm_step
+
+__all__ = ["bf16_recurrence", "fits", "lstm"]
+
+Choice = Literal["rule", "loop", "torch"]
+BF16 = torch.bfloat16
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+STEPS, BATCH, SIZE = 32, 16, 640  # from which on the loop is taken
+ORDER, BACK = (3, 0, 1, 2), (1, 2, 3, 0)  # gates as o i f g, three sigmoids in a row, and from there to torch's order
+_CHOICE: ContextVar[Choice] = ContextVar("wnseq_bf16_recurrence", default="rule")
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+
+
+@contextmanager
+def bf16_recurrence(choice: Choice) -> Iterator[None]:
+    """Choose what runs the layers of an LSTM under bfloat16 autocast on a CPU.
+
+    Args:
+        choice: ``loop`` for the loop of wnseq wherever it can run, ``torch`` for torch's own recurrence, ``rule`` for
+            the faster by the measurements that stand beside the rule, which is the default.
+
+    Raises:
+        ValueError: There is no such choice.
+
+    Example:
+        >>> import torch, wnseq
+        >>> rnn, x = wnseq.WNLSTM(4, 6), torch.randn(3, 2, 4)
+        >>> with bf16_recurrence("loop"), torch.autocast("cpu", torch.bfloat16):
+        ...     output, state = rnn(x)
+        >>> output.dtype
+        torch.bfloat16
+    """
+    if choice not in ("rule", "loop", "torch"):
+        raise ValueError(f"bf16_recurrence: choice must be 'rule', 'loop' or 'torch', got {choice!r}")
+    token = _CHOICE.set(choice)
+    try:
+        yield
+    finally:
+        _CHOICE.reset(token)
+
+
+def fits(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], projected: bool) -> bool:
+    """Tell whether the loop takes an LSTM, and is the faster at its size.
+
+    Args:
+        x: Input, padded, in either order of its axes.
+        batch_sizes: None if it is padded.
+        h: Initial hidden states ``(L·D, N, H)``.
+        flat: Weights and biases.
+        projected: Whether there is a projection.
+
+    Note:
+        Forward and backward of WNLSTM, composition and casts included, over torch's LSTM under the same autocast, on
+        two cores with AVX-512 and its bfloat16 products: 2.1 times as fast at T×N×H = 70×20×1150, 1.4 to 1.5 at
+        35×20×650, 1.2 at 35×64×1024, but 0.7 at 16×16×512, and by itself 0.6 at 35×20×200 and at 1×1×512, and 0.5 at
+        256×32×128, where calls and the laying out of the weights cost more than the products.
+    """
+    choice = _CHOICE.get()
+    if choice == "torch" or not HAS_ONEDNN or x.device.type != "cpu" or batch_sizes is not None or projected:
+        return False
+    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != BF16:
+        return False
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
+        return False
+    if x.numel() == 0 or not all(
+        type(each) in (Tensor, torch.nn.Parameter) and each.dtype == torch.float32 for each in flat
+    ):
+        return False
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    steps = x.numel() // (x.shape[-1] * h.shape[1])
+    return choice == "loop" or (steps >= STEPS and h.shape[1] >= BATCH and h.shape[2] >= SIZE)
+
+
+def lstm(
+    x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor], reverse: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one LSTM layer in one direction.
+
+    Args:
+        x: Input.
+        states: Initial hidden and cell state.
+        weights: w_ih, w_hh and, if there are, both biases, in float32.
+        reverse: Whether to walk from the last step to the first.
+
+    Shape:
+        - x: ``(T, N, I)``; states: ``(N, H)``
+
+    Returns:
+        Output and final states, in bfloat16 as torch's are.
+    """
+    biases = weights[2:] or (None, None)
+    output, h, c = _LSTM.apply(x.flip(0) if reverse else x, *states, *weights[:2], *biases)  # type: ignore[no-untyped-call]
+    return output.flip(0) if reverse else output, (h, c)
+
+
+class _LSTM(torch.autograd.Function):
+    """One layer forward in time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None,
+        b_hh: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        steps, batch, features = x.shape
+        size = h.shape[1]
+        weight = _side_by_side(w_ih, w_hh, ORDER)
+        bias = None if b_ih is None or b_hh is None else _turn(b_ih + b_hh, ORDER)
+        inputs = _inputs(x, h)  # (T + 1, N, I + H)
+        gates = x.new_empty(steps, batch, 4 * size, dtype=torch.float32)
+        cells = x.new_empty(steps + 1, batch, size, dtype=torch.float32)
+        cells[0] = c
+        tanhs = torch.empty_like(cells[1:])
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
+        linear = torch.ops.mkldnn._linear_pointwise.default
+        hidden = inputs[1:, :, features:].unbind(0)
+        parts = zip(
+            inputs.unbind(0),
+            gates.unbind(0),
+            gates[..., : 3 * size].unbind(0),
+            *(part.unbind(0) for part in gates.chunk(4, 2)),
+            cells.unbind(0),
+            cells[1:].unbind(0),
+            tanhs.unbind(0),
+            hidden,
+            strict=False,
+        )
+        for x_and_h, a, sigmoids, o, i, f, g, old, new, tanh, h_t in parts:
+            a.copy_(linear(x_and_h, packed, bias, "none", [], ""))
+            sigmoids.sigmoid_()
+            g.tanh_()
+            torch.mul(f, old, out=new).addcmul_(i, g)
+            torch.tanh(new, out=tanh)
+            torch.mul(o, tanh, out=h_t)
+        ctx.save_for_backward(x, h, c, w_ih, w_hh, b_ih, b_hh, weight, inputs, gates, cells, tanhs)
+        output = inputs[1:, :, features:].contiguous()
+        return output, output[-1].clone(), cells[-1].to(BF16)
+
+    @staticmethod
+    def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
+        x, h, c, w_ih, w_hh, b_ih, b_hh, weight, inputs, gates, cells, tanhs = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _backward_by_steps((d_output, d_h, d_c), (x, h, c, w_ih, w_hh, b_ih, b_hh))
+        steps, batch, features = x.shape
+        size = h.shape[1]
+        o, i, f, g = gates.chunk(4, 2)
+        local = torch.empty_like(gates)  # first ∂h/∂a of o and ∂c/∂a of the others, then the gradients of a
+        d_o, d_i, d_f, d_g = local.chunk(4, 2)
+        _sigmoid_backward(tanhs, o, grad_input=d_o)
+        _sigmoid_backward(g, i, grad_input=d_i)
+        _sigmoid_backward(cells[:-1], f, grad_input=d_f)
+        _tanh_backward(i, g, grad_input=d_g)
+        to_c = torch.ops.aten.tanh_backward(o, tanhs)  # ∂h/∂c
+        d = torch.empty_like(local, dtype=BF16)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight[:, features:].t(), batch)
+        linear = torch.ops.mkldnn._linear_pointwise.default
+        d_h, d_c = d_h.float(), d_c.to(torch.float32, copy=True)
+        parts = zip(
+            d_output.to(torch.float32, copy=True).unbind(0),
+            to_c.unbind(0),
+            f.unbind(0),
+            local.unbind(0),
+            d_o.unbind(0),
+            local[..., size:].view(steps, batch, 3, size).unbind(0),
+            d.unbind(0),
+            strict=True,
+        )
+        for now, to_c_t, f_t, all_t, d_o_t, d_ifg_t, d_t in reversed(list(parts)):
+            now.add_(d_h)
+            d_c.addcmul_(now, to_c_t)
+            d_o_t.mul_(now)
+            d_ifg_t.mul_(d_c.unsqueeze(1))
+            d_c.mul_(f_t)
+            d_h = linear(d_t.copy_(all_t), packed, None, "none", [], "")
+        rows = d.view(-1, 4 * size)
+        d_weight = rows.mT @ inputs[:-1].view(steps * batch, -1)
+        d_ih, d_hh = (_turn(part, BACK) for part in d_weight.split((features, size), 1))
+        d_x = (rows @ weight[:, :features]).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
+        d_bias = _turn(local.sum((0, 1)), BACK) if b_ih is not None else None
+        return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, d_bias, d_bias
+
+
+def _backward_by_steps(gradients: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Go back in a way that can be differentiated again: through the steps of a cell, in float32."""
+    # views, since what the inputs depend on, even on each other, is not to be gone through
+    views = [None if each is None else each.view_as(each) for each in inputs]
+    x, h, c, *weights = cast(Any, views)
+    state, outputs = (h.float(), c.float()), []
+    for x_t in x.float().unbind(0):
+        state = lstm_step(x_t, state, *weights)
+        outputs.append(state[0])
+    wanted = [each for each in views if each is not None and each.requires_grad]
+    results = [torch.stack(outputs), *state]
+    found = iter(torch.autograd.grad(results, wanted, [each.float() for each in gradients], create_graph=True))
+    return tuple(next(found) if each is not None and each.requires_grad else None for each in views)
+
+
+def _side_by_side(w_ih: Tensor, w_hh: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Put both weights beside each other in bfloat16, their gates in a given order: ``(4·H, I + H)``."""
+    size, features = w_hh.shape[1], w_ih.shape[1]
+    weight = w_ih.new_empty(len(order), size, features + size, dtype=BF16)
+    for k, gate in enumerate(order):
+        rows = slice(gate * size, (gate + 1) * size)
+        weight[k, :, :features] = w_ih[rows]
+        weight[k, :, features:] = w_hh[rows]
+    return weight.flatten(0, 1)
+
+
+def _turn(rows: Tensor, order: tuple[int, ...]) -> Tensor:
+    """Put the blocks of the gates in another order, in float32."""
+    blocks = rows.reshape(len(order), -1, *rows.shape[1:])
+    return torch.cat([blocks[k] for k in order]).float()
+
+
+def _inputs(x: Tensor, h: Tensor) -> Tensor:
+    """Put x beside the place of the h that goes with it: ``(T + 1, N, I + H)``, only h being of use in the last."""
+    steps, batch, features = x.shape
+    inputs = x.new_empty(steps + 1, batch, features + h.shape[1], dtype=BF16)
+    inputs[:-1, :, :features] = x
+    inputs[0, :, features:] = h
+    return inputs

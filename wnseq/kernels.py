@@ -107,7 +107,7 @@ def lstm(
         Output, and final hidden and cell states.
     """
     gates = 4 if plan.bias else 2  # weights and biases of the gates; a projection comes after them
-    if _must_step() or _streams(x, batch_sizes, plan, *state, *flat):
+    if _must_step() or _streams(x, batch_sizes, state, flat, plan):
 
         def step(x: Tensor, states: States, *weights: Tensor) -> States:
             h, c = lstm_step(x, (states[0], states[1]), *weights[:gates])
@@ -161,7 +161,7 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
     Returns:
         Output and final hidden states.
     """
-    if _must_step() or (h.shape[-2] * flat[1].numel() >= LEAST and _streams(x, batch_sizes, plan, h, *flat)):
+    if _must_step() or _streams(x, batch_sizes, (h,), flat, plan, LEAST):
 
         def step(x: Tensor, states: States, *weights: Tensor) -> States:
             return (gru_step(x, states[0], *weights),)
@@ -194,7 +194,7 @@ def _must_step() -> bool:
     return any(each.key() in (functorch.TransformType.Vmap, functorch.TransformType.Jvp) for each in transforms)
 
 
-def _streams(x: Tensor, batch_sizes: Tensor | None, plan: Plan, *others: Tensor) -> bool:
+def _streams(x: Tensor, batch_sizes: Sizes, states: States, flat: Flat, plan: Plan, least: int = 0) -> bool:
     """Tell whether one step of few rows is asked for in inference on a CPU.
 
     There torch's LSTM prepares its kernel and lays the weights out anew at each call, and its GRU takes the product of
@@ -202,17 +202,17 @@ def _streams(x: Tensor, batch_sizes: Tensor | None, plan: Plan, *others: Tensor)
     kernel, two cores with AVX-512: LSTM 0.40 at N×H = 1×512, 0.97 at 1×128, 0.83 at 64×512; GRU 0.53 at 1×650 and 0.57
     at 64×512, but 1.22 at 1×512.
     """
-    if batch_sizes is not None or not x.is_cpu or x.ndim != 3 or x.dtype != torch.float32:
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:  # a shape is no number there
+        return False
+    if batch_sizes is not None or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
     steps, batch = (x.shape[1], x.shape[0]) if plan.batch_first else (x.shape[0], x.shape[1])
     return (
         steps == 1
         and batch <= STREAM
+        and batch * flat[1].numel() >= least
         and not (plan.dropout and plan.training)
-        and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
-        and not torch.is_autocast_enabled("cpu")
-        and not _records(x, *others)
+        and not _records(x, *states, *flat)
     )
 
 

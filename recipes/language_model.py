@@ -15,7 +15,7 @@ Fine-tuning, the vocabulary taken from the checkpoint:
 Sampling, from a checkpoint alone:
     wnseq run language_model predict --ckpt_path CHECKPOINT --model.sampling.prompt "The value"
 
-Expect a test perplexity near 51 and 1.66 bits per byte (xz: 1.78), after 1.5 minutes of training on 2 CPU cores.
+Expect a test perplexity near 50 and 1.65 bits per byte (xz: 1.78), after 1.5 minutes of training on 2 CPU cores.
 
 Deviations from the paper:
 1. The paper has no language model. As in its section 5.3, every weight vector of the recurrent net is normalised and

@@ -3,7 +3,7 @@ import reference
 import torch
 from torch.func import vmap
 
-from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, norm, weight_norm, weight_norms
+from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, norm, weight_norm
 
 SHAPES = [(4, 3), (4, 3, 2), (1, 5), (5, 1), (4,)]
 
@@ -219,20 +219,6 @@ def test_a_scale_of_another_shape_is_refused():
 def test_an_axis_that_is_none_is_refused(dim):
     with pytest.raises(ValueError, match=rf"axis of a tensor with 2 axes, counted from 0, got {dim}"):
         weight_norm(*pair(), dim)
-
-
-def test_many_weights_in_one_go_are_each_by_itself():
-    pairs = [pair((4, 3), dtype=torch.float32), pair((2, 3, 2), dtype=torch.float32), pair((5,), dtype=torch.float32)]
-    vs, gs = zip(*pairs, strict=True)
-    together, alone = weight_norms(vs, gs), [weight_norm(v, g) for v, g in pairs]
-    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
-    probes = [torch.randn_like(w) for w in alone]
-    first = torch.autograd.grad(together[:2], [*vs[:2], *gs[:2]], probes[:2])  # the third is not used
-    torch.testing.assert_close(first, torch.autograd.grad(alone[:2], [*vs[:2], *gs[:2]], probes[:2]), rtol=0, atol=0)
-    with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(weight_norms(vs, gs), alone, strict=True))
-    with pytest.raises(ShapeError, match=r"g must have shape \(4,\)"):
-        weight_norms([vs[0]], [gs[1]])
 
 
 def derivatives(compose, v, g, probe, plain):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wnseq.composed import ComposedWeight, Parameters
 from wnseq.names import Layout, lengths, plain_weight, split, stored, to_wnseq
-from wnseq.weight_norm import ShapeError, weight_norms
+from wnseq.weight_norm import ShapeError
 
 __all__ = ["WNModule", "add_safe_globals"]
 
@@ -90,12 +90,7 @@ class WNModule(nn.Module):
         Returns:
             The weights by name, part of the autograd graph.
         """
-        pairs = [self.v_and_g(name) for name in self.weight_names]
-        if all(g.ndim == 1 for _, g in pairs) and not any(dim for dim, _ in self.layouts.values()):
-            weights = weight_norms([v for v, _ in pairs], [g for _, g in pairs])
-        else:
-            weights = [plain_weight(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names]
-        return dict(zip(self.weight_names, weights, strict=True))
+        return {name: plain_weight(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
 
     def watch(self) -> Callable[[], None]:
         """Remember the parameters as they are now, for those who compose once and use the weights many times.

@@ -142,6 +142,8 @@ def plain_weight(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     Raises:
         ShapeError: g has none of these shapes.
     """
+    if dim == 0 and g.shape == v.shape[:1]:
+        return weight_norm(v, g, dim, groups)
     rows, dim, groups = _along(v, g, dim, groups)
     return weight_norm(rows, g.flatten(), dim, groups).view(v.shape)
 

@@ -1,6 +1,5 @@
 """The formula and nothing else: w = g·v/‖v‖ and its inverse."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["ShapeError", "decompose", "exp_weight_norm", "log_scale", "norm", "weight_norm", "weight_norms"]
+__all__ = ["ShapeError", "decompose", "exp_weight_norm", "log_scale", "norm", "weight_norm"]
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)  # no subclass: a fake tensor holds no values, a sharded one not all
@@ -47,9 +46,11 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2.
     """
     _check_layout(v, dim, groups)
-    fused = [] if dim else _compose((v,), (g,))
-    if fused:
-        return fused[0]
+    if dim == 0 and _has_kernel(v, g) and not _is_recorded():
+        if torch.is_grad_enabled() and (v.requires_grad or g.requires_grad):
+            w: Tensor = _Fused.apply(v, g)  # type: ignore[no-untyped-call]
+            return w
+        return _fused(v, g)[0]
     square = _square(v, dim, groups)
     if g.shape != square.shape:
         each = f"each index of axis {dim} of v" + (f" in each of {groups} groups" if dim and groups > 1 else "")
@@ -62,25 +63,6 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     parts, axis = _part(v, dim, groups)
     shape = [n if k in (0, axis) else 1 for k, n in enumerate(parts.shape)] if axis else [-1] + [1] * (v.ndim - 1)
     return (parts * scale.view(shape)).reshape(v.shape).to(v.dtype)
-
-
-def weight_norms(vs: Sequence[Tensor], gs: Sequence[Tensor]) -> list[Tensor]:
-    """Compose many weights in one go, each with its outputs along the first axis.
-
-    Args:
-        vs: Directions.
-        gs: Their scales.
-
-    Shape:
-        - each v and g: as :func:`weight_norm` takes them
-
-    Returns:
-        The weights.
-
-    Raises:
-        ShapeError: A g is not one entry for each output.
-    """
-    return _compose(vs, gs) or [weight_norm(v, g) for v, g in zip(vs, gs, strict=True)]
 
 
 def exp_weight_norm(v: Tensor, s: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
@@ -197,67 +179,35 @@ def norm(w: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
 class _Fused(torch.autograd.Function):
     """Torch's fused kernel with a derivative of every order; the second that torch gives it takes ‖v‖ for constant.
 
-    It takes many pairs at once, first all v and then all g, since what Python spends on a call is as much as the kernel
-    takes for a weight of 800×200.
+    One weight at a time: with all of a module in one call their gradients live at once, and where glibc hands freed
+    memory back to the kernel, the page faults cost a tenth of a step.
     """
 
     @staticmethod
-    def forward(ctx: Any, *pairs: Tensor) -> tuple[Tensor, ...]:
-        count = len(pairs) // 2
-        weights, norms, ctx.all_have_length = _fused(pairs[:count], pairs[count:])
-        ctx.save_for_backward(*pairs, *norms)
-        ctx.set_materialize_grads(False)
-        return tuple(weights)
+    def forward(ctx: Any, v: Tensor, g: Tensor) -> Tensor:
+        w, norms, ctx.all_have_length = _fused(v, g)
+        ctx.save_for_backward(v, g, norms)
+        return w
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        count = len(gradients)
-        saved = ctx.saved_tensors
-        d_v: list[Tensor | None] = [None] * count
-        d_g: list[Tensor | None] = [None] * count
-        by_kernel = ctx.all_have_length and not torch.is_grad_enabled() and not _is_transformed()
-        for k, d_w in enumerate(gradients):
-            if d_w is None:
-                continue
-            v, g, norms = saved[k], saved[count + k], saved[2 * count + k]
-            if by_kernel:
-                d_v[k], column = _kernel_backward(d_w.contiguous(), v, g.view(norms.shape), norms, 0)
-                d_g[k] = column.view(-1)
-            else:
-                d_v[k], d_g[k] = _gradients(d_w, v, g)
-        return *d_v, *d_g
+    def backward(ctx: Any, d_w: Tensor) -> tuple[Tensor, Tensor]:
+        v, g, norms = ctx.saved_tensors
+        if not ctx.all_have_length or torch.is_grad_enabled() or _is_transformed():
+            return _gradients(d_w, v, g)
+        d_v, column = _kernel_backward(d_w.contiguous(), v, g.view(norms.shape), norms, 0)
+        return d_v, column.view(-1)
 
 
 _kernel_backward = torch.ops.aten._weight_norm_interface_backward.default
 
 
-def _fused(vs: Sequence[Tensor], gs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], bool]:
-    """Compose by torch's kernel; return the weights, the norms with the axes of v, and whether none is zero."""
-    weights, norms = [], []
-    for v, g in zip(vs, gs, strict=True):
-        w, lengths = torch._weight_norm_interface(v, g.view(-1, *[1] * (v.ndim - 1)), 0)
-        weights.append(w)
-        norms.append(lengths)
-    together = torch.cat([lengths.view(-1) for lengths in norms]) if len(norms) > 1 else norms[0]
-    all_have_length = bool(together.all())
+def _fused(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Compose by torch's kernel; return the weight, the norms with the axes of v, and whether none is zero."""
+    w, norms = torch._weight_norm_interface(v, g.view(-1, *[1] * (v.ndim - 1)), 0)
+    all_have_length = bool(norms.all())
     if not all_have_length:  # 0/0 there
-        for w, lengths in zip(weights, norms, strict=True):
-            w.masked_fill_(lengths == 0, 0.0)
-    return weights, norms, all_have_length
-
-
-def _compose(vs: Sequence[Tensor], gs: Sequence[Tensor]) -> list[Tensor]:
-    """Compose by torch's kernel; return nothing where it has no rule."""
-    if _is_recorded():
-        return []
-    records = False
-    for v, g in zip(vs, gs, strict=True):
-        if not _has_kernel(v, g):
-            return []
-        records = records or v.requires_grad or g.requires_grad
-    if records and torch.is_grad_enabled():
-        return list(_Fused.apply(*vs, *gs))  # type: ignore[no-untyped-call]
-    return _fused(vs, gs)[0]
+        w.masked_fill_(norms == 0, 0.0)
+    return w, norms, all_have_length
 
 
 def _gradients(d_w: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

@@ -203,15 +203,15 @@ def test_every_parameter_is_trained(norm):
 
 def test_a_step_of_64_glimpses_composes_each_weight_once(monkeypatch):
     composed = []
-    compose = wnseq.module.weight_norms
-    monkeypatch.setattr("wnseq.module.weight_norms", lambda vs, gs: composed.extend(vs) or compose(vs, gs))
+    compose = wnseq.module.plain_weight
+    monkeypatch.setattr("wnseq.module.plain_weight", lambda *of: composed.append(of) or compose(*of))
     model = Draw(glimpses=64, hidden_size=6, latent_size=2, read_size=2, write_size=3)
     model.build(5, 4)
     composed.clear()
     reconstruction, kl = model._step(torch.rand(4, 1, 5, 4))
     (reconstruction.mean() + kl.sum(0).mean()).backward()
     assert kl.shape == (64, 4)
-    assert len(composed) == 8 == len({id(v) for v in composed})  # two LSTMs with two each, four linear maps
+    assert len(composed) == 8 == len({id(v) for v, *_ in composed})  # two LSTMs with two each, four linear maps
     names = [name for name, _ in model.network.named_parameters() if name.endswith("_v")]
     assert len(names) == 8
     assert not any(name.endswith("weight") for name, _ in model.network.named_parameters())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wnseq import low_precision, operators
 from wnseq.cells import gru_step, lstm_step, rnn_step
-from wnseq.streaming import LEAST
+from wnseq.streaming import LEAST, captured, records
 
 __all__ = ["Plan", "gru", "lstm", "rnn"]
 
@@ -122,7 +122,7 @@ def lstm(
             w_ih, w_hh, b_ih, b_hh = weights[:gates] if plan.bias else [*weights[:gates], None, None]
             w_hr = weights[gates] if len(weights) > gates else None
             onednn = operators.has_onednn(x, batch_sizes, w_hr)
-            save = not onednn and _records(x, *states, *weights)
+            save = not onednn and records(x, *states, *weights)
             output, h, c, _, _ = operators.lstm(x, batch_sizes, *states, w_ih, w_hh, b_ih, b_hh, w_hr, reverse, save)
             if not onednn:  # there autocast lowers torch's products, not its states
                 c = c.to(dtype)
@@ -173,7 +173,7 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
             dtype = states[0].dtype  # which torch's GRU keeps under autocast
             x, states, weights = _autocast(x, states, weights)
             w_ih, w_hh, b_ih, b_hh = weights if plan.bias else [*weights, None, None]
-            save = _records(x, *states, *weights)
+            save = records(x, *states, *weights)
             output, h, _, _ = operators.gru(x, batch_sizes, *states, w_ih, w_hh, b_ih, b_hh, reverse, save)
             return output.to(dtype), (h.to(dtype),)
 
@@ -202,7 +202,7 @@ def _streams(x: Tensor, batch_sizes: Sizes, states: States, flat: Flat, plan: Pl
     kernel, two cores with AVX-512: LSTM 0.40 at N×H = 1×512, 0.97 at 1×128, 0.83 at 64×512; GRU 0.53 at 1×650 and 0.57
     at 64×512, but 1.22 at 1×512.
     """
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:  # a shape is no number there
+    if captured():
         return False
     if batch_sizes is not None or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
@@ -212,7 +212,7 @@ def _streams(x: Tensor, batch_sizes: Sizes, states: States, flat: Flat, plan: Pl
         and batch <= STREAM
         and batch * flat[1].numel() >= least
         and not (plan.dropout and plan.training)
-        and not _records(x, *states, *flat)
+        and not records(x, *states, *flat)
     )
 
 
@@ -222,11 +222,6 @@ def _must_capture(x: Tensor) -> bool:
     On CUDA it does, except for export, which would fix the length.
     """
     return torch.compiler.is_compiling() and (not x.is_cuda or torch.compiler.is_exporting())
-
-
-def _records(*tensors: Tensor) -> bool:
-    """Tell whether there may be a backward through these."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _autocast(x: Tensor, states: States, weights: Flat) -> tuple[Tensor, States, Flat]:

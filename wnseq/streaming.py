@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LEAST", "linear"]
+__all__ = ["LEAST", "captured", "linear", "records"]
 
 # Multiplications from which on oneDNN is the faster; microseconds of torch's own → oneDNN, on an AMD EPYC with AVX-512:
 #   rows × weight       1 thread      2 threads
@@ -43,13 +43,13 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         ...     linear(torch.randn(1, 512), w).shape
         torch.Size([1, 2048])
     """
-    if not _captured() and _large(x, w) and _plain(x, w, b) and not _recorded(x, w, b):
+    if not captured() and _large(x, w) and _plain(x, w, b) and not records(x, w, b):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "")
         return y
     return F.linear(x, w, b)
 
 
-def _captured() -> bool:
+def captured() -> bool:
     """Tell whether a graph is being captured, in which a shape is no number to decide on."""
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
@@ -71,6 +71,6 @@ def _plain(*tensors: Tensor | None) -> bool:
     )
 
 
-def _recorded(*tensors: Tensor | None) -> bool:
+def records(*tensors: Tensor | None) -> bool:
     """Tell whether there may be a backward through these."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

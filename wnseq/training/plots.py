@@ -358,7 +358,7 @@ def compared(variants: Mapping[str, Sequence[Mapping[str, Series]]], figure: Pat
                     axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
                 lowest = min(lowest, *map(min, columns))
         if lowest > 0:
-            _logarithmic(panels[0])  # and the other, which shares its axis
+            logarithmic(panels[0])  # and the other, which shares its axis
         panels[0].set_ylabel(metric.replace("_", " "))
         lines, names = max((axes.get_legend_handles_labels() for axes in panels), key=lambda found: len(found[1]))
         drawing.legend(lines, names, loc="outside lower center", ncols=min(5, len(names)))
@@ -447,7 +447,7 @@ def swept(
             axes.set_xticks(every, [f"{value:g}" for value in every])
             axes.minorticks_off()
         if min(finals) > 0:
-            _logarithmic(axes)
+            logarithmic(axes)
         axes.set_xlabel(option.rpartition(".")[2].replace("_", " "))
         axes.set_ylabel(metric.replace("_", " "))
         drawing.legend(loc="outside lower center", ncols=min(3, len(variants)))
@@ -455,7 +455,7 @@ def swept(
     return figure
 
 
-def _logarithmic(axes: Any) -> None:
+def logarithmic(axes: Any) -> None:
     """Scale the y axis by powers, and label it in plain numbers, between the powers too where there is room."""
     from matplotlib.ticker import LogFormatter
 

@@ -245,7 +245,7 @@ def ratios(panels: Mapping[str, Mapping[str, Sequence[tuple[str, Row]]]], figure
                 marks[name] = axes.errorbar(x, y, error, fmt="o", color=color, markersize=4, linewidth=1)
             axes.set_xticks(range(len(places)), places)
             axes.grid(visible=False, axis="x")
-            plots._logarithmic(axes)
+            plots.logarithmic(axes)
             axes.set_ylabel(label)
         drawing.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=4)
         drawing.savefig(figure)

@@ -226,6 +226,27 @@ def test_a_constant_keeps_its_scale_and_loses_its_mean() -> None:
         assert mean.abs().max() < 1e-5 and deviation.max() < 1e-5, name
 
 
+def test_rounding_of_a_constant_is_no_signal_for_later_layers() -> None:
+    net = nn.Sequential(
+        WNConv2d(3, 16, 1), nn.ELU(), WNConvTranspose2d(16, 8, 3, stride=2), nn.ELU(), WNConv2d(8, 4, 1)
+    )
+    before = [layer.weight_g.detach().clone() for layer in net[::2]]
+    x = torch.full((50, 3, 2, 2), 3.7)
+    done = data_init(net, x)
+    assert all(torch.equal(layer.weight_g, g) for layer, g in zip(net[::2], before, strict=True))
+    assert done.error < 1e-6 and list(done.notes) == ["0", "2", "4"]
+    assert net(x).abs().max() < 1e-5
+
+
+def test_a_constant_without_a_bias_is_data_where_zeros_lie_around_it() -> None:
+    net = nn.Sequential(WNConv2d(3, 16, 1, bias=False), WNConv2d(16, 4, 3, padding=1))
+    x = torch.full((50, 3, 4, 4), 3.7)
+    data_init(net, x)
+    mean, deviation = measured(net, x)["1"]
+    assert mean.abs().max() < 1e-5
+    torch.testing.assert_close(deviation, torch.ones(4).double(), atol=1e-5, rtol=0)
+
+
 def test_one_unit_that_sees_a_constant() -> None:
     layer = WNLinear(8, 6)
     with torch.no_grad():

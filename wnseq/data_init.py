@@ -418,6 +418,7 @@ class _Pass:
             layer.seen.append(t)
             layer.put(layer.values)
             made: Tensor = module.forward(*args, **kwargs)  # what the layer will give from now on, to the last bit
+            made = _without_rounding(module, made, t)
             self.made[made] = layer
             return made
 
@@ -443,6 +444,25 @@ class _Pass:
             layer.centred_later = True
             layer.values[1:] = layer.start[1:]
             layer.put(layer.values)
+
+
+def _without_rounding(layer: Any, y: Tensor, t: Moments) -> Tensor:
+    """Give the units that see a constant one value everywhere, since later layers would take its rounding for data.
+
+    Args:
+        layer: The layer.
+        y: What it gives.
+        t: The moments of v·x/‖v‖.
+    """
+    constant = t.constant(layer.weight_g.dtype)
+    if not bool(constant.any()):
+        return y
+    value = scaled = layer.weight_g.to(t.mean) * t.mean
+    if layer.bias is not None:
+        value = scaled + layer.bias.to(t.mean)
+        value = torch.where(value.abs() > 16 * torch.finfo(layer.bias.dtype).eps * scaled.abs(), value, 0)
+    shape = (-1,) + (1,) * (layer.weight_v.ndim - 2)
+    return torch.where(constant.view(shape), value.to(y).view(shape), y)
 
 
 def _itself(module: nn.Module) -> nn.Module:

@@ -109,7 +109,7 @@ class Network(nn.Module):
         return step
 
     def loss(
-        self, tokens: Tensor, targets: Tensor, state: State | None, reduction: str, rows: int | None = None
+        self, tokens: Tensor, targets: Tensor, state: State | None, reduction: str, chunked: bool = False
     ) -> tuple[Tensor, State]:
         """Take the cross-entropy of the targets, in a buffer of logits that become their own gradient."""
         weight = self.decoder.weight
@@ -118,7 +118,7 @@ class Network(nn.Module):
         else:
             x = self.encoder(tokens)
         x, state = self.rnn(self.dropout(x), state)  # (T, N, H)
-        options = {"ignore_index": IGNORE, "reduction": reduction, "rows": rows}
+        options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
         return linear_cross_entropy(self.dropout(x), weight, targets, self.decoder.bias, **options), state
 
 
@@ -174,8 +174,8 @@ class LanguageModel(LightningModule):
         warmup: Steps over which the step size rises from zero.
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
-        softmax_rows: Predictions of a window whose logits exist at once; by default all. Fewer take less memory and
-            more time: with a large vocabulary the logits are what fills the memory.
+        chunked_softmax: Whether logits exist for a part of the vocabulary at a time, and are computed twice: those of
+            a large vocabulary are what fills the memory.
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
         sampling: How ``predict`` and the end of a run draw text.
 
@@ -203,7 +203,7 @@ class LanguageModel(LightningModule):
         warmup: int = 0,
         decay_factor: float = 0.5,
         decay_after: int = 4,
-        softmax_rows: int | None = None,
+        chunked_softmax: bool = False,
         init_from: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
     ) -> None:
@@ -223,7 +223,6 @@ class LanguageModel(LightningModule):
             ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
             ("warmup", warmup, warmup >= 0, "at least 0"),
             ("decay_after", decay_after, decay_after >= 0, "at least 0"),
-            ("softmax_rows", softmax_rows, softmax_rows is None or softmax_rows >= 1, "at least 1"),
             ("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1"),
         ):
             if not fits:
@@ -316,7 +315,7 @@ class LanguageModel(LightningModule):
     def _step(self, batch: Window, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
         """Run one window from the carried state; return the loss in nats and the number of tokens."""
         state = None if batch.fresh else self._carried(stage, batch.inputs.shape[1])
-        nats, state = self.network.loss(batch.inputs, batch.targets, state, reduction, self.hparams.softmax_rows)
+        nats, state = self.network.loss(batch.inputs, batch.targets, state, reduction, self.hparams.chunked_softmax)
         self._states[stage] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
         return nats, (batch.targets != IGNORE).sum()
 

@@ -60,7 +60,7 @@ CONTENDERS: dict[str, list[str]] = {  # the recipe's arguments
     "weight medium": ["--model.norm=weight", MEDIUM],
     "plain bf16": ["--model.norm=none", MIXED],
     "weight bf16": ["--model.norm=weight", MIXED],
-    "few rows bf16": ["--model.norm=none", MIXED, "--model.softmax_rows=64"],
+    "chunked bf16": ["--model.norm=none", MIXED, "--model.chunked_softmax=true"],
 }
 
 

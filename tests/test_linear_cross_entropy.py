@@ -12,7 +12,13 @@ from wnseq import ShapeError
 from wnseq.linear_cross_entropy import linear_cross_entropy, tied_embedding
 
 ENTRIES, SIZE, SHAPE = 37, 8, (7, 3)
-PARTS = [None, 1, 4, 21, 100]
+WAYS = {
+    "whole": (2**20, 256, False),
+    "whole, softmax by rows": (74, 256, False),
+    "one chunk": (2**20, 256, True),
+    "chunks of 4": (84, 1, True),
+    "chunks of 1": (0, 1, True),
+}  # CACHED, LEAST, chunked
 
 
 def draw(dtype: torch.dtype = torch.float64, bias: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -34,27 +40,29 @@ def gradients(function: object, tensors: tuple, **options: object) -> list[Tenso
     return [loss.detach(), *(leaf.grad for leaf in leaves)]
 
 
-@pytest.fixture(params=["whole", "in blocks"])
-def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Softmax and products of half types in one block, or in many."""
-    if request.param == "in blocks":
-        monkeypatch.setattr(room, "CACHED", 2 * ENTRIES)
+@pytest.fixture(params=WAYS)
+def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """All logits at once, or a few classes at a time; and the sizes of what is worked on at once."""
+    cached, least, chunked = WAYS[request.param]
+    monkeypatch.setattr(room, "CACHED", cached)
+    monkeypatch.setattr(room, "LEAST", least)
+    return chunked
 
 
-@pytest.mark.usefixtures("blocks")
-@pytest.mark.parametrize(
-    ("rows", "reduction", "bias", "ignored"), [*itertools.product(PARTS, ["mean", "sum"], [True, False], [0, 5])]
-)
+@pytest.mark.parametrize(("reduction", "bias", "ignored"), [*itertools.product(["mean", "sum"], [True, False], [0, 5])])
 def test_loss_and_gradients_are_those_of_the_two_functions(
-    rows: int | None, reduction: str, bias: bool, ignored: int
+    chunked: bool, reduction: str, bias: bool, ignored: int
 ) -> None:
     tensors = draw(bias=bias)
     tensors[2].view(-1)[:ignored] = -1
     options = {"reduction": reduction, "ignore_index": -1}
-    ours, theirs = gradients(linear_cross_entropy, tensors, rows=rows, **options), gradients(plain, tensors, **options)
+    ours, theirs = (
+        gradients(linear_cross_entropy, tensors, chunked=chunked, **options),
+        gradients(plain, tensors, **options),
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     with torch.no_grad():
-        torch.testing.assert_close(linear_cross_entropy(*tensors, rows=rows, **options), theirs[0])
+        torch.testing.assert_close(linear_cross_entropy(*tensors, chunked=chunked, **options), theirs[0])
 
 
 def test_float32() -> None:
@@ -62,63 +70,70 @@ def test_float32() -> None:
     torch.testing.assert_close(gradients(linear_cross_entropy, tensors), gradients(plain, tensors))
 
 
-@pytest.mark.usefixtures("blocks")
-@pytest.mark.parametrize("rows", [None, 4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_under_autocast_products_are_rounded_and_nothing_else(dtype: torch.dtype, rows: int | None) -> None:
+def test_under_autocast_products_are_rounded_and_nothing_else(dtype: torch.dtype, chunked: bool) -> None:
     exact = draw(torch.float32)
     x, weight, target, bias = exact
     rounded = x.to(dtype).float(), weight.to(dtype).float(), target, bias
     theirs = gradients(plain, rounded)
     with torch.autocast("cpu", dtype):
-        ours = gradients(linear_cross_entropy, exact, rows=rows)
+        ours = gradients(linear_cross_entropy, exact, chunked=chunked)
     assert [t.dtype for t in ours] == [torch.float32] * 4
     torch.testing.assert_close(ours, theirs, rtol=0, atol=30 * torch.finfo(dtype).eps)
 
 
-def test_float16_keeps_gradients_that_the_mean_makes_small() -> None:
+def test_float16_keeps_gradients_that_the_mean_makes_small(chunked: bool) -> None:
     x, weight, target = torch.randn(1, SIZE).half().expand(20000, SIZE), torch.randn(ENTRIES, SIZE).half(), 5
     targets = torch.full((20000,), target)
     targets[0] = 6
     weight.requires_grad_()
-    linear_cross_entropy(x, weight, targets, rows=1000).backward()
+    linear_cross_entropy(x, weight, targets, chunked=chunked).backward()
     wide = weight.detach().float().requires_grad_()
     plain(x.float(), wide, targets, None).backward()
     torch.testing.assert_close(weight.grad.float(), wide.grad, rtol=0.02, atol=1e-4)
 
 
 @pytest.mark.parametrize("needs", [*itertools.product([True, False], repeat=3)])
-def test_only_the_gradients_that_are_asked_for(needs: tuple[bool, bool, bool]) -> None:
+def test_only_the_gradients_that_are_asked_for(needs: tuple[bool, bool, bool], chunked: bool) -> None:
     x, weight, target, bias = draw()
     for tensor, needed in zip((x, weight, bias), needs, strict=True):
         tensor.requires_grad_(needed)
-    loss = linear_cross_entropy(x, weight, target, bias)
+    loss = linear_cross_entropy(x, weight, target, bias, chunked=chunked)
     assert loss.requires_grad is any(needs)
     if any(needs):
         loss.backward()
     assert [t.grad is not None for t in (x, weight, bias)] == list(needs)
 
 
-def test_improbable_targets_and_large_logits_stay_exact() -> None:
+def test_improbable_targets_and_large_logits_stay_exact(chunked: bool) -> None:
     weight, x = torch.tensor([[500.0], [-500.0], [0.0]]), torch.ones(2, 1)
     target = torch.tensor([1, 2])
-    torch.testing.assert_close(linear_cross_entropy(x, weight, target), torch.tensor(750.0))
+    torch.testing.assert_close(linear_cross_entropy(x, weight, target, chunked=chunked), torch.tensor(750.0))
     torch.testing.assert_close(
-        gradients(linear_cross_entropy, (x, weight, target, None)), gradients(plain, (x, weight, target, None))
+        gradients(linear_cross_entropy, (x, weight, target, None), chunked=chunked),
+        gradients(plain, (x, weight, target, None)),
     )
 
 
-def test_no_rows_at_all_are_what_they_are_for_torch() -> None:
+def test_classes_that_a_bias_rules_out(chunked: bool) -> None:
+    x, weight, target, bias = draw()
+    bias[:5] = -torch.inf
+    tensors = x, weight, target.clamp(min=5), bias
+    ours, theirs = gradients(linear_cross_entropy, tensors, chunked=chunked), gradients(plain, tensors)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_no_rows_at_all_are_what_they_are_for_torch(chunked: bool) -> None:
     weight = torch.randn(ENTRIES, SIZE, requires_grad=True)
     target = torch.full((4,), -100)
-    assert linear_cross_entropy(torch.zeros(4, SIZE), weight, target).isnan()
-    assert linear_cross_entropy(torch.zeros(4, SIZE), weight, target, reduction="sum") == 0
-    empty = linear_cross_entropy(torch.zeros(0, SIZE), weight, target[:0], reduction="sum")
+    assert linear_cross_entropy(torch.zeros(4, SIZE), weight, target, chunked=chunked).isnan()
+    assert linear_cross_entropy(torch.zeros(4, SIZE), weight, target, reduction="sum", chunked=chunked) == 0
+    empty = linear_cross_entropy(torch.zeros(0, SIZE), weight, target[:0], reduction="sum", chunked=chunked)
     empty.backward()
     assert empty == 0 and weight.grad.count_nonzero() == 0
 
 
-def test_no_buffer_is_larger_than_the_rows_that_are_asked_for() -> None:
+def test_no_buffer_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     class Largest(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
@@ -127,12 +142,14 @@ def test_no_buffer_is_larger_than_the_rows_that_are_asked_for() -> None:
 
     tensors = torch.randn(600, 4), torch.randn(500, 4), torch.randint(500, (600,)), torch.randn(500)
     largest = {}
-    for rows in (None, 50):
+    monkeypatch.setattr(room, "CACHED", 600 * 50)
+    monkeypatch.setattr(room, "LEAST", 1)
+    for chunked in (False, True):
         sizes: list[int] = []
         with Largest():
-            gradients(linear_cross_entropy, tensors, rows=rows)
-        largest[rows] = max(sizes)
-    assert largest == {None: 600 * 500 * 4, 50: 50 * 500 * 4}
+            gradients(linear_cross_entropy, tensors, chunked=chunked)
+        largest[chunked] = max(sizes)
+    assert largest == {False: 600 * 500 * 4, True: 600 * 50 * 4}
 
 
 def test_the_gradient_of_the_weight_is_handed_over_and_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,14 +171,13 @@ def test_a_second_backward_is_refused() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize("rows", PARTS)
-def test_a_tied_weight_has_both_gradients(rows: int | None) -> None:
+def test_a_tied_weight_has_both_gradients(chunked: bool) -> None:
     tokens, target = torch.randint(5, SHAPE), torch.randint(ENTRIES, SHAPE)  # some tokens more than once
     tied, apart = (torch.randn(ENTRIES, SIZE, dtype=torch.float64).requires_grad_() for _ in range(2))
     apart.data.copy_(tied)
     embedded, shared = tied_embedding(tokens, tied)
     torch.testing.assert_close(embedded, F.embedding(tokens, apart))
-    linear_cross_entropy(embedded.tanh(), shared, target, rows=rows).backward()
+    linear_cross_entropy(embedded.tanh(), shared, target, chunked=chunked).backward()
     plain(F.embedding(tokens, apart).tanh(), apart, target, None).backward()
     torch.testing.assert_close(tied.grad, apart.grad, rtol=1e-12, atol=1e-12)
 
@@ -180,7 +196,6 @@ def test_one_half_of_a_tied_weight_may_go_unused(part: str) -> None:
     ("error", "text", "change"),
     [
         (ValueError, "reduction must be 'mean' or 'sum', got 'none'", {"reduction": "none"}),
-        (ValueError, "rows must be at least 1, got 0; leave it out", {"rows": 0}),
         (ShapeError, r"shapes \(…, H\) and \(V, H\), got \(7, 3, 9\) and \(37, 8\)", {"input": torch.zeros(7, 3, 9)}),
         (ShapeError, r"got \(7, 3, 8\) and \(37,\)", {"weight": torch.zeros(37)}),
         (ShapeError, r"target must have shape \(7, 3\).* got \(21,\)", {"target": torch.zeros(21).long()}),

@@ -1,6 +1,7 @@
-"""A language model's softmax and loss in one: logits, cross-entropy and gradients, a block at a time."""
+"""A language model's softmax and loss in one: logits, cross-entropy and gradients, a part at a time."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from wnseq.weight_norm import ShapeError
 __all__ = ["linear_cross_entropy", "tied_embedding"]
 
 CACHED = 2**20  # numbers that a CPU works on at once: 4 MB of float32, which its caches hold
+ON_GPU = 64 * CACHED
+LEAST = 256  # classes in a chunk, fewer of which would make slow products
 
 
 def linear_cross_entropy(
@@ -21,13 +24,13 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
-    rows: int | None = None,
+    chunked: bool = False,
 ) -> Tensor:
     """Compute the cross-entropy of a linear layer's logits, ``F.cross_entropy(F.linear(input, weight, bias), target)``.
 
     The gradients are computed with the loss, while the logits are at hand, and the logits become their own gradient in
     place: there is one buffer of them, in the dtype of autocast where it is on, and softmax and loss are taken in
-    float32 block by block. With ``rows`` the logits of the whole batch never exist at once.
+    float32 block by block.
 
     Args:
         input: Features.
@@ -36,8 +39,9 @@ def linear_cross_entropy(
         bias: Bias of the linear layer.
         ignore_index: Target of the rows that count neither in the loss nor in the mean.
         reduction: ``mean`` over the rows that count, or ``sum``.
-        rows: Rows whose logits exist at once; by default all. Fewer take less memory and more time, as the gradient of
-            the weight is passed over once for each part; half types round it once for each.
+        chunked: Whether to go through the classes a chunk at a time, as many as fit a cache, once for the loss and once
+            more for the gradients: the logits of all classes never exist at once, nor does the weight in another dtype.
+            They are computed twice, a fourth product beside the three.
 
     Shape:
         - input: ``(…, H)``
@@ -50,7 +54,7 @@ def linear_cross_entropy(
 
     Raises:
         ShapeError: The shapes do not fit together.
-        ValueError: reduction is neither ``mean`` nor ``sum``, or rows is less than 1.
+        ValueError: reduction is neither ``mean`` nor ``sum``.
 
     Note:
         It has no second derivative and no forward-mode one, and goes backward once: the gradients are handed over, not
@@ -60,15 +64,13 @@ def linear_cross_entropy(
         >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
         <torch._C.Generator object at ...>
         >>> features, weight = torch.randn(5, 3, 8), torch.randn(11, 8, requires_grad=True)
-        >>> loss = linear_cross_entropy(features, weight, torch.randint(11, (5, 3)), rows=4)
+        >>> loss = linear_cross_entropy(features, weight, torch.randint(11, (5, 3)), chunked=True)
         >>> loss.backward()
         >>> weight.grad.shape
         torch.Size([11, 8])
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"linear_cross_entropy: reduction must be 'mean' or 'sum', got {reduction!r}")
-    if rows is not None and rows < 1:
-        raise ValueError(f"linear_cross_entropy: rows must be at least 1, got {rows}; leave it out for all at once")
     if weight.ndim != 2 or input.shape[-1:] != weight.shape[1:]:
         raise ShapeError(
             "linear_cross_entropy: input and weight must have shapes (…, H) and (V, H), got "
@@ -85,7 +87,7 @@ def linear_cross_entropy(
             f"weight, got {tuple(bias.shape)}"
         )
     x, y = input.reshape(-1, input.shape[-1]), target.reshape(-1)
-    options = ignore_index, reduction == "mean", rows, torch.is_grad_enabled()
+    options = ignore_index, reduction == "mean", chunked, torch.is_grad_enabled()
     loss: Tensor = _LinearCrossEntropy.apply(x, weight, bias, y, *options)  # type: ignore[no-untyped-call]
     return loss
 
@@ -100,7 +102,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         target: Tensor,
         ignore_index: int,
         mean: bool,
-        rows: int | None,
+        chunked: bool,
         recording: bool,
     ) -> Tensor:
         device = input.device.type
@@ -108,9 +110,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if with_autocast else weight.dtype
         full = torch.promote_types(dtype, torch.float32)
         needs_input, needs_weight, needs_bias = (recording and needed for needed in ctx.needs_input_grad[:3])
-        gradient = needs_input or needs_weight or needs_bias
-        rows = rows or max(1, len(input))
-        block = max(1, (CACHED if device == "cpu" else 64 * CACHED) // max(1, len(weight)))
         with torch.autocast(device, enabled=False):
             counted = target != ignore_index
             target = target.masked_fill(~counted, 0).unsqueeze(1)
@@ -120,30 +119,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 late = 1 / share.sum()
             elif mean:
                 share /= share.sum()
-            x, w = input.to(dtype), weight.to(dtype)
-            shared = (input * share.unsqueeze(1)).to(dtype) if needs_weight else x
-            grad_input = torch.empty_like(x, dtype=full) if needs_input else None
-            grad_weight = torch.empty_like(w, dtype=full) if needs_weight else None
-            grad_bias = w.new_zeros(len(w), dtype=full) if needs_bias else None
-            loss = share.new_zeros(())
-            buffer = w.new_empty(min(block, len(x)), len(w), dtype=full) if dtype != full else None
-            for start in range(0, len(x), rows):
-                part = slice(start, start + rows)
-                logits = x[part] @ w.t()  # (rows, V)
-                for top in range(0, len(logits), block):
-                    here = slice(top, top + block)
-                    of_rows = logits[here], target[part][here], share[part][here]
-                    loss += _softmax(*of_rows, bias, buffer, grad_bias, gradient=gradient)
-                if grad_input is not None:
-                    _multiply(logits, w, out=grad_input[part], add=False)
-                if grad_weight is not None:
-                    _multiply(logits.t(), shared[part], out=grad_weight, add=start > 0)
-            if grad_input is not None:
-                grad_input *= share.unsqueeze(1)
-            if grad_weight is not None and not len(x):
-                grad_weight.zero_()
+            x = input.to(dtype)
+            work = _Work(
+                x,
+                weight,
+                bias,
+                target,
+                share,
+                (input * share.unsqueeze(1)).to(dtype) if needs_weight else x,
+                torch.zeros_like(x, dtype=full) if needs_input else None,
+                torch.empty_like(weight, dtype=full) if needs_weight else None,
+                torch.zeros_like(weight[:, 0], dtype=full) if needs_bias else None,
+            )
+            loss = _chunked(work) if chunked else _whole(work)
+            if work.grad_input is not None:
+                work.grad_input.mul_(share.unsqueeze(1))
+        ctx.gradients = [work.grad_input, work.grad_weight, work.grad_bias]
         ctx.late = late
-        ctx.gradients = [grad_input, grad_weight, grad_bias]
         ctx.dtypes = [None if t is None else t.dtype for t in (input, weight, bias)]
         return loss if late is None else loss * late
 
@@ -163,6 +155,95 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     gradient *= factor
         in_own = [None if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
         return *in_own, *[None] * 5
+
+
+class _Work(NamedTuple):
+    """What goes into the loss, and what comes out beside it.
+
+    Args:
+        x: Features, ``(N, H)``, in the dtype of the products.
+        weight: Weight, ``(V, H)``, in its own dtype.
+        bias: Bias, ``(V,)``.
+        target: Classes, ``(N, 1)``.
+        share: Of each row in the loss, ``(N,)``, float32 or more.
+        shared: Each row of x times its share.
+        grad_input: Gradient of x but for the shares, zero so far; None if not asked for.
+        grad_weight: Gradient of the weight, to be filled; None likewise.
+        grad_bias: Gradient of the bias, zero so far; None likewise.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    target: Tensor
+    share: Tensor
+    shared: Tensor
+    grad_input: Tensor | None
+    grad_weight: Tensor | None
+    grad_bias: Tensor | None
+
+    @property
+    def gradient(self) -> bool:
+        """Whether any is asked for."""
+        return any(each is not None for each in self[-3:])
+
+
+def _whole(work: _Work) -> Tensor:
+    """Take the loss by all logits at once; softmax goes a few rows at a time."""
+    x, weight, bias, target, share, shared, grad_input, grad_weight, grad_bias = work
+    loss = share.new_zeros(())
+    w = weight.to(x.dtype)
+    logits = x @ w.t()  # (N, V)
+    height = max(1, (CACHED if x.device.type == "cpu" else ON_GPU) // max(1, len(w)))
+    buffer = share.new_empty(min(height, len(x)), len(w)) if logits.dtype != share.dtype else None
+    for top in range(0, len(x), height):
+        here = slice(top, top + height)
+        of_rows = logits[here], target[here], share[here]
+        loss += _softmax(*of_rows, bias, buffer, grad_bias, gradient=work.gradient)
+    if grad_input is not None:
+        _multiply(logits, w, out=grad_input, add=False)
+    if grad_weight is not None:
+        _multiply(logits.t(), shared, out=grad_weight, add=False)
+    return loss
+
+
+def _chunked(work: _Work) -> Tensor:
+    """Take the loss by the logits of a few classes at a time, and the gradients by the same logits once more."""
+    x, weight, bias, target, share, shared, grad_input, grad_weight, grad_bias = work
+    width = max(LEAST, (CACHED if x.device.type == "cpu" else ON_GPU) // max(1, len(x)))
+    buffer = share.new_empty(len(x) * width)
+
+    def chunks() -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        for first in range(0, len(weight), width):
+            part = slice(first, first + width)
+            w = weight[part].to(x.dtype)
+            logits = buffer[: len(x) * len(w)].view(len(x), len(w))
+            if w.dtype == logits.dtype:
+                torch.mm(x, w.t(), out=logits)
+            else:
+                logits.copy_(x @ w.t())
+            if bias is not None:
+                logits += bias[part]
+            inside = (target >= first) & (target < first + len(w))
+            yield part, w, logits, inside
+
+    log_sum, of_target = torch.full_like(share, -torch.inf), torch.zeros_like(share)
+    for part, w, logits, inside in chunks():
+        log_sum = torch.logaddexp(log_sum, logits.logsumexp(1))
+        found = logits.gather(1, (target - part.start).clamp(0, len(w) - 1))
+        of_target += found.where(inside, 0).squeeze(1)
+    if work.gradient:
+        for part, w, logits, inside in chunks():
+            p = logits.sub_(log_sum.unsqueeze(1)).exp_()
+            p.scatter_add_(1, (target - part.start).clamp(0, len(w) - 1), -inside.to(p.dtype))
+            if grad_bias is not None:
+                torch.mv(p.t(), share, out=grad_bias[part])
+            p = p.to(x.dtype)
+            if grad_input is not None:
+                _multiply(p, w, out=grad_input, add=True)
+            if grad_weight is not None:
+                _multiply(p.t(), shared, out=grad_weight[part], add=False)
+    return share @ (log_sum - of_target)
 
 
 def _softmax(
@@ -198,7 +279,7 @@ def _multiply(left: Tensor, right: Tensor, *, out: Tensor, add: bool) -> None:
     if out.dtype == left.dtype:
         out.addmm_(left, right, beta=int(add))
         return
-    height = max(1, (CACHED if out.device.type == "cpu" else 64 * CACHED) // max(1, right.shape[1]))
+    height = max(1, (CACHED if out.device.type == "cpu" else ON_GPU) // max(1, right.shape[1]))
     for top in range(0, len(out), height):
         part, product = out[top : top + height], left[top : top + height] @ right
         if add:

@@ -171,9 +171,9 @@ def test_the_state_is_carried_between_windows_and_one_a_stage():
     torch.testing.assert_close(nats, expected)
 
 
-@pytest.mark.parametrize("rows", [None, 5])
+@pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_loss_is_the_cross_entropy_of_the_logits(tied, rows):
+def test_the_loss_is_the_cross_entropy_of_the_logits(tied, chunked):
     network = Network(11, "lstm", "weight", 8, 8, 2, 0.0, tied, 1.0)
     tokens, targets = torch.randint(11, (2, 7, 3))
     targets[0, 0] = IGNORE
@@ -181,7 +181,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(tied, rows):
     for ours in (True, False):
         network.zero_grad()
         if ours:
-            loss, state = network.loss(tokens, targets, None, "mean", rows)
+            loss, state = network.loss(tokens, targets, None, "mean", chunked)
         else:
             logits, state = network(tokens)
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
@@ -191,9 +191,11 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(tied, rows):
     torch.testing.assert_close(*results)
 
 
-def test_fewer_rows_of_logits_at_once_train_alike():
-    whole, few = fit("--model.softmax_rows=null"), fit("--model.softmax_rows=5")
-    assert few == pytest.approx(whole, rel=1e-3)
+def test_a_chunked_softmax_trains_alike(monkeypatch):
+    whole = fit("--model.chunked_softmax=false")
+    monkeypatch.setattr("wnseq.linear_cross_entropy.CACHED", 0)
+    monkeypatch.setattr("wnseq.linear_cross_entropy.LEAST", 3)
+    assert fit("--model.chunked_softmax=true") == pytest.approx(whole, rel=1e-3)
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
@@ -341,7 +343,6 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),
         (["--model.warmup=-1"], "warmup must be at least 0, got -1"),
         (["--model.decay_after=-1"], "decay_after must be at least 0, got -1"),
-        (["--model.softmax_rows=0"], "softmax_rows must be at least 1, got 0"),
         (["--model.dropout=1"], "dropout must be at least 0 and less than 1, got 1"),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "cosine schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be in"),

@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "loops": set(),
     "operators": {"loops"},
     "onnx": {"operators"},
-    "low_precision": {"cells"},
+    "low_precision": {"cells", "streaming"},
     "kernels": {"cells", "low_precision", "operators", "streaming"},
     "rnn": {"cells", "kernels", "module", "names", "weight_norm"},
     "layers": {"module", "names", "weight_norm"},

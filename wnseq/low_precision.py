@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from wnseq.cells import lstm_step
+from wnseq.streaming import records
 
 __all__ = ["bf16_recurrence", "fits", "lstm"]
 
@@ -25,7 +26,6 @@ Choice = Literal["rule", "loop", "torch"]
 BF16 = torch.bfloat16
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 STEPS, BATCH, SIZE = 32, 16, 640  # from which on the loop is taken
-ORDER, BACK = (3, 0, 1, 2), (1, 2, 3, 0)  # gates as o i f g, three sigmoids in a row, and from there to torch's order
 _CHOICE: ContextVar[Choice] = ContextVar("wnseq_bf16_recurrence", default="rule")
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -71,9 +71,10 @@ def fits(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], p
 
     Note:
         Forward and backward of WNLSTM, composition and casts included, over torch's LSTM under the same autocast, on
-        two cores with AVX-512 and its bfloat16 products: 2.1 times as fast at T×N×H = 70×20×1150, 1.4 to 1.5 at
-        35×20×650, 1.2 at 35×64×1024, but 0.7 at 16×16×512, and by itself 0.6 at 35×20×200 and at 1×1×512, and 0.5 at
-        256×32×128, where calls and the laying out of the weights cost more than the products.
+        two cores with AVX-512 and its bfloat16 products: 2.1 times as fast at T×N×H = 70×20×1150, 1.3 at 35×64×1024,
+        0.96 to 1.4 at 35×20×650, where torch's own time moves by half from hour to hour, but 0.7 at 16×16×512, and by itself 0.6 at 35×20×200 and at 1×1×512, and 0.5 at
+        256×32×128, where calls and the laying out of the weights cost more than the products. The backward is what
+        gains: the forward alone takes 1.3 to 1.7 times torch's, so that inference is torch's.
     """
     choice = _CHOICE.get()
     if choice == "torch" or not HAS_ONEDNN or x.device.type != "cpu" or batch_sizes is not None or projected:
@@ -89,7 +90,8 @@ def fits(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], p
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     steps = x.numel() // (x.shape[-1] * h.shape[1])
-    return choice == "loop" or (steps >= STEPS and h.shape[1] >= BATCH and h.shape[2] >= SIZE)
+    large = steps >= STEPS and h.shape[1] >= BATCH and h.shape[2] >= SIZE
+    return choice == "loop" or (large and records(x, h, *flat))
 
 
 def lstm(
@@ -130,10 +132,10 @@ class _LSTM(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         steps, batch, features = x.shape
         size = h.shape[1]
-        weight = _side_by_side(w_ih, w_hh, ORDER)
-        bias = None if b_ih is None or b_hh is None else _turn(b_ih + b_hh, ORDER)
+        weight = _side_by_side(w_ih, w_hh)
+        bias = None if b_ih is None or b_hh is None else b_ih + b_hh
         inputs = _inputs(x, h)  # (T + 1, N, I + H)
-        gates = x.new_empty(steps, batch, 4 * size, dtype=torch.float32)
+        gates = x.new_empty(steps, batch, 4 * size, dtype=torch.float32)  # i f g o
         cells = x.new_empty(steps + 1, batch, size, dtype=torch.float32)
         cells[0] = c
         tanhs = torch.empty_like(cells[1:])
@@ -143,7 +145,6 @@ class _LSTM(torch.autograd.Function):
         parts = zip(
             inputs.unbind(0),
             gates.unbind(0),
-            gates[..., : 3 * size].unbind(0),
             *(part.unbind(0) for part in gates.chunk(4, 2)),
             cells.unbind(0),
             cells[1:].unbind(0),
@@ -151,12 +152,15 @@ class _LSTM(torch.autograd.Function):
             hidden,
             strict=False,
         )
-        for x_and_h, a, sigmoids, o, i, f, g, old, new, tanh, h_t in parts:
+        minus_one = gates.new_tensor(-1.0)
+        for x_and_h, a, i, f, g, o, old, new, tanh, h_t in parts:
             a.copy_(linear(x_and_h, packed, bias, "none", [], ""))
-            sigmoids.sigmoid_()
-            g.tanh_()
+            g.mul_(2)
+            a.sigmoid_()
+            torch.add(minus_one, g, alpha=2, out=g)  # tanh x = 2σ(2x) − 1, and torch's σ is ten times as fast
             torch.mul(f, old, out=new).addcmul_(i, g)
-            torch.tanh(new, out=tanh)
+            torch.mul(new, 2, out=tanh).sigmoid_()
+            torch.add(minus_one, tanh, alpha=2, out=tanh)
             torch.mul(o, tanh, out=h_t)
         ctx.save_for_backward(x, h, c, w_ih, w_hh, b_ih, b_hh, weight, inputs, gates, cells, tanhs)
         output = inputs[1:, :, features:].contiguous()
@@ -169,16 +173,18 @@ class _LSTM(torch.autograd.Function):
             return _backward_by_steps((d_output, d_h, d_c), (x, h, c, w_ih, w_hh, b_ih, b_hh))
         steps, batch, features = x.shape
         size = h.shape[1]
-        o, i, f, g = gates.chunk(4, 2)
+        i, f, g, o = gates.chunk(4, 2)
         local = torch.empty_like(gates)  # first ∂h/∂a of o and ∂c/∂a of the others, then the gradients of a
-        d_o, d_i, d_f, d_g = local.chunk(4, 2)
+        d_i, d_f, d_g, d_o = local.chunk(4, 2)
         _sigmoid_backward(tanhs, o, grad_input=d_o)
         _sigmoid_backward(g, i, grad_input=d_i)
         _sigmoid_backward(cells[:-1], f, grad_input=d_f)
         _tanh_backward(i, g, grad_input=d_g)
         to_c = torch.ops.aten.tanh_backward(o, tanhs)  # ∂h/∂c
         d = torch.empty_like(local, dtype=BF16)
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight[:, features:].t(), batch)
+        # rows a power of two apart fall on the same places of a cache, and take three times as long to transpose
+        recurrent = weight.new_empty(4 * size, size + 32)[:, :size].copy_(weight[:, features:])
+        packed = torch.ops.mkldnn._reorder_linear_weight(recurrent.t(), batch)
         linear = torch.ops.mkldnn._linear_pointwise.default
         d_h, d_c = d_h.float(), d_c.to(torch.float32, copy=True)
         parts = zip(
@@ -187,7 +193,7 @@ class _LSTM(torch.autograd.Function):
             f.unbind(0),
             local.unbind(0),
             d_o.unbind(0),
-            local[..., size:].view(steps, batch, 3, size).unbind(0),
+            local[..., : 3 * size].view(steps, batch, 3, size).unbind(0),
             d.unbind(0),
             strict=True,
         )
@@ -200,9 +206,9 @@ class _LSTM(torch.autograd.Function):
             d_h = linear(d_t.copy_(all_t), packed, None, "none", [], "")
         rows = d.view(-1, 4 * size)
         d_weight = rows.mT @ inputs[:-1].view(steps * batch, -1)
-        d_ih, d_hh = (_turn(part, BACK) for part in d_weight.split((features, size), 1))
+        d_ih, d_hh = (part.float() for part in d_weight.split((features, size), 1))
         d_x = (rows @ weight[:, :features]).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
-        d_bias = _turn(local.sum((0, 1)), BACK) if b_ih is not None else None
+        d_bias = local.sum((0, 1)) if b_ih is not None else None
         return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, d_bias, d_bias
 
 
@@ -221,21 +227,13 @@ def _backward_by_steps(gradients: tuple[Tensor, ...], inputs: tuple[Tensor | Non
     return tuple(next(found) if each is not None and each.requires_grad else None for each in views)
 
 
-def _side_by_side(w_ih: Tensor, w_hh: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Put both weights beside each other in bfloat16, their gates in a given order: ``(4·H, I + H)``."""
-    size, features = w_hh.shape[1], w_ih.shape[1]
-    weight = w_ih.new_empty(len(order), size, features + size, dtype=BF16)
-    for k, gate in enumerate(order):
-        rows = slice(gate * size, (gate + 1) * size)
-        weight[k, :, :features] = w_ih[rows]
-        weight[k, :, features:] = w_hh[rows]
-    return weight.flatten(0, 1)
-
-
-def _turn(rows: Tensor, order: tuple[int, ...]) -> Tensor:
-    """Put the blocks of the gates in another order, in float32."""
-    blocks = rows.reshape(len(order), -1, *rows.shape[1:])
-    return torch.cat([blocks[k] for k in order]).float()
+def _side_by_side(w_ih: Tensor, w_hh: Tensor) -> Tensor:
+    """Put both weights beside each other in bfloat16: ``(4·H, I + H)``."""
+    features, size = w_ih.shape[1], w_hh.shape[1]
+    weight = w_ih.new_empty(len(w_ih), features + size, dtype=BF16)
+    weight[:, :features] = w_ih
+    weight[:, features:] = w_hh
+    return weight
 
 
 def _inputs(x: Tensor, h: Tensor) -> Tensor:

@@ -72,9 +72,10 @@ def fits(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], p
     Note:
         Forward and backward of WNLSTM, composition and casts included, over torch's LSTM under the same autocast, on
         two cores with AVX-512 and its bfloat16 products: 2.1 times as fast at T×N×H = 70×20×1150, 1.3 at 35×64×1024,
-        0.96 to 1.4 at 35×20×650, where torch's own time moves by half from hour to hour, but 0.7 at 16×16×512, and by itself 0.6 at 35×20×200 and at 1×1×512, and 0.5 at
-        256×32×128, where calls and the laying out of the weights cost more than the products. The backward is what
-        gains: the forward alone takes 1.3 to 1.7 times torch's, so that inference is torch's.
+        0.96 to 1.4 at 35×20×650, where torch's own time moves by half from hour to hour, but 0.7 at 16×16×512, and by
+        itself 0.6 at 35×20×200 and at 1×1×512, and 0.5 at 256×32×128, where calls and the laying out of the weights
+        cost more than the products. The backward is what gains: the forward alone takes 1.25 to 1.5 times torch's, so
+        that inference is torch's.
     """
     choice = _CHOICE.get()
     if choice == "torch" or not HAS_ONEDNN or x.device.type != "cpu" or batch_sizes is not None or projected:

@@ -12,7 +12,7 @@ from wnseq.weight_norm import ShapeError
 __all__ = ["linear_cross_entropy", "tied_embedding"]
 
 CACHED = 2**20  # numbers that a CPU works on at once: 4 MB of float32, which its caches hold
-ON_GPU = 64 * CACHED
+ON_GPU = 16 * CACHED
 LEAST = 256  # classes in a chunk, fewer of which would make slow products
 
 
@@ -210,7 +210,7 @@ def _whole(work: _Work) -> Tensor:
 def _chunked(work: _Work) -> Tensor:
     """Take the loss by the logits of a few classes at a time, and the gradients by the same logits once more."""
     x, weight, bias, target, share, shared, grad_input, grad_weight, grad_bias = work
-    width = max(LEAST, (CACHED if x.device.type == "cpu" else ON_GPU) // max(1, len(x)))
+    width = min(len(weight), max(LEAST, (CACHED if x.device.type == "cpu" else ON_GPU) // max(1, len(x))))
     buffer = share.new_empty(len(x) * width)
 
     def chunks() -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:

@@ -82,7 +82,11 @@ def test_ctrl_c_before_training_leaves_no_trace(
     main: Main, toy: ModuleType, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(toy.ToyData, "setup", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(SystemExit) as exit:
-        main()
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(SystemExit) as exit:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert exit.value.code == 130
     assert list(here.glob("runs/toy/*")) == []

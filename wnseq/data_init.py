@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from wnseq.batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
 from wnseq.layers import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d, WNLinear
 from wnseq.module import WNModule
-from wnseq.moments import Moments
+from wnseq.moments import Moments, rounding
 from wnseq.recurrent_init import CELLS, LAYERS, RecurrentStart, start_without_data
 
 __all__ = ["Started", "data_free_init", "data_init", "draw_directions"]
@@ -417,7 +417,7 @@ class _Pass:
                 layer.values = layer.target(t)
             layer.seen.append(t)
             layer.put(layer.values)
-            made: Tensor = module.forward(*args, **kwargs)  # what the layer will give from now on, to the last bit
+            made = module.forward(*args, **kwargs)  # what the layer will give from now on, to the last bit
             made = _without_rounding(module, made, t)
             self.made[made] = layer
             return made
@@ -460,7 +460,7 @@ def _without_rounding(layer: Any, y: Tensor, t: Moments) -> Tensor:
     value = scaled = layer.weight_g.to(t.mean) * t.mean
     if layer.bias is not None:
         value = scaled + layer.bias.to(t.mean)
-        value = torch.where(value.abs() > 16 * torch.finfo(layer.bias.dtype).eps * scaled.abs(), value, 0)
+        value = torch.where(value.abs() > rounding(layer.bias.dtype) * scaled.abs(), value, 0)
     shape = (-1,) + (1,) * (layer.weight_v.ndim - 2)
     return torch.where(constant.view(shape), value.to(y).view(shape), y)
 

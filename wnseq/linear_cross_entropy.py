@@ -194,7 +194,7 @@ def _whole(work: _Work) -> Tensor:
     loss = share.new_zeros(())
     w = weight.to(x.dtype)
     logits = x @ w.t()  # (N, V)
-    height = max(1, (CACHED if x.device.type == "cpu" else ON_GPU) // max(1, len(w)))
+    height = _at_once(logits, len(w))
     buffer = share.new_empty(min(height, len(x)), len(w)) if logits.dtype != share.dtype else None
     for top in range(0, len(x), height):
         here = slice(top, top + height)
@@ -210,10 +210,10 @@ def _whole(work: _Work) -> Tensor:
 def _chunked(work: _Work) -> Tensor:
     """Take the loss by the logits of a few classes at a time, and the gradients by the same logits once more."""
     x, weight, bias, target, share, shared, grad_input, grad_weight, grad_bias = work
-    width = min(len(weight), max(LEAST, (CACHED if x.device.type == "cpu" else ON_GPU) // max(1, len(x))))
+    width = min(len(weight), max(LEAST, _at_once(x, len(x))))
     buffer = share.new_empty(len(x) * width)
 
-    def chunks() -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    def chunks() -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
         for first in range(0, len(weight), width):
             part = slice(first, first + width)
             w = weight[part].to(x.dtype)
@@ -225,17 +225,16 @@ def _chunked(work: _Work) -> Tensor:
             if bias is not None:
                 logits += bias[part]
             inside = (target >= first) & (target < first + len(w))
-            yield part, w, logits, inside
+            yield part, w, logits, inside, (target - first).clamp(0, len(w) - 1)
 
     log_sum, of_target = torch.full_like(share, -torch.inf), torch.zeros_like(share)
-    for part, w, logits, inside in chunks():
+    for _, _, logits, inside, place in chunks():
         log_sum = torch.logaddexp(log_sum, logits.logsumexp(1))
-        found = logits.gather(1, (target - part.start).clamp(0, len(w) - 1))
-        of_target += found.where(inside, 0).squeeze(1)
+        of_target += logits.gather(1, place).where(inside, 0).squeeze(1)
     if work.gradient:
-        for part, w, logits, inside in chunks():
+        for part, w, logits, inside, place in chunks():
             p = logits.sub_(log_sum.unsqueeze(1)).exp_()
-            p.scatter_add_(1, (target - part.start).clamp(0, len(w) - 1), -inside.to(p.dtype))
+            p.scatter_add_(1, place, -inside.to(p.dtype))
             if grad_bias is not None:
                 torch.mv(p.t(), share, out=grad_bias[part])
             p = p.to(x.dtype)
@@ -274,12 +273,17 @@ def _softmax(
     return share @ (log_sum - of_target)
 
 
+def _at_once(x: Tensor, size: int) -> int:
+    """Count the rows of a size that are worked on at once where a tensor lies."""
+    return max(1, (CACHED if x.is_cpu else ON_GPU) // max(1, size))
+
+
 def _multiply(left: Tensor, right: Tensor, *, out: Tensor, add: bool) -> None:
     """Write a product into a tensor, or add it; one of a half type in parts that stay in the cache, cast as they go."""
     if out.dtype == left.dtype:
         out.addmm_(left, right, beta=int(add))
         return
-    height = max(1, (CACHED if out.device.type == "cpu" else ON_GPU) // max(1, right.shape[1]))
+    height = _at_once(out, right.shape[1])
     for top in range(0, len(out), height):
         part, product = out[top : top + height], left[top : top + height] @ right
         if add:

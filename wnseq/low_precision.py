@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wnseq.cells import lstm_step
-from wnseq.streaming import records
+from wnseq.streaming import captured, records
 
 __all__ = ["bf16_recurrence", "fits", "lstm"]
 
@@ -82,7 +82,7 @@ def fits(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], p
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != BF16:
         return False
-    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
+    if captured() or torch._C._are_functorch_transforms_active():
         return False
     if x.numel() == 0 or not all(
         type(each) in (Tensor, torch.nn.Parameter) and each.dtype == torch.float32 for each in flat

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "rounding"]
 
 
 class Moments(NamedTuple):
@@ -55,4 +55,9 @@ class Moments(NamedTuple):
 
     def constant(self, dtype: torch.dtype) -> Tensor:
         """Find the units whose samples are all alike, up to the rounding of a dtype."""
-        return self.deviation <= 16 * torch.finfo(dtype).eps * self.root_mean_square
+        return self.deviation <= rounding(dtype) * self.root_mean_square
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Bound what rounding makes of a sum, in parts of its terms' size."""
+    return 16 * torch.finfo(dtype).eps

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import logging
+import os
 import pickle
 import platform
 import re
@@ -769,5 +770,6 @@ def main() -> None:
 if __name__ == "__main__":
     if len(sys.argv) > 1:  # one of the two processes
         work(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+        os._exit(0)  # threads of torch.distributed that still run may abort a process that ends by the usual way
     else:
         main()

@@ -8,7 +8,7 @@ from torch.func import functional_call, grad
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from wnseq import WNLSTM, low_precision
-from wnseq.low_precision import bf16_recurrence
+from wnseq.choice import recurrence
 
 pytestmark = pytest.mark.skipif(
     not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
@@ -29,7 +29,7 @@ def calls(monkeypatch):
 
 
 def run(module, x, state=None, choice="loop"):
-    with bf16_recurrence(choice), torch.autocast("cpu", torch.bfloat16):
+    with recurrence(choice), torch.autocast("cpu", torch.bfloat16):
         return module(x, state)
 
 
@@ -105,7 +105,7 @@ def test_what_the_loop_does_not_take_is_torchs(name, calls):
 
 def test_outside_autocast_it_is_torchs(calls):
     module, x = CASES[0].make(), CASES[0].input()
-    with bf16_recurrence("loop"):
+    with recurrence("loop"):
         module(x)
     assert not calls
 
@@ -127,14 +127,6 @@ def test_the_rule_takes_large_layers_in_training_only(calls):
         assert not calls
         large(x)
         assert len(calls) == 1
-        with bf16_recurrence("torch"):
+        with recurrence("torch"):
             large(x)
     assert len(calls) == 1
-
-
-def test_a_choice_that_is_none_is_refused():
-    with (
-        pytest.raises(ValueError, match="choice must be 'rule', 'loop' or 'torch', got 'fast'"),
-        bf16_recurrence("fast"),
-    ):
-        pass

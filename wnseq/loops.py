@@ -16,7 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["gru_backward", "gru_forward", "lstm_backward", "lstm_forward", "rnn_backward", "rnn_forward"]
+from wnseq.products import linear, outer, repeated
+
+__all__ = [
+    "as_rows",
+    "gru_backward",
+    "gru_forward",
+    "lstm_backward",
+    "lstm_forward",
+    "rnn_backward",
+    "rnn_forward",
+    "step_sizes",
+]
+
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_tanh_backward = torch.ops.aten.tanh_backward
 
 
 def lstm_forward(
@@ -51,12 +65,13 @@ def lstm_forward(
         and the cell states ``(ΣN, H)``.
     """
     size = c.shape[1]
-    gates = F.linear(x, w_ih, bias)
+    gates = linear(x, w_ih, bias)
+    times = repeated(w_hh, None, len(h))
     cells = torch.empty_like(gates[:, :size], memory_format=torch.contiguous_format)
     output = x.new_empty(len(x), h.shape[1])
     for rows in _walk(sizes, reverse):
         a, n = gates[rows], rows.stop - rows.start
-        a += F.linear(h[:n], w_hh)
+        a += times(h[:n])
         a[:, : 2 * size].sigmoid_()
         a[:, 2 * size : 3 * size].tanh_()
         a[:, 3 * size :].sigmoid_()
@@ -117,6 +132,7 @@ def lstm_backward(
     torch.mul(i, 1 - g.square(), out=d[:, 2 * size : 3 * size])
     torch.mul(tanh_c, o * (1 - o), out=d[:, 3 * size :])
     d_projected = d_output.clone() if w_hr is not None else d_output
+    times = repeated(w_hh.mT, None, len(h))
     for rows in reversed(_walk(sizes, reverse)):
         n = rows.stop - rows.start
         now = d_output[rows] + d_h[:n]
@@ -126,10 +142,10 @@ def lstm_backward(
         cell = torch.addcmul(d_c[:n], now, to_c[rows])
         d[rows, : 3 * size].view(n, 3, size).mul_(cell.unsqueeze(1))
         d[rows, 3 * size :].mul_(now)
-        d_h, d_c = _renew(d_h, d[rows] @ w_hh), _renew(d_c, cell * f[rows])
-    d_hr = d_projected.mT @ (o * tanh_c) if w_hr is not None else x.new_empty(0)
+        d_h, d_c = _renew(d_h, times(d[rows])), _renew(d_c, cell * f[rows])
+    d_hr = outer(d_projected, o * tanh_c) if w_hr is not None else x.new_empty(0)
     before = _before(output, h, sizes, reverse)
-    return d @ w_ih, d_h.clone(), d_c.clone(), d.mT @ x, d.mT @ before, d.sum(0), d_hr
+    return linear(d, w_ih.mT), d_h.clone(), d_c.clone(), outer(d, x), outer(d, before), d.sum(0), d_hr
 
 
 def gru_forward(
@@ -162,16 +178,17 @@ def gru_forward(
         W_hn h + b_hn ``(ΣN, H)``.
     """
     size = h.shape[1]
-    gates = F.linear(x, w_ih, b_ih)
-    inner = torch.empty_like(gates[:, :size], memory_format=torch.contiguous_format)
+    gates = linear(x, w_ih, b_ih).to(h.dtype)
+    inner = gates.new_empty(len(x), size)
     output = torch.empty_like(inner)
-    for rows in _walk(sizes, reverse):
-        a, n = gates[rows], rows.stop - rows.start
-        from_h = F.linear(h[:n], w_hh, b_hh)
-        a[:, : 2 * size].add_(from_h[:, : 2 * size]).sigmoid_()
-        r, z, new = a.chunk(3, 1)
-        new.addcmul_(r, inner[rows].copy_(from_h[:, 2 * size :])).tanh_()
-        h = _renew(h, torch.lerp(new, h[:n], z, out=output[rows]))
+    times = repeated(w_hh, b_hh, len(h))
+    r_and_z, (r, z, new) = gates[:, : 2 * size], gates.chunk(3, 1)
+    for a, r_t, z_t, new_t, inner_t, h_t in _steps(sizes, reverse, r_and_z, r, z, new, inner, output):
+        alive = h[: len(h_t)]
+        from_h = times(alive.to(x.dtype))
+        a.add_(from_h[:, : 2 * size]).sigmoid_()
+        new_t.addcmul_(r_t, inner_t.copy_(from_h[:, 2 * size :])).tanh_()
+        h = _renew(h, torch.lerp(new_t, alive, z_t, out=h_t))
     return output, h.clone(), gates, inner
 
 
@@ -187,6 +204,7 @@ def gru_backward(
     output: Tensor,
     gates: Tensor,
     inner: Tensor,
+    wants_x: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Go back through :func:`gru_forward`.
 
@@ -202,27 +220,31 @@ def gru_backward(
         output: What the forward returned.
         gates: Likewise.
         inner: Likewise.
+        wants_x: Whether the gradient of x is asked for.
 
     Returns:
-        Gradients of x, h, w_ih, w_hh, b_ih and b_hh.
+        Gradients of x (empty if nobody asks), h, w_ih, w_hh, b_ih and b_hh.
     """
     size = h.shape[1]
     r, z, new = gates.chunk(3, 1)
     before = _before(output, h, sizes, reverse)
-    d = torch.empty_like(gates)  # first ∂n/∂a of r, ∂h/∂a of z, r; then the gradients of W_hh h + b_hh
-    torch.mul(inner, r * (1 - r), out=d[:, :size])
-    torch.mul(before - new, z * (1 - z), out=d[:, size : 2 * size])
-    d[:, 2 * size :] = r
-    d_new = (1 - z) * (1 - new.square())  # first ∂h/∂a of n, then the gradient of a
-    for rows in reversed(_walk(sizes, reverse)):
-        n = rows.stop - rows.start
-        now = d_output[rows] + d_h[:n]
-        d_new[rows].mul_(now)
-        d[rows].view(n, 3, size)[:, ::2].mul_(d_new[rows].unsqueeze(1))
-        d[rows, size : 2 * size].mul_(now)
-        d_h = _renew(d_h, torch.addcmul(d[rows] @ w_hh, now, z[rows]))
-    d_from_x = torch.cat([d[:, : 2 * size], d_new], 1)
-    return d_from_x @ w_ih, d_h.clone(), d_from_x.mT @ x, d.mT @ before, d_from_x.sum(0), d.sum(0)
+    to_new = _tanh_backward(1 - z, new)  # ∂h/∂a of n
+    local = torch.empty_like(gates)  # ∂h/∂ of W_hh h + b_hh
+    _sigmoid_backward(inner * to_new, r, grad_input=local[:, :size])
+    _sigmoid_backward(before - new, z, grad_input=local[:, size : 2 * size])
+    torch.mul(r, to_new, out=local[:, 2 * size :])
+    d_output = d_output.to(h.dtype, copy=True)  # of each step; from later ones too when the walk has been there
+    d = torch.empty_like(gates, dtype=x.dtype)
+    times = repeated(w_hh.mT, None, len(h))
+    parts = (part.view(-1, 3, size) for part in (local, d))
+    for now, z_t, d_t, local_t, d_parts in reversed(_steps(sizes, reverse, d_output, z, d, *parts)):
+        now.add_(d_h[: len(now)])
+        torch.mul(local_t, now.unsqueeze(1), out=d_parts)
+        d_h = _renew(d_h, torch.addcmul(times(d_t).to(h.dtype), now, z_t))
+    d_hh, d_b_hh = outer(d, before.to(x.dtype)), d.sum(0, dtype=h.dtype)
+    torch.mul(d_output, to_new, out=d[:, 2 * size :])  # where x reaches n, r is not in the way
+    d_x = linear(d, w_ih.mT) if wants_x else x.new_empty(0)
+    return d_x, d_h.clone(), outer(d, x), d_hh, d.sum(0, dtype=h.dtype), d_b_hh
 
 
 def rnn_forward(
@@ -253,10 +275,11 @@ def rnn_forward(
     Returns:
         Output ``(ΣN, H)`` and final h.
     """
-    output = F.linear(x, w_ih, bias)
+    output = linear(x, w_ih, bias)
+    times = repeated(w_hh, None, len(h))
     for rows in _walk(sizes, reverse):
         a = output[rows]
-        a += F.linear(h[: len(a)], w_hh)
+        a += times(h[: len(a)])
         h = _renew(h, a.relu_() if relu else a.tanh_())
     return output, h.clone()
 
@@ -291,10 +314,29 @@ def rnn_backward(
         Gradients of x, h, w_ih, w_hh and of each bias.
     """
     d = (output > 0).to(output.dtype) if relu else 1 - output.square()  # first ∂h/∂a, then the gradient of a
+    times = repeated(w_hh.mT, None, len(h))
     for rows in reversed(_walk(sizes, reverse)):
         d[rows].mul_(d_output[rows] + d_h[: rows.stop - rows.start])
-        d_h = _renew(d_h, d[rows] @ w_hh)
-    return d @ w_ih, d_h.clone(), d.mT @ x, d.mT @ _before(output, h, sizes, reverse), d.sum(0)
+        d_h = _renew(d_h, times(d[rows]))
+    before = _before(output, h, sizes, reverse)
+    return linear(d, w_ih.mT), d_h.clone(), outer(d, x), outer(d, before), d.sum(0)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """Lay padded time-first tensors as packed ones are: ``(T, N, ·)`` to ``(T·N, ·)``."""
+    return x.flatten(0, 1) if x.ndim == 3 else x
+
+
+def step_sizes(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
+    """List how many rows each step has."""
+    listed: list[int] = [x.shape[1]] * x.shape[0] if batch_sizes is None else batch_sizes.tolist()
+    return listed
+
+
+def _steps(sizes: list[int], reverse: bool, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut tensors into the rows of each step, in the order in which the steps are taken."""
+    steps = list(zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True))
+    return steps[::-1] if reverse else steps
 
 
 def _walk(sizes: Iterable[int], reverse: bool) -> list[slice]:

@@ -9,90 +9,50 @@ The gradients of both weights are one product over all steps, and so is that of 
 Inputs are padded and time first; a backward direction is run on the reversed sequence.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from wnseq import stepwise
 from wnseq.cells import lstm_step
-from wnseq.streaming import captured, records
+from wnseq.choice import is_forced, loops_run, product_dtype
+from wnseq.streaming import records
 
-__all__ = ["bf16_recurrence", "fits", "lstm"]
+__all__ = ["fits", "lstm"]
 
-Choice = Literal["rule", "loop", "torch"]
 BF16 = torch.bfloat16
-HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 STEPS, BATCH, SIZE = 32, 16, 640  # from which on the loop is taken
-_CHOICE: ContextVar[Choice] = ContextVar("wnseq_bf16_recurrence", default="rule")
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
-@contextmanager
-def bf16_recurrence(choice: Choice) -> Iterator[None]:
-    """Choose what runs the layers of an LSTM under bfloat16 autocast on a CPU.
-
-    Args:
-        choice: ``loop`` for the loop of wnseq wherever it can run, ``torch`` for torch's own recurrence, ``rule`` for
-            the faster by the measurements that stand beside the rule, which is the default.
-
-    Raises:
-        ValueError: There is no such choice.
-
-    Example:
-        >>> import torch, wnseq
-        >>> rnn, x = wnseq.WNLSTM(4, 6), torch.randn(3, 2, 4)
-        >>> with bf16_recurrence("loop"), torch.autocast("cpu", torch.bfloat16):
-        ...     output, state = rnn(x)
-        >>> output.dtype
-        torch.bfloat16
-    """
-    if choice not in ("rule", "loop", "torch"):
-        raise ValueError(f"bf16_recurrence: choice must be 'rule', 'loop' or 'torch', got {choice!r}")
-    token = _CHOICE.set(choice)
-    try:
-        yield
-    finally:
-        _CHOICE.reset(token)
-
-
-def fits(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], projected: bool) -> bool:
+def fits(
+    x: Tensor, batch_sizes: Tensor | None, states: tuple[Tensor, ...], flat: list[Tensor], projected: bool
+) -> bool:
     """Tell whether the loop takes an LSTM, and is the faster at its size.
 
     Args:
         x: Input, padded, in either order of its axes.
         batch_sizes: None if it is padded.
-        h: Initial hidden states ``(L·D, N, H)``.
+        states: Initial states ``(L·D, N, H)``.
         flat: Weights and biases.
         projected: Whether there is a projection.
 
     Note:
         Forward and backward of WNLSTM, composition and casts included, over torch's LSTM under the same autocast, on
         two cores with AVX-512 and its bfloat16 products: 2.1 times as fast at T×N×H = 70×20×1150, 1.3 at 35×64×1024,
-        0.96 to 1.4 at 35×20×650, where torch's own time moves by half from hour to hour, but 0.7 at 16×16×512, and by
+        0.96 to 1.6 at 35×20×650, where torch's own time moves by half from hour to hour, but 0.8 at 16×16×512, and by
         itself 0.6 at 35×20×200 and at 1×1×512, and 0.5 at 256×32×128, where calls and the laying out of the weights
         cost more than the products. The backward is what gains: the forward alone takes 1.25 to 1.5 times torch's, so
         that inference is torch's.
     """
-    choice = _CHOICE.get()
-    if choice == "torch" or not HAS_ONEDNN or x.device.type != "cpu" or batch_sizes is not None or projected:
+    if batch_sizes is not None or projected or product_dtype(x) != BF16 or not loops_run(x, states, flat):
         return False
-    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != BF16:
-        return False
-    if captured() or torch._C._are_functorch_transforms_active():
-        return False
-    if x.numel() == 0 or not all(
-        type(each) in (Tensor, torch.nn.Parameter) and each.dtype == torch.float32 for each in flat
-    ):
-        return False
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    steps = x.numel() // (x.shape[-1] * h.shape[1])
-    large = steps >= STEPS and h.shape[1] >= BATCH and h.shape[2] >= SIZE
-    return choice == "loop" or (large and records(x, h, *flat))
+    _, batch, size = states[0].shape
+    steps = x.numel() // (x.shape[-1] * batch)
+    large = steps >= STEPS and batch >= BATCH and size >= SIZE
+    return is_forced() or (large and records(x, *states, *flat))
 
 
 def lstm(
@@ -171,7 +131,8 @@ class _LSTM(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         x, h, c, w_ih, w_hh, b_ih, b_hh, weight, inputs, gates, cells, tanhs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _backward_by_steps((d_output, d_h, d_c), (x, h, c, w_ih, w_hh, b_ih, b_hh))
+            gradients, weights = (d_output, d_h, d_c), [w_ih, w_hh, b_ih, b_hh]
+            return tuple(stepwise.differentiable(_step, gradients, x, None, (h, c), weights, reverse=False))
         steps, batch, features = x.shape
         size = h.shape[1]
         i, f, g, o = gates.chunk(4, 2)
@@ -213,21 +174,6 @@ class _LSTM(torch.autograd.Function):
         return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, d_bias, d_bias
 
 
-def _backward_by_steps(gradients: tuple[Tensor, ...], inputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    """Go back in a way that can be differentiated again: through the steps of a cell, in float32."""
-    # views, since what the inputs depend on, even on each other, is not to be gone through
-    views = [None if each is None else each.view_as(each) for each in inputs]
-    x, h, c, *weights = cast(Any, views)
-    state, outputs = (h.float(), c.float()), []
-    for x_t in x.float().unbind(0):
-        state = lstm_step(x_t, state, *weights)
-        outputs.append(state[0])
-    wanted = [each for each in views if each is not None and each.requires_grad]
-    results = [torch.stack(outputs), *state]
-    found = iter(torch.autograd.grad(results, wanted, [each.float() for each in gradients], create_graph=True))
-    return tuple(next(found) if each is not None and each.requires_grad else None for each in views)
-
-
 def _side_by_side(w_ih: Tensor, w_hh: Tensor) -> Tensor:
     """Put both weights beside each other in bfloat16: ``(4·H, I + H)``."""
     features, size = w_ih.shape[1], w_hh.shape[1]
@@ -244,3 +190,7 @@ def _inputs(x: Tensor, h: Tensor) -> Tensor:
     inputs[:-1, :, :features] = x
     inputs[0, :, features:] = h
     return inputs
+
+
+def _step(x: Tensor, states: tuple[Tensor, ...], *weights: Tensor) -> tuple[Tensor, ...]:
+    return lstm_step(x, (states[0], states[1]), *weights)

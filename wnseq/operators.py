@@ -56,7 +56,7 @@ def lstm(
             return output, h, c, x.new_empty(0), x.new_empty(0)
         bias = _sum(b_ih, b_hh)
         output, h, c, gates, cells = loops.lstm_forward(
-            _rows(x), _sizes(x, batch_sizes), h, c, w_ih, w_hh, bias, w_hr, reverse
+            loops.as_rows(x), loops.step_sizes(x, batch_sizes), h, c, w_ih, w_hh, bias, w_hr, reverse
         )
         output = output.view(*x.shape[:-1], -1)
         return (output, h, c, gates, cells) if save else (output, h, c, x.new_empty(0), x.new_empty(0))
@@ -94,12 +94,25 @@ def lstm_backward(
         if not gates.numel() and has_onednn(x, batch_sizes, w_hr):
             weights = [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)]
             return _onednn_backward(d_output, d_h, d_c, x, h, c, weights, reverse)
-        rows, sizes = _rows(x), _sizes(x, batch_sizes)
+        rows, sizes = loops.as_rows(x), loops.step_sizes(x, batch_sizes)
         if not gates.numel():
             bias = _sum(b_ih, b_hh)
             _, _, _, gates, cells = loops.lstm_forward(rows, sizes, h, c, w_ih, w_hh, bias, w_hr, reverse)
         d_x, d_h, d_c, d_ih, d_hh, d_bias, d_hr = loops.lstm_backward(
-            _rows(d_output), d_h, d_c, rows, sizes, h, c, w_ih, w_hh, w_hr, reverse, _rows(output), gates, cells
+            loops.as_rows(d_output),
+            d_h,
+            d_c,
+            rows,
+            sizes,
+            h,
+            c,
+            w_ih,
+            w_hh,
+            w_hr,
+            reverse,
+            loops.as_rows(output),
+            gates,
+            cells,
         )
         return d_x.view(x.shape), d_h, d_c, d_ih, d_hh, d_bias, d_hr
 
@@ -193,7 +206,7 @@ def gru(
     """Run one GRU layer in one direction; return output, final state, and what the backward needs if saved."""
     with torch.autocast(x.device.type, enabled=False):
         output, h, gates, inner = loops.gru_forward(
-            _rows(x), _sizes(x, batch_sizes), h, w_ih, w_hh, b_ih, b_hh, reverse
+            loops.as_rows(x), loops.step_sizes(x, batch_sizes), h, w_ih, w_hh, b_ih, b_hh, reverse
         )
         output = output.view(*x.shape[:-1], -1)
         return (output, h, gates, inner) if save else (output, h, x.new_empty(0), x.new_empty(0))
@@ -223,11 +236,11 @@ def gru_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Go back through :func:`gru`; return the gradients of x, h, w_ih, w_hh, b_ih and b_hh."""
     with torch.autocast(x.device.type, enabled=False):
-        rows, sizes = _rows(x), _sizes(x, batch_sizes)
+        rows, sizes = loops.as_rows(x), loops.step_sizes(x, batch_sizes)
         if not gates.numel():
             _, _, gates, inner = loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse)
         d_x, d_h, d_ih, d_hh, d_b_ih, d_b_hh = loops.gru_backward(
-            _rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, reverse, _rows(output), gates, inner
+            loops.as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, reverse, loops.as_rows(output), gates, inner
         )
         return d_x.view(x.shape), d_h, d_ih, d_hh, d_b_ih, d_b_hh
 
@@ -281,7 +294,9 @@ def rnn(
     """Run one Elman layer in one direction; return output and final state."""
     with torch.autocast(x.device.type, enabled=False):
         bias = _sum(b_ih, b_hh)
-        output, h = loops.rnn_forward(_rows(x), _sizes(x, batch_sizes), h, w_ih, w_hh, bias, relu, reverse)
+        output, h = loops.rnn_forward(
+            loops.as_rows(x), loops.step_sizes(x, batch_sizes), h, w_ih, w_hh, bias, relu, reverse
+        )
         return output.view(*x.shape[:-1], -1), h
 
 
@@ -306,7 +321,16 @@ def rnn_backward(
     """Go back through :func:`rnn`; return the gradients of x, h, w_ih, w_hh and of each bias."""
     with torch.autocast(x.device.type, enabled=False):
         d_x, d_h, d_ih, d_hh, d_bias = loops.rnn_backward(
-            _rows(d_output), d_h, _rows(x), _sizes(x, batch_sizes), h, w_ih, w_hh, relu, reverse, _rows(output)
+            loops.as_rows(d_output),
+            d_h,
+            loops.as_rows(x),
+            loops.step_sizes(x, batch_sizes),
+            h,
+            w_ih,
+            w_hh,
+            relu,
+            reverse,
+            loops.as_rows(output),
         )
         return d_x.view(x.shape), d_h, d_ih, d_hh, d_bias
 
@@ -345,17 +369,6 @@ rnn.register_autograd(_rnn_autograd, setup_context=_rnn_setup)
 def _sum(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
     """Add the two biases, where their gradients are one."""
     return None if b_ih is None or b_hh is None else b_ih + b_hh
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Lay padded time-first tensors as packed ones are: ``(T, N, ·)`` to ``(T·N, ·)``."""
-    return x.flatten(0, 1) if x.ndim == 3 else x
-
-
-def _sizes(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
-    """List how many rows each step has."""
-    sizes: list[int] = [x.shape[1]] * x.shape[0] if batch_sizes is None else batch_sizes.tolist()
-    return sizes
 
 
 def _kept(x: Tensor, size: int, parts: tuple[int, ...], save: bool) -> list[Tensor]:

@@ -62,6 +62,15 @@ class _WNRecurrent(WNModule):
                     self.register_parameter(name, nn.Parameter(torch.empty(rows, device=device, dtype=dtype)))
             if proj_size:
                 self.register_weight(f"weight_hr_{suffix}", (proj_size, hidden_size), device=device, dtype=dtype)
+        parts = [
+            "weight_ih",
+            "weight_hh",
+            *(["bias_ih", "bias_hh"] if bias else []),
+            *(["weight_hr"] if proj_size else []),
+        ]
+        # in torch's order, and under the names by which torch's clients look for them
+        self._all_weights = [[f"{part}_{suffix}" for part in parts] for _, suffix in self._places()]
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
         self.reset_parameters()
 
     def _check_arguments(self) -> None:
@@ -113,19 +122,6 @@ class _WNRecurrent(WNModule):
     def all_weights(self) -> list[list[Tensor]]:
         """Weights and biases of each layer and direction, the weights composed; to be read, not to be written."""
         return [[getattr(self, name) for name in names] for names in self._all_weights]
-
-    @property
-    def _all_weights(self) -> list[list[str]]:
-        """Names in torch's order, under the name by which torch's clients look for them."""
-        parts = ["weight_ih", "weight_hh"]
-        parts += ["bias_ih", "bias_hh"] if self.bias else []
-        parts += ["weight_hr"] if self.proj_size else []
-        return [[f"{part}_{suffix}" for part in parts] for _, suffix in self._places()]
-
-    @property
-    def _flat_weights_names(self) -> list[str]:
-        """The same names in one list, likewise."""
-        return [name for names in self._all_weights for name in names]
 
     def extra_repr(self) -> str:
         """Show the arguments as torch does."""

@@ -1,5 +1,6 @@
 """The formula and nothing else: w = g·v/‖v‖ and its inverse."""
 
+import functools
 from typing import Any
 
 import torch
@@ -47,10 +48,9 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """
     _check_layout(v, dim, groups)
     if dim == 0 and _has_kernel(v, g) and not _is_recorded():
-        if torch.is_grad_enabled() and (v.requires_grad or g.requires_grad):
-            w: Tensor = _Fused.apply(v, g)  # type: ignore[no-untyped-call]
+        w = _fused(v, g)
+        if w is not None:
             return w
-        return _fused(v, g)[0]
     square = _square(v, dim, groups)
     if g.shape != square.shape:
         each = f"each index of axis {dim} of v" + (f" in each of {groups} groups" if dim and groups > 1 else "")
@@ -176,38 +176,27 @@ def norm(w: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     return _square(w, dim, groups).sqrt().to(w.dtype)
 
 
-class _Fused(torch.autograd.Function):
-    """Torch's fused kernel with a derivative of every order; the second that torch gives it takes ‖v‖ for constant.
+def _fused(v: Tensor, g: Tensor) -> Tensor | None:
+    """Compose by torch's kernel; None where a row of zeros makes it divide by zero.
 
-    One weight at a time: with all of a module in one call their gradients live at once, and where glibc hands freed
-    memory back to the kernel, the page faults cost a tenth of a step.
+    Torch's derivative of the kernel is the fastest there is, since no Python runs in it, but takes ‖v‖ for a constant
+    when it is differentiated itself. So where that is asked for, a hook puts ours in the place of its results.
     """
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, g: Tensor) -> Tensor:
-        w, norms, ctx.all_have_length = _fused(v, g)
-        ctx.save_for_backward(v, g, norms)
-        return w
-
-    @staticmethod
-    def backward(ctx: Any, d_w: Tensor) -> tuple[Tensor, Tensor]:
-        v, g, norms = ctx.saved_tensors
-        if not ctx.all_have_length or torch.is_grad_enabled() or _is_transformed():
-            return _gradients(d_w, v, g)
-        d_v, column = _kernel_backward(d_w.contiguous(), v, g.view(norms.shape), norms, 0)
-        return d_v, column.view(-1)
-
-
-_kernel_backward = torch.ops.aten._weight_norm_interface_backward.default
-
-
-def _fused(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Compose by torch's kernel; return the weight, the norms with the axes of v, and whether none is zero."""
     w, norms = torch._weight_norm_interface(v, g.view(-1, *[1] * (v.ndim - 1)), 0)
-    all_have_length = bool(norms.all())
-    if not all_have_length:  # 0/0 there
-        w.masked_fill_(norms == 0, 0.0)
-    return w, norms, all_have_length
+    if int(norms.count_nonzero()) < len(v):
+        return None
+    if w.grad_fn is not None:
+        w.grad_fn.register_hook(functools.partial(_replace, v, g))
+    return w
+
+
+def _replace(v: Tensor, g: Tensor, found: tuple[Tensor | None, ...], d_w: tuple[Tensor, ...]) -> Any:
+    """Give the gradients of v and g, those that were asked for, if they may be differentiated in their turn."""
+    if not torch.is_grad_enabled():
+        return None
+    d_v, d_g = _gradients(d_w[0], v, g)
+    ours = (d_v, d_g.view(-1, *[1] * (v.ndim - 1)))
+    return tuple(None if theirs is None else our for our, theirs in zip(ours, found, strict=True))
 
 
 def _gradients(d_w: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:

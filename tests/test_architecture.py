@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "onnx": {"operators"},
     "choice": {"products", "streaming"},
     "stepwise": set(),
-    "low_precision": {"cells", "choice", "stepwise", "streaming"},
+    "low_precision": {"cells", "choice", "products", "stepwise", "streaming"},
     "gru_loop": {"cells", "choice", "loops", "stepwise", "streaming"},
     "kernels": {"cells", "gru_loop", "low_precision", "operators", "stepwise", "streaming"},
     "rnn": {"cells", "kernels", "module", "names", "weight_norm"},

@@ -17,6 +17,7 @@ from torch import Tensor
 from wnseq import stepwise
 from wnseq.cells import lstm_step
 from wnseq.choice import is_forced, loops_run, product_dtype
+from wnseq.products import repeated
 from wnseq.streaming import records
 
 __all__ = ["fits", "lstm"]
@@ -100,8 +101,7 @@ class _LSTM(torch.autograd.Function):
         cells = x.new_empty(steps + 1, batch, size, dtype=torch.float32)
         cells[0] = c
         tanhs = torch.empty_like(cells[1:])
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, batch)
-        linear = torch.ops.mkldnn._linear_pointwise.default
+        times = repeated(weight, bias, batch)
         hidden = inputs[1:, :, features:].unbind(0)
         parts = zip(
             inputs.unbind(0),
@@ -115,7 +115,7 @@ class _LSTM(torch.autograd.Function):
         )
         minus_one = gates.new_tensor(-1.0)
         for x_and_h, a, i, f, g, o, old, new, tanh, h_t in parts:
-            a.copy_(linear(x_and_h, packed, bias, "none", [], ""))
+            a.copy_(times(x_and_h))
             g.mul_(2)
             a.sigmoid_()
             torch.add(minus_one, g, alpha=2, out=g)  # tanh x = 2σ(2x) − 1, and torch's σ is ten times as fast
@@ -146,8 +146,7 @@ class _LSTM(torch.autograd.Function):
         d = torch.empty_like(local, dtype=BF16)
         # rows a power of two apart fall on the same places of a cache, and take three times as long to transpose
         recurrent = weight.new_empty(4 * size, size + 32)[:, :size].copy_(weight[:, features:])
-        packed = torch.ops.mkldnn._reorder_linear_weight(recurrent.t(), batch)
-        linear = torch.ops.mkldnn._linear_pointwise.default
+        times = repeated(recurrent.mT, None, batch)
         d_h, d_c = d_h.float(), d_c.to(torch.float32, copy=True)
         parts = zip(
             d_output.to(torch.float32, copy=True).unbind(0),
@@ -165,7 +164,7 @@ class _LSTM(torch.autograd.Function):
             d_o_t.mul_(now)
             d_ifg_t.mul_(d_c.unsqueeze(1))
             d_c.mul_(f_t)
-            d_h = linear(d_t.copy_(all_t), packed, None, "none", [], "")
+            d_h = times(d_t.copy_(all_t))
         rows = d.view(-1, 4 * size)
         d_weight = rows.mT @ inputs[:-1].view(steps * batch, -1)
         d_ih, d_hh = (part.float() for part in d_weight.split((features, size), 1))

@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "convert": {"cells", "layers", "module", "names", "pairs", "rnn"},
     "optimise": {"names", "pairs"},
     "likelihood": set(),
-    "linear_cross_entropy": {"weight_norm"},
+    "linear_cross_entropy": {"products", "weight_norm"},
     "logistic_mixture": {"likelihood", "weight_norm"},
     "causal": set(),
     "incremental": {"causal"},

@@ -65,9 +65,25 @@ def test_loss_and_gradients_are_those_of_the_two_functions(
         torch.testing.assert_close(linear_cross_entropy(*tensors, chunked=chunked, **options), theirs[0])
 
 
-def test_float32() -> None:
+@pytest.mark.parametrize("onednn", [True, False], ids=["oneDNN", "torch's products"])
+def test_float32(chunked: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not onednn:
+        monkeypatch.setattr(room, "by_onednn", lambda *_: False)
     tensors = draw(torch.float32)
-    torch.testing.assert_close(gradients(linear_cross_entropy, tensors), gradients(plain, tensors))
+    ours = gradients(linear_cross_entropy, tensors, chunked=chunked)
+    torch.testing.assert_close(ours, gradients(plain, tensors))
+
+
+def test_torch_takes_the_products_where_a_lower_precision_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "by_onednn", lambda *_: True)
+    taken = []
+    monkeypatch.setattr(room, "linear", lambda x, w: taken.append(1) or F.linear(x, w))
+    tensors = draw(torch.float32)
+    gradients(linear_cross_entropy, tensors)
+    assert len(taken) == 3
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    gradients(linear_cross_entropy, tensors)
+    assert len(taken) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

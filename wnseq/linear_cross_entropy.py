@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from wnseq.products import by_onednn, linear
 from wnseq.weight_norm import ShapeError
 
 __all__ = ["linear_cross_entropy", "tied_embedding"]
@@ -193,7 +194,7 @@ def _whole(work: _Work) -> Tensor:
     x, weight, bias, target, share, shared, grad_input, grad_weight, grad_bias = work
     loss = share.new_zeros(())
     w = weight.to(x.dtype)
-    logits = x @ w.t()  # (N, V)
+    logits = linear(x, w) if _by_onednn(x, w) else x @ w.t()  # (N, V)
     height = _at_once(logits, len(w))
     buffer = share.new_empty(min(height, len(x)), len(w)) if logits.dtype != share.dtype else None
     for top in range(0, len(x), height):
@@ -218,10 +219,10 @@ def _chunked(work: _Work) -> Tensor:
             part = slice(first, first + width)
             w = weight[part].to(x.dtype)
             logits = buffer[: len(x) * len(w)].view(len(x), len(w))
-            if w.dtype == logits.dtype:
+            if w.dtype == logits.dtype and not _by_onednn(x, w):
                 torch.mm(x, w.t(), out=logits)
             else:
-                logits.copy_(x @ w.t())
+                logits.copy_(linear(x, w))
             if bias is not None:
                 logits += bias[part]
             inside = (target >= first) & (target < first + len(w))
@@ -278,14 +279,20 @@ def _at_once(x: Tensor, size: int) -> int:
     return max(1, (CACHED if x.is_cpu else ON_GPU) // max(1, size))
 
 
+def _by_onednn(x: Tensor, w: Tensor) -> bool:
+    """Tell whether to ask oneDNN for a product; at a lower precision than the highest torch asks it itself."""
+    return torch.get_float32_matmul_precision() == "highest" and by_onednn(x, w)
+
+
 def _multiply(left: Tensor, right: Tensor, *, out: Tensor, add: bool) -> None:
-    """Write a product into a tensor, or add it; one of a half type in parts that stay in the cache, cast as they go."""
-    if out.dtype == left.dtype:
+    """Write a product into a tensor, or add it; in parts that stay in the cache where it cannot be written there."""
+    if out.dtype == left.dtype and not _by_onednn(left, right):
         out.addmm_(left, right, beta=int(add))
         return
     height = _at_once(out, right.shape[1])
     for top in range(0, len(out), height):
-        part, product = out[top : top + height], left[top : top + height] @ right
+        part, rows = out[top : top + height], left[top : top + height]
+        product = linear(rows, right.mT) if out.dtype == left.dtype else rows @ right
         if add:
             part += product
         else:

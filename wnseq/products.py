@@ -33,6 +33,7 @@ def by_onednn(*tensors: Tensor | None) -> bool:
     return (
         HAS_ONEDNN
         and bool(torch.backends.mkldnn.enabled)
+        and not torch.compiler.is_compiling()
         and all(
             type(each) in (Tensor, torch.nn.Parameter)
             and each.is_cpu

@@ -51,13 +51,13 @@ FIRST, ALL, LAST = slice(1), slice(None), slice(-20, None)  # steps whose losses
 PIPES = "WNSEQ_SPEED_PIPES"  # tells a contender its ends of two pipes
 LEARNING_RATE, CLIP = 5.0, 0.25
 
-MEDIUM, MIXED = "--matmul_precision=medium", "--trainer.precision=bf16-mixed"
+MIXED = "--trainer.precision=bf16-mixed"
 CONTENDERS: dict[str, list[str]] = {  # the recipe's arguments
     USUAL: [],
     AGAIN: [],
     "plain float32": ["--model.norm=none"],
-    "plain medium": ["--model.norm=none", MEDIUM],
-    "weight medium": ["--model.norm=weight", MEDIUM],
+    "plain medium": ["--model.norm=none", "--matmul_precision=medium"],
+    "weight float32": ["--model.norm=weight"],
     "plain bf16": ["--model.norm=none", MIXED],
     "weight bf16": ["--model.norm=weight", MIXED],
     "chunked bf16": ["--model.norm=none", MIXED, "--model.chunked_softmax=true"],

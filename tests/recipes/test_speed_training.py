@@ -27,8 +27,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_recipe_takes_the_steps_of_the_usual_loop(capsys):
-    rows = main([*SMALL, "--contenders=[weight medium]", "--equal_steps=12"])
-    assert [row["contender"] for row in rows] == [USUAL, AGAIN, "weight medium"]
+    rows = main([*SMALL, "--contenders=[weight float32]", "--equal_steps=12"])
+    assert [row["contender"] for row in rows] == [USUAL, AGAIN, "weight float32"]
     for row in rows:
         assert row["steps"] == 12 and row["pairs"] == 2
         assert row["ms"] > 0 and row["peak_mb"] > 50
@@ -36,10 +36,10 @@ def test_the_recipe_takes_the_steps_of_the_usual_loop(capsys):
         assert abs(row["loss_off"]) < 1e-3
     assert rows[0]["ratio"] == 1 and rows[0]["loss"] == rows[1]["loss"]
     with Path("out/training.csv").open() as file:
-        assert [row["contender"] for row in csv.DictReader(file)] == [USUAL, AGAIN, "weight medium"]
+        assert [row["contender"] for row in csv.DictReader(file)] == [USUAL, AGAIN, "weight float32"]
     text = Path("out/training.md").read_text()
     assert text in capsys.readouterr().out
-    assert text.startswith("mine.txt, ") and "| weight medium |" in text
+    assert text.startswith("mine.txt, ") and "| weight float32 |" in text
 
 
 def test_a_contender_that_fails_is_quoted(monkeypatch, capsys):

@@ -1,8 +1,11 @@
+from collections import Counter
+
 import pytest
 import reference
 import torch
-from cases import each_sequence
+from cases import each_sequence, tensors
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnseq import WNGRU, WNLSTM, WNRNN
 from wnseq.weight_norm import ShapeError
@@ -164,6 +167,36 @@ def test_autocast_runs_and_stays_close():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, _ = rnn(x)
     torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.02)
+
+
+@each_sequence
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_under_autocast_it_is_torchs(case, dtype):
+    module, twin, x = case.make(), case.make_twin(), case.input().to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(tensors(module(x)), tensors(twin(x)), rtol=0, atol=0)
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts to bfloat16 by the shape of what is cast."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and result.dtype == torch.bfloat16:
+            self.seen[tuple(result.shape)] += 1
+        return result
+
+
+@pytest.mark.parametrize("kind", [WNGRU, WNRNN])
+def test_autocast_casts_a_weight_once_and_not_at_each_step(kind):
+    module, x = kind(5, 6), torch.randn(4, 3, 5)
+    with torch.autocast("cpu", torch.bfloat16), Casts() as casts:
+        module(x)
+    assert [casts.seen[tuple(weight.shape)] for weight in (module.weight_ih_l0, module.weight_hh_l0)] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "names": {"weight_norm"},
     "composed": set(),
     "module": {"composed", "names", "weight_norm"},
-    "streaming": set(),
+    "streaming": {"products"},
     "cells": {"module", "names", "streaming", "weight_norm"},
     "products": set(),
     "loops": {"products"},

@@ -2,7 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from wnseq.products import by_onednn
 
 __all__ = ["LEAST", "captured", "linear", "records"]
 
@@ -60,12 +62,10 @@ def _large(x: Tensor, w: Tensor) -> bool:
 
 
 def _plain(*tensors: Tensor | None) -> bool:
-    """Tell whether these are float32 on a CPU, and no one transforms or casts what is done with them."""
-    given = [tensor for tensor in tensors if tensor is not None]
+    """Tell whether these are float32 that oneDNN takes, and no one transforms or casts what is done with them."""
     return (
-        all(type(each) in (Tensor, nn.Parameter) and each.dtype == torch.float32 and each.is_cpu for each in given)
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and bool(torch.backends.mkldnn.enabled)
+        by_onednn(*tensors)
+        and all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._are_functorch_transforms_active()
     )

@@ -161,9 +161,9 @@ def gru_forward(
     """Run one GRU layer in one direction.
 
     Args:
-        x: Input.
+        x: Input; the products are taken in its dtype, which is the weights' too.
         sizes: Rows of each step.
-        h: Initial hidden state.
+        h: Initial hidden state; states and gates are kept in its dtype, which is the biases' too.
         w_ih: Input weight.
         w_hh: Recurrent weight.
         b_ih: Input bias.

@@ -158,6 +158,14 @@ def tensors(result: Any) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else []
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch, room: Any, name: str) -> list[int]:
+    """Let a function of a room leave an entry in the list returned each time it is called."""
+    counted: list[int] = []
+    function = getattr(room, name)
+    monkeypatch.setattr(room, name, lambda *args: counted.append(1) or function(*args))
+    return counted
+
+
 def forms() -> list[Case]:
     """Thin the registry for slow tests: the plainest and fullest module of each kind, every cell and layer."""
     switches = ("bidirectional", "batch_first")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import count_calls
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad
 
@@ -15,10 +16,7 @@ needs_onednn = pytest.mark.skipif(not by_onednn(torch.zeros(1)), reason="this to
 @pytest.fixture
 def calls(monkeypatch):
     """Count the layers that the loop runs."""
-    counted = []
-    loop = gru_loop.gru
-    monkeypatch.setattr(gru_loop, "gru", lambda *args: counted.append(1) or loop(*args))
-    return counted
+    return count_calls(monkeypatch, gru_loop, "gru")
 
 
 def test_a_choice_holds_inside_and_the_one_before_comes_back():

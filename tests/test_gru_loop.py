@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import SEQUENCE, Case, each, tensors
+from cases import SEQUENCE, Case, count_calls, each, tensors
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from wnseq import WNGRU, gru_loop
@@ -22,10 +22,7 @@ LENGTHS = [7, 7, 4, 2, 1]
 @pytest.fixture
 def calls(monkeypatch):
     """Count the layers and directions that the loop runs."""
-    counted = []
-    loop = gru_loop.gru
-    monkeypatch.setattr(gru_loop, "gru", lambda *args: counted.append(1) or loop(*args))
-    return counted
+    return count_calls(monkeypatch, gru_loop, "gru")
 
 
 def run(module, x, h=None, choice="loop", autocast=False):

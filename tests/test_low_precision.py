@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import SEQUENCE, Case, each, tensors
+from cases import SEQUENCE, Case, count_calls, each, tensors
 from torch import nn
 from torch.func import functional_call, grad
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -22,10 +22,7 @@ CASES = [Case("lstm", *SEQUENCE["lstm"], args=(12, 16), kwargs=form) for form in
 @pytest.fixture
 def calls(monkeypatch):
     """Count the layers and directions that the loop runs."""
-    counted = []
-    loop = low_precision.lstm
-    monkeypatch.setattr(low_precision, "lstm", lambda *args: counted.append(1) or loop(*args))
-    return counted
+    return count_calls(monkeypatch, low_precision, "lstm")
 
 
 def run(module, x, state=None, choice="loop"):

@@ -6,13 +6,8 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from wnseq import stepwise
-from wnseq.cells import gru_step
 
 SIZES = {"padded": None, "packed": torch.tensor([3, 3, 2, 1])}
-
-
-def step(x, states, *weights):
-    return (gru_step(x, states[0], *weights),)
 
 
 def problem(batch_sizes):
@@ -32,10 +27,10 @@ def test_a_layer_and_its_gradients_are_torchs(batch_sizes, reverse):
     twin, x, h, output, final = problem(batch_sizes)
     weights = list(twin.parameters())[4 * reverse : 4 * reverse + 4]
     output, final = output[..., 6 * reverse : 6 * reverse + 6], final[int(reverse)]
-    ours, (h_n,) = stepwise.layer(step)(x, batch_sizes, (h[int(reverse)],), weights, reverse)
+    ours, (h_n,) = stepwise.layer(stepwise.gru)(x, batch_sizes, (h[int(reverse)],), weights, reverse)
     torch.testing.assert_close((ours, h_n), (output, final))
     d = (torch.randn_like(output), torch.randn_like(final))
-    found = stepwise.differentiable(step, d, x, batch_sizes, (h[int(reverse)],), weights, reverse)
+    found = stepwise.differentiable(stepwise.gru, d, x, batch_sizes, (h[int(reverse)],), weights, reverse)
     wanted = torch.autograd.grad([output, final], [x, h, *weights], d)
     torch.testing.assert_close([found[0], found[1], *found[2:]], [wanted[0], wanted[1][int(reverse)], *wanted[2:]])
     assert all(part.requires_grad for part in found)
@@ -46,5 +41,5 @@ def test_no_gradient_where_none_is_asked_for():
     weights = [part.detach() for part in nn.GRU(5, 6, bias=False).parameters()]
     weights[0].requires_grad_()
     d = (torch.ones(4, 3, 6), torch.ones(3, 6))
-    found = stepwise.differentiable(step, d, x.detach(), None, (h[0].detach(),), [*weights, None, None], False)
+    found = stepwise.differentiable(stepwise.gru, d, x.detach(), None, (h[0].detach(),), [*weights, None, None], False)
     assert [part is not None for part in found] == [False, False, True, False, False, False]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from wnseq import loops, stepwise
-from wnseq.cells import gru_step
 from wnseq.choice import is_forced, loops_run, product_dtype
 from wnseq.streaming import records
 
@@ -113,7 +112,7 @@ class _GRU(torch.autograd.Function):
         x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, gates, inner = ctx.saved_tensors
         if torch.is_grad_enabled():
             d, weights = (d_output, d_h), [w_ih, w_hh, b_ih, b_hh]
-            first, *others = stepwise.differentiable(_step, d, x, batch_sizes, (h,), weights, ctx.reverse)
+            first, *others = stepwise.differentiable(stepwise.gru, d, x, batch_sizes, (h,), weights, ctx.reverse)
             return first, None, *others, None
         d_rows, rows, sizes = loops.as_rows(d_output), loops.as_rows(x), loops.step_sizes(x, batch_sizes)
         kept = (loops.as_rows(output), gates, inner)
@@ -123,7 +122,3 @@ class _GRU(torch.autograd.Function):
             )
         first = d_x.view(x.shape) if ctx.needs_input_grad[0] else None
         return first, None, d_h, d_ih, d_hh, *(d_biases if b_ih is not None else (None, None)), None
-
-
-def _step(x: Tensor, states: tuple[Tensor, ...], *weights: Tensor) -> tuple[Tensor, ...]:
-    return (gru_step(x, states[0], *weights),)

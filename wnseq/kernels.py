@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq import gru_loop, low_precision, operators, stepwise
-from wnseq.cells import gru_step, lstm_step, rnn_step
+from wnseq.cells import rnn_step
 from wnseq.stepwise import Flat, Layer, Result, Sizes, States
 from wnseq.streaming import LEAST, captured, records
 
@@ -104,12 +104,7 @@ def lstm(
     """
     gates = 4 if plan.bias else 2  # weights and biases of the gates; a projection comes after them
     if _must_step() or _streams(x, batch_sizes, state, flat, plan):
-
-        def step(x: Tensor, states: States, *weights: Tensor) -> States:
-            h, c = lstm_step(x, (states[0], states[1]), *weights[:gates])
-            return (F.linear(h, weights[gates]) if len(weights) > gates else h), c
-
-        layer = stepwise.layer(step)
+        layer = stepwise.layer(stepwise.lstm)
     elif _must_capture(x):
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
@@ -158,11 +153,7 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
         Output and final hidden states.
     """
     if _must_step() or _streams(x, batch_sizes, (h,), flat, plan, LEAST):
-
-        def step(x: Tensor, states: States, *weights: Tensor) -> States:
-            return (gru_step(x, states[0], *weights),)
-
-        layer = stepwise.layer(step)
+        layer = stepwise.layer(stepwise.gru)
     elif _must_capture(x):
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:

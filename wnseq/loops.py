@@ -10,8 +10,6 @@ of output and final states and returns those of input, initial states and weight
 arguments; that of ``b_ih`` comes first where the two biases' differ, and once where they are one.
 """
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,18 +67,18 @@ def lstm_forward(
     times = repeated(w_hh, None, len(h))
     cells = torch.empty_like(gates[:, :size], memory_format=torch.contiguous_format)
     output = x.new_empty(len(x), h.shape[1])
-    for rows in _walk(sizes, reverse):
-        a, n = gates[rows], rows.stop - rows.start
+    for a, cells_t, output_t in _steps(sizes, reverse, gates, cells, output):
+        n = len(a)
         a += times(h[:n])
         a[:, : 2 * size].sigmoid_()
         a[:, 2 * size : 3 * size].tanh_()
         a[:, 3 * size :].sigmoid_()
         i, f, g, o = a.chunk(4, 1)
-        new_c = torch.mul(f, c[:n], out=cells[rows]).addcmul_(i, g)
+        new_c = torch.mul(f, c[:n], out=cells_t).addcmul_(i, g)
         if w_hr is None:
-            new_h = torch.tanh(new_c, out=output[rows]).mul_(o)
+            new_h = torch.tanh(new_c, out=output_t).mul_(o)
         else:
-            new_h = output[rows].copy_(F.linear(new_c.tanh() * o, w_hr))
+            new_h = output_t.copy_(F.linear(new_c.tanh() * o, w_hr))
         h, c = _renew(h, new_h), _renew(c, new_c)
     return output, h.clone(), c.clone(), gates, cells
 
@@ -133,16 +131,18 @@ def lstm_backward(
     torch.mul(tanh_c, o * (1 - o), out=d[:, 3 * size :])
     d_projected = d_output.clone() if w_hr is not None else d_output
     times = repeated(w_hh.mT, None, len(h))
-    for rows in reversed(_walk(sizes, reverse)):
-        n = rows.stop - rows.start
-        now = d_output[rows] + d_h[:n]
+    for d_output_t, d_projected_t, to_c_t, d_t, f_t in reversed(
+        _steps(sizes, reverse, d_output, d_projected, to_c, d, f)
+    ):
+        n = len(d_t)
+        now = d_output_t + d_h[:n]
         if w_hr is not None:
-            d_projected[rows] = now
+            d_projected_t.copy_(now)
             now = now @ w_hr
-        cell = torch.addcmul(d_c[:n], now, to_c[rows])
-        d[rows, : 3 * size].view(n, 3, size).mul_(cell.unsqueeze(1))
-        d[rows, 3 * size :].mul_(now)
-        d_h, d_c = _renew(d_h, times(d[rows])), _renew(d_c, cell * f[rows])
+        cell = torch.addcmul(d_c[:n], now, to_c_t)
+        d_t[:, : 3 * size].view(n, 3, size).mul_(cell.unsqueeze(1))
+        d_t[:, 3 * size :].mul_(now)
+        d_h, d_c = _renew(d_h, times(d_t)), _renew(d_c, cell * f_t)
     d_hr = outer(d_projected, o * tanh_c) if w_hr is not None else x.new_empty(0)
     before = _before(output, h, sizes, reverse)
     return linear(d, w_ih.mT), d_h.clone(), d_c.clone(), outer(d, x), outer(d, before), d.sum(0), d_hr
@@ -277,8 +277,7 @@ def rnn_forward(
     """
     output = linear(x, w_ih, bias)
     times = repeated(w_hh, None, len(h))
-    for rows in _walk(sizes, reverse):
-        a = output[rows]
+    for (a,) in _steps(sizes, reverse, output):
         a += times(h[: len(a)])
         h = _renew(h, a.relu_() if relu else a.tanh_())
     return output, h.clone()
@@ -315,9 +314,9 @@ def rnn_backward(
     """
     d = (output > 0).to(output.dtype) if relu else 1 - output.square()  # first ∂h/∂a, then the gradient of a
     times = repeated(w_hh.mT, None, len(h))
-    for rows in reversed(_walk(sizes, reverse)):
-        d[rows].mul_(d_output[rows] + d_h[: rows.stop - rows.start])
-        d_h = _renew(d_h, times(d[rows]))
+    for d_t, d_output_t in reversed(_steps(sizes, reverse, d, d_output)):
+        d_t.mul_(d_output_t + d_h[: len(d_t)])
+        d_h = _renew(d_h, times(d_t))
     before = _before(output, h, sizes, reverse)
     return linear(d, w_ih.mT), d_h.clone(), outer(d, x), outer(d, before), d.sum(0)
 
@@ -339,15 +338,6 @@ def _steps(sizes: list[int], reverse: bool, *tensors: Tensor) -> list[tuple[Tens
     return steps[::-1] if reverse else steps
 
 
-def _walk(sizes: Iterable[int], reverse: bool) -> list[slice]:
-    """List the rows of each step, in the order in which the steps are taken."""
-    steps, begin = [], 0
-    for size in sizes:
-        steps.append(slice(begin, begin + size))
-        begin += size
-    return steps[::-1] if reverse else steps
-
-
 def _renew(state: Tensor, alive: Tensor) -> Tensor:
     """Put the new state of the sequences that are alive, the first ones, in the place of the old."""
     return alive if len(alive) == len(state) else torch.cat([alive, state[len(alive) :].to(alive.dtype)])
@@ -357,7 +347,7 @@ def _before(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) ->
     """Lay out, for each row, the value that the step before left: ``(ΣN, ·)``."""
     parts: list[Tensor] = []
     state = initial
-    for rows in _walk(sizes, reverse):
-        parts.append(state[: rows.stop - rows.start])
-        state = _renew(state, values[rows])
+    for (now,) in _steps(sizes, reverse, values):
+        parts.append(state[: len(now)])
+        state = _renew(state, now)
     return torch.cat(parts[::-1] if reverse else parts)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from wnseq import stepwise
-from wnseq.cells import lstm_step
 from wnseq.choice import is_forced, loops_run, product_dtype
 from wnseq.products import repeated
 from wnseq.streaming import records
@@ -132,7 +131,7 @@ class _LSTM(torch.autograd.Function):
         x, h, c, w_ih, w_hh, b_ih, b_hh, weight, inputs, gates, cells, tanhs = ctx.saved_tensors
         if torch.is_grad_enabled():
             gradients, weights = (d_output, d_h, d_c), [w_ih, w_hh, b_ih, b_hh]
-            return tuple(stepwise.differentiable(_step, gradients, x, None, (h, c), weights, reverse=False))
+            return tuple(stepwise.differentiable(stepwise.lstm, gradients, x, None, (h, c), weights, reverse=False))
         steps, batch, features = x.shape
         size = h.shape[1]
         i, f, g, o = gates.chunk(4, 2)
@@ -189,7 +188,3 @@ def _inputs(x: Tensor, h: Tensor) -> Tensor:
     inputs[:-1, :, :features] = x
     inputs[0, :, features:] = h
     return inputs
-
-
-def _step(x: Tensor, states: tuple[Tensor, ...], *weights: Tensor) -> tuple[Tensor, ...]:
-    return lstm_step(x, (states[0], states[1]), *weights)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from wnseq import loops
+from wnseq.products import HAS_ONEDNN
 
 __all__ = ["gru", "has_onednn", "lstm", "rnn"]
 
-HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 ONEDNN_LSTM = 2  # torch's number of the recurrence
 
 

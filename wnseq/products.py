@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["by_onednn", "linear", "outer", "repeated"]
+__all__ = ["HAS_ONEDNN", "by_onednn", "linear", "outer", "repeated"]
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 WIDE = 2**16  # entries of a product of columns from which on oneDNN, which transposes first, is the faster
@@ -59,9 +59,8 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     Returns:
         y, ``(N, O)``.
     """
-    if by_onednn(x, w, b) and (
-        w.is_contiguous() or w.mT.is_contiguous()
-    ):  # any other takes it a thousand times as long
+    dense = w.is_contiguous() or w.mT.is_contiguous()  # any other takes oneDNN a thousand times as long
+    if dense and by_onednn(x, w, b):
         return _linear(x, w, b)
     return F.linear(x, w, b)
 

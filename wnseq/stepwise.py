@@ -3,9 +3,12 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Flat", "Layer", "Result", "Sizes", "States", "Step", "differentiable", "layer"]
+from wnseq.cells import gru_step, lstm_step
+
+__all__ = ["Flat", "Layer", "Result", "Sizes", "States", "Step", "differentiable", "gru", "layer", "lstm"]
 
 States = tuple[Tensor, ...]
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
@@ -13,6 +16,18 @@ Sizes = Tensor | None  # of a packed batch. Aliases, as torch.compile does not r
 Flat = list[Tensor]
 Result = tuple[Tensor, States]
 Layer = Callable[[Tensor, Sizes, States, Flat, bool], Result]  # one direction of one layer, time first
+
+
+def gru(x: Tensor, states: States, *weights: Tensor) -> States:
+    """Take a step of a GRU."""
+    return (gru_step(x, states[0], *weights),)
+
+
+def lstm(x: Tensor, states: States, *weights: Tensor) -> States:
+    """Take a step of an LSTM; a projection is what is odd among its weights and biases."""
+    gates = len(weights) // 2 * 2
+    h, c = lstm_step(x, (states[0], states[1]), *weights[:gates])
+    return (F.linear(h, weights[gates]) if len(weights) > gates else h), c
 
 
 def layer(step: Step) -> Layer:

@@ -209,11 +209,6 @@ def _gradients(d_w: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return g.view(column) / norms * (d_w - unit * d_g.view(column)), d_g
 
 
-def _is_transformed() -> bool:
-    """Tell whether a transform of ``torch.func`` is at work; a backward with ``is_grads_batched`` is one."""
-    return bool(torch._C._are_functorch_transforms_active())
-
-
 def _is_recorded() -> bool:
     """Tell whether something is at work that the fused kernel has no rule for.
 
@@ -223,7 +218,7 @@ def _is_recorded() -> bool:
     return bool(
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
-        or _is_transformed()
+        or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
 

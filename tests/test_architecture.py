@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "stepwise": {"cells"},
     "low_precision": {"choice", "products", "stepwise", "streaming"},
     "gru_loop": {"choice", "loops", "stepwise", "streaming"},
-    "kernels": {"cells", "gru_loop", "low_precision", "operators", "stepwise", "streaming"},
+    "kernels": {"cells", "choice", "gru_loop", "low_precision", "operators", "stepwise", "streaming"},
     "rnn": {"cells", "kernels", "module", "names", "weight_norm"},
     "layers": {"module", "names", "weight_norm"},
     "batch_norm": {"weight_norm"},

@@ -3,11 +3,12 @@ from collections import Counter
 import pytest
 import reference
 import torch
-from cases import each_sequence, tensors
+from cases import count_calls, each_sequence, sequence_cases, tensors
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wnseq import WNGRU, WNLSTM, WNRNN
+from wnseq import WNGRU, WNLSTM, WNRNN, kernels
+from wnseq.choice import recurrence
 from wnseq.weight_norm import ShapeError
 
 LENGTHS = [2, 4, 3]
@@ -41,6 +42,41 @@ def test_a_single_step_in_inference_is_that_of_torch(case, monkeypatch):
         found = ours(x, state)
     monkeypatch.undo()
     torch.testing.assert_close(found, case.make_twin().eval()(x, state))
+
+
+@pytest.mark.parametrize("case", [case for case in sequence_cases() if case.kind == "lstm"], ids=lambda case: case.name)
+@pytest.mark.parametrize("lowered", [False, True], ids=["float32", "bfloat16"])
+def test_a_single_step_of_an_lstm_in_training_is_that_of_torch(case, lowered, monkeypatch):
+    monkeypatch.setattr(kernels, "SINGLE", {**kernels.SINGLE, (torch.bfloat16, True): (64, 0)})
+    calls = count_calls(monkeypatch, torch, "lstm")
+    results, dtypes = [], []
+    for by_kernel in (False, True):
+        if by_kernel:
+            assert bool(calls) == (lowered and "proj_size" in case.kwargs)  # a projection is lowered in another way
+            monkeypatch.setattr(kernels, "SINGLE", {})
+        module = case.make()
+        x, state = case.input(steps=1).requires_grad_(), case.states(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+            outputs = tensors(module(x, state))
+        gradients = torch.autograd.grad(sum(part.float().sin().sum() for part in outputs), [x, *module.parameters()])
+        results.append([each.float() for each in (*outputs, *gradients)])
+        dtypes.append([each.dtype for each in outputs])
+    assert dtypes[0] == dtypes[1]
+    for by_cells, by_kernel in zip(*results, strict=True):
+        assert (by_cells - by_kernel).norm() <= (0.03 if lowered else 1e-6) * by_kernel.norm()
+
+
+def test_a_single_step_of_many_rows_or_on_demand_is_torchs(monkeypatch):
+    calls = count_calls(monkeypatch, torch, "lstm")
+    module = WNLSTM(4, 6)
+    for rows, steps, choice in ((32, 1, "rule"), (33, 1, "rule"), (32, 2, "rule"), (32, 1, "torch")):
+        with recurrence(choice):
+            module(torch.randn(steps, rows, 4))
+    assert len(calls) == 3
+    module.double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(torch.randn(1, 2, 4, dtype=torch.float64))[0].dtype == torch.float64
+    assert len(calls) == 4
 
 
 @each_sequence

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from wnseq.products import by_onednn
 from wnseq.streaming import captured
 
-__all__ = ["is_forced", "loops_run", "product_dtype", "recurrence"]
+__all__ = ["is_forced", "is_open", "loops_run", "product_dtype", "recurrence"]
 
 Choice = Literal["rule", "loop", "torch"]
 _CHOICE: ContextVar[Choice] = ContextVar("wnseq_recurrence", default="rule")
@@ -24,7 +24,8 @@ def recurrence(choice: Choice) -> Iterator[None]:
 
     Args:
         choice: ``loop`` for the loops of wnseq wherever they can run, ``torch`` for torch's own recurrence, ``rule``
-            for the faster by the measurements that stand beside the rules, which is the default.
+            for the faster by the measurements that stand beside the rules, which is the default, and takes single
+            steps by the cells.
 
     Raises:
         ValueError: There is no such choice.
@@ -73,6 +74,12 @@ def is_forced() -> bool:
     return _CHOICE.get() == "loop"
 
 
+def is_open() -> bool:
+    """Tell whether nobody chose."""
+    return _CHOICE.get() == "rule"
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """Tell in what a layer takes its products on a CPU: in what autocast asks for, or as the input comes."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast leaves alone
+    return torch.get_autocast_dtype("cpu") if casts else x.dtype

@@ -6,8 +6,8 @@ With ``batch_sizes`` the input is the data of a packed sequence; it has no batch
 Torch's kernels are the rule; on a CPU, GRUs of some size run by :mod:`wnseq.gru_loop`, and large LSTMs under bfloat16
 autocast by :mod:`wnseq.low_precision`. While a graph is captured, each layer and direction is one operator of ours.
 None of these has a batching rule, and torch's LSTM of float32 on a CPU no forward-mode derivative, so under
-``torch.func.vmap``, ``jvp``, ``jacfwd`` and ``hessian`` the cells' steps run one by one. So does a single step in
-inference on a CPU.
+``torch.func.vmap``, ``jvp``, ``jacfwd`` and ``hessian`` the cells' steps run one by one. So does a single step of few
+rows on a CPU.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,20 @@ from torch import Tensor
 
 from wnseq import gru_loop, low_precision, operators, stepwise
 from wnseq.cells import rnn_step
+from wnseq.choice import is_open, product_dtype
 from wnseq.stepwise import Flat, Layer, Result, Sizes, States
 from wnseq.streaming import LEAST, captured, records
 
 __all__ = ["Plan", "gru", "lstm", "rnn"]
 
-STREAM = 64  # rows up to which a single step is taken by the cells
+# Rows up to which, and entries of w_hh from which on, the cells take a single step of an LSTM: by the dtype of its
+# products, and whether there may be a backward through it. The measurements are at _lstm_streams.
+SINGLE = {
+    (torch.float32, False): (64, 0),
+    (torch.float32, True): (32, 0),
+    (torch.bfloat16, False): (16, 2**20),
+    (torch.bfloat16, True): (64, 2**16),
+}
 
 
 class Plan(NamedTuple):
@@ -103,8 +111,12 @@ def lstm(
         Output, and final hidden and cell states.
     """
     gates = 4 if plan.bias else 2  # weights and biases of the gates; a projection comes after them
-    if _must_step() or _streams(x, batch_sizes, state, flat, plan):
+    projected = state[0].shape[2] != state[1].shape[2]
+    if _must_step():
         layer = stepwise.layer(stepwise.lstm)
+    elif _lstm_streams(x, batch_sizes, state, flat, plan, projected):
+        x, (h, c), flat = _autocast(x, state, flat)
+        state, layer = (h, c), stepwise.layer(stepwise.lstm)
     elif _must_capture(x):
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
@@ -120,7 +132,7 @@ def lstm(
                 output, h = (output, h) if w_hr is not None else (output.to(dtype), h.to(dtype))
             return output, (h, c)
 
-    elif low_precision.fits(x, batch_sizes, state, flat, projected=state[0].shape[2] != state[1].shape[2]):
+    elif low_precision.fits(x, batch_sizes, state, flat, projected):
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
             return low_precision.lstm(x, states, weights, reverse)
@@ -152,7 +164,7 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
     Returns:
         Output and final hidden states.
     """
-    if _must_step() or _streams(x, batch_sizes, (h,), flat, plan, LEAST):
+    if _must_step() or _gru_streams(x, batch_sizes, h, flat, plan):
         layer = stepwise.layer(stepwise.gru)
     elif _must_capture(x):
 
@@ -188,26 +200,49 @@ def _must_step() -> bool:
     return any(each.key() in (functorch.TransformType.Vmap, functorch.TransformType.Jvp) for each in transforms)
 
 
-def _streams(x: Tensor, batch_sizes: Sizes, states: States, flat: Flat, plan: Plan, least: int = 0) -> bool:
-    """Tell whether one step of few rows is asked for in inference on a CPU.
+def _lstm_streams(x: Tensor, batch_sizes: Sizes, states: States, flat: Flat, plan: Plan, projected: bool) -> bool:
+    """Tell whether the cells take an LSTM: for a single step of few rows on a CPU.
 
-    There torch's LSTM prepares its kernel and lays the weights out anew at each call, and its GRU takes the product of
-    one row from a library that :mod:`wnseq.streaming` avoids where the weight is large. Time of the cells over torch's
-    kernel, two cores with AVX-512: LSTM 0.40 at N×H = 1×512, 0.97 at 1×128, 0.83 at 64×512; GRU 0.53 at 1×650 and 0.57
-    at 64×512, but 1.22 at 1×512.
+    Torch's kernel prepares itself and lays the weights out anew at each call. With a projection it has another one,
+    which autocast lowers less. Time of the cells over it, composition included, on two cores with AVX-512 and bfloat16
+    products:
+
+    ===========  ====================  ===================  ===================  ===================
+    N×H          float32, inference    float32, training    bfloat16, inference  bfloat16, training
+    ===========  ====================  ===================  ===================  ===================
+    1×128        0.97                  0.79                 1.09                 0.90
+    1×512        0.40                  0.57                 0.82                 0.64
+    16×512                             0.83                 1.00                 0.67
+    32×512                             0.91                 1.06                 0.66
+    64×512       0.83                  1.15                 1.10                 0.70
+    64×128                             1.17                 1.39                 1.00
+    16×64                              0.85                 1.36                 0.97
+    ===========  ====================  ===================  ===================  ===================
     """
-    if captured():
+    batch, dtype = _single_step(x, batch_sizes, plan), product_dtype(x)
+    if not batch or (projected and dtype != torch.float32):
         return False
-    if batch_sizes is not None or not x.is_cpu or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
+    rows, entries = SINGLE.get((dtype, records(x, *states, *flat)), (0, 0))
+    return batch <= rows and flat[1].numel() >= entries
+
+
+def _gru_streams(x: Tensor, batch_sizes: Sizes, h: Tensor, flat: Flat, plan: Plan) -> bool:
+    """Tell whether the cells take a GRU: for a single step of few rows in inference on a CPU, by a large weight.
+
+    Torch's GRU takes the product of a row from a library that :mod:`wnseq.streaming` avoids. Time of the cells over it:
+    0.53 at N×H = 1×650 and 0.57 at 64×512, but 1.22 at 1×512.
+    """
+    batch = _single_step(x, batch_sizes, plan)
+    is_large = 0 < batch <= 64 and batch * flat[1].numel() >= LEAST
+    return is_large and product_dtype(x) == torch.float32 and not records(x, h, *flat)
+
+
+def _single_step(x: Tensor, batch_sizes: Sizes, plan: Plan) -> int:
+    """Count the rows of an input on a CPU that is one padded step long; 0 of any other."""
+    if batch_sizes is not None or not x.is_cpu or captured() or not is_open():
+        return 0
     steps, batch = (x.shape[1], x.shape[0]) if plan.batch_first else (x.shape[0], x.shape[1])
-    return (
-        steps == 1
-        and batch <= STREAM
-        and batch * flat[1].numel() >= least
-        and not (plan.dropout and plan.training)
-        and not records(x, *states, *flat)
-    )
+    return batch if steps == 1 else 0
 
 
 def _must_capture(x: Tensor) -> bool:

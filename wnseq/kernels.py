@@ -10,7 +10,7 @@ None of these has a batching rule, and torch's LSTM of float32 on a CPU no forwa
 rows on a CPU.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from wnseq import gru_loop, low_precision, operators, stepwise
 from wnseq.cells import rnn_step
 from wnseq.choice import is_open, product_dtype
 from wnseq.stepwise import Flat, Layer, Result, Sizes, States
-from wnseq.streaming import LEAST, captured, records
+from wnseq.streaming import LEAST, records
 
 __all__ = ["Plan", "gru", "lstm", "rnn"]
 
@@ -65,7 +65,8 @@ def rnn(
     Returns:
         Output and final hidden states.
     """
-    if _must_step():
+    way = _way(x)
+    if way == "steps":
 
         def step(x: Tensor, states: States, *weights: Tensor) -> States:
             w_ih, w_hh, *biases = weights
@@ -73,7 +74,7 @@ def rnn(
             return (rnn_step(x, states[0], w_ih, w_hh, b_ih, b_hh, nonlinearity),)
 
         layer = stepwise.layer(step)
-    elif _must_capture(x):
+    elif way == "operators":
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
             x, states, weights = _autocast(x, states, weights)
@@ -112,12 +113,10 @@ def lstm(
     """
     gates = 4 if plan.bias else 2  # weights and biases of the gates; a projection comes after them
     projected = state[0].shape[2] != state[1].shape[2]
-    if _must_step():
+    way = _way(x)
+    if way == "steps":
         layer = stepwise.layer(stepwise.lstm)
-    elif _lstm_streams(x, batch_sizes, state, flat, plan, projected):
-        x, (h, c), flat = _autocast(x, state, flat)
-        state, layer = (h, c), stepwise.layer(stepwise.lstm)
-    elif _must_capture(x):
+    elif way == "operators":
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
             dtype = states[1].dtype
@@ -132,6 +131,9 @@ def lstm(
                 output, h = (output, h) if w_hr is not None else (output.to(dtype), h.to(dtype))
             return output, (h, c)
 
+    elif _lstm_streams(x, batch_sizes, state, flat, plan, projected):
+        x, (h, c), flat = _autocast(x, state, flat)
+        state, layer = (h, c), stepwise.layer(stepwise.lstm)
     elif low_precision.fits(x, batch_sizes, state, flat, projected):
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
@@ -164,9 +166,10 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
     Returns:
         Output and final hidden states.
     """
-    if _must_step() or _gru_streams(x, batch_sizes, h, flat, plan):
+    way = _way(x)
+    if way == "steps":
         layer = stepwise.layer(stepwise.gru)
-    elif _must_capture(x):
+    elif way == "operators":
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
             dtype = states[0].dtype  # which torch's GRU keeps under autocast
@@ -176,6 +179,8 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
             output, h, _, _ = operators.gru(x, batch_sizes, *states, w_ih, w_hh, b_ih, b_hh, reverse, save)
             return output.to(dtype), (h.to(dtype),)
 
+    elif _gru_streams(x, batch_sizes, h, flat, plan):
+        layer = stepwise.layer(stepwise.gru)
     elif gru_loop.fits(x, batch_sizes, h, flat):
 
         def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
@@ -191,13 +196,23 @@ def gru(x: Tensor, batch_sizes: Tensor | None, h: Tensor, flat: list[Tensor], pl
     return output, h
 
 
-def _must_step() -> bool:
-    """Tell whether a transform of ``torch.func`` is at work that neither kernels nor operators have a rule for."""
+def _way(x: Tensor) -> Literal["steps", "operators", "kernels"]:
+    """Tell what the moment asks for.
+
+    ``steps`` under a transform of ``torch.func`` that neither kernels nor operators have a rule for; ``operators``
+    while a graph is captured that torch's own recurrence would not fit into as one node: on CUDA it does, except for
+    export, which would fix the length.
+    """
     if torch.compiler.is_compiling():  # where the transforms cannot be told apart
-        return bool(torch._C._are_functorch_transforms_active())
+        if torch._C._are_functorch_transforms_active():
+            return "steps"
+        return "operators" if not x.is_cuda or torch.compiler.is_exporting() else "kernels"
     functorch = torch._C._functorch  # torch has no public name for the transforms at work
-    transforms = functorch.get_interpreter_stack() or ()
-    return any(each.key() in (functorch.TransformType.Vmap, functorch.TransformType.Jvp) for each in transforms)
+    without_rule = (functorch.TransformType.Vmap, functorch.TransformType.Jvp)
+    for each in functorch.get_interpreter_stack() or ():
+        if each.key() in without_rule:
+            return "steps"
+    return "kernels"
 
 
 def _lstm_streams(x: Tensor, batch_sizes: Sizes, states: States, flat: Flat, plan: Plan, projected: bool) -> bool:
@@ -239,18 +254,10 @@ def _gru_streams(x: Tensor, batch_sizes: Sizes, h: Tensor, flat: Flat, plan: Pla
 
 def _single_step(x: Tensor, batch_sizes: Sizes, plan: Plan) -> int:
     """Count the rows of an input on a CPU that is one padded step long; 0 of any other."""
-    if batch_sizes is not None or not x.is_cpu or captured() or not is_open():
-        return 0
+    if batch_sizes is not None or not x.is_cpu or torch._C._get_tracing_state() is not None or not is_open():
+        return 0  # in a trace a shape is no number to decide on
     steps, batch = (x.shape[1], x.shape[0]) if plan.batch_first else (x.shape[0], x.shape[1])
     return batch if steps == 1 else 0
-
-
-def _must_capture(x: Tensor) -> bool:
-    """Tell whether a graph is being captured that torch's own recurrence would not fit into as one node.
-
-    On CUDA it does, except for export, which would fix the length.
-    """
-    return torch.compiler.is_compiling() and (not x.is_cuda or torch.compiler.is_exporting())
 
 
 def _autocast(x: Tensor, states: States, weights: Flat) -> tuple[Tensor, States, Flat]:

@@ -180,8 +180,8 @@ class _WNRecurrent(WNModule):
 
     def _weights(self) -> list[Tensor]:
         """Compose the weights, and put them and the biases in the order of torch's kernels."""
-        weights = self.composed()
-        return [weights[name] if name in weights else getattr(self, name) for name in self._flat_weights_names]
+        weights: dict[str, Any] = {**self._parameters, **self.composed()}
+        return [weights[name] for name in self._flat_weights_names]
 
     def _state_sizes(self) -> tuple[int, ...]:
         """Features of each state tensor."""
@@ -200,7 +200,9 @@ class _WNRecurrent(WNModule):
                 raise TypeError(f"{label}: each state must be a tensor, got {type(state).__name__}")
         if isinstance(x, PackedSequence):
             data, batch_sizes, order, back = x
-            self._check_input(data, 2)
+            if data.ndim != 2:
+                raise ShapeError(f"{label}: input must have 2 dimensions, got {data.ndim}")
+            self._check_input(data, flat[0].dtype)
             batch: Any = batch_sizes[0].item()
             if states is not None and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
                 torch._check(batch == states[0].shape[1])  # type: ignore[no-untyped-call]
@@ -214,49 +216,46 @@ class _WNRecurrent(WNModule):
 
         if not isinstance(x, Tensor):
             raise TypeError(f"{label}: input must be a tensor or a PackedSequence, got {type(x).__name__}")
-        if x.dim() not in (2, 3):
-            raise ShapeError(f"{label}: Expected input to be 2D or 3D, got {x.dim()}D instead")
-        batched = x.dim() == 3
+        dims = x.ndim
+        if dims not in (2, 3):
+            raise ShapeError(f"{label}: Expected input to be 2D or 3D, got {dims}D instead")
         for state in states or ():
-            if state.dim() != x.dim():
+            if state.ndim != dims:
                 raise ShapeError(
-                    f"{label}: For {'batched 3-D' if batched else 'unbatched 2-D'} input, each state should also be "
-                    f"{x.dim()}-D but got {state.dim()}-D"
+                    f"{label}: For {'batched 3-D' if dims == 3 else 'unbatched 2-D'} input, each state should also be "
+                    f"{dims}-D but got {state.ndim}-D"
                 )
         axis = 0 if self.batch_first else 1
-        if not batched:
+        if dims == 2:
             x = x.unsqueeze(axis)
             states = states and tuple(state.unsqueeze(1) for state in states)
-        self._check_input(x, 3)
+        self._check_input(x, flat[0].dtype)
         output, states = self._recur(x, None, self._initial(states, x, x.shape[axis]), flat)
-        if not batched:
+        if dims == 2:
             return output.squeeze(axis), tuple(state.squeeze(1) for state in states)
         return output, states
 
-    def _check_input(self, x: Tensor, dims: int) -> None:
+    def _check_input(self, x: Tensor, dtype: torch.dtype) -> None:
         label = type(self).__name__
-        dtype = self.weight_ih_l0_v.dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(
                 f"{label}: input dtype ({x.dtype}) does not match weight dtype ({dtype}); "
                 f"convert the input with x.to({dtype}) or the module with module.to({x.dtype})"
             )
-        if x.dim() != dims:
-            raise ShapeError(f"{label}: input must have {dims} dimensions, got {x.dim()}")
         if x.shape[-1] != self.input_size:
             raise ShapeError(f"{label}: input must have {self.input_size} features, got {x.shape[-1]}")
 
     def _initial(self, states: States | None, x: Tensor, batch: int) -> States:
         """Check the given initial states, or make zeros."""
-        lead = (self.num_layers * (1 + self.bidirectional), batch)
-        shapes = [(*lead, size) for size in self._state_sizes()]
+        places = self.num_layers * (1 + self.bidirectional)
+        sizes = self._state_sizes()
         if states is None:
-            return tuple(x.new_zeros(shape) for shape in shapes)
-        for k, (state, shape) in enumerate(zip(states, shapes, strict=True)):
-            if state.shape != shape:
+            return tuple(x.new_zeros(places, batch, size) for size in sizes)
+        for k, (state, size) in enumerate(zip(states, sizes, strict=True)):
+            if state.shape != (places, batch, size):
                 raise ShapeError(
-                    f"{type(self).__name__}: Expected hidden{f'[{k}]' if len(shapes) > 1 else ''} size {shape}, "
-                    f"got {tuple(state.shape)}"
+                    f"{type(self).__name__}: Expected hidden{f'[{k}]' if len(sizes) > 1 else ''} size "
+                    f"{(places, batch, size)}, got {tuple(state.shape)}"
                 )
         return states
 

@@ -183,7 +183,7 @@ def _fused(v: Tensor, g: Tensor) -> Tensor | None:
     when it is differentiated itself. So where that is asked for, a hook puts ours in the place of its results.
     """
     w, norms = torch._weight_norm_interface(v, g.view(-1, *[1] * (v.ndim - 1)), 0)
-    if int(norms.count_nonzero()) < norms.numel():
+    if int(norms.count_nonzero()) < len(v):
         return None
     if w.grad_fn is not None:
         w.grad_fn.register_hook(functools.partial(_replace, v, g))

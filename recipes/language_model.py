@@ -51,8 +51,8 @@ LAYERS = {
     ("lstm", "weight"): wnseq.WNLSTM,
     ("gru", "weight"): wnseq.WNGRU,
     ("rnn", "weight"): wnseq.WNRNN,
-    ("lstm", "none"): nn.LSTM,
-    ("gru", "none"): nn.GRU,
+    ("lstm", "none"): wnseq.LSTM,
+    ("gru", "none"): wnseq.GRU,
     ("rnn", "none"): nn.RNN,
 }
 State = Tensor | tuple[Tensor, Tensor]
@@ -159,7 +159,7 @@ class LanguageModel(LightningModule):
 
     Args:
         cell: Recurrence.
-        norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
+        norm: ``weight`` for weight normalisation, ``none`` for plain layers.
         embedding_size: Features of a token; by default as many as hidden_size.
         hidden_size: Features of the hidden state.
         num_layers: Recurrent layers.

@@ -45,8 +45,8 @@ from wnseq.training.gates import GateMonitor
 LAYERS = {
     ("lstm", "weight"): wnseq.WNLSTM,
     ("gru", "weight"): wnseq.WNGRU,
-    ("lstm", "none"): nn.LSTM,
-    ("gru", "none"): nn.GRU,
+    ("lstm", "none"): wnseq.LSTM,
+    ("gru", "none"): wnseq.GRU,
 }
 Start = Literal["torch", "forget_bias", "input", "closed_form", "data"]
 
@@ -107,7 +107,7 @@ class SequentialImages(LightningModule):
 
     Args:
         cell: Recurrence.
-        norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
+        norm: ``weight`` for weight normalisation, ``none`` for plain layers.
         hidden_size: Features of the hidden state.
         num_layers: Recurrent layers.
         start: ``torch`` for torch's draw; ``forget_bias`` for a forget bias of 1 beside it (the update gate's, in a

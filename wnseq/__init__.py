@@ -7,6 +7,7 @@ from wnseq.data_init import Started, data_free_init, data_init, draw_directions
 from wnseq.layers import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d, WNLinear
 from wnseq.module import add_safe_globals
 from wnseq.optimise import direction_norms, param_groups, renormalize_
+from wnseq.plain import GRU, LSTM
 from wnseq.regularise import LockedDropout
 from wnseq.rnn import WNGRU, WNLSTM, WNRNN
 from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, weight_norm
@@ -14,6 +15,8 @@ from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale,
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "WNGRU",
     "WNLSTM",
     "WNRNN",

@@ -15,6 +15,7 @@ from wnseq.layers import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2
 from wnseq.module import WNModule
 from wnseq.names import Form, plain_weight, respell, stored, to_wnseq
 from wnseq.pairs import Pair, find_pairs, further_parametrizations, is_theirs, join
+from wnseq.plain import GRU, LSTM
 from wnseq.rnn import WNGRU, WNLSTM, WNRNN
 
 __all__ = ["Converted", "fold", "state_dict_as", "weight_normalize"]
@@ -46,6 +47,7 @@ _TWINS = (
     _Twins(nn.GRUCell, WNGRUCell, _CELL),
 )
 _BY_PLAIN: dict[type, _Twins] = {twins.plain: twins for twins in _TWINS}
+_BY_PLAIN |= {LSTM: _BY_PLAIN[nn.LSTM], GRU: _BY_PLAIN[nn.GRU]}
 _BY_OURS: dict[type, _Twins] = {twins.ours: twins for twins in _TWINS}
 _BASES: tuple[type[nn.Module], ...] = (
     *_BY_PLAIN,

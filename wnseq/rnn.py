@@ -7,17 +7,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
-from wnseq import kernels
+from wnseq import sequence
 from wnseq.cells import GATES, draw, gate_view
 from wnseq.module import WNModule
-from wnseq.weight_norm import ShapeError
+from wnseq.sequence import Sequence
 
 __all__ = ["WNGRU", "WNLSTM", "WNRNN"]
-
-Sequence = Tensor | PackedSequence
-States = tuple[Tensor, ...]
 
 
 class _WNRecurrent(WNModule):
@@ -183,86 +179,8 @@ class _WNRecurrent(WNModule):
         weights: dict[str, Any] = {**self._parameters, **self.composed()}
         return [weights[name] for name in self._flat_weights_names]
 
-    def _state_sizes(self) -> tuple[int, ...]:
-        """Features of each state tensor."""
-        return (self.hidden_size,)
-
-    def _recur(
-        self, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor]
-    ) -> tuple[Tensor, States]:
-        raise NotImplementedError
-
-    def _run(self, flat: list[Tensor], x: Sequence, states: States | None) -> tuple[Sequence, States]:
-        """Run over one input of any form: unbatched, batched or packed."""
-        label = type(self).__name__
-        for state in states or ():
-            if not isinstance(state, Tensor):
-                raise TypeError(f"{label}: each state must be a tensor, got {type(state).__name__}")
-        if isinstance(x, PackedSequence):
-            data, batch_sizes, order, back = x
-            if data.ndim != 2:
-                raise ShapeError(f"{label}: input must have 2 dimensions, got {data.ndim}")
-            self._check_input(data, flat[0].dtype)
-            batch: Any = batch_sizes[0].item()
-            if states is not None and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
-                torch._check(batch == states[0].shape[1])  # type: ignore[no-untyped-call]
-            states = self._initial(states, data, batch)
-            if order is not None:
-                states = tuple(state.index_select(1, order) for state in states)
-            output, states = self._recur(data, batch_sizes, states, flat)
-            if back is not None:
-                states = tuple(state.index_select(1, back) for state in states)
-            return PackedSequence(output, batch_sizes, order, back), states
-
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{label}: input must be a tensor or a PackedSequence, got {type(x).__name__}")
-        dims = x.ndim
-        if dims not in (2, 3):
-            raise ShapeError(f"{label}: Expected input to be 2D or 3D, got {dims}D instead")
-        for state in states or ():
-            if state.ndim != dims:
-                raise ShapeError(
-                    f"{label}: For {'batched 3-D' if dims == 3 else 'unbatched 2-D'} input, each state should also be "
-                    f"{dims}-D but got {state.ndim}-D"
-                )
-        axis = 0 if self.batch_first else 1
-        if dims == 2:
-            x = x.unsqueeze(axis)
-            states = states and tuple(state.unsqueeze(1) for state in states)
-        self._check_input(x, flat[0].dtype)
-        output, states = self._recur(x, None, self._initial(states, x, x.shape[axis]), flat)
-        if dims == 2:
-            return output.squeeze(axis), tuple(state.squeeze(1) for state in states)
-        return output, states
-
-    def _check_input(self, x: Tensor, dtype: torch.dtype) -> None:
-        label = type(self).__name__
-        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(
-                f"{label}: input dtype ({x.dtype}) does not match weight dtype ({dtype}); "
-                f"convert the input with x.to({dtype}) or the module with module.to({x.dtype})"
-            )
-        if x.shape[-1] != self.input_size:
-            raise ShapeError(f"{label}: input must have {self.input_size} features, got {x.shape[-1]}")
-
-    def _initial(self, states: States | None, x: Tensor, batch: int) -> States:
-        """Check the given initial states, or make zeros."""
-        places = self.num_layers * (1 + self.bidirectional)
-        sizes = self._state_sizes()
-        if states is None:
-            return tuple(x.new_zeros(places, batch, size) for size in sizes)
-        for k, (state, size) in enumerate(zip(states, sizes, strict=True)):
-            if state.shape != (places, batch, size):
-                raise ShapeError(
-                    f"{type(self).__name__}: Expected hidden{f'[{k}]' if len(sizes) > 1 else ''} size "
-                    f"{(places, batch, size)}, got {tuple(state.shape)}"
-                )
-        return states
-
-    def _plan(self) -> kernels.Plan:
-        return kernels.Plan(
-            self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first
-        )
+    def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Any = None) -> tuple[Any, Any]:
+        return sequence.run(self, flat, input, hx)
 
 
 class _WNHidden(_WNRecurrent):
@@ -273,10 +191,6 @@ class _WNHidden(_WNRecurrent):
         if "proj_size" in kwargs:
             raise ValueError(f"{cls.__name__}: proj_size is an argument of WNLSTM alone")
         return super().__new__(cls)
-
-    def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Tensor | None = None) -> tuple[Sequence, Tensor]:
-        output, (h,) = self._run(flat, input, None if hx is None else (hx,))
-        return output, h
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run over a sequence; see the class for shapes."""
@@ -346,12 +260,6 @@ class WNRNN(_WNHidden):
         """``RNN_TANH`` or ``RNN_RELU``."""
         return f"RNN_{self.nonlinearity.upper()}"
 
-    def _recur(
-        self, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor]
-    ) -> tuple[Tensor, States]:
-        output, h = kernels.rnn(x, batch_sizes, states[0], flat, self._plan(), self.nonlinearity)
-        return output, (h,)
-
 
 class WNGRU(_WNHidden):
     """GRU layers with weight normalisation, a drop-in for ``torch.nn.GRU``.
@@ -406,12 +314,6 @@ class WNGRU(_WNHidden):
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
         )
-
-    def _recur(
-        self, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor]
-    ) -> tuple[Tensor, States]:
-        output, h = kernels.gru(x, batch_sizes, states[0], flat, self._plan())
-        return output, (h,)
 
 
 class WNLSTM(_WNRecurrent):
@@ -480,25 +382,6 @@ class WNLSTM(_WNRecurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         )
 
-    def _with_weights(
-        self, flat: list[Tensor], input: Sequence, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Sequence, tuple[Tensor, Tensor]]:
-        if hx is not None and not isinstance(hx, tuple | list):
-            raise TypeError(f"WNLSTM: the state must be a pair (h, c), got {type(hx).__name__}")
-        if hx is not None and len(hx) != 2:
-            raise ShapeError(f"WNLSTM: the state must be a pair (h, c), got {len(hx)} tensors")
-        output, (h, c) = self._run(flat, input, None if hx is None else tuple(hx))
-        return output, (h, c)
-
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run over a sequence; see the class for shapes."""
         return self._with_weights(self._weights(), input, hx)
-
-    def _state_sizes(self) -> tuple[int, ...]:
-        return (self.proj_size or self.hidden_size, self.hidden_size)
-
-    def _recur(
-        self, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor]
-    ) -> tuple[Tensor, States]:
-        h, c = states
-        return kernels.lstm(x, batch_sizes, (h, c), flat, self._plan())

@@ -61,19 +61,29 @@ def test_processes_end_with_the_benchmark(monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(speed_training.subprocess, "Popen", start)
-    monkeypatch.setattr(speed_training, "agree", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(speed_training, "check", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         main([*SMALL, "--contenders=[]"])
     (process,) = started
     assert process.returncode is not None
 
 
+ROW = {
+    **{"contender": USUAL, "ms": 2.0, "ms_lower": 1.0, "ms_upper": 3.0, "ratio": 1.0, "ratio_lower": 0.8},
+    **{"ratio_upper": 1.25, "tokens_per_s": 1234.0, "peak_mb": 9.0, "loss": 5.0, "loss_off": -0.001},
+}
+
+
 def test_the_usual_loop_again_decides_whether_ratios_count():
-    row = {"contender": USUAL, "ms": 2.0, "ms_lower": 1.0, "ms_upper": 3.0, "ratio": 1.0, "ratio_lower": 0.8}
-    row |= {"ratio_upper": 1.25, "tokens_per_s": 1234.0, "peak_mb": 9.0, "loss": 5.0, "loss_off": -0.001}
-    assert "| usual loop | 2 (1, 3) | 1,234 | 1.000 (0.800, 1.250) | 9 | 5.0000 | -0.10% |" in table([row, row])
-    assert "no ratio counts" not in table([row, row])
-    assert f"The {AGAIN} is off by more than 2%, so that no ratio counts." in table([row, {**row, "ratio": 1.03}])
+    assert "| usual loop | 2 (1, 3) | 1,234 | 1.000 (0.800, 1.250) | 9 | 5.0000 | -0.10% |" in table([ROW, ROW])
+    assert "no ratio counts" not in table([ROW, ROW])
+    assert f"The {AGAIN} is off by more than 2%, so that no ratio counts." in table([ROW, {**ROW, "ratio": 1.03}])
+
+
+def test_losses_that_end_far_apart_are_named_and_lose_no_time():
+    names = ("plain float32", "plain bf16", "weight float32")
+    text = table([ROW, *({**ROW, "contender": name, "loss_off": 0.02} for name in names)])
+    assert text.endswith("further off than rounding explains in so few steps: plain float32, plain bf16.\n")
 
 
 def test_only_weight_normalisation_may_go_its_own_way():
@@ -84,15 +94,13 @@ def test_only_weight_normalisation_may_go_its_own_way():
 
     usual = process(USUAL, 5.0, 4.0)
     weight, plain = process("weight bf16", 5.0, 3.0), process("plain bf16", 5.0, 3.0)
-    assert speed_training.agree(weight, usual, speed_training.LAST) == pytest.approx(-1 / 9)
-    with pytest.raises(
-        ValueError, match=r"plain bf16 computes .* its loss is 4\.0000 where .* 4\.5000, .* at most 1\.0%"
-    ):
-        speed_training.agree(plain, usual, speed_training.ALL)
+    speed_training.check(weight, usual, speed_training.ALL)
+    with pytest.raises(ValueError, match=r"plain bf16 computes .* its loss is off by -11\.11%, .* at most 1\.0%"):
+        speed_training.check(plain, usual, speed_training.ALL)
     with pytest.raises(ValueError, match="weight bf16 computes something else"):
-        speed_training.agree(process("weight bf16", 6.0), usual, speed_training.FIRST)
-    with pytest.raises(ValueError, match="its loss is nan"):
-        speed_training.agree(process("plain float32", float("nan")), usual, speed_training.FIRST)
+        speed_training.check(process("weight bf16", 6.0), usual, speed_training.FIRST)
+    with pytest.raises(ValueError, match=r"its loss is off by \+?nan"):
+        speed_training.check(process("plain float32", float("nan")), usual, speed_training.FIRST)
 
 
 def test_every_step_is_counted():

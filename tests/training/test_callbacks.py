@@ -61,6 +61,20 @@ def test_throughput_follows_the_clock_and_leaves_validation_out(monkeypatch: pyt
     assert 40 < logged["train/tokens_per_s"] < 80
 
 
+def test_throughput_is_renewed_every_tenth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(100))
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(seconds))
+    logged: list[float] = []
+    module = SimpleNamespace(log=lambda name, value, **_: logged.append(value))
+    throughput: Any = callbacks.Throughput("tokens", len)
+    throughput.on_train_start(None, module)
+    for batch_idx in range(25):
+        throughput.on_train_batch_end(SimpleNamespace(world_size=2), module, None, [0] * batch_idx, batch_idx)
+    counted = [sum(0.95 ** (last - k) * 2 * k for k in range(last + 1)) for last in (0, 10, 20)]
+    waited = [sum(0.95**k for k in range(last + 1)) for last in (0, 10, 20)]
+    assert logged == pytest.approx([count / wait for count, wait in zip(counted, waited, strict=True)])
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(
     fails: Callable[..., str], here: Path
 ) -> None:

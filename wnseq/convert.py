@@ -83,13 +83,14 @@ def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] |
     """Replace the layers of a model by weight-normalised ones that compute the same function.
 
     Every ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d``, ``nn.ConvTranspose1d``, ``nn.ConvTranspose2d``, ``nn.RNN``,
-    ``nn.LSTM``, ``nn.GRU`` and cell, however deep, becomes its twin of this library with v = w and g = ‖w‖. The
-    caller's model is left as it is; whatever the new one does not replace is a deep copy.
+    ``nn.LSTM``, ``nn.GRU`` and cell, however deep, becomes its twin of this library with v = w and g = ‖w‖; so do
+    ``wnseq.LSTM`` and ``wnseq.GRU``. The caller's model is left as it is; whatever the new one does not replace is a
+    deep copy.
 
     Args:
         model: Any module, or a layer itself.
-        only: Which layers: qualified names, ``*`` and ``?`` standing for any text and any letter, or classes of
-            ``torch.nn``, or several of either: ``only=nn.LSTM``. By default all.
+        only: Which layers: qualified names, ``*`` and ``?`` standing for any text and any letter, or classes of those,
+            or several of either: ``only=nn.LSTM``. By default all.
 
     Returns:
         The new model, the names of the weights that now have a v and a g, and what was left alone and why: layers that

@@ -234,11 +234,12 @@ def _lstm_streams(x: Tensor, batch_sizes: Sizes, states: States, flat: Flat, pla
     16×64                              0.85                 1.36                 0.97
     ===========  ====================  ===================  ===================  ===================
     """
-    batch, dtype = _single_step(x, batch_sizes, plan), product_dtype(x)
-    if not batch or (projected and dtype != torch.float32):
+    batch = _single_step(x, batch_sizes, plan)
+    if not batch:
         return False
+    dtype = product_dtype(x)
     rows, entries = SINGLE.get((dtype, records(x, *states, *flat)), (0, 0))
-    return batch <= rows and flat[1].numel() >= entries
+    return batch <= rows and flat[1].numel() >= entries and not (projected and dtype != torch.float32)
 
 
 def _gru_streams(x: Tensor, batch_sizes: Sizes, h: Tensor, flat: Flat, plan: Plan) -> bool:
@@ -248,7 +249,7 @@ def _gru_streams(x: Tensor, batch_sizes: Sizes, h: Tensor, flat: Flat, plan: Pla
     0.53 at N×H = 1×650 and 0.57 at 64×512, but 1.22 at 1×512.
     """
     batch = _single_step(x, batch_sizes, plan)
-    is_large = 0 < batch <= 64 and batch * flat[1].numel() >= LEAST
+    is_large = batch <= 64 and batch * flat[1].numel() >= LEAST
     return is_large and product_dtype(x) == torch.float32 and not records(x, h, *flat)
 
 

@@ -132,44 +132,55 @@ class _LSTM(torch.autograd.Function):
         if torch.is_grad_enabled():
             gradients, weights = (d_output, d_h, d_c), [w_ih, w_hh, b_ih, b_hh]
             return tuple(stepwise.differentiable(stepwise.lstm, gradients, x, None, (h, c), weights, reverse=False))
-        steps, batch, features = x.shape
-        size = h.shape[1]
-        i, f, g, o = gates.chunk(4, 2)
-        local = torch.empty_like(gates)  # first ∂h/∂a of o and ∂c/∂a of the others, then the gradients of a
-        d_i, d_f, d_g, d_o = local.chunk(4, 2)
-        _sigmoid_backward(tanhs, o, grad_input=d_o)
-        _sigmoid_backward(g, i, grad_input=d_i)
-        _sigmoid_backward(cells[:-1], f, grad_input=d_f)
-        _tanh_backward(i, g, grad_input=d_g)
-        to_c = torch.ops.aten.tanh_backward(o, tanhs)  # ∂h/∂c
-        d = torch.empty_like(local, dtype=BF16)
-        # rows a power of two apart fall on the same places of a cache, and take three times as long to transpose
-        recurrent = weight.new_empty(4 * size, size + 32)[:, :size].copy_(weight[:, features:])
-        times = repeated(recurrent.mT, None, batch)
-        d_h, d_c = d_h.float(), d_c.to(torch.float32, copy=True)
-        parts = zip(
-            d_output.to(torch.float32, copy=True).unbind(0),
-            to_c.unbind(0),
-            f.unbind(0),
-            local.unbind(0),
-            d_o.unbind(0),
-            local[..., : 3 * size].view(steps, batch, 3, size).unbind(0),
-            d.unbind(0),
-            strict=True,
-        )
-        for now, to_c_t, f_t, all_t, d_o_t, d_ifg_t, d_t in reversed(list(parts)):
-            now.add_(d_h)
-            d_c.addcmul_(now, to_c_t)
-            d_o_t.mul_(now)
-            d_ifg_t.mul_(d_c.unsqueeze(1))
-            d_c.mul_(f_t)
-            d_h = times(d_t.copy_(all_t))
-        rows = d.view(-1, 4 * size)
-        d_weight = rows.mT @ inputs[:-1].view(steps * batch, -1)
-        d_ih, d_hh = (part.float() for part in d_weight.split((features, size), 1))
+        features = x.shape[2]
+        d, d_h, d_c, d_bias = _back(d_output, d_h, d_c, weight[:, features:], gates, cells, tanhs)
+        rows = d.flatten(0, 1)
+        d_weight = rows.mT @ inputs[:-1].flatten(0, 1)
+        d_ih, d_hh = (part.float() for part in d_weight.split((features, h.shape[1]), 1))
         d_x = (rows @ weight[:, :features]).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
-        d_bias = local.sum((0, 1)) if b_ih is not None else None
-        return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, d_bias, d_bias
+        d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
+        return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, *d_biases
+
+
+def _back(
+    d_output: Tensor, d_h: Tensor, d_c: Tensor, w_hh: Tensor, gates: Tensor, cells: Tensor, tanhs: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Walk back through the steps; return the gradients of what enters the gates, of h, of c and of each bias.
+
+    On its own, so that its memory is free again when the gradients of the weights are made.
+    """
+    steps, batch, size = d_output.shape
+    i, f, g, o = gates.chunk(4, 2)
+    local = torch.empty_like(gates)  # first ∂h/∂a of o and ∂c/∂a of the others, then the gradients of a
+    d_i, d_f, d_g, d_o = local.chunk(4, 2)
+    _sigmoid_backward(tanhs, o, grad_input=d_o)
+    _sigmoid_backward(g, i, grad_input=d_i)
+    _sigmoid_backward(cells[:-1], f, grad_input=d_f)
+    _tanh_backward(i, g, grad_input=d_g)
+    to_c = torch.ops.aten.tanh_backward(o, tanhs)  # ∂h/∂c
+    d = torch.empty_like(local, dtype=BF16)
+    # rows a power of two apart fall on the same places of a cache, and take three times as long to transpose
+    recurrent = w_hh.new_empty(4 * size, size + 32)[:, :size].copy_(w_hh)
+    times = repeated(recurrent.mT, None, batch)
+    d_h, d_c = d_h.float(), d_c.to(torch.float32, copy=True)
+    parts = zip(
+        d_output.to(torch.float32, copy=True).unbind(0),
+        to_c.unbind(0),
+        f.unbind(0),
+        local.unbind(0),
+        d_o.unbind(0),
+        local[..., : 3 * size].view(steps, batch, 3, size).unbind(0),
+        d.unbind(0),
+        strict=True,
+    )
+    for now, to_c_t, f_t, all_t, d_o_t, d_ifg_t, d_t in reversed(list(parts)):
+        now.add_(d_h)
+        d_c.addcmul_(now, to_c_t)
+        d_o_t.mul_(now)
+        d_ifg_t.mul_(d_c.unsqueeze(1))
+        d_c.mul_(f_t)
+        d_h = times(d_t.copy_(all_t))
+    return d, d_h, d_c, local.sum((0, 1))
 
 
 def _side_by_side(w_ih: Tensor, w_hh: Tensor) -> Tensor:

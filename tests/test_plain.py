@@ -67,3 +67,14 @@ def test_a_gru_of_some_size_runs_by_the_loop(monkeypatch):
     calls = count_calls(monkeypatch, gru_loop, "gru")
     GRU(32, 64)(torch.randn(35, 20, 32))
     assert len(calls) == 1
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
+@each_kind
+def test_graphs_go_around_it_or_through_it(plain, theirs, ours):
+    model, x = nn.Sequential(plain(4, 6, num_layers=2)), torch.randn(3, 2, 4)
+    around = torch.compile(model, backend="aot_eager")
+    exported = torch.export.export(model, (x,)).module()
+    traced = torch.jit.trace(model, (x,))
+    for graph in (around, exported, traced):
+        torch.testing.assert_close(tensors(graph(x)), tensors(model(x)))

@@ -249,7 +249,7 @@ def _gru_streams(x: Tensor, batch_sizes: Sizes, h: Tensor, flat: Flat, plan: Pla
     0.53 at N×H = 1×650 and 0.57 at 64×512, but 1.22 at 1×512.
     """
     batch = _single_step(x, batch_sizes, plan)
-    is_large = batch <= 64 and batch * flat[1].numel() >= LEAST
+    is_large = 0 < batch <= 64 and batch * flat[1].numel() >= LEAST
     return is_large and product_dtype(x) == torch.float32 and not records(x, h, *flat)
 
 

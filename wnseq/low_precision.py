@@ -47,7 +47,7 @@ def fits(
         cost more than the products. The backward is what gains: the forward alone takes 1.25 to 1.5 times torch's, so
         that inference is torch's.
     """
-    if batch_sizes is not None or projected or product_dtype(x) != BF16 or not loops_run(x, states, flat):
+    if product_dtype(x) != BF16 or batch_sizes is not None or projected or not loops_run(x, states, flat):
         return False
     _, batch, size = states[0].shape
     steps = x.numel() // (x.shape[-1] * batch)

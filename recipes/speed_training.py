@@ -187,17 +187,19 @@ class Process:
             ValueError: It has ended.
         """
         answer = ""
-        try:
+        with suppress(BrokenPipeError):  # it has ended, and says below of what
             print(steps, file=self.write, flush=True)
             answer = self.read.readline()
-        except BrokenPipeError:
-            pass
         if not answer:
             said = "\n".join(self.output.read_text("utf-8", "replace").splitlines()[-5:])
             raise ValueError(f"the contender {self.name!r} ended with status {self.process.wait()}; it said:\n{said}")
         seconds, losses, self.peak = json.loads(answer)
         self.losses += losses
         return (median(seconds),)
+
+    def loss(self, part: slice) -> float:
+        """Take the mean loss of some steps."""
+        return fmean(self.losses[part])
 
     def end(self) -> None:
         """End it, wherever it is."""
@@ -300,29 +302,23 @@ def command(name: str, training: Training, folder: Path) -> list[str]:
     return [sys.executable, recipe, "fit", *(f"--{key}={value}" for key, value in options.items()), *CONTENDERS[name]]
 
 
-def loss_off(process: Process, usual: Process, part: slice) -> float:
-    """Compare the mean losses of two contenders over some steps; return the difference in parts of the usual one."""
-    mean, expected = (fmean(each.losses[part]) for each in (process, usual))
-    return mean / expected - 1
-
-
 def explained(name: str, off: float, part: slice) -> bool:
-    """Tell whether rounding explains a difference."""
+    """Tell whether rounding explains by what part of the usual loss a contender's is off over some steps."""
     its_own_way = name.startswith("weight") and part != FIRST  # g and v take other steps than w
     return its_own_way or abs(off) <= tolerance(name)
 
 
 def check(process: Process, usual: Process, part: slice) -> None:
-    """Hold a contender against the usual loop.
+    """Hold the losses of a contender over some steps against those of the usual loop.
 
     Raises:
         ValueError: Rounding does not explain the difference.
     """
-    off = loss_off(process, usual, part)
-    if not explained(process.name, off, part):
+    mean, expected = process.loss(part), usual.loss(part)
+    if not explained(process.name, mean / expected - 1, part):
         raise ValueError(
-            f"{process.name} computes something else than the {USUAL}: its loss is off by {off:+.2%}, and rounding "
-            f"explains at most {tolerance(process.name):.1%}"
+            f"{process.name} computes something else than the {USUAL}: its loss is {mean:.4f} where that one's is "
+            f"{expected:.4f}, and rounding explains at most {tolerance(process.name):.1%}"
         )
 
 
@@ -352,7 +348,7 @@ def run(training: Training) -> list[Row]:
         for row, process in zip(timing.summarised(times, ("step",)), processes, strict=True):
             row["tokens_per_s"] = 1e3 * training.batch_size * training.window / row["ms"]
             row |= {"peak_mb": process.peak / timing.MEGABYTE, "steps": training.steps}
-            row |= {"loss": fmean(process.losses[-20:]), "loss_off": loss_off(process, processes[0], LAST)}
+            row |= {"loss": process.loss(LAST), "loss_off": process.loss(LAST) / processes[0].loss(LAST) - 1}
             rows.append(row)
     finally:
         for process in processes:

@@ -25,6 +25,7 @@ X = torch.zeros(2, 1, 4)
         ((WNGRU, GRU), (X, (X[:1], X[:1])), TypeError, "each state must be a tensor, got tuple"),
         ((WNGRU, GRU), (X, X[0]), RuntimeError, "batched 3-D input.*got 2-D"),
         ((WNGRU, GRU), (X[:, 0], X[:1]), RuntimeError, "unbatched 2-D input.*got 3-D"),
+        ((WNGRU, GRU), (X, X.transpose(0, 1)), RuntimeError, r"hidden size \(1, 1, 4\), got \(1, 2, 4\)"),
         ((WNGRU, GRU), (X, X), RuntimeError, r"Expected hidden size \(1, 1, 4\), got \(2, 1, 4\)"),
     ],
 )

@@ -20,7 +20,7 @@ from wnseq import gru_loop, low_precision, operators, stepwise
 from wnseq.cells import rnn_step
 from wnseq.choice import is_open, product_dtype
 from wnseq.stepwise import Flat, Layer, Result, Sizes, States
-from wnseq.streaming import LEAST, records
+from wnseq.streaming import LEAST, captured, records
 
 __all__ = ["Plan", "gru", "lstm", "rnn"]
 
@@ -255,14 +255,14 @@ def _gru_streams(x: Tensor, batch_sizes: Sizes, h: Tensor, flat: Flat, plan: Pla
 
 def _single_step(x: Tensor, batch_sizes: Sizes, plan: Plan) -> int:
     """Count the rows of an input on a CPU that is one padded step long; 0 of any other."""
-    if batch_sizes is not None or not x.is_cpu or torch._C._get_tracing_state() is not None or not is_open():
-        return 0  # in a trace a shape is no number to decide on
+    if batch_sizes is not None or not x.is_cpu or captured() or not is_open():
+        return 0
     steps, batch = (x.shape[1], x.shape[0]) if plan.batch_first else (x.shape[0], x.shape[1])
     return batch if steps == 1 else 0
 
 
 def _autocast(x: Tensor, states: States, weights: Flat) -> tuple[Tensor, States, Flat]:
-    """Cast what goes into an operator as autocast would."""
+    """Cast what goes into a layer as autocast would."""
     device = x.device.type
     if not torch.is_autocast_enabled(device):
         return x, states, weights

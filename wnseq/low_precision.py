@@ -42,7 +42,7 @@ def fits(
     Note:
         Forward and backward of WNLSTM, composition and casts included, over torch's LSTM under the same autocast, on
         two cores with AVX-512 and its bfloat16 products: 2.1 times as fast at T×N×H = 70×20×1150, 1.3 at 35×64×1024,
-        0.96 to 1.6 at 35×20×650, where torch's own time moves by half from hour to hour, but 0.8 at 16×16×512, and by
+        0.85 to 1.6 at 35×20×650, where torch's own time moves by half from hour to hour, but 0.8 at 16×16×512, and by
         itself 0.6 at 35×20×200 and at 1×1×512, and 0.5 at 256×32×128, where calls and the laying out of the weights
         cost more than the products. The backward is what gains: the forward alone takes 1.25 to 1.5 times torch's, so
         that inference is torch's.

@@ -17,7 +17,7 @@ __all__ = ["WNGRU", "WNLSTM", "WNRNN"]
 
 
 class _WNRecurrent(WNModule):
-    """What the three modules share: parameters, checks, batching, and composing once a forward."""
+    """What the three modules share: parameters, checks of the arguments, and composing once a forward."""
 
     kind: str
 

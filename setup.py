@@ -44,7 +44,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["wnseq=wnseq.training.command:main"]},
+    entry_points={"console_scripts": ["wnseq=wnseq.training.cli.command:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",

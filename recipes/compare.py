@@ -39,9 +39,9 @@ from types import FrameType
 from jsonargparse import ArgumentParser
 
 from wnseq.training import plots
-from wnseq.training.errors import reported
+from wnseq.training.cli.errors import user_errors
 
-TIMER = "--trainer.callbacks+=wnseq.training.epoch_time.EpochTime"
+TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
 DIVERGED = "the training loss is"  # the words of a run that stops itself
 DONE = "finished.json"
 
@@ -262,12 +262,12 @@ def write(plan: Plan, results: list[Result]) -> None:
             variant: [(result.run.value, result.final(names[0])) for result in results if result.run.variant == variant]
             for variant in plan.variants
         }
-        plots.of_sweep(points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title)
+        plots.plot_sweep(points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title)
     else:
         curves = {
             variant: [result.series for result in kept if result.run.variant == variant] for variant in plan.variants
         }
-        plots.of_variants(curves, out / "curves.png", metric=plan.metric, title=title)
+        plots.plot_variants(curves, out / "curves.png", metric=plan.metric, title=title)
 
 
 def compare(plan: Plan) -> dict[str, float]:
@@ -306,7 +306,7 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     parser = ArgumentParser(prog="compare", description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Plan, as_group=False)
-    with reported():
+    with user_errors():
         plan = Plan(**{name: value for name, value in parser.parse_args(args).as_dict().items() if name != "config"})
         before = signal.signal(signal.SIGTERM, stop)
         try:

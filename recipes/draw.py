@@ -41,12 +41,12 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data.epochs import EpochLoader
+from wnseq.data._position import EpochLoader
 from wnseq.data.images import ImageBatch, ImageDataModule
-from wnseq.likelihood import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
-from wnseq.training import checkpoints, plots
-from wnseq.training.callbacks import Throughput, from_all
-from wnseq.training.cli import RecipeCLI, run
+from wnseq.distributions import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
+from wnseq.training import checkpoint_files, plots
+from wnseq.training.callbacks import Throughput, all_gather_object
+from wnseq.training.cli.recipe import RecipeCLI, run
 
 State = tuple[Tensor, Tensor]
 SIZES = ("norm", "hidden_size", "latent_size", "read_size", "write_size")
@@ -378,7 +378,7 @@ class Draw(LightningModule):
         if self.network is not None:
             return
         images = getattr(getattr(self._trainer, "datamodule", None), "images", None)
-        loaded = {} if self.init_from is None else checkpoints.load(Path(self.init_from))
+        loaded = {} if self.init_from is None else checkpoint_files.load(Path(self.init_from))
         weights = loaded.get("state_dict", loaded)
         canvas = weights.get("network.canvas", weights.get("canvas"))
         if images is not None:
@@ -391,7 +391,7 @@ class Draw(LightningModule):
         elif self.init_from is not None:
             raise ValueError(f"{self.init_from} has no canvas in it: expected a checkpoint of this recipe")
         if self.init_from is not None:
-            checkpoints.load_weights(self.network, Path(self.init_from), loaded, SIZES)
+            checkpoint_files.load_weights(self.network, Path(self.init_from), loaded, SIZES)
 
     def on_fit_start(self) -> None:
         """Say what is trained on what."""
@@ -461,7 +461,7 @@ class Draw(LightningModule):
         self._sums[stage] = self._sums.get(stage, 0) + found
 
     def _log_evaluation(self, stage: str) -> None:
-        sums = sum(from_all(self.trainer, self._sums.pop(stage)))
+        sums = sum(all_gather_object(self.trainer, self._sums.pop(stage)))
         reconstruction, *kl = (sums[1:] / sums[0]).tolist()
         nats = reconstruction + sum(kl)
         self.log_dict(
@@ -575,7 +575,7 @@ def save_samples(model: Draw, file: Path) -> list[Path]:
     file.parent.mkdir(parents=True, exist_ok=True)
     files = [file.with_name(file.name + ending) for ending in (".png", ".gif", ".npz")]
     np.savez_compressed(files[2], probabilities=shown[-1][:, None], latents=latents.cpu().numpy())
-    if not plots.of_images(shown[-1][:, None], [""] * latents.shape[1], files[0], title="samples"):
+    if not plots.plot_images(shown[-1][:, None], [""] * latents.shape[1], files[0], title="samples"):
         return files[2:]
     written = None if drawing.written is None else stacked(drawing.written)[:, :20]
     plots.animated(shown[:, :20], written, files[1], columns=10)

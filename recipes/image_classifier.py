@@ -39,12 +39,11 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data.images import ImageBatch, ImageDataModule
-from wnseq.data.preprocess import Preprocess
-from wnseq.data_init import data_init, draw_directions
-from wnseq.training import checkpoints, plots
-from wnseq.training.callbacks import Throughput, from_all
-from wnseq.training.cli import RecipeCLI, run
+from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
+from wnseq.init import data_init, draw_directions
+from wnseq.training import checkpoint_files, plots
+from wnseq.training.callbacks import Throughput, all_gather_object
+from wnseq.training.cli.recipe import RecipeCLI, run
 
 Norm = Literal["none", "weight", "batch", "mean_only", "weight_mean_only"]
 WEIGHT_NORMALISED = ("weight", "weight_mean_only")
@@ -140,7 +139,7 @@ def start(network: Network, norm: str, make: Any, images: Tensor) -> None:
         draw_directions(twin, 0.05)
     data_init(twin, images)
     if twin is not network:
-        network.load_state_dict(wnseq.fold(twin).model.state_dict())
+        network.load_state_dict(wnseq.remove_weight_norm(twin).model.state_dict())
 
 
 class ImageClassifier(LightningModule):
@@ -219,7 +218,7 @@ class ImageClassifier(LightningModule):
         self.build(data.preprocess, data.images.classes)
         if self.init_from is not None:
             path = Path(self.init_from)
-            checkpoints.load_weights(self.network, path, checkpoints.load(path), ("norm", "width"))
+            checkpoint_files.load_weights(self.network, path, checkpoint_files.load(path), ("norm", "width"))
             self.fresh = False
 
     def forward(self, images: Tensor) -> Tensor:
@@ -288,7 +287,7 @@ class ImageClassifier(LightningModule):
             self.mistakes += shown
 
     def _log_evaluation(self, stage: str) -> None:
-        nats, errors, images = map(sum, zip(*from_all(self.trainer, self._sums.pop(stage)), strict=True))
+        nats, errors, images = map(sum, zip(*all_gather_object(self.trainer, self._sums.pop(stage)), strict=True))
         values = {f"{stage}/nats_per_image": nats / images, f"{stage}/error_percent": 100 * errors / images}
         self.log_dict(values, sync_dist=True)
 
@@ -380,7 +379,7 @@ class ImageClassifierCLI(RecipeCLI):
         captions = [f"{names[label]} → {names[found]}" for _, label, found in shown]
         figure = self.run_dir / "mistakes.png"
         images = torch.stack([levels for levels, _, _ in shown]) / (self.model.preprocess.levels - 1)
-        if plots.of_images(images.numpy(), captions, figure, title="label → prediction"):
+        if plots.plot_images(images.numpy(), captions, figure, title="label → prediction"):
             print(f"the first {len(shown)} of them: {figure}")
 
 

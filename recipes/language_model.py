@@ -34,17 +34,13 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.cells import gate_slice
 from wnseq.data.compression import compressed_bits_per_byte
-from wnseq.data.text import TextDataModule
-from wnseq.data.vocabulary import Vocabulary
-from wnseq.data.windows import IGNORE, Window, share
-from wnseq.linear_cross_entropy import linear_cross_entropy, tied_embedding
-from wnseq.streaming import linear
-from wnseq.training import checkpoints
-from wnseq.training.callbacks import from_all
-from wnseq.training.cli import RecipeCLI, run
-from wnseq.training.gates import GateMonitor
+from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, shard
+from wnseq.losses import fused_linear_cross_entropy, tied_embedding
+from wnseq.nn import gate_slice, memory_bound_linear
+from wnseq.training import checkpoint_files
+from wnseq.training.callbacks import GateMonitor, all_gather_object
+from wnseq.training.cli.recipe import RecipeCLI, run
 
 NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
 LAYERS = {
@@ -103,7 +99,7 @@ class Network(nn.Module):
         def step(tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
             x = self.dropout(self.encoder(tokens))  # (T, N, I)
             x, state = recur(x, state)  # (T, N, H)
-            logits = linear(self.dropout(x).flatten(0, -2), self.decoder.weight, self.decoder.bias)
+            logits = memory_bound_linear(self.dropout(x).flatten(0, -2), self.decoder.weight, self.decoder.bias)
             return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
 
         return step
@@ -119,7 +115,7 @@ class Network(nn.Module):
             x = self.encoder(tokens)
         x, state = self.rnn(self.dropout(x), state)  # (T, N, H)
         options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
-        return linear_cross_entropy(self.dropout(x), weight, targets, self.decoder.bias, **options), state
+        return fused_linear_cross_entropy(self.dropout(x), weight, targets, self.decoder.bias, **options), state
 
 
 @dataclass
@@ -230,12 +226,12 @@ class LanguageModel(LightningModule):
         self.save_hyperparameters(ignore=["init_from", "sampling"])  # as they stand now, embedding_size resolved
         self.init_from = init_from
         self.sampling = sampling
-        self.vocabulary: Vocabulary | None = None
+        self.vocabulary: Tokenizer | None = None
         self.network: Network | None = None
         self._states: dict[str, State] = {}  # the state carried from window to window, one a stage
         self._sums: dict[str, list[float]] = {}  # nats and tokens of the running evaluation
 
-    def build(self, vocabulary: Vocabulary) -> None:
+    def build(self, vocabulary: Tokenizer) -> None:
         """Make the network for a vocabulary."""
         h = self.hparams
         self.vocabulary = vocabulary
@@ -312,7 +308,7 @@ class LanguageModel(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _step(self, batch: Window, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
+    def _step(self, batch: TextBatch, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
         """Run one window from the carried state; return the loss in nats and the number of tokens."""
         state = None if batch.fresh else self._carried(stage, batch.inputs.shape[1])
         nats, state = self.network.loss(batch.inputs, batch.targets, state, reduction, self.hparams.chunked_softmax)
@@ -330,13 +326,13 @@ class LanguageModel(LightningModule):
             return tuple(s.to(self.device) for s in state)
         return None if state is None else state.to(self.device)
 
-    def training_step(self, batch: Window, index: int) -> Tensor:
+    def training_step(self, batch: TextBatch, index: int) -> Tensor:
         """Take the mean loss per token of one window."""
         loss, _ = self._step(batch, "train", "mean")
         self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
         return loss
 
-    def _evaluate(self, batch: Window, stage: str) -> None:
+    def _evaluate(self, batch: TextBatch, stage: str) -> None:
         nats, tokens = self._step(batch, stage)
         sums = self._sums.setdefault(stage, [0.0, 0])
         sums[0] += float(nats.double())
@@ -344,7 +340,7 @@ class LanguageModel(LightningModule):
 
     def _log_evaluation(self, stage: str) -> None:
         """Log every unit in which language models are compared: nats and bits by token, word, character and byte."""
-        nats, tokens = map(sum, zip(*from_all(self.trainer, self._sums.pop(stage)), strict=True))
+        nats, tokens = map(sum, zip(*all_gather_object(self.trainer, self._sums.pop(stage)), strict=True))
         values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, TextDataModule):
@@ -355,7 +351,7 @@ class LanguageModel(LightningModule):
             values["bits_per_byte"] = nats / math.log(2) / counts.bytes
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
-    def validation_step(self, batch: Window, index: int) -> None:
+    def validation_step(self, batch: TextBatch, index: int) -> None:
         """Add one window to the validation."""
         self._evaluate(batch, "val")
 
@@ -363,7 +359,7 @@ class LanguageModel(LightningModule):
         """Log the validation."""
         self._log_evaluation("val")
 
-    def test_step(self, batch: Window, index: int) -> None:
+    def test_step(self, batch: TextBatch, index: int) -> None:
         """Add one window to the test."""
         self._evaluate(batch, "test")
 
@@ -388,13 +384,13 @@ class LanguageModel(LightningModule):
         }
         state = self._states.get("train", ())
         own = [s.cpu() for s in (state if isinstance(state, tuple) else (state,))]
-        of_all = from_all(self.trainer, own)
+        of_all = all_gather_object(self.trainer, own)
         # the columns of all processes, in their order; None where the other processes may not answer
         checkpoint["carried_state"] = of_all and [torch.cat(columns, 1) for columns in zip(*of_all, strict=True)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take vocabulary and carried state from a checkpoint."""
-        vocabulary = Vocabulary.from_state(checkpoint["wnseq"]["vocabulary"])
+        vocabulary = Tokenizer.from_state(checkpoint["wnseq"]["vocabulary"])
         if self.vocabulary is None:
             self.build(vocabulary)
         else:
@@ -406,7 +402,7 @@ class LanguageModel(LightningModule):
             self.print("the checkpoint was saved as several processes were stopped: the carried state starts from zero")
         elif state:
             part = self.global_rank, self.trainer.world_size
-            own = tuple(s[:, share(s.shape[1], part)] for s in state)
+            own = tuple(s[:, shard(s.shape[1], part)] for s in state)
             self._states["train"] = own if len(own) > 1 else own[0]
 
 
@@ -415,7 +411,7 @@ def exp(x: float) -> float:
     return math.exp(x) if x < 709 else math.inf
 
 
-def check_same(checkpoint: Vocabulary, data: Vocabulary) -> None:
+def check_same(checkpoint: Tokenizer, data: Tokenizer) -> None:
     """Refuse to run a model on tokens that mean something else.
 
     Args:
@@ -433,7 +429,7 @@ def check_same(checkpoint: Vocabulary, data: Vocabulary) -> None:
         )
 
 
-def load_weights(network: Network, vocabulary: Vocabulary, path: Path) -> None:
+def load_weights(network: Network, vocabulary: Tokenizer, path: Path) -> None:
     """Start a network from a checkpoint of this recipe or from a plain torch state dict with the same names.
 
     Args:
@@ -444,11 +440,11 @@ def load_weights(network: Network, vocabulary: Vocabulary, path: Path) -> None:
     Raises:
         ValueError: The file is no checkpoint, or its vocabulary or its weights do not fit the network.
     """
-    loaded = checkpoints.load(path)
+    loaded = checkpoint_files.load(path)
     if "wnseq" in loaded:
-        check_same(Vocabulary.from_state(loaded["wnseq"]["vocabulary"]), vocabulary)
+        check_same(Tokenizer.from_state(loaded["wnseq"]["vocabulary"]), vocabulary)
     shape = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
-    checkpoints.load_weights(network, path, loaded, shape)
+    checkpoint_files.load_weights(network, path, loaded, shape)
 
 
 @torch.no_grad()

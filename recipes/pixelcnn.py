@@ -45,16 +45,25 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import wnseq
-from wnseq import logistic_mixture
-from wnseq.causal import DownRightShifted, DownShifted, GatedBlock, TwoStreams, down_shift, right_shift
+from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
-from wnseq.data_init import data_init
-from wnseq.incremental import CachedStreams, PixelConv, RowConv, weight_and_bias
-from wnseq.likelihood import bits_per_dim
-from wnseq.training import checkpoints, plots
-from wnseq.training.average import PolyakAverage
-from wnseq.training.callbacks import Throughput
-from wnseq.training.cli import RecipeCLI, run
+from wnseq.distributions import bits_per_dim
+from wnseq.init import data_init
+from wnseq.pixelcnn import (
+    CachedStreams,
+    DownRightShiftedConv2d,
+    DownShiftedConv2d,
+    GatedBlock,
+    PixelCNNStage,
+    PixelConv,
+    RowConv,
+    down_shift,
+    right_shift,
+    weight_and_bias,
+)
+from wnseq.training import checkpoint_files, plots
+from wnseq.training.callbacks import PolyakAverage, Throughput
+from wnseq.training.cli.recipe import RecipeCLI, run
 
 CONV = {"weight": wnseq.WNConv2d, "none": nn.Conv2d}
 UP = {"weight": wnseq.WNConvTranspose2d, "none": nn.ConvTranspose2d}
@@ -62,12 +71,12 @@ RESOLUTIONS = 3  # the whole, a half and a quarter of the size
 DEVIATION = 0.05  # of the directions
 SMALL = {"*.second.conv": 0.1}  # deviation, at the start, of what is to begin near zero
 MOST_LEVELS = 32  # of a categorical pixel, unless it is asked for
-STREAMS = ((DownShifted, (2, 3)), (DownRightShifted, (2, 2)))  # above; above and at the left
+STREAMS = ((DownShiftedConv2d, (2, 3)), (DownRightShiftedConv2d, (2, 2)))  # above; above and at the left
 
 
 def level(
     norm: str, maps: int, blocks: int, deeper: int, checkpointing: bool, classes: int, dropout: float
-) -> TwoStreams:
+) -> PixelCNNStage:
     """Make the blocks of one resolution, and of those below it.
 
     Args:
@@ -75,7 +84,7 @@ def level(
         maps: F.
         blocks: How many on the way down.
         deeper: Resolutions below this one.
-        checkpointing: See :class:`wnseq.causal.TwoStreams`.
+        checkpointing: See :class:`wnseq.pixelcnn.layers.PixelCNNStage`.
         classes: How many the images are conditioned on; 0 for none.
         dropout: In each block.
     """
@@ -92,9 +101,9 @@ def level(
     down = [(block(0, 0), block(1, 1)) for _ in range(blocks)]
     up = [(block(0, 1), block(1, 2)) for _ in range(blocks + (deeper > 0))]  # one for each skip
     if not deeper:
-        return TwoStreams(down, up, checkpointing=checkpointing)
+        return PixelCNNStage(down, up, checkpointing=checkpointing)
     inner = level(norm, maps, blocks, deeper - 1, checkpointing, classes, dropout)
-    return TwoStreams(down, up, between(CONV[norm]), inner, between(UP[norm]), checkpointing)
+    return PixelCNNStage(down, up, between(CONV[norm]), inner, between(UP[norm]), checkpointing)
 
 
 class Network(nn.Module):
@@ -110,7 +119,7 @@ class Network(nn.Module):
         mixtures: Components of the logistic mixture.
         classes: How many the images are conditioned on; 0 for none.
         dropout: In each block.
-        checkpointing: See :class:`wnseq.causal.TwoStreams`.
+        checkpointing: See :class:`wnseq.pixelcnn.layers.PixelCNNStage`.
     """
 
     def __init__(
@@ -129,14 +138,12 @@ class Network(nn.Module):
             raise ValueError(f"a categorical pixel has one channel, these have {channels}: --model.output logistic")
         conv = CONV[norm]
         self.levels, self.output, self.classes = levels, output, classes
-        self.above = DownShifted(conv(channels + 1, maps, (2, 3)))
-        self.near = DownShifted(conv(channels + 1, maps, (1, 3)))
-        self.left = DownRightShifted(conv(channels + 1, maps, (2, 1)))
+        self.above = DownShiftedConv2d(conv(channels + 1, maps, (2, 3)))
+        self.near = DownShiftedConv2d(conv(channels + 1, maps, (1, 3)))
+        self.left = DownRightShiftedConv2d(conv(channels + 1, maps, (2, 1)))
         self.streams = level(norm, maps, blocks, RESOLUTIONS - 1, checkpointing, classes, dropout)
         logistic = output == "logistic"
-        self.pixels = conv(
-            maps, logistic_mixture.logistic_mixture_channels(channels, mixtures) if logistic else levels, 1
-        )
+        self.pixels = conv(maps, distributions.logistic_mixture_channels(channels, mixtures) if logistic else levels, 1)
         self.draws = 1 + channels if logistic else 1  # uniform numbers that a pixel is drawn from
         for module in self.modules():
             if isinstance(module, (*CONV.values(), *UP.values())):
@@ -158,7 +165,7 @@ class Network(nn.Module):
         """Compute log p(x), ``(N,)``, of levels, ``(N, C, H, W)``."""
         parameters = self(x, label)
         if self.output == "logistic":
-            pixels = logistic_mixture.logistic_mixture_log_likelihood(x, parameters, self.levels)
+            pixels = distributions.logistic_mixture_log_likelihood(x, parameters, self.levels)
         else:
             pixels = -F.cross_entropy(parameters, x[:, 0].long(), reduction="none")
         return pixels.flatten(1).sum(1)
@@ -166,7 +173,7 @@ class Network(nn.Module):
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
         """Draw one pixel of each image, ``(N, C)``, by its parameters, ``(N, P)``, and noise from 0 to 1."""
         if self.output == "logistic":
-            return logistic_mixture.logistic_mixture_sample(parameters, uniform, self.shape[0], self.levels)
+            return distributions.logistic_mixture_sample(parameters, uniform, self.shape[0], self.levels)
         return (uniform >= parameters.softmax(1).cumsum(1)[:, :-1]).sum(1, keepdim=True)
 
 
@@ -247,7 +254,7 @@ class Naive:
     """The same by a forward pass over the whole images for each pixel: what :class:`Cached` is held against."""
 
     def __init__(self, network: Network, batch: int, label: Tensor | None) -> None:
-        self.network, self.label = wnseq.fold(network).model.eval(), label
+        self.network, self.label = wnseq.remove_weight_norm(network).model.eval(), label
         self.image = torch.zeros(batch, *network.shape, device=network.pixels.bias.device)
 
     def begin(self, row: int) -> None:
@@ -406,9 +413,9 @@ class PixelCNN(LightningModule):
         self.build(shape, data.images.levels, len(data.images.classes))
         if self.init_from is not None:
             path = Path(self.init_from)
-            loaded = checkpoints.load(path)
+            loaded = checkpoint_files.load(path)
             self.check_channels(loaded, str(path))
-            checkpoints.load_weights(self.network, path, loaded, self.hparams)
+            checkpoint_files.load_weights(self.network, path, loaded, self.hparams)
             self.fresh = False
 
     def check_channels(self, loaded: dict[str, Any], what: str) -> None:
@@ -618,7 +625,7 @@ def write_samples(model: PixelCNN, sampling: Sampling, path: Path) -> list[Path]
 def draw_grid(model: PixelCNN, levels: Tensor, figure: Path, title: str) -> list[Path]:
     """Draw images, ten a row; return the file, if there is one."""
     images = (levels.double() / (model.network.levels - 1)).cpu().numpy()
-    return [figure] if plots.of_images(images, [""] * len(images), figure, title=title) else []
+    return [figure] if plots.plot_images(images, [""] * len(images), figure, title=title) else []
 
 
 class PixelCNNCLI(RecipeCLI):

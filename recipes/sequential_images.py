@@ -33,14 +33,12 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.cells import gate_slice
-from wnseq.data.images import ImageBatch, ImageDataModule
-from wnseq.data.preprocess import Preprocess
-from wnseq.data_init import data_free_init, data_init
-from wnseq.training import checkpoints
-from wnseq.training.callbacks import Throughput, from_all
-from wnseq.training.cli import RecipeCLI, run
-from wnseq.training.gates import GateMonitor
+from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
+from wnseq.init import data_free_init, data_init
+from wnseq.nn import gate_slice
+from wnseq.training import checkpoint_files
+from wnseq.training.callbacks import GateMonitor, Throughput, all_gather_object
+from wnseq.training.cli.recipe import RecipeCLI, run
 
 LAYERS = {
     ("lstm", "weight"): wnseq.WNLSTM,
@@ -99,7 +97,7 @@ def begin(network: Network, how: Start, horizon: int | None, make: Any, images: 
         data_init(rnn, steps(images))
         rnn.load_state_dict(drawn, strict=False)
     if twin is not network:
-        network.load_state_dict(wnseq.fold(twin).model.state_dict())
+        network.load_state_dict(wnseq.remove_weight_norm(twin).model.state_dict())
 
 
 class SequentialImages(LightningModule):
@@ -177,8 +175,8 @@ class SequentialImages(LightningModule):
         self.build(data.preprocess, data.images.classes)
         if self.init_from is not None:
             path = Path(self.init_from)
-            checkpoints.load_weights(
-                self.network, path, checkpoints.load(path), ("cell", "norm", "hidden_size", "num_layers")
+            checkpoint_files.load_weights(
+                self.network, path, checkpoint_files.load(path), ("cell", "norm", "hidden_size", "num_layers")
             )
             self.fresh = False
 
@@ -240,7 +238,7 @@ class SequentialImages(LightningModule):
             sums[place] += float(value)
 
     def _log_evaluation(self, stage: str) -> None:
-        nats, errors, images = map(sum, zip(*from_all(self.trainer, self._sums.pop(stage)), strict=True))
+        nats, errors, images = map(sum, zip(*all_gather_object(self.trainer, self._sums.pop(stage)), strict=True))
         values = {f"{stage}/nats_per_image": nats / images, f"{stage}/error_percent": 100 * errors / images}
         self.log_dict(values, sync_dist=True)
 

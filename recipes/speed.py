@@ -38,11 +38,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import wnseq
-from wnseq.module import WNModule
-from wnseq.training import timing
-from wnseq.training.errors import guess, reported
-from wnseq.training.memory import keep_freed_memory
-from wnseq.training.timing import Lap, Row
+from wnseq.nn import WNModule
+from wnseq.training import benchmark
+from wnseq.training.benchmark import Lap, Row, keep_freed_memory
+from wnseq.training.cli.errors import guess, user_errors
 
 PLAIN, AGAIN = "torch.nn", "torch.nn again"
 TOLERANCE = {"float32": 1e-4, "bf16": 0.1}  # of the largest value of what is compared
@@ -157,7 +156,7 @@ def normalised(plain: nn.Module) -> nn.Module:
 
 def folded(plain: nn.Module) -> nn.Module:
     """Make ours, and torch's of it again."""
-    module = wnseq.fold(normalised(plain)).model
+    module = wnseq.remove_weight_norm(normalised(plain)).model
     module.flatten_parameters()
     return module
 
@@ -275,7 +274,8 @@ def checked(name: str, call: Callable[..., Any], module: nn.Module, task: Task, 
         module.normalises = True
     tolerance = TOLERANCE[task.dtype]
     return max(
-        timing.same(name, part, found[part], value, base=PLAIN, tolerance=tolerance) for part, value in expected.items()
+        benchmark.same(name, part, found[part], value, base=PLAIN, tolerance=tolerance)
+        for part, value in expected.items()
     )
 
 
@@ -347,7 +347,7 @@ class Grid:
         for name in self.contenders:
             if name not in CONTENDERS:
                 raise ValueError(f"there is no contender {name!r}.{guess(name, CONTENDERS)}")
-        timing.check(self.pairs, self.threads)
+        benchmark.check(self.pairs, self.threads)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {self.device}, and this torch sees no GPU")
 
@@ -361,9 +361,9 @@ def run(grid: Grid) -> list[Row]:
     for threads, dtype, kind, size in product(grid.threads, grid.dtypes, grid.kinds, map(Size.read, grid.sizes)):
         print(f"{kind} {size}, {dtype}, {threads} threads …", flush=True)
         about = {"device": grid.device, "threads": threads, "dtype": dtype, "kind": kind, **size._asdict()}
-        with timing.threads(threads):
+        with benchmark.threads(threads):
             rows += [{**about, **row} for row in timed(grid, kind, size, dtype)]
-        timing.write(rows, out / "recurrence.csv")
+        benchmark.write(rows, out / "recurrence.csv")
     text = table(rows)
     (out / "recurrence.md").write_text(text, "utf-8")
     print(f"\n{text}")
@@ -373,7 +373,7 @@ def run(grid: Grid) -> list[Row]:
             title = ", ".join((row["kind"].upper(), *(str(row[key]) for key in ("mode", "dtype", "device"))))
             panel = panels.setdefault(f"{title}, {row['threads']} threads", {})
             panel.setdefault(row["contender"], []).append((str(Size.of(row)), row))
-    if timing.ratios(panels, out / "recurrence.png", label=f"time over {PLAIN}"):
+    if benchmark.ratios(panels, out / "recurrence.png", label=f"time over {PLAIN}"):
         print(f"figure   {os.path.relpath(out / 'recurrence.png')}")
     print(f"results  {os.path.relpath(out)}")
     return rows
@@ -398,9 +398,9 @@ def timed(grid: Grid, kind: str, size: Size, dtype: str) -> Iterator[Row]:
                     call = entry.begin(module)
                 errors[name] = checked(name, call, module, task, expected)
                 laps[name] = lap(call, module, task)
-        memory = {name: timing.peak_memory(once, device) for name, once in laps.items()}
-        times = timing.rounds(laps, pairs=grid.pairs, least=grid.least_ms / 1e3)
-        for row in timing.summarised(times, ("forward",) if goal is None else ("forward", "backward", "both")):
+        memory = {name: benchmark.peak_memory(once, device) for name, once in laps.items()}
+        times = benchmark.rounds(laps, pairs=grid.pairs, least=grid.least_ms / 1e3)
+        for row in benchmark.summarised(times, ("forward",) if goal is None else ("forward", "backward", "both")):
             name = row["contender"]
             yield {"mode": task.mode, **row, "peak_mb": memory[name], "error": errors[name]}
 
@@ -417,16 +417,18 @@ def table(rows: list[Row]) -> str:
         head = ["TxNxHxL", "contender", *(f"{phase}, ms" for phase in phases), *(f"{phase}, ratio" for phase in phases)]
         lines, doubtful = [], []
         for (size, name), of_phases in group.items():
-            cells = [timing.quartiles(row, "ms", ".3g") for row in of_phases]
-            cells += [timing.quartiles(row, "ratio", ".3f") for row in of_phases]
+            cells = [benchmark.quartiles(row, "ms", ".3g") for row in of_phases]
+            cells += [benchmark.quartiles(row, "ratio", ".3f") for row in of_phases]
             memory, error = (of_phases[0][key] for key in ("peak_mb", "error"))
             lines.append([size, name, *cells, "" if memory is None else f"{memory:.1f}", f"{error:.0e}"])
-            if name == AGAIN and (off := [row for row in of_phases if abs(row["ratio"] - 1) > timing.SAME]):
+            if name == AGAIN and (off := [row for row in of_phases if abs(row["ratio"] - 1) > benchmark.SAME]):
                 doubtful.append(f"{size} ({', '.join(row['phase'] for row in off)})")
         text += f"{kind.upper()}, {mode}, {dtype}, {device}, {threads} threads, torch {torch.__version__}\n\n"
-        text += timing.table([*head, "peak MB", "error"], lines)
+        text += benchmark.table([*head, "peak MB", "error"], lines)
         if doubtful:
-            text += f"\n{AGAIN} is off by more than {timing.SAME:.0%}, so that no ratio counts: {', '.join(doubtful)}\n"
+            text += (
+                f"\n{AGAIN} is off by more than {benchmark.SAME:.0%}, so that no ratio counts: {', '.join(doubtful)}\n"
+            )
         text += "\n"
     return text
 
@@ -436,7 +438,7 @@ def main(args: list[str] | None = None) -> list[Row]:
     parser = ArgumentParser(prog="speed", description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Grid, as_group=False)
-    with reported():
+    with user_errors():
         options = parser.parse_args(args).as_dict()
         return run(Grid(**{name: value for name, value in options.items() if name != "config"}))
 

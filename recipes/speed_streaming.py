@@ -29,10 +29,10 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 import wnseq
-from wnseq.data.vocabulary import LINE_END, UNKNOWN, WordVocabulary
-from wnseq.training import timing
-from wnseq.training.errors import reported
-from wnseq.training.timing import Row
+from wnseq.data.text import LINE_END, UNKNOWN, WordTokenizer
+from wnseq.training import benchmark
+from wnseq.training.benchmark import Row
+from wnseq.training.cli.errors import user_errors
 
 PLAIN, AGAIN, READ = "torch.nn", "torch.nn again", "plain read"
 TOLERANCE = 1e-4  # of the largest value of what is compared
@@ -68,7 +68,7 @@ class Streaming:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        timing.check(self.pairs, self.threads)
+        benchmark.check(self.pairs, self.threads)
         sizes = {"hidden_size": self.hidden_size, "num_layers": self.num_layers, "tokens": self.tokens}
         for name, value in {**sizes, "hidden_sizes": min(self.hidden_sizes, default=1)}.items():
             if value < 1:
@@ -82,12 +82,12 @@ def run(streaming: Streaming) -> list[Row]:
     rows: list[Row] = []
     model = f"language model, {streaming.num_layers} x {streaming.hidden_size}, {streaming.vocabulary:,} words"
     for threads in streaming.threads:
-        with timing.threads(threads):
+        with benchmark.threads(threads):
             for hidden in streaming.hidden_sizes:
                 rows += timed(streaming, f"LSTM, 1x1x{hidden}", threads, *steps_of_a_cell(hidden), 1)
             rows += timed(streaming, model, threads, *tokens_of_a_model(streaming), streaming.tokens)
     out = Path(streaming.out)
-    timing.write(rows, out / "streaming.csv")
+    benchmark.write(rows, out / "streaming.csv")
     text = table(rows)
     (out / "streaming.md").write_text(text, "utf-8")
     print(f"\n{text}\nresults  {os.path.relpath(out)}")
@@ -98,16 +98,16 @@ def timed(streaming: Streaming, what: str, threads: int, calls: Calls, read: int
     """Time the calls, each of so many steps, and as many plain reads of what a step reads, in bytes."""
     print(f"{what}, {threads} threads …", flush=True)
     weights = torch.ones(read // 4)
-    laps = {name: timing.clocked(call) for name, call in calls.items()}
-    laps[READ] = timing.clocked(lambda: [weights.sum() for _ in range(steps)])
+    laps = {name: benchmark.clocked(call) for name, call in calls.items()}
+    laps[READ] = benchmark.clocked(lambda: [weights.sum() for _ in range(steps)])
     with torch.inference_mode():
-        times = timing.rounds(laps, pairs=streaming.pairs, least=streaming.least_ms / 1e3)
+        times = benchmark.rounds(laps, pairs=streaming.pairs, least=streaming.least_ms / 1e3)
     each = {name: [(of[0] / steps,) for of in own] for name, own in times.items()}
-    rows = list(timing.summarised(each, ("step",)))
+    rows = list(benchmark.summarised(each, ("step",)))
     limit = next(row["ms"] for row in rows if row["contender"] == READ)
     for row in rows:
         rates = {"per_second": 1e3 / row["ms"], "gb_per_s": read / row["ms"] / 1e6, "of_limit": limit / row["ms"]}
-        yield {"what": what, "threads": threads, **row, "mb": read / timing.MEGABYTE, **rates}
+        yield {"what": what, "threads": threads, **row, "mb": read / benchmark.MEGABYTE, **rates}
 
 
 def steps_of_a_cell(hidden: int) -> tuple[Calls, int]:
@@ -122,7 +122,7 @@ def steps_of_a_cell(hidden: int) -> tuple[Calls, int]:
             PLAIN: copy.deepcopy(cell),
             AGAIN: copy.deepcopy(cell),
             "wnseq": ours,
-            "wnseq folded": wnseq.fold(ours).model,
+            "wnseq folded": wnseq.remove_weight_norm(ours).model,
             "wnseq bound": ours.bind(),
         }
         layers = {"nn.LSTM": layer, "WNLSTM bound": wnseq.weight_normalize(layer).model.bind()}
@@ -132,14 +132,14 @@ def steps_of_a_cell(hidden: int) -> tuple[Calls, int]:
         for name, call in calls.items():
             found = call()[1] if name in layers else call()
             found = torch.cat([state.view(1, hidden) for state in found])
-            timing.same(name, "state", found, expected, base=PLAIN, tolerance=TOLERANCE)
+            benchmark.same(name, "state", found, expected, base=PLAIN, tolerance=TOLERANCE)
     return calls, 4 * (cell.weight_ih.numel() + cell.weight_hh.numel())
 
 
 def tokens_of_a_model(streaming: Streaming) -> tuple[Calls, int]:
     """Make samplers of the recipe language_model; count the bytes of weights that a token needs."""
     recipe = importlib.import_module("wnseq.recipes.language_model")
-    words = WordVocabulary([UNKNOWN, LINE_END, *map(str, range(streaming.vocabulary - 2))])
+    words = WordTokenizer([UNKNOWN, LINE_END, *map(str, range(streaming.vocabulary - 2))])
     sampling = recipe.Sampling(max_new_tokens=streaming.tokens)
     text = torch.arange(5).unsqueeze(1) % streaming.vocabulary  # (T, 1)
     calls: Calls = {}
@@ -152,7 +152,7 @@ def tokens_of_a_model(streaming: Streaming) -> tuple[Calls, int]:
         with torch.no_grad():
             logits, _ = model(text)
         of_plain = logits if name == PLAIN else of_plain
-        timing.same(name, "logits", logits, of_plain, base=PLAIN, tolerance=TOLERANCE)
+        benchmark.same(name, "logits", logits, of_plain, base=PLAIN, tolerance=TOLERANCE)
         calls[name] = lambda model=model: list(recipe.sample(model, sampling))
     with torch.no_grad():
         step = model.network.bind()
@@ -173,13 +173,13 @@ def table(rows: list[Row]) -> str:
     head = ["what", "contender", "threads", "ms a step", "ratio", "steps a second", "MB", "GB/s", "of the limit"]
     lines = []
     for row in rows:
-        lines.append([row["what"], row["contender"], str(row["threads"]), timing.quartiles(row, "ms", ".3g")])
-        lines[-1] += [timing.quartiles(row, "ratio", ".3f"), f"{row['per_second']:,.0f}", f"{row['mb']:.1f}"]
+        lines.append([row["what"], row["contender"], str(row["threads"]), benchmark.quartiles(row, "ms", ".3g")])
+        lines[-1] += [benchmark.quartiles(row, "ratio", ".3f"), f"{row['per_second']:,.0f}", f"{row['mb']:.1f}"]
         lines[-1] += [f"{row['gb_per_s']:.1f}", f"{row['of_limit']:.0%}"]
-    text = f"Inference, float32, cpu, torch {torch.__version__}\n\n{timing.table(head, lines)}"
-    doubtful = [row["what"] for row in rows if row["contender"] == AGAIN and abs(row["ratio"] - 1) > timing.SAME]
+    text = f"Inference, float32, cpu, torch {torch.__version__}\n\n{benchmark.table(head, lines)}"
+    doubtful = [row["what"] for row in rows if row["contender"] == AGAIN and abs(row["ratio"] - 1) > benchmark.SAME]
     if doubtful:
-        text += f"\n{AGAIN} is off by more than {timing.SAME:.0%}, so that no ratio counts: {', '.join(doubtful)}\n"
+        text += f"\n{AGAIN} is off by more than {benchmark.SAME:.0%}, so that no ratio counts: {', '.join(doubtful)}\n"
     return text
 
 
@@ -188,7 +188,7 @@ def main(args: list[str] | None = None) -> list[Row]:
     parser = ArgumentParser(prog="speed_streaming", description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Streaming, as_group=False)
-    with reported():
+    with user_errors():
         options = parser.parse_args(args).as_dict()
         return run(Streaming(**{name: value for name, value in options.items() if name != "config"}))
 

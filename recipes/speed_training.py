@@ -41,9 +41,9 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from wnseq.data.text import TextDataModule
-from wnseq.training import timing
-from wnseq.training.errors import guess, reported
-from wnseq.training.timing import Row
+from wnseq.training import benchmark
+from wnseq.training.benchmark import Row
+from wnseq.training.cli.errors import guess, user_errors
 
 USUAL, AGAIN = "usual loop", "usual loop again"
 WARM, TURN = 4, 3  # steps before the clock starts, and steps of a turn
@@ -102,7 +102,7 @@ class Turns:
         """Begin a step; after the last one of a turn, first hand the turn over, and end where there is none."""
         if self.left == 0:
             if self.seconds:
-                print(json.dumps([self.seconds, self.losses, timing.resident("VmHWM")]), file=self.write, flush=True)
+                print(json.dumps([self.seconds, self.losses, benchmark.resident("VmHWM")]), file=self.write, flush=True)
             told = self.read.readline()
             if not told.strip():
                 os._exit(0)  # nothing that a Trainer does at its end is wanted
@@ -240,7 +240,7 @@ class Training:
 
     def __post_init__(self) -> None:
         """Fill in and check the values."""
-        timing.check(self.pairs, [self.threads])
+        benchmark.check(self.pairs, [self.threads])
         for name in self.contenders or []:
             if name not in CONTENDERS:
                 raise ValueError(f"there is no contender {name!r}.{guess(name, CONTENDERS)}")
@@ -335,7 +335,7 @@ def run(training: Training) -> list[Row]:
                 processes[-1].take(WARM)
                 check(processes[-1], processes[0], FIRST)
                 check(processes[-1], processes[0], ALL)
-        times: timing.Times = {process.name: [] for process in processes}
+        times: benchmark.Times = {process.name: [] for process in processes}
         order, shuffle = list(processes), random.Random(0).shuffle
         for _ in range(training.pairs):
             shuffle(order)
@@ -345,9 +345,9 @@ def run(training: Training) -> list[Row]:
         for process in processes if left else []:
             process.take(left)
         rows = []
-        for row, process in zip(timing.summarised(times, ("step",)), processes, strict=True):
+        for row, process in zip(benchmark.summarised(times, ("step",)), processes, strict=True):
             row["tokens_per_s"] = 1e3 * training.batch_size * training.window / row["ms"]
-            row |= {"peak_mb": process.peak / timing.MEGABYTE, "steps": training.steps}
+            row |= {"peak_mb": process.peak / benchmark.MEGABYTE, "steps": training.steps}
             row |= {"loss": process.loss(LAST), "loss_off": process.loss(LAST) / processes[0].loss(LAST) - 1}
             rows.append(row)
     finally:
@@ -355,7 +355,7 @@ def run(training: Training) -> list[Row]:
             process.end()
         shutil.rmtree(folder, ignore_errors=True)
     out = Path(training.out)
-    timing.write(rows, out / "training.csv")
+    benchmark.write(rows, out / "training.csv")
     text = (
         f"{training.corpus}, {vocabulary:,} words, {training.num_layers} x {training.hidden_size}, "
         f"{training.batch_size} x {training.window} tokens a step, {training.threads} threads, torch "
@@ -372,12 +372,12 @@ def table(rows: list[Row]) -> str:
     lines = []
     for row in rows:
         faster = [1 / row[key] for key in ("ratio", "ratio_upper", "ratio_lower")]
-        lines.append([row["contender"], timing.quartiles(row, "ms", ".3g"), f"{row['tokens_per_s']:,.0f}"])
+        lines.append([row["contender"], benchmark.quartiles(row, "ms", ".3g"), f"{row['tokens_per_s']:,.0f}"])
         lines[-1] += ["{:.3f} ({:.3f}, {:.3f})".format(*faster), f"{row['peak_mb']:.0f}"]
         lines[-1] += [f"{row['loss']:.4f}", f"{row['loss_off']:+.2%}"]
-    text = timing.table(head, lines)
-    if abs(rows[1]["ratio"] - 1) > timing.SAME:
-        text += f"\nThe {AGAIN} is off by more than {timing.SAME:.0%}, so that no ratio counts.\n"
+    text = benchmark.table(head, lines)
+    if abs(rows[1]["ratio"] - 1) > benchmark.SAME:
+        text += f"\nThe {AGAIN} is off by more than {benchmark.SAME:.0%}, so that no ratio counts.\n"
     if far := [row["contender"] for row in rows if not explained(row["contender"], row["loss_off"], LAST)]:
         text += f"\nThe last losses are further off than rounding explains in so few steps: {', '.join(far)}.\n"
     return text
@@ -388,7 +388,7 @@ def main(args: list[str] | None = None) -> list[Row]:
     parser = ArgumentParser(prog="speed_training", description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Training, as_group=False)
-    with reported():
+    with user_errors():
         options = parser.parse_args(args).as_dict()
         return run(Training(**{name: value for name, value in options.items() if name != "config"}))
 

@@ -42,13 +42,12 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq import likelihood
+from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
-from wnseq.data_init import data_init
-from wnseq.training import checkpoints, plots
-from wnseq.training.average import PolyakAverage
-from wnseq.training.callbacks import Throughput, from_all
-from wnseq.training.cli import RecipeCLI, run
+from wnseq.init import data_init
+from wnseq.training import checkpoint_files, plots
+from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object
+from wnseq.training.cli.recipe import RecipeCLI, run
 
 LINEAR = {"weight": wnseq.WNLinear, "none": nn.Linear}
 CONV = {"weight": wnseq.WNConv2d, "none": nn.Conv2d}
@@ -212,7 +211,7 @@ class Network(nn.Module):
 
     def draw(self, posterior: Posterior, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Turn standard normal noise, ``(*, N, D)``, into z, ``(*, N, D)``, and log q(z | x), ``(*, N)``."""
-        log_q = (likelihood.gaussian_log_density(noise) - posterior.log_deviation).sum(-1)
+        log_q = (distributions.gaussian_log_density(noise) - posterior.log_deviation).sum(-1)
         z = posterior.mean + posterior.log_deviation.exp() * noise
         for number, step in enumerate(self.flow):
             z, log_determinant = step(z.flip(-1) if number else z, posterior.context)  # in turn from both ends
@@ -227,9 +226,11 @@ class Network(nn.Module):
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Compute log p(x | z), ``(*, N)``, of levels, ``(N, C, H, W)``, for z, ``(*, N, D)``."""
         if self.bernoulli:
-            return likelihood.bernoulli_log_likelihood(x, *self.decode(z)).flatten(-3).sum(-1)
+            return distributions.bernoulli_log_likelihood(x, *self.decode(z)).flatten(-3).sum(-1)
         return (
-            likelihood.discretized_logistic_log_likelihood(x, *self.decode(z), levels=self.levels).flatten(-3).sum(-1)
+            distributions.discretized_logistic_log_likelihood(x, *self.decode(z), levels=self.levels)
+            .flatten(-3)
+            .sum(-1)
         )
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,8 +241,8 @@ class Network(nn.Module):
         posterior = self.encode(x)
         z, log_q = self.draw(posterior, noise)
         mean, log_deviation, _ = posterior
-        exact = likelihood.gaussian_kl(mean, log_deviation).sum(-1)
-        kl = log_q - likelihood.gaussian_log_density(z).sum(-1) if self.flow else exact
+        exact = distributions.gaussian_kl(mean, log_deviation).sum(-1)
+        kl = log_q - distributions.gaussian_log_density(z).sum(-1) if self.flow else exact
         return -self.log_likelihood(x, z), kl
 
 
@@ -261,7 +262,7 @@ def log_weights(network: Network, x: Tensor, noise: Tensor) -> Tensor:
     parts = []
     for some in noise.split(max(1, DECODED_AT_ONCE // len(x))):
         z, log_q = network.draw(posterior, some)
-        parts.append(network.log_likelihood(x, z) + likelihood.gaussian_log_density(z).sum(-1) - log_q)
+        parts.append(network.log_likelihood(x, z) + distributions.gaussian_log_density(z).sum(-1) - log_q)
     return torch.cat(parts)
 
 
@@ -355,7 +356,7 @@ class VAE(LightningModule):
         self,
         norm: Literal["weight", "none"] = "weight",
         posterior: Literal["gaussian", "iaf"] = "iaf",
-        likelihood: Literal["logistic", "bernoulli"] = "logistic",
+        distributions: Literal["logistic", "bernoulli"] = "logistic",
         width: float = 1.0,
         hidden_size: int = 450,
         latent_size: int = 32,
@@ -402,7 +403,7 @@ class VAE(LightningModule):
         self.build(data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:], data.images.levels)
         if self.init_from is not None:
             path = Path(self.init_from)
-            checkpoints.load_weights(self.network, path, checkpoints.load(path), self.hparams)
+            checkpoint_files.load_weights(self.network, path, checkpoint_files.load(path), self.hparams)
             self.fresh = False
 
     def configure_callbacks(self) -> list[Callback]:
@@ -490,7 +491,7 @@ class VAE(LightningModule):
 
     def _log(self, name: str, nats: Tensor, images: int) -> None:
         """Log a mean over images in nats per image and in bits per dimension."""
-        bits = likelihood.bits_per_dim(nats, math.prod(self.network.shape))
+        bits = distributions.bits_per_dim(nats, math.prod(self.network.shape))
         values = {f"{name}_nats_per_image": nats, f"{name}_bits_per_dim": bits}
         self.log_dict(values, batch_size=images, sync_dist=True)
 
@@ -526,7 +527,7 @@ class VAE(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Show how the estimate rises, the samples of a number being the first of those of the next."""
-        estimates = torch.cat(from_all(self.trainer, torch.cat(self._estimates))).double()
+        estimates = torch.cat(all_gather_object(self.trainer, torch.cat(self._estimates))).double()
         self.print(f"\nlog p(x) of {len(estimates):,} images, estimated by importance-weighted samples of z:")
         rises = estimates.diff(dim=1, prepend=estimates[:, :1])
         for number, column, rise in zip(self.numbers, estimates.T, rises.T, strict=True):
@@ -627,7 +628,7 @@ def write_samples(model: VAE, sampling: Sampling, path: Path) -> list[Path]:
 
 def draw_grid(images: Tensor, figure: Path, title: str) -> list[Path]:
     """Draw images, ten a row; return the file, if there is one."""
-    return [figure] if plots.of_images(images.cpu().numpy(), [""] * len(images), figure, title=title) else []
+    return [figure] if plots.plot_images(images.cpu().numpy(), [""] * len(images), figure, title=title) else []
 
 
 @torch.no_grad()

@@ -374,7 +374,7 @@ def fold(subject: Subject, module: nn.Module) -> nn.Module:
     if subject.contender == PLAIN:
         raise NothingToTry
     if subject.contender == OURS:
-        return wnseq.fold(module).model
+        return wnseq.remove_weight_norm(module).model
     for name in subject.weights:
         parametrize.remove_parametrizations(module, name)
     return module
@@ -614,7 +614,7 @@ def quantised(subject: Subject) -> None:
 def without_norm(subject: Subject, module: nn.Module) -> nn.Module:
     """Fold ours into torch.nn; remove torch's weight norm as torch has it; leave a plain module as it is."""
     if subject.contender == OURS:
-        return wnseq.fold(module).model
+        return wnseq.remove_weight_norm(module).model
     if subject.contender == THEIRS:
         for name in subject.weights:
             parametrize.remove_parametrizations(module, name)

@@ -24,7 +24,7 @@ from cases import (
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from wnseq import WNGRU, WNLSTM, WNRNN, ShapeError, WNGRUCell, WNLSTMCell
-from wnseq.composed import ComposedWeight
+from wnseq.nn._module import ComposedWeight
 
 SIMPLE_SEQUENCES = [Case(kind, *SEQUENCE[kind]) for kind in SEQUENCE]
 SIMPLE_CELLS = [Case(kind, *CELL[kind]) for kind in CELL]

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell, WNLSTMCell
-from wnseq.convert import fold, state_dict_as, weight_normalize
-from wnseq.module import WNModule
+from wnseq.convert import remove_weight_norm, state_dict_as, weight_normalize
+from wnseq.nn._module import WNModule
 
 both_spellings = pytest.mark.parametrize(
     "apply",
@@ -53,7 +53,7 @@ def test_there_and_back_is_the_same_module(case):
                     parameter[::2] = 0
         before, generator = {k: v.clone() for k, v in twin.state_dict().items()}, torch.get_rng_state()
         ours, changed, kept = weight_normalize(twin)
-        back, folded, _ = fold(ours)
+        back, folded, _ = remove_weight_norm(ours)
         assert torch.equal(torch.get_rng_state(), generator)
         assert (type(ours), type(back)) == (form.module, form.twin)
         assert repr(back) == repr(twin)
@@ -77,7 +77,7 @@ def test_a_folded_module_has_the_function_of_ours(case):
                 v.mul_(3)
                 g[::2] *= -1
                 v[0] = 0
-        plain = fold(ours).model
+        plain = remove_weight_norm(ours).model
         assert_same_function(ours, plain, form)
         again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))
         assert_same_function(ours, again, form)
@@ -94,7 +94,7 @@ def test_state_dicts_load_strictly_into_torch_s_twins(case):
             with pytest.warns(FutureWarning) if form == "torch_hooks" else torch.no_grad():
                 apply(twin, name, case.dim)
         twin.load_state_dict(state_dict_as(ours, form), strict=True)
-        assert_same_function(twin if form == "plain" else fold(twin).model, ours, case)
+        assert_same_function(twin if form == "plain" else remove_weight_norm(twin).model, ours, case)
         ours_again = case.make(2)
         ours_again.load_state_dict(state_dict_as(twin, "wnseq"))
         assert_same_function(ours_again, ours, case)
@@ -141,7 +141,7 @@ def test_a_whole_model_there_and_back():
     assert len(changed) == 4 + 2 + 2 and "encoder.1.deep.weight_hh_l0" in changed and "cell.weight_ih" in changed
     torch.testing.assert_close(ours(x), model(x))
 
-    plain, folded, kept = fold(ours)
+    plain, folded, kept = remove_weight_norm(ours)
     assert {type(module) for module in plain.modules() if "weight_ih_l0" in dir(module)} == {nn.LSTM, nn.GRU}
     assert plain.cell is plain.again is plain.listed[0] and plain.listed[1]["key"] is plain.done
     assert set(folded) == {*changed, "done.weight_ih_l0", "done.weight_hh_l0"} and kept == {}
@@ -186,13 +186,15 @@ def test_what_is_left_alone_and_why():
     for key in ("pruned", "biasless"):
         module = model[key]
         assert ": computed, as by pruning; make it a plain parameter first" in weight_normalize(module).kept[""]
-    assert fold(OwnWNLSTM(2, 2)).kept == {"": "OwnWNLSTM is a subclass, whose forward may be its own: fold it by hand"}
+    assert remove_weight_norm(OwnWNLSTM(2, 2)).kept == {
+        "": "OwnWNLSTM is a subclass, whose forward may be its own: fold it by hand"
+    }
 
 
 def test_a_pruned_bias_of_ours_is_left_alone():
     cell = WNGRUCell(2, 2)
     prune.l1_unstructured(cell, "bias_hh", 1)
-    assert fold(cell).kept == {"": "bias_hh: computed, as by pruning; make it a plain parameter first"}
+    assert remove_weight_norm(cell).kept == {"": "bias_hh: computed, as by pruning; make it a plain parameter first"}
 
 
 def test_only_some_layers():
@@ -232,7 +234,7 @@ def test_what_a_layer_carries_goes_with_it():
     assert not any(p.requires_grad for p in (*ours[0].v_and_g("weight_hh_l0"), ours[0].bias_hh_l0))
     assert all(p.requires_grad for p in ours[0].v_and_g("weight_ih_l0"))
     ours[0].weight_ih_l0_v.requires_grad_(False)
-    plain = fold(ours).model
+    plain = remove_weight_norm(ours).model
     assert {name: p.requires_grad for name, p in plain[0].named_parameters()} == {
         "weight_ih_l0": True, "weight_hh_l0": False, "bias_ih_l0": True, "bias_hh_l0": False, "start": True,
     }  # fmt: skip
@@ -248,7 +250,7 @@ def test_what_a_layer_carries_goes_with_it():
 def test_tied_parts_of_a_weight_stay_tied():
     a, b = WNLSTM(2, 2), WNLSTM(2, 2)
     b.weight_hh_l0_v, b.weight_hh_l0_g, b.bias_hh_l0 = a.weight_hh_l0_v, a.weight_hh_l0_g, a.bias_hh_l0
-    plain = fold(nn.ModuleList([a, b])).model
+    plain = remove_weight_norm(nn.ModuleList([a, b])).model
     assert plain[0].weight_hh_l0 is plain[1].weight_hh_l0 and plain[0].bias_hh_l0 is plain[1].bias_hh_l0
     assert plain[0].weight_ih_l0 is not plain[1].weight_ih_l0
 
@@ -272,8 +274,8 @@ def test_a_whole_network_of_layers_there_and_back():
     ours, changed, kept = weight_normalize(plain)
     assert changed == [f"{k}.weight" for k in (0, 2, 3, 5, 6, 8)] and kept == {}
     torch.testing.assert_close(ours(x), plain(x))
-    assert [type(module) for module in fold(ours).model] == [type(module) for module in plain]
-    torch.testing.assert_close(fold(ours).model(x), plain(x))
+    assert [type(module) for module in remove_weight_norm(ours).model] == [type(module) for module in plain]
+    torch.testing.assert_close(remove_weight_norm(ours).model(x), plain(x))
     plain.load_state_dict(state_dict_as(ours, "plain"), strict=True)
 
 
@@ -313,7 +315,7 @@ def test_scales_of_input_channels_go_through_every_conversion(apply, channels):
     ours = WNConvTranspose1d(*channels, 3)
     ours.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(fold(ours).model(x), theirs(x))
+    torch.testing.assert_close(remove_weight_norm(ours).model(x), theirs(x))
     form = "torch_hooks" if apply is nn.utils.weight_norm else "torch_parametrizations"
     theirs.load_state_dict(state_dict_as(ours, form), strict=True)
     torch.testing.assert_close(ours(x), theirs(x))
@@ -344,7 +346,7 @@ def test_torch_s_weight_norm_is_folded_on_any_layer(layer, apply):
             parameter.mul_(-3 if name.endswith(("_g", "original0")) else 2)
     x = torch.tensor([[0, 2]]) if shape is None else torch.randn(2, *shape)
     expected = theirs["part"](x)  # after a forward, too, though torch's old spelling cannot be deep-copied then
-    plain, changed, kept = fold(theirs)
+    plain, changed, kept = remove_weight_norm(theirs)
     assert changed == ["part.0.weight"] and kept == {}
     assert type(plain["part"][0]) is type(fresh)
     assert list(plain["part"][0].state_dict()) == list(fresh.state_dict())
@@ -364,7 +366,7 @@ def test_torch_s_weight_norm_is_folded_on_recurrent_layers(case, apply):
         apply(theirs, name)
     x = torch.randn(3, 5)
     expected = tensors(theirs(x))[0]
-    plain = fold(theirs).model
+    plain = remove_weight_norm(theirs).model
     assert type(plain) is case.twin and list(plain.state_dict()) == list(case.make_twin().state_dict())
     torch.testing.assert_close(tensors(plain(x))[0], expected)
     again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))
@@ -391,7 +393,7 @@ def test_torch_s_weight_norm_beside_a_recurrent_layer_is_copied(apply):
     ours(x)[0].sum().backward()
     assert sum(parameter.grad is not None for parameter in ours[0].parameters()) == 3
     assert all(parameter.grad is None for parameter in model.parameters())
-    plain, changed, _ = fold(ours)
+    plain, changed, _ = remove_weight_norm(ours)
     assert changed == ["0.weight", "1.weight_ih_l0", "1.weight_hh_l0"] and type(plain[0]) is nn.Linear
     torch.testing.assert_close(plain(x)[0], expected)
 
@@ -406,7 +408,7 @@ def test_further_parametrizations_are_left_alone():
     on_top = parametrizations.weight_norm(nn.Linear(2, 2))
     parametrize.register_parametrization(on_top, "weight", Double())
     alone = parametrize.register_parametrization(nn.Linear(2, 2), "weight", Double())
-    model, changed, kept = fold(nn.ModuleList([elsewhere, on_top, alone]))
+    model, changed, kept = remove_weight_norm(nn.ModuleList([elsewhere, on_top, alone]))
     assert changed == [] and kept == {
         "0": "bias has further parametrisations: remove them first",
         "1": "weight has further parametrisations: remove them first",

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wnseq import WNGRU, WNLSTM, WNLSTMCell
-from wnseq.module import add_safe_globals
+from wnseq.nn._module import add_safe_globals
 
 
 def close(ours, theirs, **tolerance):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import wnseq
-from wnseq.likelihood import discretized_logistic_log_likelihood
-from wnseq.logistic_mixture import (
+from wnseq.distributions import (
+    discretized_logistic_log_likelihood,
     logistic_mixture_channels,
     logistic_mixture_log_likelihood,
     logistic_mixture_sample,

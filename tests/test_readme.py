@@ -66,7 +66,7 @@ def test_python_that_does_not_run_is_found() -> None:
 
 def print_config(command: str) -> None:
     """Parse the arguments of ``wnseq run NAME …`` as the run itself would, and stop there."""
-    from wnseq.training.command import main
+    from wnseq.training.cli.command import main
 
     with pytest.raises(SystemExit) as stopped:
         main([*shlex.split(command)[1:], "--print_config"])

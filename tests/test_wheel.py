@@ -56,6 +56,6 @@ def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
 
 def test_the_wheel_installs_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
     (entry_points,) = [name for name in wheel.namelist() if name.endswith("/entry_points.txt")]
-    assert "wnseq = wnseq.training.command:main" in wheel.read(entry_points).decode()
+    assert "wnseq = wnseq.training.cli.command:main" in wheel.read(entry_points).decode()
     (licence,) = [name for name in wheel.namelist() if name.endswith("/LICENSE")]
     assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()

@@ -1,16 +1,19 @@
 """Weight-normalised layers and recurrent networks for PyTorch."""
 
-from wnseq.batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
-from wnseq.cells import WNGRUCell, WNLSTMCell, WNRNNCell
-from wnseq.convert import Converted, fold, state_dict_as, weight_normalize
-from wnseq.data_init import Started, data_free_init, data_init, draw_directions
-from wnseq.layers import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d, WNLinear
-from wnseq.module import add_safe_globals
-from wnseq.optimise import direction_norms, param_groups, renormalize_
-from wnseq.plain import GRU, LSTM
-from wnseq.regularise import LockedDropout
-from wnseq.rnn import WNGRU, WNLSTM, WNRNN
-from wnseq.weight_norm import ShapeError, decompose, exp_weight_norm, log_scale, weight_norm
+from wnseq.convert import ConversionReport, remove_weight_norm, state_dict_as, weight_normalize
+from wnseq.errors import ShapeError
+from wnseq.functional import decompose, exp_weight_norm, log_scale, weight_norm
+from wnseq.init._data_dependent import data_init
+from wnseq.init._report import InitReport
+from wnseq.init._scales import data_free_init, draw_directions
+from wnseq.nn._batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
+from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
+from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
+from wnseq.nn._dropout import LockedDropout
+from wnseq.nn._linear import WNLinear
+from wnseq.nn._module import add_safe_globals
+from wnseq.nn._rnn import GRU, LSTM, WNGRU, WNLSTM, WNRNN
+from wnseq.optim import direction_norms, param_groups, renormalize_
 
 __version__ = "0.1.0"
 
@@ -20,12 +23,12 @@ __all__ = [
     "WNGRU",
     "WNLSTM",
     "WNRNN",
-    "Converted",
+    "ConversionReport",
+    "InitReport",
     "LockedDropout",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
     "ShapeError",
-    "Started",
     "WNConv1d",
     "WNConv2d",
     "WNConvTranspose1d",
@@ -41,9 +44,9 @@ __all__ = [
     "direction_norms",
     "draw_directions",
     "exp_weight_norm",
-    "fold",
     "log_scale",
     "param_groups",
+    "remove_weight_norm",
     "renormalize_",
     "state_dict_as",
     "weight_norm",

@@ -10,18 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from wnseq.cells import WNGRUCell, WNLSTMCell, WNRNNCell
-from wnseq.layers import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d, WNLinear
-from wnseq.module import WNModule
-from wnseq.names import Form, plain_weight, respell, stored, to_wnseq
-from wnseq.pairs import Pair, find_pairs, further_parametrizations, is_theirs, join
-from wnseq.plain import GRU, LSTM
-from wnseq.rnn import WNGRU, WNLSTM, WNRNN
+from wnseq.functional import compose
+from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
+from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
+from wnseq.nn._linear import WNLinear
+from wnseq.nn._module import WNModule
+from wnseq.nn._rnn import GRU, LSTM, WNGRU, WNLSTM, WNRNN
+from wnseq.nn._weight_pairs import (
+    WeightNormParams,
+    find_weight_norm,
+    further_parametrizations,
+    is_torch_hook,
+    qualified_name,
+)
+from wnseq.state_dict import Form, convert_keys, param_names, to_wnseq
 
-__all__ = ["Converted", "fold", "state_dict_as", "weight_normalize"]
 
-
-class _Twins(NamedTuple):
+class _Counterparts(NamedTuple):
     """A layer of torch, ours, and the constructor's arguments, all of them attributes of both."""
 
     plain: type[nn.Module]
@@ -33,22 +38,22 @@ _CELL = ("input_size", "hidden_size", "bias")
 _LAYER = (*_CELL, "num_layers", "batch_first", "bidirectional")
 _CHANNELS = ("in_channels", "out_channels", "groups", "bias")
 _CONV = (*_CHANNELS, "kernel_size", "stride", "padding", "dilation", "padding_mode")
-_TWINS = (
-    _Twins(nn.Linear, WNLinear, ("in_features", "out_features", "bias")),
-    _Twins(nn.Conv1d, WNConv1d, _CONV),
-    _Twins(nn.Conv2d, WNConv2d, _CONV),
-    _Twins(nn.ConvTranspose1d, WNConvTranspose1d, (*_CONV, "output_padding")),
-    _Twins(nn.ConvTranspose2d, WNConvTranspose2d, (*_CONV, "output_padding")),
-    _Twins(nn.RNN, WNRNN, (*_LAYER, "nonlinearity")),
-    _Twins(nn.LSTM, WNLSTM, (*_LAYER, "proj_size")),
-    _Twins(nn.GRU, WNGRU, _LAYER),
-    _Twins(nn.RNNCell, WNRNNCell, (*_CELL, "nonlinearity")),
-    _Twins(nn.LSTMCell, WNLSTMCell, _CELL),
-    _Twins(nn.GRUCell, WNGRUCell, _CELL),
+_COUNTERPARTS = (
+    _Counterparts(nn.Linear, WNLinear, ("in_features", "out_features", "bias")),
+    _Counterparts(nn.Conv1d, WNConv1d, _CONV),
+    _Counterparts(nn.Conv2d, WNConv2d, _CONV),
+    _Counterparts(nn.ConvTranspose1d, WNConvTranspose1d, (*_CONV, "output_padding")),
+    _Counterparts(nn.ConvTranspose2d, WNConvTranspose2d, (*_CONV, "output_padding")),
+    _Counterparts(nn.RNN, WNRNN, (*_LAYER, "nonlinearity")),
+    _Counterparts(nn.LSTM, WNLSTM, (*_LAYER, "proj_size")),
+    _Counterparts(nn.GRU, WNGRU, _LAYER),
+    _Counterparts(nn.RNNCell, WNRNNCell, (*_CELL, "nonlinearity")),
+    _Counterparts(nn.LSTMCell, WNLSTMCell, _CELL),
+    _Counterparts(nn.GRUCell, WNGRUCell, _CELL),
 )
-_BY_PLAIN: dict[type, _Twins] = {twins.plain: twins for twins in _TWINS}
+_BY_PLAIN: dict[type, _Counterparts] = {twins.plain: twins for twins in _COUNTERPARTS}
 _BY_PLAIN |= {LSTM: _BY_PLAIN[nn.LSTM], GRU: _BY_PLAIN[nn.GRU]}
-_BY_OURS: dict[type, _Twins] = {twins.ours: twins for twins in _TWINS}
+_BY_WNSEQ: dict[type, _Counterparts] = {twins.ours: twins for twins in _COUNTERPARTS}
 _BASES: tuple[type[nn.Module], ...] = (
     *_BY_PLAIN,
     nn.RNNBase,
@@ -57,7 +62,7 @@ _BASES: tuple[type[nn.Module], ...] = (
 _HOOKS = [name for name in vars(nn.Module()) if name.startswith(("_forward_", "_backward_", "_is_full_backward_"))]
 
 
-class Converted(NamedTuple):
+class ConversionReport(NamedTuple):
     """What a conversion made; as text, a summary.
 
     Args:
@@ -79,7 +84,7 @@ class Converted(NamedTuple):
         return "\n".join(lines)
 
 
-def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] | None = None) -> Converted:
+def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] | None = None) -> ConversionReport:
     """Replace the layers of a model by weight-normalised ones that compute the same function.
 
     Every ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d``, ``nn.ConvTranspose1d``, ``nn.ConvTranspose2d``, ``nn.RNN``,
@@ -119,11 +124,11 @@ def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] |
         >>> type(converted.model["rnn"]).__name__
         'WNGRU'
     """
-    asked = _Only(only)
+    asked = _TargetModules(only)
     users: dict[int, list[str]] = defaultdict(list)  # of each parameter, by qualified name
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
-            users[id(parameter)].append(join(path, name))
+            users[id(parameter)].append(qualified_name(path, name))
     aliases: dict[int, list[str]] = defaultdict(list)
     for path, module in model.named_modules(remove_duplicate=False):
         aliases[id(module)].append(path)
@@ -142,20 +147,20 @@ def weight_normalize(model: nn.Module, only: str | type | Iterable[str | type] |
                 kept[path] = reason
                 continue
             ours = copies.start(module, twins, twins.ours)
-            changed += [join(path, name) for name in ours.weight_names]
+            changed += [qualified_name(path, name) for name in ours.weight_names]
     asked.check()
 
     for module, ours, twins in copies.started:
         with torch.no_grad():
             entries = to_wnseq(module._parameters, ours.layouts)
         for name in ours.weight_names:
-            for part in stored(name):
+            for part in param_names(name):
                 entries[part] = nn.Parameter(entries[part], requires_grad=module.get_parameter(name).requires_grad)
         copies.fill(module, ours, twins, entries)
-    return Converted(copies.of(model), changed, kept)
+    return ConversionReport(copies.of(model), changed, kept)
 
 
-def fold(model: nn.Module) -> Converted:
+def remove_weight_norm(model: nn.Module) -> ConversionReport:
     """Multiply weight normalisation out: back to plain ``torch.nn`` modules that compute the same function.
 
     Our layers and cells become their twins of ``torch.nn``. On any other module the weight normalisation of torch, in
@@ -186,45 +191,45 @@ def fold(model: nn.Module) -> Converted:
         ), ['0.weight'])
     """
     copies = _Copies(model)
-    theirs: list[tuple[nn.Module, nn.Module, dict[str, Pair]]] = []
+    theirs: list[tuple[nn.Module, nn.Module, dict[str, WeightNormParams]]] = []
     changed: list[str] = []
     kept: dict[str, str] = {}
     for path, module in model.named_modules():
-        if twins := _BY_OURS.get(type(module)):
+        if twins := _BY_WNSEQ.get(type(module)):
             if reason := _computed(module, twins):
                 kept[path] = reason
                 continue
             copies.start(module, twins, twins.plain)
-            changed += [join(path, name) for name in find_pairs(module)]
+            changed += [qualified_name(path, name) for name in find_weight_norm(module)]
         elif isinstance(module, WNModule):
             kept[path] = f"{type(module).__name__} is a subclass, whose forward may be its own: fold it by hand"
         elif reason := further_parametrizations(module):
             kept[path] = reason
-        elif pairs := find_pairs(module):
+        elif pairs := find_weight_norm(module):
             cls: Any = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
             plain: nn.Module = cls.__new__(cls)  # without a constructor, whose arguments nobody knows
             copies.memo[id(module)] = plain
             theirs.append((module, plain, pairs))
-            changed += [join(path, name) for name in pairs]
+            changed += [qualified_name(path, name) for name in pairs]
 
     weights: dict[tuple[int, int], nn.Parameter] = {}  # so that a shared pair makes a shared weight
 
-    def folded(pairs: Mapping[str, Pair]) -> dict[str, Any]:
+    def folded(pairs: Mapping[str, WeightNormParams]) -> dict[str, Any]:
         with torch.no_grad():
             for v, g, layout in pairs.values():
                 if (id(v), id(g)) not in weights:
                     grad = v.requires_grad or g.requires_grad
-                    weights[id(v), id(g)] = nn.Parameter(plain_weight(v, g, *layout), requires_grad=grad)
+                    weights[id(v), id(g)] = nn.Parameter(compose(v, g, *layout), requires_grad=grad)
         return {name: weights[id(pair.v), id(pair.g)] for name, pair in pairs.items()}
 
     for module, plain, twins in copies.started:
-        pairs = find_pairs(module)
-        spelled = {part for name in pairs for part in stored(name)}
+        pairs = find_weight_norm(module)
+        spelled = {part for name in pairs for part in param_names(name)}
         rest = {name: value for name, value in module._parameters.items() if name not in spelled}
         copies.fill(module, plain, twins, {**rest, **folded(pairs)})
     for module, plain, pairs in theirs:
-        _without_theirs(module, plain, pairs, folded(pairs), copies.memo)
-    return Converted(copies.of(model), changed, kept)
+        _without_torch_weight_norm(module, plain, pairs, folded(pairs), copies.memo)
+    return ConversionReport(copies.of(model), changed, kept)
 
 
 def state_dict_as(model: nn.Module, form: Form) -> dict[str, Any]:
@@ -250,12 +255,12 @@ def state_dict_as(model: nn.Module, form: Form) -> dict[str, Any]:
     """
     entries = model.state_dict()
     for path, module in model.named_modules(remove_duplicate=False):  # a shared module has keys at each of its places
-        layouts = {name: pair.layout for name, pair in find_pairs(module).items()}
-        entries = respell(entries, layouts, form, join(path, ""))
+        layouts = {name: pair.layout for name, pair in find_weight_norm(module).items()}
+        entries = convert_keys(entries, layouts, form, qualified_name(path, ""))
     return entries
 
 
-class _Only:
+class _TargetModules:
     """The choice of layers: by class or by a pattern of names, and whether each pattern found one."""
 
     def __init__(self, only: str | type | Iterable[str | type] | None) -> None:
@@ -300,23 +305,23 @@ class _Copies:
 
     def __init__(self, model: nn.Module) -> None:
         self.memo: dict[int, Any] = {}
-        self.started: list[tuple[nn.Module, Any, _Twins]] = []
+        self.started: list[tuple[nn.Module, Any, _Counterparts]] = []
         for module in model.modules():
             for name, value in vars(module).items():
-                sources = (stored(name)[0], f"{name}_orig")
+                sources = (param_names(name)[0], f"{name}_orig")
                 if isinstance(value, Tensor) and any(source in module._parameters for source in sources):
                     # a hook of torch (weight norm, spectral norm, pruning) computes it anew before each forward, and
                     # copy.deepcopy refuses what has a gradient history
                     self.memo[id(value)] = value.detach().clone()
 
-    def start(self, old: nn.Module, twins: _Twins, cls: type[nn.Module]) -> Any:
+    def start(self, old: nn.Module, twins: _Counterparts, cls: type[nn.Module]) -> Any:
         """Put an empty module in the memo for an old one, with the old one's arguments."""
         new = _blank(old, twins, cls)
         self.memo[id(old)] = new
         self.started.append((old, new, twins))
         return new
 
-    def fill(self, old: nn.Module, new: nn.Module, twins: _Twins, parameters: Mapping[str, Any]) -> None:
+    def fill(self, old: nn.Module, new: nn.Module, twins: _Counterparts, parameters: Mapping[str, Any]) -> None:
         """Give a new module its parameters, and what else the old one carries."""
         olds = {id(parameter) for parameter in old._parameters.values()}
         self.memo.update({id(made): made for made in parameters.values() if id(made) not in olds})  # no copy of these
@@ -338,7 +343,7 @@ class _Copies:
         return made
 
 
-def _blank(old: nn.Module, twins: _Twins, cls: type[nn.Module]) -> nn.Module:
+def _blank(old: nn.Module, twins: _Counterparts, cls: type[nn.Module]) -> nn.Module:
     """Make a module without values, with the arguments of another."""
     values: dict[str, Any] = {name: getattr(old, name) for name in twins.arguments}
     if values["bias"] is None or isinstance(values["bias"], Tensor):  # of a layer the bias itself
@@ -351,9 +356,9 @@ def _blank(old: nn.Module, twins: _Twins, cls: type[nn.Module]) -> nn.Module:
     return new
 
 
-def _why_not(module: nn.Module, twins: _Twins | None, users: Mapping[int, list[str]]) -> str:
+def _why_not(module: nn.Module, twins: _Counterparts | None, users: Mapping[int, list[str]]) -> str:
     """Say why a layer of torch cannot be converted, or nothing."""
-    if find_pairs(module):
+    if find_weight_norm(module):
         return "has torch's weight normalisation: fold the model first"
     if twins is None:
         return f"{type(module).__name__} is a subclass, whose forward may be its own: convert it by hand"
@@ -366,25 +371,29 @@ def _why_not(module: nn.Module, twins: _Twins | None, users: Mapping[int, list[s
     return ""
 
 
-def _computed(module: nn.Module, twins: _Twins) -> str:
+def _computed(module: nn.Module, twins: _Counterparts) -> str:
     """Say which parameter of a layer is none any more, or nothing."""
     usual = _blank(module, twins, type(module))._parameters
     gone = [name for name, value in usual.items() if value is not None and module._parameters.get(name) is None]
     return f"{', '.join(gone)}: computed, as by pruning; make it a plain parameter first" if gone else ""
 
 
-def _without_theirs(
-    old: nn.Module, new: nn.Module, pairs: Mapping[str, Pair], weights: Mapping[str, Any], memo: dict[int, Any]
+def _without_torch_weight_norm(
+    old: nn.Module,
+    new: nn.Module,
+    pairs: Mapping[str, WeightNormParams],
+    weights: Mapping[str, Any],
+    memo: dict[int, Any],
 ) -> None:
     """Fill a module of torch with what another has, but for its weight norm."""
-    spelled = {part for name in pairs for part in stored(name)}
+    spelled = {part for name in pairs for part in param_names(name)}
     state = {key: value for key, value in vars(old).items() if key not in pairs}  # the hook leaves each weight there
     for key in ("_flat_weights", "_flat_weight_refs", "_compiled_call_impl"):
         state.pop(key, None)
     state["_parameters"] = {name: value for name, value in old._parameters.items() if name not in spelled}
     state["_modules"] = {name: part for name, part in old._modules.items() if name != "parametrizations"}
     for key in ("_forward_pre_hooks", "_load_state_dict_pre_hooks"):
-        state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not is_theirs(hook))
+        state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not is_torch_hook(hook))
     vars(new).update(copy.deepcopy(state, memo))
     parameters = {**weights, **new._parameters}  # weights before biases, as in the constructors of torch
     order: list[str] = vars(new).get("_flat_weights_names", ["weight_ih", "weight_hh"])

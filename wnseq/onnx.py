@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 
-import wnseq.operators  # noqa: F401 - registers what is looked up below
-
-__all__ = ["translations"]
+import wnseq._recurrence.custom_ops  # noqa: F401 - registers what is looked up below
 
 NO_PROJECTION = (
     "ONNX has no LSTM with a projection (https://github.com/k2-fsa/icefall/pull/621). Export a model whose LSTM has "

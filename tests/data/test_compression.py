@@ -3,7 +3,7 @@ import random
 import pytest
 
 from wnseq.data.compression import compressed_bits_per_byte
-from wnseq.data.corpora import open_corpus
+from wnseq.data.text.corpora import open_corpus
 
 
 def test_what_was_seen_costs_nothing_and_what_is_random_costs_eight_bits() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wnseq.data.download import fetch, unpack
+from wnseq.data._download import fetch, unpack
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wnseq.data.files import cache_folder, writing
+from wnseq.data._files import atomic_write, cache_folder
 
 
 def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +16,7 @@ def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytes
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.bin"
-    with writing(path) as file:
+    with atomic_write(path) as file:
         file.write(b"text")
         assert not path.exists()
     assert path.read_bytes() == b"text"
@@ -26,7 +26,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), writing(path) as file:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
         file.write(b"half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
@@ -46,7 +46,7 @@ def test_a_failing_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=text) as caught, writing(tmp_path / "file.bin") as file:
+    with pytest.raises(OSError, match=text) as caught, atomic_write(tmp_path / "file.bin") as file:
         file.write(b"text")
     assert caught.value.errno == number
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 
 import wnseq
-from wnseq.data.images import ImageDataModule
+from wnseq.data.images.datamodule import ImageDataModule
 from wnseq.recipes.draw import Draw, DrawData, Network, begin, filterbank, main, window
 
 NORMS = ["weight", "none", "layer"]
@@ -203,8 +203,8 @@ def test_every_parameter_is_trained(norm):
 
 def test_a_step_of_64_glimpses_composes_each_weight_once(monkeypatch):
     composed = []
-    compose = wnseq.module.plain_weight
-    monkeypatch.setattr("wnseq.module.plain_weight", lambda *of: composed.append(of) or compose(*of))
+    compose = wnseq.nn._module.compose
+    monkeypatch.setattr("wnseq.nn._module.compose", lambda *of: composed.append(of) or compose(*of))
     model = Draw(glimpses=64, hidden_size=6, latent_size=2, read_size=2, write_size=3)
     model.build(5, 4)
     composed.clear()

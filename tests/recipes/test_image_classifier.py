@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 import wnseq
-from wnseq.data.images import ImageBatch, ImageDataModule
+from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
 from wnseq.recipes.image_classifier import ImageClassifier, Network, classify, main, start
 
 NORMS = ["none", "weight", "batch", "mean_only", "weight_mean_only"]

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from wnseq.data.text import TextDataModule
-from wnseq.data.vocabulary import Vocabulary
-from wnseq.data.windows import IGNORE, Window
+from wnseq.data.text.bptt import IGNORE, TextBatch
+from wnseq.data.text.datamodule import TextDataModule
+from wnseq.data.text.tokenizer import Tokenizer
 from wnseq.recipes.language_model import LanguageModel, Network, Sampling, draw, exp, generate, main, sample
 
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
@@ -125,7 +125,7 @@ def test_limiting_the_evaluation_keeps_the_units_true():
 
 
 def test_a_model_without_data_says_what_it_lacks():
-    loader = [Window(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 2, dtype=torch.long), True)]
+    loader = [TextBatch(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, 2, dtype=torch.long), True)]
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_steps=1, **quiet)
     with pytest.raises(ValueError, match=r"no network yet: fit with a TextDataModule, or call build"):
@@ -157,8 +157,8 @@ def test_the_state_is_carried_between_windows_and_one_a_stage():
     model = LanguageModel(hidden_size=8, dropout=0.0)
     model.build(data.vocabulary)
     first, second = (
-        Window(*(torch.randint(5, (3, 4)) for _ in range(2)), True),
-        Window(*(torch.randint(5, (3, 4)) for _ in range(2)), False),
+        TextBatch(*(torch.randint(5, (3, 4)) for _ in range(2)), True),
+        TextBatch(*(torch.randint(5, (3, 4)) for _ in range(2)), False),
     )
     model._step(first, "train")
     carried = model._states["train"]
@@ -193,8 +193,8 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(tied, chunked):
 
 def test_a_chunked_softmax_trains_alike(monkeypatch):
     whole = fit("--model.chunked_softmax=false")
-    monkeypatch.setattr("wnseq.linear_cross_entropy.CACHED", 0)
-    monkeypatch.setattr("wnseq.linear_cross_entropy.LEAST", 3)
+    monkeypatch.setattr("wnseq.losses.CPU_CHUNK", 0)
+    monkeypatch.setattr("wnseq.losses.MIN_CHUNK_CLASSES", 3)
     assert fit("--model.chunked_softmax=true") == pytest.approx(whole, rel=1e-3)
 
 
@@ -219,7 +219,7 @@ def test_mixed_precision_clips_and_resumes_to_the_bit(optimizer, algorithm):
 @pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", False)])
 def test_the_optimizer_is_fused_but_where_gradients_are_scaled(precision, fused):
     model = LanguageModel(schedule="constant")
-    model.build(Vocabulary.from_state({"kind": "byte"}))
+    model.build(Tokenizer.from_state({"kind": "byte"}))
     model._trainer = SimpleNamespace(precision=precision, estimated_stepping_batches=10)
     assert model.configure_optimizers()["optimizer"].param_groups[0]["fused"] is fused
 
@@ -247,7 +247,7 @@ def test_a_checkpoint_alone_samples(capsys):
 
 def test_sampling_composes_the_weights_once(monkeypatch):
     model = LanguageModel(hidden_size=8)
-    model.build(Vocabulary.from_state({"kind": "byte"}))
+    model.build(Tokenizer.from_state({"kind": "byte"}))
     calls = []
     composed = model.network.rnn.composed
     monkeypatch.setattr(model.network.rnn, "composed", lambda: calls.append(1) or composed())
@@ -311,7 +311,7 @@ def test_fine_tuning_takes_weights_and_vocabulary():
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's
 def test_fine_tuning_from_a_plain_torch_checkpoint():
     fit("--data.vocabulary=char", steps=1)
-    vocabulary = Vocabulary.from_checkpoint(newest())
+    vocabulary = Tokenizer.from_checkpoint(newest())
     plain = Network(len(vocabulary), "lstm", "none", 16, 16, 1, 0.0, True, 1.0)
     torch.save(plain.state_dict(), "plain.pt")
     model = LanguageModel(hidden_size=16, schedule="constant", init_from="plain.pt")
@@ -327,7 +327,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     checkpoint = torch.load(newest(), weights_only=True)
     about = checkpoint["wnseq"]
     assert about["recipe"] == "language_model" and about["corpus"] == "text.txt" and len(about["corpus_sha256"]) == 64
-    assert Vocabulary.from_state(about["vocabulary"]).sha256 == about["vocabulary_sha256"]
+    assert Tokenizer.from_state(about["vocabulary"]).sha256 == about["vocabulary_sha256"]
     assert "init_from" not in checkpoint["hyper_parameters"] and "sampling" not in checkpoint["hyper_parameters"]
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 import wnseq
-from wnseq.data.images import ImageBatch, ImageDataModule
+from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
 from wnseq.recipes import pixelcnn
 from wnseq.recipes.pixelcnn import Cached, Naive, Network, PixelCNN, Sampling, complete, draw, generate, main, noise
 
@@ -122,7 +122,7 @@ def test_the_likelihood_is_the_product_of_what_pixels_are_drawn_from(shape, leve
                 total += parameters[:, :, 0, 0].log_softmax(1).gather(1, value)[:, 0]
             else:
                 single = value[..., None, None]
-                total += wnseq.logistic_mixture.logistic_mixture_log_likelihood(single, parameters, levels)[:, 0, 0]
+                total += wnseq.distributions.logistic_mixture_log_likelihood(single, parameters, levels)[:, 0, 0]
             steps.put(row, column, value)
     torch.testing.assert_close(network.log_likelihood(x).detach(), total)
 
@@ -218,7 +218,7 @@ def test_the_start_is_the_published_one():
     twin, x = Network("weight", (1, 8, 8), 17, "categorical", 8, 1, 3, 0, 0.5, False).double(), pixels(60)
     pixelcnn.start(network, twin, x, None)
     network(x)
-    small = {block.second.conv for block in network.modules() if isinstance(block, wnseq.causal.GatedBlock)}
+    small = {block.second.conv for block in network.modules() if isinstance(block, wnseq.pixelcnn.layers.GatedBlock)}
     for module, out in seen.items():
         deviation = out.detach().std((0, 2, 3), correction=0)
         torch.testing.assert_close(deviation, torch.full_like(deviation, 0.1 if module in small else 1))

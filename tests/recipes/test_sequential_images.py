@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 import wnseq
-from wnseq.data.images import ImageBatch, ImageDataModule
+from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
 from wnseq.recipes.sequential_images import Network, SequentialImages, begin, classify, main, memory, steps
 
 STARTS = ["torch", "forget_bias", "input", "closed_form", "data"]

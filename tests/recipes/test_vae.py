@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 import wnseq
-from wnseq.data.images import ImageBatch, ImageDataModule
+from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
 from wnseq.recipes import vae
 from wnseq.recipes.vae import VAE, IAFStep, Network, generate, importance_weighted, log_weights, main
 

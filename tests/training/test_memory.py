@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wnseq.training.memory import VARIABLES, keep_freed_memory
+from wnseq.training.benchmark import VARIABLES, keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch

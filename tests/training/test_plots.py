@@ -65,12 +65,12 @@ def test_a_smoothed_curve_lags_nowhere() -> None:
 def test_a_run_says_why_it_has_no_figure(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plots.of_run(tmp_path, metric="bits", title="")
+    plots.plot_run(tmp_path, metric="bits", title="")
     assert capsys.readouterr().out == f"no figure: {log} has neither a train/bits nor a val/bits in it.\n"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    plots.of_run(tmp_path, metric="loss", title="")
+    plots.plot_run(tmp_path, metric="loss", title="")
     assert capsys.readouterr().out == "no figure: it needs matplotlib (pip install 'wnseq[plots]')\n"
-    plots.of_run(tmp_path / "elsewhere", metric="loss", title="")
+    plots.plot_run(tmp_path / "elsewhere", metric="loss", title="")
     assert capsys.readouterr().out == ""
 
 
@@ -123,13 +123,13 @@ def test_a_run_says_why_it_has_no_figure_of_its_gates(
     log = write_gates(tmp_path / "gates.csv", {"weight_ih": GRU}, [0])
     with pytest.raises(ValueError, match=r"gates\.csv has fewer than two steps in it"):
         plots.gates(log, tmp_path / "gates.png")
-    plots.of_gates(tmp_path)
+    plots.plot_gates(tmp_path)
     assert capsys.readouterr().out == (
         f"no figure of the gates: {log} has fewer than two steps in it; the run was shorter than the monitor's "
         "every_n_steps.\n"
     )
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    plots.of_gates(tmp_path)
+    plots.plot_gates(tmp_path)
     assert capsys.readouterr().out == "no figure of the gates: it needs matplotlib (pip install 'wnseq[plots]')\n"
 
 
@@ -156,7 +156,7 @@ def test_images_are_drawn_with_their_captions(channels: int, tmp_path: Path) -> 
     assert size_of(figure) == (1280, 384)
     assert {1: (153, 153, 153), 3: (255, 0, 0)}[channels] in shown_in(figure)
     assert "matplotlib.pyplot" not in set(sys.modules) - before
-    assert plots.of_images(images[:1], ["one"], tmp_path / "one.png", title="label")
+    assert plots.plot_images(images[:1], ["one"], tmp_path / "one.png", title="label")
 
 
 RUNS = {
@@ -189,14 +189,14 @@ def test_a_sweep_is_drawn_with_what_diverged(tmp_path: Path) -> None:
 def test_a_comparison_says_why_it_has_no_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plots.of_variants(RUNS, tmp_path / "a.png", metric="bits", title="")
+    plots.plot_variants(RUNS, tmp_path / "a.png", metric="bits", title="")
     assert capsys.readouterr().out == "no figure: no run has a train/bits or a val/bits in it.\n"
-    plots.of_sweep({"one": [(0.1, None)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
+    plots.plot_sweep({"one": [(0.1, None)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
     assert capsys.readouterr().out == "no figure: every run has diverged.\n"
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    plots.of_variants(RUNS, tmp_path / "a.png", metric="loss", title="")
-    plots.of_sweep({"one": [(0.1, 1.0)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
-    assert not plots.of_images(np.zeros((1, 1, 4, 4)), ["one"], tmp_path / "a.png", title="")
+    plots.plot_variants(RUNS, tmp_path / "a.png", metric="loss", title="")
+    plots.plot_sweep({"one": [(0.1, 1.0)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
+    assert not plots.plot_images(np.zeros((1, 1, 4, 4)), ["one"], tmp_path / "a.png", title="")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all(line.endswith("it needs matplotlib (pip install 'wnseq[plots]')") for line in lines)
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
-from wnseq.training.cli import RecipeCLI, run
+from wnseq.training.cli.recipe import RecipeCLI, run
 
 
 class Window(NamedTuple):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
 STYLE: Any = {
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -33,11 +32,10 @@ GATES = ("#5b8fc7", "#c2410c", "#4d8b5e", "#8a6bb1")  # input, forget, cell, out
 VARIANTS = ("#777777", "#c2410c", "#5b8fc7", "#8a6bb1", "#4d8b5e", "#b08b3e")
 GATE_COLUMNS = ("step", "weight", "gate", "g", "v_norm", "radians_per_step")
 SMOOTH = 60  # a curve of more points than this is smoothed, or drawn without a mark at each
-
 Series = tuple[list[int], list[float]]
 
 
-def of_run(folder: Path, *, metric: str, title: str) -> None:
+def plot_run(folder: Path, *, metric: str, title: str) -> None:
     """Draw the curves of a run into its folder, or say in a line why there is no figure.
 
     Args:
@@ -113,7 +111,7 @@ def curves(log: Path, figure: Path, *, metric: str, title: str) -> Path:
     return figure
 
 
-def of_gates(folder: Path) -> None:
+def plot_gates(folder: Path) -> None:
     """Draw ``gates.csv`` as ``gates.png`` in the same folder, or say in a line why there is no figure.
 
     Args:
@@ -176,7 +174,7 @@ def gates(log: Path, figure: Path) -> Path:
     return figure
 
 
-def of_images(images: "npt.NDArray[np.floating[Any]]", captions: Sequence[str], figure: Path, *, title: str) -> bool:
+def plot_images(images: "npt.NDArray[np.floating[Any]]", captions: Sequence[str], figure: Path, *, title: str) -> bool:
     """Draw images with their captions, or say in a line why there is no figure.
 
     Args:
@@ -288,7 +286,7 @@ def animated(
     return figure
 
 
-def of_variants(
+def plot_variants(
     variants: Mapping[str, Sequence[Mapping[str, Series]]], figure: Path, *, metric: str, title: str
 ) -> None:
     """Draw training and validation of several variants, or say in a line why there is no figure.
@@ -378,7 +376,7 @@ def together(runs: Sequence[Series]) -> tuple[list[int], list[list[float]]]:
     return steps, [[run[step] for run in by_step] for step in steps]
 
 
-def of_sweep(
+def plot_sweep(
     variants: Mapping[str, Sequence[tuple[float, float | None]]], figure: Path, *, option: str, metric: str, title: str
 ) -> None:
     """Draw final values against a swept option, or say in a line why there is no figure.

@@ -1,0 +1,241 @@
+import hashlib
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wnseq.data.text import corpora
+from wnseq.data.text.corpora import PARTS, STANDARD, check_name, data_root, fetch_corpus, open_corpus
+
+EXAMPLES = Path(__file__).parents[3] / "data" / "examples"
+LINES = "".join(f"line number {number}\n" for number in range(1000))
+
+
+def read(name: str | Path, root: str | Path | None = None) -> dict[str, str]:
+    corpus = open_corpus(str(name), None if root is None else str(root))
+    return {part: "".join(corpus.parts[part].chunks()) for part in PARTS}
+
+
+def sizes(parts: dict[str, str]) -> list[float]:
+    whole = sum(map(len, parts.values()))
+    return [len(parts[part]) / whole for part in PARTS]
+
+
+def test_the_embedded_text_has_each_paragraph_once() -> None:
+    parts = read("python")
+    paragraphs = [paragraph for part in PARTS for paragraph in re.split(r"\n\s*\n", parts[part]) if paragraph.strip()]
+    assert len(paragraphs) > 1000
+    assert len(set(paragraphs)) == len(paragraphs)
+    assert all(text.endswith("\n\n") for text in parts.values())
+    assert sizes(parts) == pytest.approx([0.9, 0.05, 0.05], abs=0.01)
+
+
+def test_the_embedded_text_keeps_its_order() -> None:
+    from pydoc_data.topics import topics
+
+    text = "".join(read("python").values())
+    first = [topic.strip("\n").split("\n\n")[0] for topic in topics.values()]
+    places = [text.index(f"{paragraph}\n\n") for paragraph in dict.fromkeys(first)]
+    assert places == sorted(places)
+
+
+def test_a_python_without_its_documentation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pydoc_data.topics", None)
+    with pytest.raises(FileNotFoundError, match=r"ships without its documentation.*Name another corpus"):
+        open_corpus("python")
+
+
+def test_a_file_is_cut_at_line_starts(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text(LINES)
+    parts = read(path)
+    assert "".join(parts.values()) == LINES
+    assert all(text.endswith("\n") for text in parts.values())
+    assert sizes(parts) == pytest.approx([0.9, 0.05, 0.05], abs=0.002)
+    assert open_corpus(str(path)).sha256 == hashlib.sha256(LINES.encode()).hexdigest()
+
+
+def test_one_long_line_is_cut_between_words_or_characters(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("word " * 100)
+    assert [part[:4] for part in read(tmp_path / "words.txt").values()] == ["word"] * 3
+    (tmp_path / "characters.txt").write_text("漢" * 100)
+    assert set("".join(read(tmp_path / "characters.txt").values())) == {"漢"}
+
+
+def test_a_folder_is_its_files_in_sorted_order(tmp_path: Path) -> None:
+    for name, text in (("b.txt", LINES), ("a.txt", "no newline at the end"), ("contest.txt", LINES), ("x.py", "no")):
+        (tmp_path / name).write_text(text)
+    assert "".join(read(tmp_path).values()) == "no newline at the end\n" + LINES + LINES
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train.txt", "valid.txt", "test.txt"],
+        ["ptb.train.txt", "ptb.val.txt", "ptb.test.txt"],
+        ["wiki.train.tokens", "wiki.validation.tokens", "wiki.test.tokens"],
+        ["Train.txt", "my-val.txt", "the_test.txt"],
+    ],
+)
+def test_a_folder_with_parts_is_taken_as_it_is(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_text(f"{name}\n")
+    assert read(tmp_path) == dict(zip(PARTS, (f"{name}\n" for name in names), strict=True))
+
+
+def test_the_examples_are_corpora() -> None:
+    assert "ferry" in read(EXAMPLES / "text.txt")["train"]
+    assert [text.count("\n") for text in read(EXAMPLES / "text").values()] == [8, 1, 1]
+
+
+def test_a_part_has_a_key_of_its_own(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    for name, text in (("train", "a\nb\n"), ("valid", "c\n"), ("test", "d\n")):
+        (tmp_path / "one" / f"{name}.txt").write_text(text)
+    for name, text in (("train", "a\n"), ("valid", "b\nc\n"), ("test", "d\n")):
+        (tmp_path / "two" / f"{name}.txt").write_text(text)
+    one, two = (open_corpus(str(tmp_path / name)) for name in ("one", "two"))
+    assert one.sha256 == two.sha256
+    assert len({corpus.part_sha256(part) for corpus in (one, two) for part in PARTS}) == 6
+
+
+@pytest.mark.parametrize("name", ["ptb", "wikitext-2", "wikitext-103"])
+def test_word_level_sets_are_read_as_published(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    texts = {part: f" = {part} =\n" for part in PARTS}
+    for part, file in STANDARD[name].parts.items():
+        (tmp_path / name / file).write_text(texts[part])
+    assert read(name, tmp_path) == texts
+
+
+@pytest.mark.parametrize("name", ["enwik8", "text8"])
+def test_large_sets_are_cut_at_the_usual_bytes(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    text = "abcdefghi " * 1000
+    (tmp_path / name / name).write_text(text)
+    assert read(name, tmp_path) == {"train": text[:9000], "val": text[9000:9500], "test": text[9500:]}
+
+
+@pytest.mark.parametrize("name", ["enwik8", "text8"])
+@pytest.mark.parametrize("writable", [True, False])
+def test_large_sets_are_read_from_their_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, writable: bool
+) -> None:
+    monkeypatch.setenv("WNSEQ_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(corpora.os, "access", lambda *_: writable)  # a test that runs as root can write anywhere
+    (tmp_path / name).mkdir()
+    with zipfile.ZipFile(tmp_path / name / f"{name}.zip", "w") as archive:
+        archive.writestr(name, LINES)
+    fetch_corpus(name, str(tmp_path))
+    assert "".join(read(name, tmp_path).values()) == LINES
+    assert (tmp_path / name / name).exists() is writable
+    (tmp_path / name / f"{name}.zip").unlink()
+    fetch_corpus(name, str(tmp_path))  # what is unpacked is not fetched again
+
+
+def test_tiny_shakespeare_ends_with_the_part_that_nanogpt_validates_on(real_data: Callable[[str], Path]) -> None:
+    folder = real_data("tinyshakespeare")
+    text = (folder / "input.txt").read_text("utf-8")
+    parts = read("tinyshakespeare", folder.parent)
+    cut = int(0.9 * len(text))
+    assert parts == {"train": text[:cut], "val": text[cut:], "test": text[cut:]}
+    assert open_corpus("tinyshakespeare").sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_files_that_are_there_are_not_fetched(real_data: Callable[[str], Path]) -> None:
+    root = real_data("ptb").parent
+    for name in ("ptb", "wikitext-2", "tinyshakespeare"):
+        real_data(name)
+        fetch_corpus(name, str(root))
+    fetch_corpus("python")
+
+
+def test_the_pinned_hashes_are_those_of_the_files(real_data: Callable[[str], Path]) -> None:
+    for name in ("ptb", "tinyshakespeare"):
+        folder = real_data(name)
+        for download in STANDARD[name].downloads:
+            digest = hashlib.sha256((folder / download.name).read_bytes()).hexdigest()
+            assert download.known_hash == f"sha256:{digest}"
+
+
+def test_an_archive_is_fetched_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def deliver(urls: tuple[str, ...], path: Path, known_hash: str) -> None:
+        asked.append((urls, known_hash))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            for part in ("train", "valid", "test"):
+                archive.writestr(f"wikitext-2/wiki.{part}.tokens", f" = {part} =\n")
+
+    monkeypatch.setattr(corpora, "fetch", deliver)
+    for _ in range(2):
+        fetch_corpus("wikitext-2", str(tmp_path))
+    assert read("wikitext-2", tmp_path)["val"] == " = valid =\n"
+    ((urls, known_hash),) = asked
+    assert urls == ("https://wikitext.smerity.com/wikitext-2-v1.zip",)
+    assert known_hash.startswith("sha256:")
+
+
+def test_every_download_has_a_whole_hash_and_asks_https_first() -> None:
+    for standard in STANDARD.values():
+        for download in standard.downloads:
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}", download.known_hash)
+            assert download.urls[0].startswith("https://")
+
+
+def test_the_root_is_the_argument_else_the_variable_else_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WNSEQ_DATA", "/somewhere")
+    assert data_root("here") == Path("here")
+    assert data_root() == Path("/somewhere")
+    monkeypatch.delenv("WNSEQ_DATA")
+    assert data_root() == Path("data")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "tinyshakespear",
+            r"no corpus 'tinyshakespear'\. Did you mean 'tinyshakespeare'\? Known are python, ptb, wiki",
+        ),
+        ("PTB", "Did you mean 'ptb'"),
+        ("zzz", r"no corpus 'zzz'\. Known are"),
+    ],
+)
+def test_a_misspelt_name_is_guessed(name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["my_book.txt", "books/mine"])
+def test_a_missing_path_is_named(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no text file or folder at '{name}'"):
+        check_name(name)
+
+
+def test_a_missing_standard_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"'ptb' is not complete: .*ptb\.train\.txt is missing.*--data\.root"):
+        open_corpus("ptb", str(tmp_path))
+    (tmp_path / "ptb" / "ptb.train.txt").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"ptb\.train\.txt is not a file"):
+        open_corpus("ptb", str(tmp_path))
+
+
+def test_texts_without_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(ValueError, match=r"empty\.txt is empty; a corpus needs text"):
+        open_corpus(str(tmp_path / "empty.txt"))
+    (tmp_path / "short.txt").write_text("ab")
+    with pytest.raises(ValueError, match=r"short\.txt has 2 bytes, too few to cut into train, val and test parts"):
+        open_corpus(str(tmp_path / "short.txt"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"folder has no \.txt"):
+        open_corpus(str(tmp_path / "folder"))
+    (tmp_path / "folder" / "train.txt").write_text("a")
+    (tmp_path / "folder" / "test.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"has test\.txt, train\.txt, but no \.txt file whose name says val\."):
+        open_corpus(str(tmp_path / "folder"))

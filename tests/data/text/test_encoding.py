@@ -1,0 +1,182 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wnseq.data.text import encoding, stream
+from wnseq.data.text.encoding import Counts, Split, encode
+from wnseq.data.text.stream import Text
+from wnseq.data.text.tokenizer import KINDS, ByteTokenizer, Tokenizer, WordTokenizer
+from wnseq.data.text.tokenizer_training import train_tokenizer
+
+PROSE = "the cat sat\non the <unk> mat — naïve\n\n" * 50
+TEXT = Text.of(PROSE.encode())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("WNSEQ_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "tokens"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_tokens_are_the_encoded_text(monkeypatch: pytest.MonkeyPatch, kind: str, block: int) -> None:
+    monkeypatch.setattr(stream, "BLOCK", block)
+    vocabulary = train_tokenizer(kind, TEXT)
+    split = encode(TEXT, vocabulary, "prose")
+    assert isinstance(split.tokens, np.memmap)
+    assert split.tokens.tolist() == vocabulary.encode(PROSE)
+    assert split.counts == Counts(len(split.tokens), 600, len(PROSE), len(PROSE.encode()), 0)
+
+
+def test_the_counts_of_words_are_those_of_a_word_vocabulary() -> None:
+    split = encode(TEXT, train_tokenizer("word", TEXT), "prose")
+    assert split.counts.words == split.counts.tokens
+
+
+def test_unknown_counts_what_the_vocabulary_lacks_not_what_the_text_calls_unknown() -> None:
+    word = encode(TEXT, WordTokenizer(["<unk>", "<eos>", "the", "cat"]), "prose")
+    assert word.counts.unknown == 50 * 5  # sat, on, mat, — and naïve
+    char = encode(TEXT, train_tokenizer("char", Text.of(PROSE.replace("c", "").encode())), "prose")
+    assert char.counts.unknown == 50
+
+
+def test_ids_are_as_narrow_as_the_vocabulary_allows() -> None:
+    many = WordTokenizer(["<unk>", "<eos>", *(f"w{index}" for index in range(1 << 16))])
+    assert encode(TEXT, train_tokenizer("word", TEXT), "prose").tokens.dtype == np.uint16
+    wide = encode(Text.of(b"w65535 w0\n"), many, "wide").tokens
+    assert wide.dtype == np.int32
+    assert wide.tolist() == [65537, 2, 1]
+
+
+def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    first = encode(TEXT, ByteTokenizer(), "prose")
+    monkeypatch.setattr(encoding, "_encode", None)
+    again = encode(TEXT, ByteTokenizer(), "prose")
+    assert again.counts == first.counts
+    assert np.array_equal(again.tokens, first.tokens)
+    assert sorted(path.suffix for path in cache.iterdir()) == [".bin", ".json"]
+
+
+def test_another_text_or_vocabulary_is_another_file(cache: Path) -> None:
+    for content in ("one", "two"):
+        for vocabulary in (ByteTokenizer(), train_tokenizer("char", TEXT)):
+            encode(TEXT, vocabulary, content)
+    assert len(list(cache.glob("*.bin"))) == 4
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".json"])
+@pytest.mark.parametrize("damage", ["missing", "short", "empty", "long"])
+def test_a_damaged_cache_is_made_again(cache: Path, suffix: str, damage: str) -> None:
+    whole = encode(TEXT, ByteTokenizer(), "prose").tokens.tolist()
+    (path,) = cache.glob(f"*{suffix}")
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"short": content[:-1], "empty": b"", "long": content + b"0"}[damage])
+    assert encode(TEXT, ByteTokenizer(), "prose").tokens.tolist() == whole
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("nth", [1, 2])  # of the two files: the ids, and the counts without which they aren't trusted
+def test_a_full_disk_leaves_nothing_that_is_trusted(monkeypatch: pytest.MonkeyPatch, cache: Path, nth: int) -> None:
+    calls = iter(range(1, 100))
+    sync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if next(calls) >= (nth if nth == 1 else 3):  # each file is followed by its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match=r"the disk is full.*WNSEQ_CACHE"):
+            encode(TEXT, ByteTokenizer(), "prose")
+    assert not list(cache.glob("*.json"))
+    assert not list(cache.glob(".*"))
+    assert encode(TEXT, ByteTokenizer(), "prose").tokens.tolist() == list(PROSE.encode())
+
+
+def test_what_is_not_utf8_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes(PROSE.encode("cp1252", "replace"))
+    with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8 text"):
+        encode(Text.of(tmp_path / "latin.txt"), ByteTokenizer(), "latin")
+    assert list(cache.iterdir()) == []
+
+
+def test_an_empty_text_has_no_tokens() -> None:
+    split = encode(Text(()), ByteTokenizer(), "empty")
+    assert split == Split(split.tokens, Counts(0, 0, 0, 0, 0))
+    assert len(split.tokens) == 0
+
+
+class Slow(ByteTokenizer):
+    def encode(self, text: str) -> list[int]:
+        time.sleep(0.03)
+        return super().encode(text)
+
+
+@pytest.mark.parametrize(("vocabulary", "shown"), [(ByteTokenizer(), False), (Slow(), True)])
+def test_a_bar_appears_when_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vocabulary: Tokenizer, shown: bool
+) -> None:
+    monkeypatch.setattr(stream, "BLOCK", 100)
+    monkeypatch.setattr(encoding, "PATIENCE", 0.05 if shown else 9)
+    encode(TEXT, vocabulary, "prose", "train")
+    assert ("encoding train" in capsys.readouterr().err) is shown
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from wnseq.data.corpora import open_corpus
+from wnseq.data.learn import learn_vocabulary
+from wnseq.data.tokens import encode
+from wnseq.data.windows import Columns
+
+def prepare(path, kind):
+    corpus = open_corpus(path)
+    vocabulary = learn_vocabulary(kind, corpus.parts["train"])
+    split = encode(corpus.parts["train"], vocabulary, corpus.part_sha256("train"))
+    Columns(split.tokens, 8, vocabulary.start).window(1000, 1064, fresh=True)
+    return split.counts.bytes
+
+small, large, megabytes = sys.argv[1:]
+print(prepare(small, "word"), prepare(small, "byte"))  # so that everything is loaded
+status = Path("/proc/self/status").read_text().splitlines()
+limit = 1024 * next(int(line.split()[1]) for line in status if "VmData" in line) + (int(megabytes) << 20)
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print(prepare(large, "word"), prepare(large, "byte"))
+try:
+    open_corpus(large).parts["train"].read()
+except MemoryError:
+    print("the limit is one")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit and /proc are Linux's")
+def test_a_corpus_larger_than_memory_is_encoded(tmp_path: Path) -> None:
+    line = "".join(f"word{number} and so on to the end of the line\n" for number in range(1000))
+    (tmp_path / "small.txt").write_text(line * 20)
+    (tmp_path / "large.txt").write_text(line * 700)
+    megabytes = (tmp_path / "large.txt").stat().st_size >> 21  # half of it
+    arguments = [str(tmp_path / "small.txt"), str(tmp_path / "large.txt"), str(megabytes)]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *encoded, last = done.stdout.splitlines()
+    assert [int(each) / len(line) for each in encoded[1].split()] == pytest.approx([630, 630], rel=0.01)
+    assert last == "the limit is one"
+
+
+def test_the_counts_beside_the_ids_can_be_read(cache: Path) -> None:
+    encode(TEXT, ByteTokenizer(), "prose")
+    (path,) = cache.glob("*.json")
+    assert json.loads(path.read_text())["bytes"] == len(PROSE.encode())

@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch.nn import init
+
+from wnseq import WNLSTM
+from wnseq.nn._module import ComposedWeight
+
+
+def set_item(w):
+    w[0] = 1.0
+
+
+def add_in_place(w):
+    w += 1.0
+
+
+def set_data(w):
+    w.data = torch.zeros_like(w)
+
+
+WRITES = {
+    "init": init.orthogonal_,
+    "data": lambda w: w.data.copy_(torch.zeros(24, 6)),
+    "data itself": set_data,
+    "item": set_item,
+    "augmented": add_in_place,
+    "view": lambda w: w[6:12].zero_(),
+    "transposed": lambda w: w.t().zero_(),
+    "chunk": lambda w: w.chunk(4)[1].fill_(0),
+    "unbind": lambda w: w.unbind(0)[1].fill_(0),
+    "detached": lambda w: w.detach().mul_(2),
+    "out": lambda w: torch.add(w, 1, out=w),
+    "foreach": lambda w: torch._foreach_zero_([w]),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_that_would_be_lost_raises(write):
+    rnn = WNLSTM(5, 6)
+    before = rnn.weight_hh_l0_v.clone()
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"would write into a composed weight.*assign it"):
+        write(rnn.weight_hh_l0)
+    assert torch.equal(rnn.weight_hh_l0_v, before)
+
+
+def test_reading_is_a_tensor_s():
+    rnn = WNLSTM(5, 6)
+    w = rnn.weight_hh_l0
+    assert isinstance(w, ComposedWeight) and w.shape == (24, 6) and "weight" not in dict(rnn.named_parameters())
+    assert type(w + 1) is torch.Tensor and type(w.clone()) is torch.Tensor
+    assert type(w @ torch.ones(6)) is torch.Tensor
+    assert torch.empty(24, 6).copy_(w.detach()).equal(w.detach())
+    (w**2).sum().backward()
+    torch.testing.assert_close(rnn.weight_hh_l0_g.grad, 2 * rnn.weight_hh_l0_g.detach())
+
+
+def test_a_clone_is_free_to_write():
+    w = WNLSTM(5, 6).weight_hh_l0.detach().clone()
+    init.orthogonal_(w)
+    torch.testing.assert_close(w.T @ w, torch.eye(6))
+
+
+def test_numpy_gets_a_read_only_copy():
+    array = WNLSTM(5, 6).weight_hh_l0.detach().numpy()
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1

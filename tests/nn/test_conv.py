@@ -1,0 +1,271 @@
+"""Layers: the equation in float64, torch's twins, padding, output sizes, the axis of g, and every error."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import reference
+import torch
+from cases import each_layer
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import wnseq
+from wnseq import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d, WNLinear
+from wnseq.errors import ShapeError
+
+
+@each_layer
+def test_equals_the_equation_with_every_gradient(case):
+    module, x = case.make(dtype=torch.float64), case.input(dtype=torch.float64).requires_grad_()
+    twin = case.make_twin(dtype=torch.float64)
+    with torch.no_grad():
+        module.weight_g.mul_(torch.randn_like(module.weight_g))
+    w = reference.weight_norm(module.weight_v, module.weight_g, case.dim, case.groups)
+    leaves = [x, *module.parameters()]
+    named = {"weight": w, **({"bias": module.bias} if module.bias is not None else {})}
+    ours, theirs = module(x), torch.func.functional_call(twin, named, (x,))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    probe = torch.randn_like(ours)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, leaves, probe), torch.autograd.grad(theirs, leaves, probe), rtol=0, atol=1e-12
+    )
+
+
+@each_layer
+def test_a_fresh_layer_is_torch_s_and_draws_as_many_numbers(case):
+    x = case.input()
+    ours, after = case.make(), torch.get_rng_state()
+    theirs = case.make_twin()
+    assert torch.equal(torch.get_rng_state(), after)
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert torch.equal(ours.weight_v, theirs.weight)
+    torch.manual_seed(7)
+    ours.reset_parameters()
+    torch.manual_seed(7)
+    theirs.reset_parameters()
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@each_layer
+def test_one_scale_for_each_output(case):
+    module, x = case.make(dtype=torch.float64), case.input(dtype=torch.float64)
+    linear = isinstance(module, WNLinear)
+    out = module.out_features if linear else module.out_channels
+    assert module.weight_g.shape == (out,)
+    with torch.no_grad():
+        if module.bias is not None:
+            module.bias.zero_()
+        scales, before = torch.randn(out, dtype=torch.float64), module(x)
+        module.weight_g.mul_(scales)
+        torch.testing.assert_close(module(x), before * (scales if linear else scales.view(-1, *[1] * (x.ndim - 2))))
+
+
+@each_layer
+def test_an_example_without_a_batch(case):
+    ours, theirs, x = case.make(), case.make_twin(), case.input()[0]
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@each_layer
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_what_torch_gives(case, dtype):
+    ours, theirs, x = case.make(), case.make_twin(), case.input()
+    with torch.autocast("cpu", dtype=dtype):
+        a, b = ours(x), theirs(x)
+    assert a.dtype == b.dtype
+    torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
+
+
+@each_layer
+def test_is_compiled_into_one_graph(case):
+    module, x = case.make(), case.input()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_channels_last_is_kept():
+    for cls in (WNConv2d, WNConvTranspose2d):
+        module, x = cls(4, 6, 3), torch.randn(2, 4, 5, 5)
+        expected = module(x)
+        module = module.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(module(x.contiguous(memory_format=torch.channels_last)), expected)
+        module.reset_parameters()
+
+
+@pytest.mark.parametrize(
+    "size", [(9, 12), [9, 14], (2, 6, 10, 13), torch.Size([10, 12]), None], ids=lambda size: str(size)
+)
+def test_the_output_may_be_of_any_size_that_the_stride_allows(size):
+    options = {"stride": (2, 3), "padding": 1, "dilation": (1, 2)}
+    torch.manual_seed(1)
+    ours = WNConvTranspose2d(4, 6, 3, **options)
+    torch.manual_seed(1)
+    theirs = nn.ConvTranspose2d(4, 6, 3, **options)
+    x = torch.randn(2, 4, 5, 4)
+    torch.testing.assert_close(ours(x, output_size=size), theirs(x, output_size=size))
+    torch.testing.assert_close(ours.bind()(x, output_size=size), theirs(x, output_size=size))
+    if size is not None and len(size) == 2:
+        torch.testing.assert_close(ours(x[0], size), theirs(x[0], size))
+
+
+AXES = {"more out": (4, 6), "as many": (4, 4), "one in": (1, 3), "one out": (3, 1)}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("channels", AXES.values(), ids=AXES)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_scale_of_each_input_channel_keeps_its_axis(channels, dim, groups):
+    if groups == 2 and 1 in channels:
+        return  # no two groups of one channel
+    torch.manual_seed(0)
+    theirs = parametrizations.weight_norm(nn.ConvTranspose2d(*channels, 3, groups=groups), dim=dim)
+    g = theirs.parametrizations.weight.original0
+    with torch.no_grad():
+        g.mul_(torch.randn_like(g))
+    x = torch.randn(2, channels[0], 5, 5)
+    expected = theirs(x)
+    ours = WNConvTranspose2d(*channels, 3, groups=groups)
+    held, optimizer = ours.weight_g, torch.optim.Adam(ours.parameters(), lr=0.1)
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.weight_g is held  # an optimiser goes on with it
+    torch.testing.assert_close(ours(x), expected)
+    file = io.BytesIO()
+    torch.save(ours.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    for assign in (False, True):
+        again = WNConvTranspose2d(*channels, 3, groups=groups)
+        again.load_state_dict(saved, assign=assign)
+        torch.testing.assert_close(again(x), expected)
+    meta = WNConvTranspose2d(*channels, 3, groups=groups, device="meta")
+    meta.load_state_dict(saved, assign=True)
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), meta):
+        torch.testing.assert_close(other(x), expected)
+    assert {module.weight_g.shape for module in (again, meta, ours)} == {held.shape}
+
+    along = held.ndim == 4  # else g lies along the outputs, where ours does
+    assert along == (dim == 0 or groups == 2)
+    ours(x).square().sum().backward()
+    optimizer.step()
+    ours.weight = nn.Parameter(2 * theirs.weight)
+    torch.testing.assert_close(ours(x) - ours.bias.view(-1, 1, 1), 2 * (expected - theirs.bias.view(-1, 1, 1)))
+    ours.reset_parameters()
+    assert ours.weight_g.shape == held.shape
+    torch.testing.assert_close(ours.weight.detach().as_subclass(torch.Tensor), ours.weight_v.detach())
+    plain = nn.ConvTranspose2d(*channels, 3, groups=groups)
+    ours.load_state_dict(plain.state_dict())  # which knows no axis: the outputs' again
+    assert ours.weight_g.shape == (channels[1],)
+    torch.testing.assert_close(ours(x), plain(x))
+
+
+def test_a_scale_that_fits_no_axis_is_a_mismatch():
+    ours = WNConvTranspose1d(4, 6, 3)
+    state = {**ours.state_dict(), "weight_g": torch.ones(5, 1, 1)}
+    with pytest.raises(RuntimeError, match="size mismatch for weight_g"):
+        ours.load_state_dict(state)
+    other = parametrizations.weight_norm(nn.Conv1d(4, 6, 3), dim=1)  # along the inputs of what has its outputs first
+    with pytest.raises(RuntimeError, match="size mismatch for weight_g"):
+        WNConv1d(4, 6, 3).load_state_dict(other.state_dict())
+
+
+def test_a_direction_of_zeros_is_told_along_the_axis_of_the_outputs():
+    layer = WNConvTranspose1d(4, 6, 3, groups=2)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    state["weight_v"][0] = 0  # an input channel: no output is without direction
+    layer.load_state_dict(state)
+    state["weight_v"][2:, 1] = 0  # the second output of the second group
+    with pytest.warns(UserWarning, match="weight_v was loaded with a row of zeros"):
+        layer.load_state_dict(state)
+
+
+CONSTRUCTORS = {
+    "no groups": {"groups": 0},
+    "groups of inputs": {"groups": 3},
+    "groups of outputs": {"groups": 4},
+    "mode": {"padding_mode": "mirror"},
+    "padding": {"padding": "full"},
+    "strided same": {"padding": "same", "stride": 2},
+    "negative": {"kernel_size": -1},
+    "float": {"kernel_size": 1.5},
+    "integers": {"dtype": torch.int64},
+    "unknown": {"layers": 2},
+}
+
+
+@pytest.mark.parametrize("options", CONSTRUCTORS.values(), ids=CONSTRUCTORS)
+@pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"])
+def test_a_bad_construction_raises_as_torch_s_does(kind, options):
+    if kind.startswith("ConvT") and isinstance(options.get("padding"), str):
+        return  # torch takes the word for a tuple of letters
+    options = {"kernel_size": 3, **options}
+    try:
+        getattr(nn, kind)(4, 6, **options)
+    except Exception as error:
+        with pytest.raises(type(error)):
+            getattr(wnseq, f"WN{kind}")(4, 6, **options)
+    else:
+        getattr(wnseq, f"WN{kind}")(4, 6, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: WNConv1d(4, 6, 3, groups=0), ValueError, "WNConv1d: groups must be a positive integer, got 0"),
+        (lambda: WNConv1d(5, 6, 3, groups=2), ValueError, "in_channels must be divisible by groups=2, got 5"),
+        (lambda: WNConv2d(6, 5, 3, groups=2), ValueError, "out_channels must be divisible by groups=2, got 5"),
+        (lambda: WNConv2d(4, 6, 3, padding="full"), ValueError, "must be numbers, 'same' or 'valid', got 'full'"),
+        (lambda: WNConv2d(4, 6, 3, 2, "same"), ValueError, r"padding='same' goes with stride 1, got \(2, 2\)"),
+        (lambda: WNConv2d(4, 6, 3, padding_mode="mirror"), ValueError, "must be one of zeros, .*, got 'mirror'"),
+        (
+            lambda: WNConvTranspose1d(4, 6, 3, padding_mode="circular"),
+            ValueError,
+            "must be 'zeros', the only one of a transposed convolution, got 'circular'",
+        ),
+        (lambda: WNConvTranspose1d(4, 6, 3, padding="same"), TypeError, "must be given in numbers, got 'same'"),
+        (lambda: WNLinear(4, 6)(torch.ones(2, 5)), ShapeError, r"4 features along axis -1, got 5 in shape \(2, 5\)"),
+        (lambda: WNLinear(4, 6)(torch.tensor(1.0)), ShapeError, r"must have 4 features .*, got shape \(\)"),
+        (lambda: WNLinear(4, 6)(np.ones((2, 4))), TypeError, "WNLinear: input must be a tensor, got ndarray"),
+        (lambda: WNConv1d(4, 6, 3)(np.ones((4, 9))), TypeError, "input must be a tensor, got ndarray"),
+        (lambda: WNConv2d(4, 6, 3)(torch.ones(2, 5, 9, 9)), ShapeError, "must have 4 channels along axis -3, got 5"),
+        (lambda: WNConv2d(4, 6, 3)(torch.ones(9, 9)), ShapeError, "must have 4 axes, or 3 without a batch, got shape"),
+        (
+            lambda: WNConvTranspose1d(4, 6, 3)(torch.ones(2, 4, 5), (1, 2)),
+            ValueError,
+            "output_size must have 1 or 3 entries, got 2",
+        ),
+        (
+            lambda: WNConvTranspose1d(4, 6, 3, 2)(torch.ones(2, 4, 5), (9,)),
+            ValueError,
+            r"output_size must be from \(11,\) to \(12,\) for an input of shape \(2, 4, 5\), got \(9,\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+FORWARDS = {
+    "too few axes": lambda x: x[0, 0],
+    "too many axes": lambda x: x[None],
+    "channels": lambda x: x[:, 1:],
+    "double": lambda x: x.double(),
+    "integers": lambda x: x.long(),
+}
+
+
+@pytest.mark.parametrize("change", FORWARDS.values(), ids=FORWARDS)
+@each_layer
+def test_a_bad_forward_raises_as_torch_s_does(case, change):
+    x = change(case.input())
+    try:
+        expected = case.make_twin()(x)
+    except Exception as error:
+        kind = RuntimeError if isinstance(error, NotImplementedError) else type(error)  # the latter of its padding
+        with pytest.raises(kind):
+            case.make()(x)
+    else:  # a linear map takes any number of axes
+        torch.testing.assert_close(case.make()(x), expected)

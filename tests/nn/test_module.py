@@ -1,0 +1,126 @@
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import reference
+import torch
+from cases import each_module, tensors
+from torch import nn
+
+from wnseq import WNLSTM, WNLSTMCell
+from wnseq.errors import ShapeError
+
+
+def close(a, b):
+    torch.testing.assert_close(tensors(a), tensors(b))
+
+
+@each_module
+def test_the_composed_weights_are_the_twin_s(case):
+    module, twin = case.make(), case.make_twin()
+    for name, parameter in twin.named_parameters():
+        torch.testing.assert_close(getattr(module, name).detach().as_subclass(torch.Tensor), parameter.detach())
+
+
+@each_module
+def test_g_starts_as_the_norm_of_v(case):
+    module = case.make()
+    for name in module.weight_names:
+        v, g = module.v_and_g(name)
+        assert g.shape == (case.groups * v.shape[1] if case.dim else v.shape[0],)
+        w = reference.weight_norm(v, g, case.dim, case.groups)
+        torch.testing.assert_close(w.detach(), v.detach())
+
+
+@each_module
+def test_round_trips_through_state_dict_copy_and_pickle(case):
+    module, x = case.make(), case.input()
+    expected = module(x)
+    other = case.make(1)
+    other.load_state_dict(module.state_dict())
+    close(other(x), expected)
+    close(copy.deepcopy(module)(x), expected)
+    close(pickle.loads(pickle.dumps(module))(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("apply", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_loads_both_forms_of_torch_s_own_weight_norm(apply):
+    theirs = nn.Sequential(nn.LSTM(5, 6, num_layers=2))
+    for name in [name for name in theirs[0]._flat_weights_names if "weight" in name]:
+        apply(theirs[0], name)
+    x = torch.randn(3, 2, 5)
+    expected = theirs(x)[0]
+    ours = nn.Sequential(WNLSTM(5, 6, num_layers=2))
+    ours.load_state_dict(theirs.state_dict())
+    close(ours(x)[0], expected)
+
+
+def test_missing_and_unexpected_keys_are_told():
+    state = nn.LSTM(5, 6).state_dict()
+    del state["weight_hh_l0"]
+    state["weight_xx_l0"] = torch.ones(1)
+    with pytest.raises(RuntimeError, match=r"(?s)Missing.*weight_hh_l0_v.*Unexpected.*weight_xx_l0"):
+        WNLSTM(5, 6).load_state_dict(state)
+
+
+def test_loading_a_direction_of_zeros_warns():
+    rnn = WNLSTM(5, 6)
+    state = {name: value.clone() for name, value in rnn.state_dict().items()}
+    state["weight_hh_l0_v"][2] = 0
+    with pytest.warns(UserWarning, match="weight_hh_l0_v was loaded with a row of zeros"):
+        rnn.load_state_dict(state)
+    assert rnn(torch.randn(2, 1, 5))[0].isfinite().all()
+    plain = nn.LSTM(5, 6).state_dict()
+    plain["weight_hh_l0"][2] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rnn.load_state_dict(plain)  # a plain row of zeros has g = 0 and a direction
+    assert rnn.weight_hh_l0_g[2] == 0
+
+
+def test_assigning_a_weight_decomposes_it():
+    rnn, w = WNLSTM(5, 6), torch.randn(24, 6)
+    v, g = rnn.v_and_g("weight_hh_l0")
+    rnn.weight_hh_l0 = w
+    torch.testing.assert_close(rnn.weight_hh_l0.detach().as_subclass(torch.Tensor), w)
+    assert rnn.v_and_g("weight_hh_l0")[0] is v and rnn.v_and_g("weight_hh_l0")[1] is g  # an optimiser keeps them
+    rnn.weight_hh_l0 = nn.Parameter(2 * w)
+    torch.testing.assert_close(rnn.weight_hh_l0_g.detach(), 2 * w.norm(dim=1))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (3.0, TypeError, r"assign a tensor of shape \(24, 6\), got float"),
+        (torch.ones(6, 24), ShapeError, r"assign a tensor of shape \(24, 6\), got \(6, 24\)"),
+        (torch.ones(24, 6, requires_grad=True) * 2, ValueError, "its gradient would be lost"),
+    ],
+)
+def test_a_bad_assignment_is_refused_and_changes_nothing(value, error, text):
+    rnn = WNLSTM(5, 6)
+    before = rnn.weight_hh_l0_v.clone()
+    with pytest.raises(error, match=text):
+        rnn.weight_hh_l0 = value
+    assert torch.equal(rnn.weight_hh_l0_v, before)
+
+
+def test_an_unknown_attribute_is_still_an_attribute_error():
+    with pytest.raises(AttributeError, match="weight_hh_l1"):
+        WNLSTM(5, 6).weight_hh_l1  # noqa: B018
+
+
+def test_moves_and_casts():
+    cell = WNLSTMCell(5, 6).double()
+    assert cell.weight_hh.dtype == torch.float64
+    assert WNLSTMCell(5, 6, device="meta").weight_hh_g.is_meta
+    assert WNLSTMCell(5, 6, dtype=torch.bfloat16)(torch.randn(2, 5, dtype=torch.bfloat16))[0].dtype == torch.bfloat16
+
+
+def test_a_composed_weight_is_not_saved_as_a_class_of_ours():
+    buffer = io.BytesIO()
+    torch.save(WNLSTM(5, 6).weight_hh_l0.detach(), buffer)
+    buffer.seek(0)
+    assert type(torch.load(buffer, weights_only=True)) is torch.Tensor

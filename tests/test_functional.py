@@ -1,0 +1,247 @@
+import pytest
+import reference
+import torch
+from torch.func import vmap
+
+from wnseq.errors import ShapeError
+from wnseq.functional import decompose, exp_weight_norm, log_scale, norm, weight_norm
+
+SHAPES = [(4, 3), (4, 3, 2), (1, 5), (5, 1), (4,)]
+
+
+def pair(shape=(4, 3), dim=0, dtype=torch.float64):
+    v = torch.randn(shape, dtype=dtype, requires_grad=True)
+    g = torch.randn(shape[dim], dtype=dtype, requires_grad=True)
+    return v, g
+
+
+def test_equals_the_equation():
+    v, g = pair((6, 5))
+    torch.testing.assert_close(weight_norm(v, g), reference.weight_norm(v, g), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_row_has_the_norm_it_is_given(shape):
+    for dim in range(len(shape)):
+        v, g = pair(shape, dim)
+        torch.testing.assert_close(norm(weight_norm(v, g, dim), dim), g.abs(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decompose_is_the_inverse(shape):
+    for dim in range(len(shape)):
+        w = torch.randn(shape, dtype=torch.float64)
+        v, g = decompose(w, dim)
+        assert v.shape == w.shape and g.shape == (shape[dim],)
+        torch.testing.assert_close(weight_norm(v, g, dim), w, rtol=0, atol=1e-12)
+
+
+GROUPED = [((4, 3, 2), 1), ((4, 3, 2), 2), ((4, 3, 2), 4), ((6, 1, 2, 3), 3), ((2, 2), 2)]
+
+
+@pytest.mark.parametrize(("shape", "groups"), GROUPED)
+def test_the_second_axis_equals_the_equation_in_groups(shape, groups):
+    v = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(groups * shape[1], dtype=torch.float64, requires_grad=True)
+    ours, theirs = weight_norm(v, g, 1, groups), reference.weight_norm(v, g, 1, groups)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    probe = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (v, g), probe), torch.autograd.grad(theirs, (v, g), probe), rtol=0, atol=1e-12
+    )
+    assert torch.autograd.gradgradcheck(lambda v, g: weight_norm(v, g, 1, groups), (v, g), fast_mode=True)
+    torch.testing.assert_close(exp_weight_norm(v, g, 1, groups), weight_norm(v, g.exp(), 1, groups))
+
+
+@pytest.mark.parametrize(("shape", "groups"), GROUPED)
+def test_decompose_is_the_inverse_in_groups(shape, groups):
+    w = torch.randn(shape, dtype=torch.float64)
+    w[: shape[0] // groups, 0] = 0  # the first output of the first group
+    v, g = decompose(w, 1, groups)
+    assert v.shape == w.shape and g.shape == (groups * shape[1],) and g[0] == 0 and v.isfinite().all()
+    torch.testing.assert_close(weight_norm(v, g, 1, groups), w, rtol=0, atol=1e-12)
+    torch.testing.assert_close(norm(w, 1, groups), g)
+    assert v[: shape[0] // groups, 0].norm() == 1
+
+
+def test_groups_make_no_difference_where_the_outputs_come_first():
+    v, g = pair((4, 3))
+    assert torch.equal(weight_norm(v, g, 0, 2), weight_norm(v, g))
+
+
+@pytest.mark.parametrize("groups", [0, 3])
+def test_groups_that_do_not_divide_the_first_axis_are_refused(groups):
+    with pytest.raises(ValueError, match=rf"groups must divide the first axis of shape \(4, 3\), got {groups}"):
+        weight_norm(torch.ones(4, 3), torch.ones(9), 1, groups)
+    with pytest.raises(ShapeError, match=r"g must have shape \(6,\).*axis 1 of v in each of 2 groups, got \(3,\)"):
+        weight_norm(torch.ones(4, 3), torch.ones(3), 1, 2)
+
+
+def test_decompose_makes_tensors_of_its_own():
+    w = torch.randn(4, 3)
+    v, _ = decompose(w)
+    v.zero_()
+    assert not (w == 0).all()
+
+
+def test_zero_rows_take_the_unit_vectors_in_turn():
+    w = torch.ones(6, 2)
+    w[[0, 2, 3, 5]] = 0
+    v, g = decompose(w)
+    assert v[[0, 2, 3, 5]].tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+    assert g[[0, 2, 3, 5]].tolist() == [0, 0, 0, 0]
+    torch.testing.assert_close(weight_norm(v, g), w)
+
+
+def test_a_zero_row_stays_trainable():
+    v, g = (t.requires_grad_() for t in decompose(torch.zeros(3, 4)))
+    weight_norm(v, g).sum().backward()
+    assert (g.grad != 0).all() and v.grad.isfinite().all()
+
+
+def test_a_zero_direction_gives_zeros_and_no_nan_in_two_derivatives():
+    v = torch.randn(4, 3, dtype=torch.float64)
+    v[1] = 0
+    v.requires_grad_()
+    g = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    w = weight_norm(v, g)
+    assert (w[1] == 0).all()
+    first = torch.autograd.grad((w * torch.randn(4, 3)).pow(2).sum() + w.sum(), (v, g), create_graph=True)
+    second = torch.autograd.grad(sum(t.pow(2).sum() for t in first), (v, g))
+    assert all(t.isfinite().all() for t in (*first, *second))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_an_empty_weight_is_empty(shape):
+    v, g = decompose(torch.zeros(shape))
+    assert weight_norm(v, g).shape == shape
+    assert g.shape == (shape[0],)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_gradients_of_both_orders(dim):
+    v, g = pair((4, 3), dim)
+    assert torch.autograd.gradcheck(lambda v, g: weight_norm(v, g, dim), (v, g))
+    assert torch.autograd.gradgradcheck(lambda v, g: weight_norm(v, g, dim), (v, g))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch, loading its rules
+def test_forward_mode_derivative():
+    v, g = pair()
+    assert torch.autograd.gradcheck(weight_norm, (v, g), check_forward_ad=True, check_backward_ad=False)
+
+
+def test_the_gradients_are_those_of_equation_3():
+    v, g = pair()
+    w = weight_norm(v, g)
+    grad_w = torch.randn_like(w)
+    grad_v, grad_g = torch.autograd.grad(w, (v, g), grad_w)
+    length = v.norm(dim=1)
+    expected_g = (grad_w * v).sum(1) / length
+    expected_v = (g / length)[:, None] * grad_w - (g * expected_g / length**2)[:, None] * v
+    torch.testing.assert_close(grad_g, expected_g, rtol=0, atol=1e-12)
+    torch.testing.assert_close(grad_v, expected_v, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_of_v_is_a_projection_of_equation_4():
+    v, g = pair()
+    w = weight_norm(v, g)
+    grad_w = torch.randn_like(w)
+    (grad_v,) = torch.autograd.grad(w, v, grad_w)
+    for j in range(len(w)):
+        project = torch.eye(3, dtype=torch.float64) - torch.outer(w[j], w[j]) / w[j].dot(w[j])
+        torch.testing.assert_close(grad_v[j], g[j] / v[j].norm() * project @ grad_w[j], rtol=0, atol=1e-12)
+
+
+def test_the_gradient_of_v_is_orthogonal_to_v_and_to_w():
+    v, g = pair((50, 20))
+    w = weight_norm(v, g)
+    (grad_v,) = torch.autograd.grad(w.sin().sum(), v)
+    assert (grad_v * v).sum(1).abs().max() < 1e-13
+    assert (grad_v * w).sum(1).abs().max() < 1e-13
+
+
+def test_a_gradient_step_makes_v_longer_by_the_paper_s_factor():
+    v, g = pair((50, 20))
+    (grad_v,) = torch.autograd.grad(weight_norm(v, g).sin().sum(), v)
+    step = 0.1 * grad_v
+    c = step.norm(dim=1) / v.norm(dim=1)
+    torch.testing.assert_close((v - step).norm(dim=1), (1 + c**2).sqrt() * v.norm(dim=1), rtol=0, atol=1e-12)
+
+
+def test_the_length_of_v_changes_the_gradient_but_not_the_weight():
+    v, g = pair()
+    w, long = weight_norm(v, g), weight_norm(10 * v, g)
+    torch.testing.assert_close(w, long, rtol=0, atol=1e-12)
+    scaled = (10 * v).detach().requires_grad_()
+    (grad,) = torch.autograd.grad(w.sin().sum(), v)
+    (grad_scaled,) = torch.autograd.grad(weight_norm(scaled, g).sin().sum(), scaled)
+    torch.testing.assert_close(grad_scaled, grad / 10, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_take_the_norm_in_float32(dtype):
+    v = torch.full((2, 1024), 16.0, dtype=dtype)  # ‖v‖² = 262,144 does not fit float16
+    w = weight_norm(v, torch.ones(2, dtype=dtype))
+    assert w.dtype == dtype
+    torch.testing.assert_close(w, torch.full((2, 1024), 1 / 32, dtype=dtype))
+    assert norm(v).tolist() == [512.0, 512.0]
+
+
+def test_autocast_leaves_the_composition_in_float32():
+    v, g = pair((64, 128), dtype=torch.float32)
+    expected = weight_norm(v, g)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        w = weight_norm(v, g)
+    assert torch.equal(w, expected)
+
+
+def test_exponential_scale():
+    v, s = pair()
+    torch.testing.assert_close(exp_weight_norm(v, s), weight_norm(v, s.exp()))
+    assert torch.autograd.gradcheck(exp_weight_norm, (v, s))
+    g = torch.tensor([0.5, 2.0])
+    torch.testing.assert_close(log_scale(g).exp(), g)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan")])
+def test_no_logarithm_of_a_scale_that_has_none(bad):
+    with pytest.raises(ValueError, match=r"every scale must be greater than 0, got 1 of 2"):
+        log_scale(torch.tensor([1.0, bad]))
+
+
+def test_a_scale_of_another_shape_is_refused():
+    v, g = pair()
+    with pytest.raises(ShapeError, match=r"g must have shape \(4,\).*got \(4, 1\)"):
+        weight_norm(v, g[:, None])
+
+
+@pytest.mark.parametrize("dim", [-1, 2])
+def test_an_axis_that_is_none_is_refused(dim):
+    with pytest.raises(ValueError, match=rf"axis of a tensor with 2 axes, counted from 0, got {dim}"):
+        weight_norm(*pair(), dim)
+
+
+def derivatives(compose, v, g, probe, plain):
+    first = torch.autograd.grad(compose(v, g), (v, g), probe, create_graph=not plain)
+    return first if plain else [*first, *torch.autograd.grad(sum(part.sin().sum() for part in first), (v, g, probe))]
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["first", "both"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_the_fused_kernel_has_the_derivatives_of_the_formula(zero, plain):
+    v, g = pair((4, 3))
+    if zero:
+        v.data[1] = 0
+    probe = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    fused = derivatives(weight_norm, v, g, probe, plain)
+    formula = derivatives(lambda v, g: vmap(weight_norm)(v[None], g[None])[0], v, g, probe, plain)
+    torch.testing.assert_close(fused, formula, rtol=0, atol=1e-12)
+
+
+def test_many_gradients_in_one_go():
+    v, g = pair()
+    probes = torch.randn(5, 4, 3, dtype=torch.float64)
+    batched = torch.autograd.grad(weight_norm(v, g), (v, g), probes, is_grads_batched=True)
+    singly = [torch.autograd.grad(weight_norm(v, g), (v, g), probe) for probe in probes]
+    torch.testing.assert_close(batched, tuple(torch.stack(parts) for parts in zip(*singly, strict=True)))

@@ -1,0 +1,144 @@
+"""Exact resume, throughput, the guard against a loss that is not finite."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from wnseq.training.callbacks import basic
+
+
+def draws() -> list[float]:
+    return [random.random(), float(np.random.standard_normal()), float(torch.rand(()))]
+
+
+def test_random_state_survives_a_checkpoint_of_plain_types(tmp_path: Path) -> None:
+    np.random.standard_normal()  # leaves a second one behind, which is part of the state
+    torch.save(basic.RngState().state_dict(), tmp_path / "state")
+    expected = draws()
+    restored = basic.RngState()
+    restored.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    restored.on_train_epoch_start(None, None)  # type: ignore[arg-type]
+    assert draws() == expected
+
+
+@pytest.mark.parametrize(("index", "again"), [(0, False), (3, True)], ids=["first batch", "inside"])
+def test_random_state_is_restored_again_inside_an_epoch_and_only_once(index: int, again: bool) -> None:
+    callback: Any = basic.RngState()
+    state = callback.state_dict()
+    expected = draws()
+    callback.load_state_dict(state)
+    callback.on_train_epoch_start(None, None)
+    draws()  # what making the loader's iterator may cost
+    callback.on_train_batch_start(None, None, None, index)
+    assert (draws() == expected) is again
+    callback.on_train_batch_start(None, None, None, 5)
+    callback.on_train_epoch_start(None, None)
+    assert draws() != expected
+
+
+def test_throughput_follows_the_clock_and_leaves_validation_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(basic.time, "perf_counter", lambda: now)
+    logged: dict[str, float] = {}
+    module = SimpleNamespace(log=lambda name, value, **_: logged.update({name: value}))
+    throughput: Any = basic.Throughput("tokens", len)
+    throughput.on_train_epoch_start(None, module)
+    for _ in range(3):
+        now += 0.5
+        throughput.on_train_batch_end(SimpleNamespace(world_size=1), module, None, [0] * 20, 0)
+        assert logged == {"train/tokens_per_s": pytest.approx(40)}
+    now += 60
+    throughput.on_validation_end(None, module)
+    now += 0.25
+    throughput.on_train_batch_end(SimpleNamespace(world_size=1), module, None, [0] * 20, 0)
+    assert 40 < logged["train/tokens_per_s"] < 80
+
+
+def test_throughput_is_renewed_every_tenth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(100))
+    monkeypatch.setattr(basic.time, "perf_counter", lambda: next(seconds))
+    logged: list[float] = []
+    module = SimpleNamespace(log=lambda name, value, **_: logged.append(value))
+    throughput: Any = basic.Throughput("tokens", len)
+    throughput.on_train_start(None, module)
+    for batch_idx in range(25):
+        throughput.on_train_batch_end(SimpleNamespace(world_size=2), module, None, [0] * batch_idx, batch_idx)
+    counted = [sum(0.95 ** (last - k) * 2 * k for k in range(last + 1)) for last in (0, 10, 20)]
+    waited = [sum(0.95**k for k in range(last + 1)) for last in (0, 10, 20)]
+    assert logged == pytest.approx([count / wait for count, wait in zip(counted, waited, strict=True)])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(
+    fails: Callable[..., str], here: Path
+) -> None:
+    error = fails(1, "--model.explode_at", "17")
+    assert "the training loss is inf at step 17, epoch 1. Lower the learning rate" in error
+    for name in ("best", "last"):
+        checkpoint = torch.load(f"runs/toy/1/checkpoints/{name}.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == 12
+        assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
+
+
+def test_the_weights_have_not_seen_the_gradient_of_that_loss(
+    toy: ModuleType, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(toy.ToyModel, "on_before_optimizer_step", lambda self, _: seen.append(self.global_step))
+    fails(1, "--model.explode_at", "5")
+    assert seen == [0, 1, 2, 3, 4]
+
+
+class Process(SimpleNamespace):
+    """One of two processes, as the callbacks see their Trainer."""
+
+    def __init__(self, rank: int = 0, interrupted: bool = False) -> None:
+        strategy = SimpleNamespace(broadcast=lambda value, src: (src, value))
+        super().__init__(
+            global_rank=rank, world_size=2, global_step=0, interrupted=interrupted, validating=False, strategy=strategy
+        )
+
+
+def test_values_come_from_all_processes_but_not_after_an_exception() -> None:
+    assert basic.all_gather_object(Process(), "mine") == [(0, "mine"), (1, "mine")]  # type: ignore[arg-type]
+    assert basic.all_gather_object(Process(interrupted=True), "mine") is None  # type: ignore[arg-type]
+
+
+def test_processes_that_began_alike_draw_differently_once_they_train() -> None:
+    drawn = []
+    for rank in (0, 1, 0):
+        torch.manual_seed(5)
+        basic.RngState().on_train_start(Process(rank), None)  # type: ignore[arg-type]
+        drawn.append(draws())
+    assert drawn[0] == drawn[2]
+    assert all(one != other for one, other in zip(drawn[0], drawn[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [([{}] * 3, "the checkpoint has the random generators of 3 processes, and this run has 2"),
+     (None, "the checkpoint has no random generators of its processes, and this run has 2")],
+)  # fmt: skip
+def test_generators_of_another_number_of_processes_are_left_with_a_message(saved: Any, said: str) -> None:
+    told: list[str] = []
+    callback: Any = basic.RngState()
+    callback.load_state_dict({"processes": saved})
+    callback.on_train_start(Process(1), SimpleNamespace(print=told.append))
+    callback.on_train_epoch_start(None, None)  # restores nothing
+    assert len(told) == 1 and told[0].startswith(said)
+
+
+@pytest.mark.parametrize(("exception", "saves"), [(RuntimeError(), False), (SIGTERMException(), True)])
+def test_one_of_several_processes_that_fails_alone_saves_nothing(
+    exception: BaseException, saves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[BaseException] = []
+    monkeypatch.setattr(basic.ModelCheckpoint, "on_exception", lambda *args: saved.append(args[-1]))
+    basic.Checkpoint().on_exception(Process(), None, exception)  # type: ignore[arg-type]
+    assert bool(saved) is saves

@@ -1,0 +1,31 @@
+"""What is silenced is silenced by name, and nothing else."""
+
+import logging
+import warnings
+
+import pytest
+
+from wnseq.training.cli.log_filter import filter_lightning_logs
+
+NAME = "lightning.pytorch.utilities.rank_zero"
+
+
+def test_tips_are_silenced_and_news_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger(NAME)
+    caplog.set_level(logging.INFO, NAME)
+    with filter_lightning_logs():
+        logger.info("GPU available: False, used: False")
+        logger.info("💡 Tip: For seamless cloud logging")
+        logger.info("[rank: 1] Seed set to 0")
+        logger.info("Trainer already configured")
+    logger.info("GPU available: True, used: True")
+    assert [record.getMessage()[:19] for record in caplog.records] == ["Trainer already con", "GPU available: True"]
+
+
+def test_named_warnings_are_silenced_and_others_are_not() -> None:
+    with filter_lightning_logs():
+        warnings.warn("The 'train_dataloader' does not have many workers which may be a bottleneck", stacklevel=1)
+        with pytest.raises(UserWarning, match="is not resumable"):
+            warnings.warn("your dataloader is not resumable", stacklevel=1)
+    with pytest.raises(UserWarning, match="many workers"):
+        warnings.warn("The 'train_dataloader' does not have many workers", stacklevel=1)

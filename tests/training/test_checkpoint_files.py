@@ -1,0 +1,92 @@
+"""Which checkpoint is meant, what is taken from it, and what may be wrong with one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from wnseq.training.checkpoint_files import load_weights
+
+Main = Callable[..., dict[str, float]]
+Fails = Callable[..., str]
+
+
+def test_test_and_validate_measure_a_checkpoint(
+    after: dict[str, float], main: Main, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("test", "--ckpt_path", "best") == {"test/loss": after["test/loss"]}
+    assert "test/loss" in capsys.readouterr().out
+    assert main("validate", "--ckpt_path", "runs/toy/1/checkpoints/best.ckpt") == {"val/loss": after["val/loss"]}
+    assert [path.name for path in Path("runs/toy").iterdir()] == ["1"]
+
+
+def test_predict_keeps_the_checkpoints_hyper_parameters_and_takes_new_ones(
+    main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main("--trainer.max_epochs", "1", "--model.width", "3")
+    capsys.readouterr()
+    assert main("predict", "--ckpt_path", "last", "--model.sampling.temperature", "0.5") == {}
+    assert capsys.readouterr() == ("sample at temperature 0.5 from width 3\n", "")
+    assert [path.name for path in Path("runs/toy").iterdir()] == ["1"]
+
+
+def test_a_flag_overrules_the_checkpoint(after: dict[str, float], main: Main) -> None:
+    main("--ckpt_path", "last", "--trainer.max_epochs", "4", "--model.dropout", "0.25")
+    hparams = torch.load("runs/toy/2/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    assert (hparams["dropout"], hparams["width"]) == (0.25, 4)
+
+
+def test_a_resumed_run_remembers_the_best_of_the_first(after: dict[str, float], main: Main) -> None:
+    old = Path("runs/toy/1/checkpoints/best.ckpt").read_bytes()
+    metrics = main("--ckpt_path", "last", "--trainer.max_epochs", "4", "--model.lr", "0.5")
+    assert metrics["val/loss"] <= after["val/loss"]
+    assert Path("runs/toy/1/checkpoints/best.ckpt").read_bytes() == old
+
+
+def test_a_checkpoint_of_another_model_is_refused(after: dict[str, float], here: Path, fails: Fails) -> None:
+    path = Path("runs/toy/1/checkpoints/last.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"]["widht"] = 3
+    torch.save(checkpoint, "other.ckpt")
+    error = fails(1, "test", "--ckpt_path", "other.ckpt")
+    assert "other.ckpt has the hyper-parameter widht, which this recipe does not. Did you mean width?" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"some text\n", b"\x80\x04K\x05."], ids=["empty", "text", "pickle"])
+def test_a_file_that_is_no_checkpoint_is_named(here: Path, fails: Fails, content: bytes) -> None:
+    Path("bad.ckpt").write_bytes(content)
+    assert "bad.ckpt cannot be read as a checkpoint" in fails(1, "test", "--ckpt_path", "bad.ckpt")
+
+
+def test_a_truncated_checkpoint_is_named(after: dict[str, float], fails: Fails) -> None:
+    whole = Path("runs/toy/1/checkpoints/last.ckpt").read_bytes()
+    Path("bad.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert "bad.ckpt cannot be read as a checkpoint" in fails(1, "test", "--ckpt_path", "bad.ckpt")
+
+
+@pytest.mark.parametrize("other", [{}, {"state_dict": {}}], ids=["empty", "weights"])
+def test_a_checkpoint_of_another_kind_is_named(here: Path, fails: Fails, other: object) -> None:
+    torch.save(other, "other.pt")
+    assert "other.pt is not a checkpoint of a run" in fails(1, "--ckpt_path=other.pt")
+
+
+def test_weights_of_another_size_are_a_users_mistake(after: dict[str, float], fails: Fails) -> None:
+    error = fails(1, "test", "--ckpt_path", "best", "--model.width", "5")
+    assert "error: Error(s) in loading state_dict for ToyModel:" in error
+    assert "size mismatch for net.0.weight" in error
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_flags_that_made_them() -> None:
+    network, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 4)
+    plain = other.state_dict()
+    saved = {
+        "state_dict": {f"network.{name}": value for name, value in plain.items()},
+        "hyper_parameters": {"width": 4, "seed": 1},
+    }
+    for loaded, hint in ((saved, "it was made with --model.width 4"), (plain, r"set --model.\* to what")):
+        with pytest.raises(ValueError, match=rf"a.ckpt does not fit this network: {hint}.*size mismatch for weight"):
+            load_weights(network, Path("a.ckpt"), loaded, ("width", "depth"))
+    for loaded in (saved, plain):
+        load_weights(third := torch.nn.Linear(3, 4), Path("a.ckpt"), loaded, ())
+        assert torch.equal(third.weight, other.weight)

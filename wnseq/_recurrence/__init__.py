@@ -1,0 +1,1 @@
+"""How a recurrence over a sequence runs, and on what."""

@@ -1,0 +1,133 @@
+"""TODO."""
+
+from torch import Tensor
+
+from wnseq._recurrence.matmul import memory_bound_linear
+
+GATES = {
+    "rnn": ("hidden",),
+    "lstm": ("input", "forget", "cell", "output"),
+    "gru": ("reset", "update", "new"),
+}
+
+
+def rnn_step(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    nonlinearity: str = "tanh",
+) -> Tensor:
+    """Take one step of an Elman network.
+
+    h' = φ(W_ih x + b_ih + W_hh h + b_hh)
+
+    Args:
+        x: Input.
+        h: Hidden state.
+        w_ih: Input weight.
+        w_hh: Recurrent weight.
+        b_ih: Input bias.
+        b_hh: Recurrent bias.
+        nonlinearity: φ, ``tanh`` or ``relu``.
+
+    Shape:
+        - x: ``(N, I)`` or ``(I,)``; h: ``(N, H)`` or ``(H,)``
+        - w_ih: ``(H, I)``; w_hh: ``(H, H)``; biases: ``(H,)``
+
+    Returns:
+        The next hidden state, of h's shape.
+    """
+    total = memory_bound_linear(x, w_ih, b_ih) + memory_bound_linear(h, w_hh, b_hh)
+    return total.tanh() if nonlinearity == "tanh" else total.relu()
+
+
+def lstm_step(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Take one step of an LSTM.
+
+    i, f, g, o = σ, σ, tanh, σ of W_ih x + b_ih + W_hh h + b_hh; c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c')
+
+    Args:
+        x: Input.
+        state: Hidden and cell state.
+        w_ih: Input weights of the four gates, one below the other.
+        w_hh: Recurrent weights, likewise.
+        b_ih: Input biases, likewise.
+        b_hh: Recurrent biases, likewise.
+
+    Shape:
+        - x: ``(N, I)`` or ``(I,)``; each state: ``(N, H)`` or ``(H,)``
+        - w_ih: ``(4·H, I)``; w_hh: ``(4·H, H)``; biases: ``(4·H,)``
+
+    Returns:
+        The next hidden and cell state.
+    """
+    h, c = state
+    total = memory_bound_linear(x, w_ih, b_ih) + memory_bound_linear(h, w_hh, b_hh)  # (N, 4·H)
+    i, f, g, o = total.chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def gru_step(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+) -> Tensor:
+    """Take one step of a GRU.
+
+    r, z = σ of W_ih x + b_ih + W_hh h + b_hh; n = tanh(W_in x + b_in + r ⊙ (W_hn h + b_hn)); h' = (1 − z) ⊙ n + z ⊙ h
+
+    Args:
+        x: Input.
+        h: Hidden state.
+        w_ih: Input weights of the three gates, one below the other.
+        w_hh: Recurrent weights, likewise.
+        b_ih: Input biases, likewise.
+        b_hh: Recurrent biases, likewise.
+
+    Shape:
+        - x: ``(N, I)`` or ``(I,)``; h: ``(N, H)`` or ``(H,)``
+        - w_ih: ``(3·H, I)``; w_hh: ``(3·H, H)``; biases: ``(3·H,)``
+
+    Returns:
+        The next hidden state, of h's shape.
+    """
+    r_x, z_x, n_x = memory_bound_linear(x, w_ih, b_ih).chunk(3, -1)  # (N, H) each
+    r_h, z_h, n_h = memory_bound_linear(h, w_hh, b_hh).chunk(3, -1)
+    r = (r_x + r_h).sigmoid()
+    z = (z_x + z_h).sigmoid()
+    n = (n_x + r * n_h).tanh()
+    return n + z * (h - n)
+
+
+def gate_slice(kind: str, gate: str, hidden_size: int) -> slice:
+    """Find the rows of one gate in a weight, a bias or a g vector.
+
+    Args:
+        kind: ``rnn``, ``lstm`` or ``gru``.
+        gate: Name of the gate.
+        hidden_size: H.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ValueError: There is no such gate.
+    """
+    if gate not in GATES[kind]:
+        raise ValueError(f"gate must be one of {', '.join(GATES[kind])} for this {kind}, got {gate!r}")
+    k = GATES[kind].index(gate)
+    return slice(k * hidden_size, (k + 1) * hidden_size)

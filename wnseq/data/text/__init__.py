@@ -1,0 +1,34 @@
+"""Text: corpora, tokenizers, and batches for truncated back-propagation through time."""
+
+from wnseq.data.text.bptt import IGNORE, StreamLoader, Streams, TextBatch, shard
+from wnseq.data.text.corpora import Corpus, open_corpus
+from wnseq.data.text.datamodule import TextDataModule
+from wnseq.data.text.tokenizer import (
+    LINE_END,
+    UNKNOWN,
+    ByteTokenizer,
+    CharTokenizer,
+    SubwordTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
+from wnseq.data.text.tokenizer_training import train_tokenizer
+
+__all__ = [
+    "IGNORE",
+    "LINE_END",
+    "UNKNOWN",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "Corpus",
+    "StreamLoader",
+    "Streams",
+    "SubwordTokenizer",
+    "TextBatch",
+    "TextDataModule",
+    "Tokenizer",
+    "WordTokenizer",
+    "open_corpus",
+    "shard",
+    "train_tokenizer",
+]

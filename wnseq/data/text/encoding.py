@@ -1,0 +1,106 @@
+"""A text encoded once, kept on the disk and mapped into memory."""
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from wnseq.data._files import atomic_write, cache_folder
+from wnseq.data.text.stream import Text
+from wnseq.data.text.tokenizer import UNKNOWN, Tokenizer
+
+FORMAT = 1  # of the cached files; changes with everything that changes their content
+PATIENCE = 2.0  # seconds after which a progress bar appears
+Ids = np.ndarray[tuple[int], np.dtype[np.integer]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a text consists of, so that losses per token can be stated per word, character or byte.
+
+    Args:
+        tokens: number of ids.
+        words: whitespace-separated words, plus one for each line's end: what a word vocabulary counts as tokens.
+        characters: Unicode characters.
+        bytes: bytes of UTF-8.
+        unknown: tokens that stand for what the vocabulary does not have (a ``<unk>`` in the text itself not counted).
+    """
+
+    tokens: int
+    words: int
+    characters: int
+    bytes: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a corpus, encoded.
+
+    Args:
+        tokens: the ids, mapped from the disk, read-only.
+        counts: what the text consists of.
+    """
+
+    tokens: Ids
+    counts: Counts
+
+
+def encode(text: Text, vocabulary: Tokenizer, content: str, name: str = "") -> Split:
+    """Return a text's ids, encoded now or found in the cache.
+
+    Args:
+        text: the part; it is read once, in bounded memory.
+        vocabulary: what encodes it.
+        content: a hash of the text.
+        name: what the progress bar says.
+
+    Raises:
+        ValueError: the text is not UTF-8.
+        OSError: the disk is full; nothing is left that a later run would find.
+    """
+    key = sha256(f"{FORMAT} {content} {vocabulary.sha256}".encode()).hexdigest()
+    path = cache_folder() / "tokens" / f"{key}.bin"
+    dtype = np.dtype("<u2" if len(vocabulary) <= 1 << 16 else "<i4")
+    counts = _stored(path, dtype)
+    if counts is None:
+        counts = _encode(text, vocabulary, path, dtype, name)
+    if not counts.tokens:  # an empty file can't be mapped
+        return Split(np.empty(0, dtype), counts)
+    return Split(np.memmap(path, dtype, "r", shape=(counts.tokens,)), counts)
+
+
+def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts | None:
+    """Return the counts of a cached file, None where it is missing or damaged."""
+    try:
+        counts = Counts(**json.loads(path.with_suffix(".json").read_text("utf-8")))
+        whole = path.stat().st_size == counts.tokens * dtype.itemsize
+    except (OSError, ValueError, TypeError):
+        return None
+    return counts if whole else None
+
+
+def _encode(text: Text, vocabulary: Tokenizer, path: Path, dtype: np.dtype[np.integer], name: str) -> Counts:
+    tokens = words = characters = unknown = 0
+    spelt = vocabulary.kind == "word"  # only there is "<unk>" in the text the same entry
+    bar = tqdm(total=text.size, desc=f"encoding {name}".strip(), unit="B", unit_scale=True, delay=PATIENCE, leave=False)
+    path.with_suffix(".json").unlink(missing_ok=True)
+    with atomic_write(path) as file, contextlib.closing(bar):
+        for chunk in text.chunks():
+            ids = np.asarray(vocabulary.encode(chunk), dtype)
+            file.write(ids.tobytes())
+            seen = chunk.split()
+            tokens += len(ids)
+            words += len(seen) + chunk.count("\n")
+            characters += len(chunk)
+            if vocabulary.unknown is not None:
+                unknown += int((ids == vocabulary.unknown).sum()) - (seen.count(UNKNOWN) if spelt else 0)
+            bar.update(len(chunk.encode()))
+    counts = Counts(tokens, words, characters, text.size, unknown)
+    with atomic_write(path.with_suffix(".json")) as file:  # last: without it the ids are not trusted
+        file.write(json.dumps(asdict(counts)).encode())
+    return counts

@@ -1,0 +1,301 @@
+"""Between text and token ids: words, subwords, characters or bytes."""
+
+import codecs
+import hashlib
+import json
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+KINDS = ("word", "subword", "bpe", "char", "byte")
+UNKNOWN = "<unk>"
+LINE_END = "<eos>"
+SPACE = "▁"  # sentencepiece's own sign for a space; in a text it would come back as one
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokenizer(ABC):
+    """The tokens of a language model, and the ways from text to ids and back.
+
+    Example:
+        >>> vocabulary = ByteTokenizer()
+        >>> vocabulary.decode(vocabulary.encode("Grüße"))
+        'Grüße'
+        >>> list(vocabulary.stream(vocabulary.encode("ü")))
+        ['ü']
+    """
+
+    kind: ClassVar[str]  # "word", "subword", "char" or "byte"
+    start: int  # what stands before the first token of a text: the end of a line
+    unknown: int | None = None  # what everything outside the vocabulary becomes; None: nothing is outside
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text. Encoding two texts cut after a line is encoding both at once."""
+
+    @abstractmethod
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the text of ids as they come, for a terminal: a character only when all its bytes are there."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return plain types from which ``from_state`` makes the vocabulary again; loads with ``weights_only=True``."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
+        return "".join(self.stream(ids))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the state: equal exactly where every text has the same ids."""
+        return hashlib.sha256(json.dumps(self.state(), sort_keys=True, default=bytes.hex).encode()).hexdigest()
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> "Tokenizer":
+        """Make a vocabulary from what ``state`` returned.
+
+        Raises:
+            ValueError: it is not such a state.
+        """
+        try:
+            match state["kind"]:
+                case "word":
+                    return WordTokenizer(state["tokens"])
+                case "char":
+                    return CharTokenizer(state["tokens"])
+                case "byte":
+                    return ByteTokenizer()
+                case "subword":
+                    return SubwordTokenizer(state["model"])
+                case kind:
+                    raise ValueError(
+                        f"This vocabulary is of kind {kind!r}, which is none of word, subword, char, byte."
+                    )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"This is not the state of a vocabulary: {type(error).__name__} {error} while it was read."
+            ) from error
+
+    @staticmethod
+    def from_checkpoint(path: str | Path) -> "Tokenizer":
+        """Take the vocabulary out of a language model's checkpoint.
+
+        Args:
+            path: a ``.ckpt`` file written by a recipe of wnseq.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, no checkpoint, or one without a vocabulary.
+        """
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no checkpoint at {path}.")
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{path} can't be read as a checkpoint: it is damaged, cut short, or a file of another kind."
+            ) from error
+        ours = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
+        state = ours.get("vocabulary") if isinstance(ours, dict) else None
+        if not isinstance(state, dict):
+            raise ValueError(
+                f"{path} is a checkpoint, but holds no vocabulary of wnseq: it was not written by a language model "
+                "recipe. Name a kind (word, subword, bpe, char, byte) to make one from the corpus."
+            )
+        return Tokenizer.from_state(state)
+
+    @staticmethod
+    def from_torchtext(vocabulary: Any) -> "WordTokenizer":
+        """Take over the words of a torchtext vocabulary, of release 0.6 or of any later one.
+
+        Args:
+            vocabulary: an object with ``get_itos()`` or ``itos``.
+
+        Raises:
+            TypeError: it has neither.
+            ValueError: it has no ``<unk>``.
+
+        Note:
+            ``<eos>``, which ends each line here, is added at the end where it is missing.
+        """
+        tokens = vocabulary.get_itos() if hasattr(vocabulary, "get_itos") else getattr(vocabulary, "itos", None)
+        if tokens is None:
+            raise TypeError(
+                f"from_torchtext: expected a torchtext vocabulary (with get_itos() or itos), got {type(vocabulary)}."
+            )
+        return WordTokenizer(tokens if LINE_END in tokens else [*tokens, LINE_END])
+
+
+class WordTokenizer(Tokenizer):
+    """Whitespace-separated words, ``<unk>`` for all others and ``<eos>`` for the end of a line.
+
+    Args:
+        tokens: the words, ``<unk>`` and ``<eos>`` among them; an id is a place in this list.
+    """
+
+    kind = "word"
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = list(tokens)
+        self._ids = {token: index for index, token in enumerate(self.tokens)}
+        for needed in (UNKNOWN, LINE_END):
+            if needed not in self._ids:
+                raise ValueError(f"A word vocabulary needs the entry {needed}, which this one of {len(self)} has not.")
+        self.unknown: int = self._ids[UNKNOWN]
+        self.start = self._ids[LINE_END]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of the words, and of ``<eos>`` for each newline."""
+        ids, get, unknown = [], self._ids.get, self.unknown
+        for line in text.split("\n"):
+            ids += [get(word, unknown) for word in line.split()]
+            ids.append(self.start)
+        return ids[:-1]  # what follows the last newline is no line yet
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the words, with a space between two of a line."""
+        space = ""
+        for index in ids:
+            if index == self.start:
+                yield "\n"
+                space = ""
+            else:
+                yield space + self.tokens[index]
+                space = " "
+
+    def state(self) -> dict[str, Any]:
+        """Return the kind and the words."""
+        return {"kind": self.kind, "tokens": self.tokens}
+
+
+class CharTokenizer(Tokenizer):
+    """Characters, and an entry for those never seen.
+
+    Args:
+        tokens: ``<unk>`` and then the characters; an id is a place in this list.
+    """
+
+    kind = "char"
+    unknown = 0
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = list(tokens)
+        if self.tokens[:1] != [UNKNOWN] or any(len(token) != 1 for token in self.tokens[1:]):
+            raise ValueError("A char vocabulary is <unk> followed by single characters, which this list is not.")
+        self._ids = {token: index for index, token in enumerate(self.tokens)}
+        self.start = self._ids.get("\n", self.unknown)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Return one id a character."""
+        get = self._ids.get
+        return [get(character, 0) for character in text]
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the characters; U+FFFD for the unknown one."""
+        return (self.tokens[index] if index else REPLACEMENT for index in ids)
+
+    def state(self) -> dict[str, Any]:
+        """Return the kind and the characters."""
+        return {"kind": self.kind, "tokens": self.tokens}
+
+
+class ByteTokenizer(Tokenizer):
+    """The 256 bytes of UTF-8: nothing to learn, nothing lost."""
+
+    kind = "byte"
+    start = ord("\n")
+
+    def __len__(self) -> int:
+        return 256
+
+    def encode(self, text: str) -> list[int]:
+        """Return the bytes of the text in UTF-8."""
+        return list(text.encode())
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield each character with its last byte."""
+        return _characters(bytes((index,)) for index in ids)
+
+    def state(self) -> dict[str, Any]:
+        """Return the kind."""
+        return {"kind": self.kind}
+
+
+class SubwordTokenizer(Tokenizer):
+    """Parts of words, learned by sentencepiece; what no part covers is spelt in bytes, so that nothing is lost.
+
+    Args:
+        model: a serialised sentencepiece model with byte fallback and a newline piece, as ``wnseq.data.text.tokenizer_training`` makes.
+    """
+
+    kind = "subword"
+
+    def __init__(self, model: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = bytes(model)
+        try:
+            self._processor = SentencePieceProcessor(model_proto=self.model)
+        except RuntimeError as error:
+            raise ValueError("A subword vocabulary needs a sentencepiece model; these bytes are not one.") from error
+        # Decoded by ourselves: sentencepiece can't be asked for a text bit by bit.
+        self._bytes = [self._spell(index) for index in range(len(self))]
+        self.start = self._processor.piece_to_id("\n")
+        if self.start == self._processor.unk_id() or not self._processor.is_byte(self._processor.piece_to_id("<0x00>")):
+            raise ValueError(
+                "This sentencepiece model has no newline piece or no byte pieces: text would be lost. Train it with "
+                "user_defined_symbols='\\n' and byte_fallback=True."
+            )
+        self._sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+
+    def __len__(self) -> int:
+        return int(self._processor.get_piece_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of the pieces."""
+        first, *others = text.split(SPACE)
+        ids: list[int] = self._processor.encode(first)
+        for other in others:
+            ids += self._sign + self._processor.encode(other)
+        return ids
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the pieces; a character spelt in bytes only with its last byte."""
+        return _characters(self._bytes[index] for index in ids)
+
+    def state(self) -> dict[str, Any]:
+        """Return the kind and the model's bytes."""
+        return {"kind": self.kind, "model": self.model}
+
+    def _spell(self, index: int) -> bytes:
+        piece: str = self._processor.id_to_piece(index)
+        if self._processor.is_byte(index):
+            return bytes((int(piece[1:-1], 16),))
+        if self._processor.is_unknown(index):
+            return REPLACEMENT.encode()
+        return piece.replace(SPACE, " ").encode()
+
+
+def _characters(spelt: Iterable[bytes]) -> Iterator[str]:
+    """Yield text from bytes as they come, holding back unfinished characters."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for data in spelt:
+        if text := decoder.decode(data):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text

@@ -1,0 +1,167 @@
+"""Learning a vocabulary from a text of any length, once: it is kept in the cache."""
+
+import io
+import json
+import re
+from base64 import b64decode, b64encode
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import sha256
+
+from wnseq.data._files import atomic_write, cache_folder
+from wnseq.data.text.stream import Text
+from wnseq.data.text.tokenizer import (
+    LINE_END,
+    SPACE,
+    UNKNOWN,
+    ByteTokenizer,
+    CharTokenizer,
+    SubwordTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
+
+SUBWORDS = 2000  # default size
+SAMPLE = 8 << 20  # bytes that sentencepiece sees of a longer text: a quarter of a minute, and 400 MB of memory
+SENTENCE = 2000  # characters; sentencepiece skips longer lines
+FORMAT = 1  # of the cached file; changes with everything that changes what is learned
+
+
+def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer:
+    """Return the vocabulary of a text, learned now or found in the cache.
+
+    Args:
+        kind: ``word``, ``subword`` (sentencepiece's unigram model), ``bpe``, ``char`` or ``byte``.
+        text: the training part.
+        size: number of entries at most, the most frequent; None for all words or characters, 2000 subwords.
+
+    Raises:
+        ValueError: the size doesn't suit the kind or the text.
+    """
+    if kind == "byte":
+        return ByteTokenizer()
+    key = sha256(f"{FORMAT} {kind} {size} {text.sha256()}".encode()).hexdigest()
+    path = cache_folder() / "vocabularies" / f"{key}.json"
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+        state = stored["state"]
+        if "model" in state:
+            state["model"] = b64decode(state["model"])
+        vocabulary = Tokenizer.from_state(state)
+        if vocabulary.sha256 == stored["sha256"]:
+            return vocabulary
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass  # not there, or damaged: it is made again
+    vocabulary = _train(kind, text, size)
+    state = vocabulary.state()
+    if "model" in state:
+        state["model"] = b64encode(state["model"]).decode()
+    with atomic_write(path) as file:
+        file.write(json.dumps({"sha256": vocabulary.sha256, "state": state}).encode())
+    return vocabulary
+
+
+def _train(kind: str, text: Text, size: int | None) -> Tokenizer:
+    if kind == "word":
+        return _words(text, size)
+    if kind == "char":
+        return _characters(text, size)
+    return _subwords(text, size, "unigram" if kind == "subword" else "bpe")
+
+
+def _words(text: Text, size: int | None) -> WordTokenizer:
+    try:
+        from torchtext.vocab import Vocab
+    except (ImportError, OSError) as error:  # OSError: a release with a binary for another torch
+        raise ImportError(
+            "Word vocabularies need torchtext 0.6, its last release that runs beside any torch: "
+            f'pip install "torchtext==0.6.*" (what is installed failed with: {error}).'
+        ) from error
+    counts: Counter[str] = Counter()
+    for chunk in text.chunks():
+        counts.update(chunk.split())
+    specials = [UNKNOWN, LINE_END]
+    return WordTokenizer(Vocab(counts, max_size=None if size is None else size - len(specials), specials=specials).itos)
+
+
+def _characters(text: Text, size: int | None) -> CharTokenizer:
+    counts = _count_characters(text)
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[: None if size is None else size - 1]
+    return CharTokenizer([UNKNOWN, *sorted(kept)])
+
+
+def _subwords(text: Text, size: int | None, model_type: str) -> SubwordTokenizer:
+    from sentencepiece import SentencePieceTrainer
+
+    sample = _sample(text)
+    wanted = size or SUBWORDS
+    # Of the pieces, 256 are bytes, one is <unk>, one the newline. Characters may take half of the rest; the rarer ones
+    # are spelt in bytes (Chinese has more characters than a small vocabulary has pieces).
+    counts = _count_characters(sample)
+    rare = [character for character, _ in counts.most_common()[(wanted - 258) // 2 :]]
+    breaks = dict.fromkeys(map(ord, [*rare, SPACE]), "\n")
+    while True:
+        model = io.BytesIO()
+        try:
+            SentencePieceTrainer.train(
+                sentence_iterator=_sentences(sample, breaks),
+                model_writer=model,
+                model_type=model_type,
+                vocab_size=wanted,
+                character_coverage=1.0,
+                byte_fallback=True,
+                user_defined_symbols=["\n"],
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,  # indentation is one token
+                unk_id=0,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                num_threads=4,  # fixed: sums in another order could learn other pieces
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            if (limit := re.search(r"value <= (\d+)", str(error))) is None:
+                raise ValueError(
+                    "Subwords can't be learned from the training part: it has hardly anything but line ends. "
+                    "Vocabulary byte takes any text."
+                ) from error
+            if size is not None:
+                raise ValueError(
+                    f"vocabulary_size {size} is more subwords than the text yields: the largest possible is {limit[1]}."
+                ) from None
+            wanted = int(limit[1])
+        else:
+            return SubwordTokenizer(model.getvalue())
+
+
+def _count_characters(text: Text) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for chunk in text.chunks():
+        counts.update(chunk)
+    return counts
+
+
+def _sample(text: Text, size: int = SAMPLE, runs: int = 32) -> Text:
+    """Return the text, or evenly spread runs of it, ``size`` bytes in all."""
+    if text.size <= size:
+        return text
+    sample = Text(())
+    for run in range(runs):
+        start = text.boundary(run * text.size // runs)
+        sample += text.slice(start, text.boundary(start + size // runs))
+    return sample
+
+
+def _sentences(text: Text, breaks: dict[int, str]) -> Iterator[str]:
+    """Yield lines, ended by some other characters as well; long ones are cut before a space."""
+    for chunk in text.chunks():
+        for line in chunk.translate(breaks).split("\n"):
+            while len(line) > SENTENCE:
+                cut = line.rfind(" ", 1, SENTENCE)
+                yield line[: cut if cut > 0 else SENTENCE]
+                line = line[cut if cut > 0 else SENTENCE :]
+            if line:
+                yield line

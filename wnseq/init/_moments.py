@@ -1,0 +1,61 @@
+"""Means and deviations of the units of a batch, over several calls and over the processes that share the work."""
+
+from typing import NamedTuple, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Samples, mean and summed squared deviation of each unit."""
+
+    samples: float
+    mean: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor, axis: int) -> Self:
+        """Take them in double precision over all axes but one, and over all ranks where ``torch.distributed`` runs.
+
+        Args:
+            y: What the units give.
+            axis: The axis of the units.
+        """
+        units = y.detach().movedim(axis, 0).flatten(1)  # (C, …)
+        units = units.float() if y.device.type == "mps" else units.double()  # that backend has no double
+        mean = units.mean(1) if units.shape[1] else units.new_zeros(len(units))
+        own = cls(units.shape[1], mean, (units - mean.unsqueeze(1)).square().sum(1))
+        if not (dist.is_available() and dist.is_initialized()):
+            return own
+        packed = torch.stack([mean.new_full(mean.shape, own.samples), own.mean, own.square])
+        parts = [torch.empty_like(packed) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, packed)  # each rank sums the same parts in the same order: equal to the bit
+        return cls.union([cls(float(part[0, 0]), part[1], part[2]) for part in parts])
+
+    @classmethod
+    def union(cls, parts: list[Self]) -> Self:
+        """Take those of all samples together."""
+        samples = sum(part.samples for part in parts)
+        mean = torch.stack([part.samples * part.mean for part in parts]).sum(0) / max(samples, 1)
+        squares = [part.square + part.samples * (part.mean - mean).square() for part in parts]
+        return cls(samples, mean, torch.stack(squares).sum(0))
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation of each unit, with the number of samples in the denominator."""
+        return (self.square / max(self.samples, 1)).sqrt()
+
+    @property
+    def root_mean_square(self) -> float:
+        """Root of the mean square of all units together."""
+        return float((self.mean.square() + self.deviation.square()).mean().sqrt())
+
+    def constant(self, dtype: torch.dtype) -> Tensor:
+        """Find the units whose samples are all alike, up to the rounding of a dtype."""
+        return self.deviation <= rounding(dtype) * self.root_mean_square
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Bound what rounding makes of a sum, in parts of its terms' size."""
+    return 16 * torch.finfo(dtype).eps

@@ -1,0 +1,212 @@
+"""TODO."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wnseq._recurrence.steps import GATES, gate_slice
+from wnseq.init._report import CELLS, FEEDFORWARD, InitReport, find_layers
+from wnseq.nn._linear import WNLinear
+from wnseq.nn._module import WNModule
+
+
+@torch.no_grad()
+def data_free_init(
+    model: nn.Module,
+    gamma: float | Mapping[str, float] = 2.0,
+    *,
+    keep: Literal["forward", "backward"] = "forward",
+    input_share: float = 0.8,
+) -> InitReport:
+    """Set g and bias of every weight-normalised layer without data, so that norms keep their size through the net.
+
+    forward: g = √(γ·in/out); backward: g = √γ; b = 0; recurrent modules and cells as
+    :func:`wnseq.init._scales.init_recurrent_without_data_` says
+
+    The first keeps the norm of what flows forward, the second that of the gradients.
+
+    Args:
+        model: Any module. v stays as it was drawn: see :func:`draw_directions`.
+        gamma: γ, 2 before a ReLU, 1 before no activation; a number, or numbers by patterns of qualified names as
+            :func:`data_init` takes its scales, 2 where none fits. In a residual net the last layer of each of B blocks
+            takes 1/B, and a shortcut takes 1.
+        keep: Which of the two norms.
+        input_share: ρ, in recurrent modules and cells the share of the variance that comes from the input.
+
+    Shape:
+        - in, out: features or channels; the area of a kernel and groups count on both sides and cancel
+
+    Returns:
+        What was set, and what was left alone and why.
+
+    Raises:
+        ValueError: The model has no weight-normalised layer; a γ is not positive, or the share not between 0 and 1; a
+            pattern fits no layer; or ``keep`` is neither of the two.
+
+    Example:
+        >>> from wnseq.nn import WNLinear
+        >>> net = WNLinear(8, 4)
+        >>> _ = data_free_init(net)
+        >>> net.weight_g.tolist()
+        [2.0, 2.0, 2.0, 2.0]
+
+    Source:
+        Arpit, Campos & Bengio 2019, arXiv 1906.02341.
+    """
+    if keep not in ("forward", "backward"):
+        raise ValueError(f"data_free_init: keep must be 'forward' or 'backward', got {keep!r}")
+    if not 0 < input_share < 1:
+        raise ValueError(f"data_free_init: input_share must be between 0 and 1, got {input_share}")
+    found, kept = find_layers(model, gamma, "data_free_init: gamma", 2.0)
+    for _, modules, square in found:
+        for module in modules:
+            if not isinstance(module, FEEDFORWARD):
+                init_recurrent_without_data_(module, 1.0, input_share)
+                continue
+            inputs, outputs = _fans(module)
+            module.weight_g.fill_(math.sqrt(square * (inputs / outputs if keep == "forward" else 1.0)))
+            if module.bias is not None:
+                module.bias.zero_()
+    return InitReport([name for name, _, _ in found], kept, {}, 0.0)
+
+
+@torch.no_grad()
+def draw_directions(model: nn.Module, std: float = 0.05) -> None:
+    """Draw every direction of a model anew, v ~ N(0, std²), in place; every g stays.
+
+    Args:
+        model: Any module. Its parts of this library are looked at.
+        std: Standard deviation. It changes no function, but the step that a learning rate stands for: the longer v, the
+            smaller the turn. The paper takes 0.05.
+
+    Raises:
+        ValueError: ``std`` is not positive.
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 3.
+    """
+    if not std > 0:
+        raise ValueError(f"draw_directions: std must be greater than 0, got {std}")
+    directions = {
+        id(v): v
+        for module in model.modules()
+        if isinstance(module, WNModule)
+        for v, _ in map(module.v_and_g, module.weight_names)
+    }
+    for v in directions.values():
+        v.normal_(0, std)
+
+
+def _fans(layer: Any) -> tuple[int, int]:
+    """Count the features, or the channels, on both sides of a layer."""
+    if isinstance(layer, WNLinear):
+        return layer.in_features, layer.out_features
+    return layer.in_channels, layer.out_channels
+
+
+KEEPING = ("forget", "update")  # the gates that keep the state
+MEMORY_MEAN = 1.0  # their mean; the others aim at 0
+
+
+def hidden_scales(
+    kind: str, nonlinearity: str, memory_mean: float, scale: float, input_share: float
+) -> tuple[list[float], float]:
+    """Compute one g^h for each gate, and E h², as if every pre-activation were independent and Gaussian.
+
+    LSTM: C = E[σ(i)²]·E[tanh(g)²]/(1 − E[σ(f)²]), Q = E[σ(o)²]·E[tanh(√C·z)²], g^h = s√(1−ρ)/√Q;
+    GRU: Q = E[(1−z)²]·E[tanh(n)²]/(1 − E[z²]), g^h = s√(1−ρ)/√Q, and for n s√(1−ρ)/√(E[r²]·Q);
+    Elman: Q = E[φ(a)²], g^h = s√(1−ρ)/√Q
+
+    Args:
+        kind: ``rnn``, ``lstm`` or ``gru``.
+        nonlinearity: φ of an Elman net, ``tanh`` or ``relu``.
+        memory_mean: Mean of an LSTM's forget gate or a GRU's update gate before its sigmoid; the other means are 0.
+        scale: s, the deviation of every pre-activation.
+        input_share: ρ, the input's share of its variance.
+
+    Returns:
+        The scales, in the order of the gates, and Q = E h².
+
+    Source:
+        Laurent, Ballas & Vincent 2017, Recurrent Normalization Propagation, compensate Var h at every step; here once.
+    """
+    memory = scale * math.sqrt(1 - input_share)
+    if kind == "lstm":
+        gate, forget = _expect(torch.sigmoid, 0.0, scale), _expect(torch.sigmoid, memory_mean, scale)
+        cell = gate * _expect(torch.tanh, 0.0, scale) / (1 - forget)
+        square = gate * _expect(torch.tanh, 0.0, math.sqrt(cell))
+        return [memory / math.sqrt(square)] * 4, square
+    if kind == "gru":
+        kept = _expect(torch.sigmoid, memory_mean, scale)
+        new = _expect(lambda a: torch.sigmoid(-a), memory_mean, scale)
+        reset = _expect(torch.sigmoid, 0.0, scale)
+        square = new * _expect(torch.tanh, 0.0, scale) / (1 - kept)
+        gated = memory / math.sqrt(square)
+        return [gated, gated, gated / math.sqrt(reset)], square
+    square = _expect(torch.tanh if nonlinearity == "tanh" else torch.relu, 0.0, scale)
+    return [memory / math.sqrt(square)], square
+
+
+def _expect(function: Callable[[Tensor], Tensor], mean: float, deviation: float) -> float:
+    """Integrate the square of a function over N(mean, deviation²)."""
+    z = torch.linspace(-9, 9, 1801, dtype=torch.float64)
+    weight = (-z.square() / 2).exp()
+    return float((weight * function(mean + deviation * z).square()).sum() / weight.sum())
+
+
+def init_recurrent_without_data_(module: WNModule, scale: float, input_share: float) -> None:
+    """Set a recurrent module or cell in closed form, for an input whose features have mean 0 and deviation 1.
+
+    g^x = s√ρ in the first layer and s√ρ/√Q in those above, g^h from :func:`hidden_scales`, b_ih = m, b_hh = 0; the
+    scales of a projection are 1.
+
+    Args:
+        module: The module.
+        scale: s.
+        input_share: ρ.
+    """
+    hidden, square = hidden_scales(*recurrence_of(module), scale, input_share)
+    for layer, suffix in _suffixes(module):
+        of_input = scale * math.sqrt(input_share) / (math.sqrt(square) if layer else 1.0)
+        module.v_and_g(f"weight_ih{suffix}")[1].fill_(of_input)
+        set_hidden_scales_(module, suffix, hidden)
+        if module.bias:
+            means = gate_means(module)
+            module.get_parameter(f"bias_ih{suffix}").copy_(means)
+            module.get_parameter(f"bias_hh{suffix}").zero_()
+
+
+def recurrence_of(module: Any) -> tuple[str, str, float]:
+    """Name the recurrence, its nonlinearity and the mean of the gate that keeps the state."""
+    return module.kind, getattr(module, "nonlinearity", "tanh"), MEMORY_MEAN if module.bias else 0.0
+
+
+def _suffixes(module: Any) -> list[tuple[int, str]]:
+    """List layers and directions, a cell's one layer too, with the ends of their parameters' names."""
+    if isinstance(module, CELLS):
+        return [(0, "")]
+    ends = ["", "_reverse"] if module.bidirectional else [""]
+    return [(layer, f"_l{layer}{end}") for layer in range(module.num_layers) for end in ends]
+
+
+def gate_rows(module: Any) -> list[slice]:
+    return [gate_slice(module.kind, gate, module.hidden_size) for gate in GATES[module.kind]]
+
+
+def gate_means(module: Any) -> Tensor:
+    """Lay the target means of the gates end to end."""
+    means = torch.zeros(len(GATES[module.kind]) * module.hidden_size)
+    for gate in set(KEEPING) & set(GATES[module.kind]):
+        means[gate_slice(module.kind, gate, module.hidden_size)] = MEMORY_MEAN
+    return means
+
+
+def set_hidden_scales_(module: Any, suffix: str, scales: list[float]) -> None:
+    g = module.v_and_g(f"weight_hh{suffix}")[1]
+    for rows, scale in zip(gate_rows(module), scales, strict=True):
+        g[rows] = scale
+    if getattr(module, "proj_size", 0):
+        module.v_and_g(f"weight_hr{suffix}")[1].fill_(1.0)

@@ -1,0 +1,40 @@
+"""Weight-normalised layers, cells and recurrent networks: drop-ins for ``torch.nn``."""
+
+from wnseq._recurrence.backend import backend
+from wnseq._recurrence.matmul import memory_bound_linear
+from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
+from wnseq.nn._batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
+from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
+from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
+from wnseq.nn._dropout import LockedDropout
+from wnseq.nn._linear import WNLinear
+from wnseq.nn._module import WNModule, add_safe_globals
+from wnseq.nn._rnn import GRU, LSTM, WNGRU, WNLSTM, WNRNN
+
+__all__ = [
+    "GATES",
+    "GRU",
+    "LSTM",
+    "WNGRU",
+    "WNLSTM",
+    "WNRNN",
+    "LockedDropout",
+    "MeanOnlyBatchNorm1d",
+    "MeanOnlyBatchNorm2d",
+    "WNConv1d",
+    "WNConv2d",
+    "WNConvTranspose1d",
+    "WNConvTranspose2d",
+    "WNGRUCell",
+    "WNLSTMCell",
+    "WNLinear",
+    "WNModule",
+    "WNRNNCell",
+    "add_safe_globals",
+    "backend",
+    "gate_slice",
+    "gru_step",
+    "lstm_step",
+    "memory_bound_linear",
+    "rnn_step",
+]

@@ -1,0 +1,204 @@
+"""Batch normalisation that centres and does not divide: the partner of weight normalisation, which sets the scale."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wnseq.errors import ShapeError
+
+
+class _MeanOnlyBatchNorm(nn.Module):
+    """What both share; a subclass says which numbers of axes it takes."""
+
+    axes: tuple[int, ...]
+    bias: Tensor | None
+    running_mean: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        sync: bool = False,
+    ) -> None:
+        super().__init__()
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"{type(self).__name__}: momentum must be in [0, 1] or None, got {momentum}")
+        self.num_features = num_features
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self.sync = sync
+        bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
+        mean = torch.empty(num_features, device=device, dtype=dtype) if track_running_stats else None
+        count = torch.empty((), device=device, dtype=torch.long) if track_running_stats else None
+        self.register_parameter("bias", bias)
+        self.register_buffer("running_mean", mean)
+        self.register_buffer("num_batches_tracked", count)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Forget the running mean."""
+        for buffer in (self.running_mean, self.num_batches_tracked):
+            if buffer is not None:
+                buffer.zero_()
+
+    def reset_parameters(self) -> None:
+        """Set b to zero and forget the running mean."""
+        self.reset_running_stats()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Centre each channel; see the class for shapes."""
+        self._check(input)
+        if self.training or self.running_mean is None:
+            mean, count = self._mean(input)
+            if self.training:
+                self._track(mean.detach(), count)
+        else:
+            mean = self.running_mean
+        shift = -mean if self.bias is None else self.bias - mean
+        return input + shift.to(input.dtype).view(-1, *[1] * (input.ndim - 2))  # (C, 1, …)
+
+    def _mean(self, x: Tensor) -> tuple[Tensor, int | Tensor]:
+        """Take the mean of each channel over batch and positions, of this process or of all, and count the values."""
+        others = [axis for axis in range(x.ndim) if axis != 1]
+        kept = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+        total, count = x.sum(others, dtype=kept), x.numel() // max(x.shape[1], 1)
+        if not (self.sync and self.training and dist.is_available() and dist.is_initialized()):
+            if count == 1 and self.training:
+                raise ShapeError(
+                    f"{type(self).__name__}: training needs more than one value in each channel, got input of shape "
+                    f"{tuple(x.shape)}: a single value less its mean is 0; enlarge the batch or call eval()"
+                )
+            return total / max(count, 1), count
+        both = torch.cat([total, total.new_full((1,), count)])
+        reduced: Tensor = _SumOverProcesses.apply(both)  # type: ignore[no-untyped-call]
+        return reduced[:-1] / reduced[-1].clamp(min=1), reduced[-1].detach()
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, count: int | Tensor) -> None:
+        if self.running_mean is None or self.num_batches_tracked is None:
+            return
+        seen = count > 0  # nothing is learned from an empty batch
+        self.num_batches_tracked.add_(seen)
+        share: Any = 1 / self.num_batches_tracked.clamp(min=1) if self.momentum is None else self.momentum
+        self.running_mean.add_(seen * share * (mean.to(self.running_mean.dtype) - self.running_mean))
+
+    def _check(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: input must be a tensor, got {type(x).__name__}")
+        if x.ndim not in self.axes:
+            raise ShapeError(
+                f"{name}: input must have {' or '.join(map(str, self.axes))} axes, got shape {tuple(x.shape)}"
+            )
+        if x.shape[1] != self.num_features:
+            raise ShapeError(
+                f"{name}: input must have {self.num_features} channels along axis 1, got {x.shape[1]} in shape "
+                f"{tuple(x.shape)}"
+            )
+
+    def extra_repr(self) -> str:
+        """Show the arguments."""
+        text = f"{self.num_features}, momentum={self.momentum}, affine={self.affine}, "
+        return f"{text}track_running_stats={self.track_running_stats}" + (", sync=True" if self.sync else "")
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Add a tensor up over all processes; so is its gradient, for each output depends on every input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _SumOverProcesses.apply(grads[0].contiguous())  # type: ignore[no-untyped-call]
+
+
+class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):
+    """Mean-only batch normalisation of features or of channels along one axis.
+
+    y = t − μ[t] + b, μ over batch and positions; ∇_t L = ∇_y L − μ[∇_y L]
+
+    Args:
+        num_features: C.
+        momentum: Share of the newest batch in the running mean; the paper's code has 0.1. None takes the plain mean of
+            all batches.
+        affine: Whether to add b.
+        track_running_stats: Whether to keep a running mean, and use it in evaluation. Without, evaluation uses the mean
+            of its batch.
+        device: Where to put bias and running mean.
+        dtype: What to keep them in.
+        sync: Whether to take the mean over the batches of all processes, as ``torch.nn.SyncBatchNorm`` does. In
+            training alone; without an initialised ``torch.distributed`` it changes nothing.
+
+    Shape:
+        - input and output: ``(N, C)`` or ``(N, C, T)``
+
+    Raises:
+        ShapeError: The input has other axes or channels, or one value a channel in training.
+        TypeError: The input is no tensor.
+        ValueError: The momentum is not in [0, 1].
+
+    Parameters:
+        bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked, a count.
+
+    Note:
+        An empty batch gives an empty output and leaves the running mean as it is. With ``sync`` every process has to
+        take part in every forward and backward pass, with an empty batch if it has no other.
+
+    Example:
+        >>> import torch
+        >>> MeanOnlyBatchNorm1d(2)(torch.tensor([[1.0, 0.0], [3.0, 8.0]]))
+        tensor([[-1., -4.],
+                [ 1.,  4.]], grad_fn=<AddBackward0>)
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 4, equations 7 and 8.
+    """
+
+    axes = (2, 3)
+
+
+class MeanOnlyBatchNorm2d(_MeanOnlyBatchNorm):
+    """Mean-only batch normalisation of the channels of images.
+
+    y = t − μ[t] + b, μ over batch and positions; ∇_t L = ∇_y L − μ[∇_y L]
+
+    Args:
+        num_features: C.
+        momentum: As for :class:`MeanOnlyBatchNorm1d`.
+        affine: Whether to add b.
+        track_running_stats: Whether to keep a running mean, likewise.
+        device: Where to put bias and running mean.
+        dtype: What to keep them in.
+        sync: Whether to take the mean over the batches of all processes, likewise.
+
+    Shape:
+        - input and output: ``(N, C, Y, X)``
+
+    Raises:
+        ShapeError: The input has other axes or channels, or one value a channel in training.
+        TypeError: The input is no tensor.
+        ValueError: The momentum is not in [0, 1].
+
+    Parameters:
+        bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked, a count.
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 4, equations 7 and 8.
+    """
+
+    axes = (4,)

@@ -1,0 +1,336 @@
+"""One step of time: rnn, lstm and gru as pure functions, and the weight-normalised cells made of them.
+
+The order of the gates is known here alone. It is torch's: ``i f g o`` for an LSTM, ``r z n`` for a GRU.
+"""
+
+import math
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
+from wnseq.errors import ShapeError
+from wnseq.functional import norm
+from wnseq.nn._module import WNModule
+
+Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # w_ih, w_hh, b_ih, b_hh
+
+
+def reset_rnn_parameters_(module: WNModule, hidden_size: int) -> None:
+    """Initialise a recurrent module as torch does, so that the same seed gives the same function.
+
+    Every weight and bias ~ U(−1/√H, 1/√H), in torch's order; v is the draw and g its norm.
+
+    Args:
+        module: Module whose parameters stand in torch's order, with v and g in the place of each weight.
+        hidden_size: H.
+    """
+    bound = 1 / math.sqrt(hidden_size) if hidden_size else 0.0
+    scales = {id(module.v_and_g(name)[1]) for name in module.weight_names}
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if id(parameter) not in scales:
+                parameter.uniform_(-bound, bound)
+        for name in module.weight_names:
+            v, g = module.v_and_g(name)
+            g.copy_(norm(v))
+
+
+def gate_view(module: WNModule, name: str, gate: str) -> Tensor:
+    """View the scales of one gate of one weight.
+
+    Args:
+        module: Recurrent module or cell.
+        name: Name of the weight.
+        gate: Name of the gate.
+
+    Returns:
+        A view of shape ``(H,)`` into the g vector.
+
+    Raises:
+        RuntimeError: The g vector is sharded over processes.
+        ValueError: There is no such gate.
+    """
+    rows = gate_slice(module.kind, gate, module.hidden_size)
+    g = module.v_and_g(name)[1]
+    if hasattr(g, "full_tensor"):  # a DTensor: an index into it gives a copy, and a write into that would be lost
+        raise RuntimeError(
+            f"{type(module).__name__}.gate_g: {name}_g is sharded, so that no process has a whole gate to view; read "
+            f"it as module.{name}_g.full_tensor()[{rows.start}:{rows.stop}], and write into gates before sharding"
+        )
+    return g[rows]
+
+
+class _WNCell(WNModule):
+    """What the three cells share: parameters, checks and binding."""
+
+    kind: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if not isinstance(size, Integral) or isinstance(size, bool):
+                raise TypeError(f"{type(self).__name__}: {name} must be an int, got {type(size).__name__}")
+            if size < 0:
+                raise ShapeError(f"{type(self).__name__}: {name} must not be negative, got {size}")
+        self.input_size = input_size = int(input_size)
+        self.hidden_size = hidden_size = int(hidden_size)
+        self.bias = bias
+        rows = len(GATES[self.kind]) * hidden_size
+        self.register_weight("weight_ih", (rows, input_size), device=device, dtype=dtype)
+        self.register_weight("weight_hh", (rows, hidden_size), device=device, dtype=dtype)
+        for name in ("bias_ih", "bias_hh"):
+            value = torch.nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+            self.register_parameter(name, value)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor did."""
+        reset_rnn_parameters_(self, self.hidden_size)
+
+    def extra_repr(self) -> str:
+        """Show the arguments as torch does."""
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+
+    def gate_g(self, gate: str, of: str = "hh") -> Tensor:
+        """View the scales of one gate.
+
+        Args:
+            gate: Name of the gate: ``hidden``; ``input``, ``forget``, ``cell``, ``output``; or ``reset``, ``update``,
+                ``new``.
+            of: ``ih`` for the input weight, ``hh`` for the recurrent one.
+
+        Returns:
+            A view of shape ``(H,)`` into the g vector. Write into it under ``torch.no_grad()``.
+
+        Raises:
+            RuntimeError: The parameters are sharded.
+            ValueError: There is no such gate or no such weight.
+        """
+        if of not in ("ih", "hh"):
+            raise ValueError(f"{type(self).__name__}: of must be 'ih' or 'hh', got {of!r}")
+        return gate_view(self, f"weight_{of}", gate)
+
+    def _weights(self) -> Weights:
+        weights = self.composed()
+        return weights["weight_ih"], weights["weight_hh"], self.bias_ih, self.bias_hh
+
+    def _check_input(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: input must be a tensor, got {type(x).__name__}")
+        if x.dim() not in (1, 2):
+            raise ShapeError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
+        if x.shape[-1] != self.input_size:
+            raise ShapeError(f"{name}: input must have {self.input_size} features, got {x.shape[-1]}")
+
+    def _check_states(self, x: Tensor, *states: Tensor) -> None:
+        name = type(self).__name__
+        for state in states:
+            if not isinstance(state, Tensor):
+                raise TypeError(f"{name}: each state must be a tensor, got {type(state).__name__}")
+            if state.shape != (*x.shape[:-1], self.hidden_size):
+                raise ShapeError(
+                    f"{name}: each state must have shape {(*x.shape[:-1], self.hidden_size)} beside an input of shape "
+                    f"{tuple(x.shape)}, got {tuple(state.shape)}"
+                )
+
+    def _zeros(self, x: Tensor) -> Tensor:
+        return x.new_zeros(*x.shape[:-1], self.hidden_size)
+
+
+class _WNHiddenCell(_WNCell):
+    """A cell whose state is the hidden state alone."""
+
+    def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
+        raise NotImplementedError
+
+    def _with_weights(self, weights: Weights, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        self._check_input(input)
+        hx = self._zeros(input) if hx is None else hx
+        self._check_states(input, hx)
+        return self._advance(input, hx, weights)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Take one step; see the class for shapes."""
+        return self._with_weights(self._weights(), input, hx)
+
+
+class WNRNNCell(_WNHiddenCell):
+    """An Elman cell with weight normalisation, a drop-in for ``torch.nn.RNNCell``.
+
+    h' = φ(W_ih x + b_ih + W_hh h + b_hh), each row of W_ih and W_hh being g·v/‖v‖
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of the state.
+        bias: Whether to add b_ih and b_hh.
+        nonlinearity: φ, ``tanh`` or ``relu``.
+        device: Where to put the parameters.
+        dtype: What to keep them in.
+
+    Shape:
+        - input: ``(N, I)`` or ``(I,)``
+        - hx: ``(N, H)`` or ``(H,)``; zeros if not given
+        - output: the next hidden state, of hx's shape
+
+    Raises:
+        ShapeError: Input or state do not fit, or a size is negative.
+        TypeError: A size is no int, or input or state is no tensor.
+        ValueError: The nonlinearity is unknown.
+
+    Parameters:
+        weight_ih_v ``(H, I)``, weight_hh_v ``(H, H)``, bias_ih and bias_hh ``(H,)``, all from U(−1/√H, 1/√H);
+        weight_ih_g and weight_hh_g ``(H,)``, the norms of the rows of v.
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+    """
+
+    kind = "rnn"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"WNRNNCell: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self.nonlinearity = nonlinearity
+
+    def extra_repr(self) -> str:
+        """Show the arguments as torch does."""
+        told = "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}"
+        return super().extra_repr() + told
+
+    def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
+        return rnn_step(x, h, *weights, nonlinearity=self.nonlinearity)
+
+
+class WNLSTMCell(_WNCell):
+    """An LSTM cell with weight normalisation, a drop-in for ``torch.nn.LSTMCell``.
+
+    i, f, g, o = σ, σ, tanh, σ of W_ih x + b_ih + W_hh h + b_hh; c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c'),
+    each row of W_ih and W_hh being g·v/‖v‖
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of each state.
+        bias: Whether to add b_ih and b_hh.
+        device: Where to put the parameters.
+        dtype: What to keep them in.
+
+    Shape:
+        - input: ``(N, I)`` or ``(I,)``
+        - hx: a pair ``(h, c)``, each ``(N, H)`` or ``(H,)``; zeros if not given
+        - output: the next ``(h, c)``
+
+    Raises:
+        ShapeError: Input or state do not fit, or a size is negative.
+        TypeError: A size is no int, input or state is no tensor, or the state is not a pair.
+
+    Parameters:
+        weight_ih_v ``(4·H, I)``, weight_hh_v ``(4·H, H)``, bias_ih and bias_hh ``(4·H,)``, gates in the order i f g o,
+        all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(4·H,)``, the norms of the rows of v.
+
+    Example:
+        >>> import torch
+        >>> cell = WNLSTMCell(10, 20)
+        >>> step = cell.bind()  # composes the weights once
+        >>> state = None
+        >>> for x in torch.randn(5, 3, 10):
+        ...     state = step(x, state)
+        >>> state[0].shape
+        torch.Size([3, 20])
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+    """
+
+    kind = "lstm"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+
+    def _with_weights(
+        self, weights: Weights, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        self._check_input(input)
+        if hx is None:
+            hx = (self._zeros(input), self._zeros(input))
+        elif not isinstance(hx, tuple | list):
+            raise TypeError(f"WNLSTMCell: the state must be a pair (h, c), got {type(hx).__name__}")
+        elif len(hx) != 2:
+            raise ShapeError(f"WNLSTMCell: the state must be a pair (h, c), got {len(hx)} tensors")
+        self._check_states(input, *hx)
+        return lstm_step(input, hx, *weights)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Take one step; see the class for shapes."""
+        return self._with_weights(self._weights(), input, hx)
+
+
+class WNGRUCell(_WNHiddenCell):
+    """A GRU cell with weight normalisation, a drop-in for ``torch.nn.GRUCell``.
+
+    r, z = σ of W_ih x + b_ih + W_hh h + b_hh; n = tanh(W_in x + b_in + r ⊙ (W_hn h + b_hn)); h' = (1 − z) ⊙ n + z ⊙ h,
+    each row of W_ih and W_hh being g·v/‖v‖
+
+    Args:
+        input_size: I, features of the input.
+        hidden_size: H, features of the state.
+        bias: Whether to add b_ih and b_hh.
+        device: Where to put the parameters.
+        dtype: What to keep them in.
+
+    Shape:
+        - input: ``(N, I)`` or ``(I,)``
+        - hx: ``(N, H)`` or ``(H,)``; zeros if not given
+        - output: the next hidden state, of hx's shape
+
+    Raises:
+        ShapeError: Input or state do not fit, or a size is negative.
+        TypeError: A size is no int, or input or state is no tensor.
+
+    Parameters:
+        weight_ih_v ``(3·H, I)``, weight_hh_v ``(3·H, H)``, bias_ih and bias_hh ``(3·H,)``, gates in the order r z n,
+        all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(3·H,)``, the norms of the rows of v.
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+    """
+
+    kind = "gru"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+
+    def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
+        return gru_step(x, h, *weights)

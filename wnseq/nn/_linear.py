@@ -1,0 +1,106 @@
+"""TODO."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wnseq.errors import ShapeError
+from wnseq.functional import direction_norm
+from wnseq.nn._module import WNModule
+
+
+class _WNLayer(WNModule):
+    """What all layers share: drawing, binding and the check of what comes in."""
+
+    bias: Tensor | None
+
+    def _register(self, shape: tuple[int, ...], outputs: int, bias: bool, **placed: Any) -> None:
+        """Create v, g and b. An output axis that is not the first is the second, as in a transposed convolution."""
+        groups = getattr(self, "groups", 1)
+        self.register_weight("weight", shape, dim=int(getattr(self, "transposed", False)), groups=groups, **placed)
+        self.register_parameter("bias", nn.Parameter(torch.empty(outputs, **placed)) if bias else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as the constructor did."""
+        v, g = self.v_and_g("weight")
+        nn.init.kaiming_uniform_(v, a=math.sqrt(5))
+        with torch.no_grad():
+            g.copy_(direction_norm(v, g, *self.layouts["weight"]))
+        if self.bias is not None:
+            inputs = v.shape[1:].numel()  # also in a transposed convolution, where torch too counts this axis
+            bound = 1 / math.sqrt(inputs) if inputs else 0.0
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def _weights(self) -> Tensor:
+        return self.composed()["weight"]
+
+    def _check_input(self, x: Tensor, axis: int, size: int, what: str) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: input must be a tensor, got {type(x).__name__}")
+        if x.ndim < -axis or x.shape[axis] != size:
+            got = f"{x.shape[axis]} in shape {tuple(x.shape)}" if x.ndim >= -axis else f"shape {tuple(x.shape)}"
+            raise ShapeError(f"{name}: input must have {size} {what} along axis {axis}, got {got}")
+
+
+class WNLinear(_WNLayer):
+    """A linear map with weight normalisation, a drop-in for ``torch.nn.Linear``.
+
+    y = x Wᵀ + b, each row of W being g·v/‖v‖
+
+    Args:
+        in_features: I, features of the input.
+        out_features: H, features of the output.
+        bias: Whether to add b.
+        device: Where to put the parameters.
+        dtype: What to keep them in.
+
+    Shape:
+        - input: ``(*, I)``, ``*`` being any number of axes
+        - output: ``(*, H)``
+
+    Raises:
+        ShapeError: The input has another number of features.
+        TypeError: The input is no tensor.
+
+    Parameters:
+        weight_v ``(H, I)`` and bias ``(H,)`` from U(−1/√I, 1/√I), as in torch; weight_g ``(H,)``, the norms of the rows
+        of v.
+
+    Example:
+        >>> import torch
+        >>> WNLinear(3, 2)(torch.randn(5, 3)).shape
+        torch.Size([5, 2])
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self._register((out_features, in_features), out_features, bias, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map the last axis; see the class for shapes."""
+        return self._with_weights(self._weights(), input)
+
+    def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
+        self._check_input(input, -1, self.in_features, "features")
+        return F.linear(input, weights, self.bias)
+
+    def extra_repr(self) -> str:
+        """Show the arguments as torch does."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -1,0 +1,31 @@
+"""Lightning callbacks that the recipes share."""
+
+from wnseq.training.callbacks.basic import (
+    Checkpoint,
+    EpochTime,
+    RngState,
+    TerminateOnNaN,
+    Throughput,
+    all_gather_object,
+)
+from wnseq.training.callbacks.ema import PolyakAverage
+from wnseq.training.callbacks.gate_monitor import GateMonitor
+from wnseq.training.callbacks.graceful_stop import GracefulShutdown
+from wnseq.training.callbacks.progress import PlainProgress, RichProgress
+from wnseq.training.callbacks.weight_norm import DataInit, Renormalize
+
+__all__ = [
+    "Checkpoint",
+    "DataInit",
+    "EpochTime",
+    "GateMonitor",
+    "GracefulShutdown",
+    "PlainProgress",
+    "PolyakAverage",
+    "Renormalize",
+    "RichProgress",
+    "RngState",
+    "TerminateOnNaN",
+    "Throughput",
+    "all_gather_object",
+]

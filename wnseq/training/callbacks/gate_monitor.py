@@ -1,0 +1,157 @@
+"""What the gates of weight-normalised recurrent modules learn over a run, and how fast their directions still turn."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from wnseq._recurrence.steps import GATES
+from wnseq.functional import norm
+from wnseq.nn._module import WNModule
+from wnseq.training import plots
+
+_GATED = ("weight_ih", "weight_hh")  # a projection belongs to no gate
+
+
+class GateMonitor(Callback):
+    """Write each gate's mean g, mean ‖v‖ and mean angle turned per step to ``gates.csv``, and draw ``gates.png``.
+
+    angle turned = ∠(v before the step, v after it), in radians, the mean over the rows of the gate
+
+    For every weight-normalised recurrent module and cell of the model, each layer, direction, input and recurrent
+    weight, and gate. Both files lie in ``trainer.default_root_dir``, the folder of the run; a model without such
+    modules leaves none. The file has a line a gate: ``step``, ``weight`` (as the state dict spells it, without ``_v``
+    and ``_g``), ``gate``, ``g``, ``v_norm``, ``radians_per_step``.
+
+    Args:
+        every_n_steps: steps between two measurements. One costs about as much as composing the weights.
+
+    Raises:
+        ValueError: ``every_n_steps`` is less than 1.
+
+    Note:
+        The angle is that of the one step that ends at the measurement. The net turn since the last measurement would be
+        smaller, by as much as steps undo one another, and would have to travel in the checkpoint. So nothing is kept
+        from one measurement to the next, and a resumed run measures what the uninterrupted one does.
+
+        The start is measured too, at step 0, with no angle. Parameters that a strategy has sharded are left alone,
+        and a line says so.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[GateMonitor()], logger=False, accelerator="cpu")
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"GateMonitor: every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._log: Path | None = None  # None where there is nothing to measure
+        self._before: dict[str, Tensor] = {}  # copies of v, while a step that is to be measured is taken
+        self._at = 0  # the step they were copied at
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._log, self._before = None, {}
+        found = list(gated(pl_module))
+        if not found or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if any(v.ndim != 2 or hasattr(v, "full_tensor") for _, _, v, _ in found):
+            print("no gates.csv: the parameters are sharded, and one process sees a part of each gate")
+            return
+        self._log = Path(trainer.default_root_dir) / "gates.csv"
+        _begin(self._log, trainer.global_step)
+        if trainer.global_step == 0:
+            self._measure(0, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        if self._log is None or self._before:  # a copy outlives a batch whose gradient is only accumulated
+            return
+        now = trainer.global_step
+        if (now + max(1, len(trainer.optimizers))) // self.every_n_steps > now // self.every_n_steps:
+            self._before = {name: v.detach().clone() for name, _, v, _ in gated(pl_module)}
+            self._at = now
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._before and trainer.global_step > self._at:
+            self._measure(trainer.global_step, pl_module)
+            self._before = {}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self._log is not None:
+            plots.plot_gates(self._log.parent)
+
+    @torch.no_grad()
+    def _measure(self, step: int, model: nn.Module) -> None:
+        if self._log is None:
+            return
+        labels, means = [], []
+        for name, gates, v, g in gated(model):
+            length = norm(v)
+            angle = turned(self._before[name], v) if self._before else torch.zeros_like(length)
+            of_rows = torch.stack([g.to(length.dtype), length, angle])  # (3, G·H)
+            means.append(of_rows.view(3, len(gates), -1).mean(2).cpu())  # (3, G)
+            labels += [(name, gate) for gate in gates]
+        values = torch.cat(means, 1).t().tolist()
+        with self._log.open("a", newline="", encoding="utf-8") as file:
+            for (name, gate), (g_mean, v_norm, angle_mean) in zip(labels, values, strict=True):
+                angle_cell = f"{angle_mean:.7g}" if self._before else ""
+                csv.writer(file).writerow([step, name, gate, f"{g_mean:.7g}", f"{v_norm:.7g}", angle_cell])
+
+
+def gated(model: nn.Module) -> Iterator[tuple[str, tuple[str, ...], Tensor, Tensor]]:
+    """Go through the weights of a model that are made of gates, as ``(name, gates, v, g)``.
+
+    Args:
+        model: any module.
+
+    Returns:
+        An iterator over the input and recurrent weights of its weight-normalised recurrent modules and cells.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, WNModule) and hasattr(module, "gate_g"):
+            for weight in module.weight_names:
+                if weight.startswith(_GATED):
+                    yield f"{path}.{weight}".lstrip("."), GATES[module.kind], *module.v_and_g(weight)
+
+
+def turned(before: Tensor, after: Tensor) -> Tensor:
+    """Measure the angle between each row of one matrix and the same row of another.
+
+    ∠(a, b) = 2·atan2(‖ ‖b‖a − ‖a‖b ‖, ‖ ‖b‖a + ‖a‖b ‖)
+
+    Args:
+        before: the rows a.
+        after: the rows b.
+
+    Shape:
+        - before, after: ``(R, C)``
+
+    Returns:
+        The angles in radians, ``(R,)``; 0 where a row is zero. The norm of half types is taken in float32.
+
+    Note:
+        arccos of the cosine knows no angle below 3e-4 in float32; this form resolves 1e-7, and equal rows give 0.
+
+    Source:
+        Kahan 2006, How futile are mindless assessments of roundoff in floating-point computation?, section 12.
+    """
+    of_before, of_after = norm(before).unsqueeze(1), norm(after).unsqueeze(1)
+    a, b = of_after * before, of_before * after
+    return 2 * torch.atan2(norm(a - b), norm(a + b))
+
+
+def _begin(log: Path, step: int) -> None:
+    """Start a log; in the folder of a run that is resumed at ``step``, keep what it had measured until then."""
+    kept: list[list[str]] = []
+    if step > 0 and log.is_file():
+        with log.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([plots.GATE_COLUMNS, *kept])

@@ -1,0 +1,344 @@
+"""The command line of every recipe: LightningCLI with the project's defaults."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from wnseq.training import checkpoint_files, plots
+from wnseq.training.benchmark import keep_freed_memory
+from wnseq.training.callbacks.basic import Checkpoint, RngState, TerminateOnNaN, Throughput
+from wnseq.training.callbacks.graceful_stop import GracefulShutdown, statuses
+from wnseq.training.callbacks.progress import PlainProgress, RichProgress, readable
+from wnseq.training.cli import run_folder
+from wnseq.training.cli.errors import user_errors
+from wnseq.training.cli.log_filter import filter_lightning_logs
+from wnseq.training.cli.parser import RecipeParser, with_subcommand
+
+RUN = "WNSEQ_RUN"  # tells the processes that Lightning starts the folder of the run
+Precision = Literal["highest", "high", "medium"]
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI that trains, tests the best checkpoint, shows what the user came to see, and says where it all is.
+
+    A recipe overrides :meth:`report` and :meth:`callbacks`, and Lightning's hooks ``add_arguments_to_parser`` and
+    ``before_instantiate_classes``, which are empty here.
+
+    Args:
+        model_class: the recipe's LightningModule.
+        data_class: its LightningDataModule.
+        recipe: its name: the runs go to ``<trainer.default_root_dir>/<recipe>/<number>``.
+        monitor: the metric whose smallest value makes a checkpoint the best.
+        defaults: defaults of options by their names: ``{"trainer.max_epochs": 10}``.
+        arguments: the command line, the subcommand first.
+        program: what a user types before the arguments.
+    """
+
+    def __init__(
+        self,
+        model_class: type[LightningModule],
+        data_class: type[LightningDataModule],
+        *,
+        recipe: str,
+        monitor: str,
+        defaults: dict[str, Any],
+        arguments: Sequence[str],
+        program: str,
+    ) -> None:
+        self.recipe = recipe
+        self.monitor = monitor
+        self.defaults = defaults
+        self.arguments = list(arguments)
+        self.program = program
+        self.run_dir: Path | None = None
+        self.metrics: dict[str, float] = {}
+        self._stop = GracefulShutdown()
+        super().__init__(
+            model_class,
+            data_class,
+            parser_class=RecipeParser,
+            parser_kwargs={
+                "prog": program,
+                "description": f"The recipe {recipe}. Without a subcommand it fits: it trains, then tests the best "
+                "checkpoint. `fit --help` lists every option.",
+            },
+            trainer_defaults={
+                "default_root_dir": "runs",
+                "num_sanity_val_steps": 0,  # noise on the screen, and a state of its own to keep apart
+                "use_distributed_sampler": False,  # it would tear contiguous text apart
+                "enable_model_summary": False,
+                "log_every_n_steps": 10,
+            },
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            # False: a checkpoint's hyper-parameters are the constructor's arguments, not the parsed configuration
+            load_from_checkpoint_support=False,
+        )
+
+    def report(self) -> None:
+        """What the user came to see, after training and test: a recipe prints a sample here. Nothing by default."""
+
+    def callbacks(self) -> list[Callback]:
+        """The callbacks that belong to the recipe: by default a count of tokens, which are the targets of a batch."""
+        return [Throughput("tokens", lambda batch: batch.targets.numel())]
+
+    # ---- parsing -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the options that would do nothing here."""
+        ours = {"weights_only", "verbose", "return_predictions"}
+        return {name: skipped | ours for name, skipped in LightningCLI.subcommands().items()}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's parser without abbreviations."""
+        return super().init_parser(allow_abbrev=False, **kwargs)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options that are neither the model's nor the data's nor the Trainer's."""
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--matmul_precision",
+            type=Precision,
+            default="highest",
+            help="Precision of float32 matrix products. 'medium' makes linear layers about twice as fast on a CPU "
+            "(relative error 4e-7 without AMX; with AMX, or on a GPU, they compute in bfloat16 or TF32).",
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of Trainer, model and data, with the recipe's defaults."""
+        super().add_core_arguments_to_parser(parser)
+        parser.set_defaults(self.defaults)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; with ``--ckpt_path``, parse again with what the checkpoint was made with as the defaults.
+
+        That are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
+        """
+        self.config = parser.parse_args(self.arguments)
+        options = self.config[self.config.subcommand]
+        subparser = self._subcommand_parsers[self.config.subcommand]
+        if options.get("ckpt_path") is None:
+            if self.config.subcommand != "fit" and options.model.get("init_from") is None:
+                subparser.error(
+                    f"{self.config.subcommand} needs --ckpt_path: a file, or best or last of the newest run"
+                )
+            return
+        with user_errors():
+            path = checkpoint_files.find(options.ckpt_path, self._runs(options))
+            checkpoint = checkpoint_files.read(path)
+            hparams = checkpoint.get("hyper_parameters", {})
+            checkpoint_files.check_names(path, hparams, known=options.model.as_dict())
+        subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
+        data = checkpoint.get("wnseq", {}).get("data", {})
+        subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
+        self.config = parser.parse_args(self.arguments)
+        self.config[self.config.subcommand].ckpt_path = str(path)
+
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's, by which a checkpoint's hyper-parameters overrule the flags the user has just typed."""
+
+    def _runs(self, options: Namespace) -> Path:
+        return Path(options.trainer.default_root_dir) / self.recipe
+
+    # ---- building ----------------------------------------------------------------------------------------------
+
+    def instantiate_classes(self) -> None:
+        """Set the precision, then build data, model and Trainer."""
+        torch.set_float32_matmul_precision(self.config[self.config.subcommand].matmul_precision)
+        super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer: the user's flags and callbacks first, ours beside them."""
+        options = self.config_init[self.subcommand].trainer
+        if re.search("spawn|fork|notebook", str(options.strategy)):
+            raise ValueError(
+                f"--trainer.strategy {options.strategy} trains in processes that end with the training, and this "
+                "program has no model to test and to sample from then. Use --trainer.strategy ddp, which starts the "
+                "whole program once for each device."
+            )
+        logger = True if options.logger is None else options.logger
+        if self.subcommand != "fit" or options.fast_dev_run or options.barebones:  # these leave no files of ours
+            self.save_config_callback = None
+            kwargs["logger"] = False if logger is True else logger
+        else:
+            self.run_dir = self._new_run()
+            kwargs["default_root_dir"] = str(self.run_dir)
+            kwargs["logger"] = run_folder.loggers(self.run_dir) if logger is True else logger
+        if options.barebones:
+            kwargs |= {"log_every_n_steps": None}  # which barebones refuses to hear of
+        else:
+            kwargs["callbacks"] = self._all_callbacks(options, logs=bool(kwargs["logger"]))
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except BaseException:
+            if self.run_dir is not None and self.run_dir.is_dir():
+                self.run_dir.rmdir()
+            raise
+
+    def _new_run(self) -> Path:
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not first and RUN in os.environ:
+            return Path(os.environ[RUN])
+        folder = run_folder.new_folder(self._runs(self.config_init[self.subcommand]))
+        if first:
+            os.environ[RUN] = str(folder)
+        return folder
+
+    def _all_callbacks(self, options: Namespace, *, logs: bool) -> list[Callback]:
+        given = options.callbacks or []
+        callbacks = [*(given if isinstance(given, list) else [given]), *self.callbacks(), RngState(), TerminateOnNaN()]
+        callbacks.append(self._stop)
+        if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(RichProgress(self.monitor) if sys.stdout.isatty() else PlainProgress(self.monitor))
+        if self.run_dir is None:
+            return callbacks
+        if logs:
+            callbacks.append(LearningRateMonitor("step"))
+        if options.enable_checkpointing in (None, True):
+            folder = self.run_dir / "checkpoints"
+            if options.limit_val_batches != 0:
+                best = Checkpoint(folder, filename="best", monitor=self.monitor, save_on_train_epoch_end=False)
+                callbacks.append(best)  # False: a run that ends before its first validation has nothing to compare
+            # a second one, since with save_last Lightning renews last.ckpt only where it renews the best
+            callbacks.append(Checkpoint(folder, filename="last", enable_version_counter=False, save_on_exception=True))
+        return callbacks
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; when stopped, say how to go on, and leave no folder of a run that never took a step."""
+        try:
+            self.trainer.fit(**kwargs)
+            self._stop.leave()  # asked for after the last batch
+        except BaseException as stop:
+            if not self.trainer.is_global_zero or self.run_dir is None:
+                raise
+            if self.trainer.global_step == 0:
+                shutil.rmtree(self.run_dir, ignore_errors=True)
+            elif isinstance(stop, SystemExit | KeyboardInterrupt):
+                print(self._how_to_resume(self.run_dir / "checkpoints" / "last.ckpt"), flush=True)
+            raise
+
+    def _how_to_resume(self, last: Path) -> str:
+        step = f"stopped at step {self.trainer.global_step}"
+        if not last.is_file():
+            return f"{step}; no checkpoint was written"
+        words = iter(self.arguments)
+        kept = [word for word in words if not (word == "--ckpt_path" and next(words))]
+        kept = [word for word in kept if not word.startswith("--ckpt_path=")]
+        return (
+            f"{step}. To go on from there:\n{self.program} {shlex.join([*kept, '--ckpt_path', os.path.relpath(last)])}"
+        )
+
+    def validate(self, **kwargs: Any) -> None:
+        """Validate and print the metrics."""
+        self._keep(self.trainer.validate(**kwargs, verbose=False))
+        self._print_metrics()
+
+    def test(self, **kwargs: Any) -> None:
+        """Test and print the metrics."""
+        self._keep(self.trainer.test(**kwargs, verbose=False))
+        self._print_metrics()
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint, report, draw the curves, and say where everything is."""
+        best = self._best()
+        measured = checkpoint_files.read(best)["metrics"] if best else self.trainer.callback_metrics
+        self.metrics = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
+        self._keep(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
+        if not self.trainer.is_global_zero:
+            return
+        self.report()
+        print()
+        self._print_metrics()
+        if best is None:
+            print("no checkpoint was written: the metrics are those of the final weights")
+        else:
+            print(f"{'checkpoint':<11}  {os.path.relpath(best)}")
+        if self.run_dir is not None:
+            title = self.recipe.replace("_", " ")
+            plots.plot_run(self.run_dir, metric=self.monitor.removeprefix("val/"), title=title)
+            for name, path in run_folder.contents(self.run_dir).items():
+                print(f"{name:<11}  {os.path.relpath(path)}")
+
+    def _keep(self, results: Sequence[Any]) -> None:
+        for result in results:
+            self.metrics |= {name: float(value) for name, value in result.items()}
+
+    def _print_metrics(self) -> None:
+        if self.trainer.is_global_zero:
+            width = max(map(len, self.metrics), default=0)
+            for name, value in self.metrics.items():
+                print(f"{name:<{width}} {readable(value)}")
+
+    def _best(self) -> Path | None:
+        """The best checkpoint; without validation the last; None where none was written."""
+        ours = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
+        written = [Path(callback.best_model_path) for callback in ours if callback.best_model_path]
+        return written[0] if written else None  # the best stands before the last
+
+
+def run(
+    model_class: type[LightningModule],
+    data_class: type[LightningDataModule],
+    *,
+    recipe: str,
+    args: Sequence[str] | None,
+    monitor: str = "val/nats_per_token",
+    defaults: dict[str, Any] | None = None,
+    cli_class: type[RecipeCLI] = RecipeCLI,
+) -> dict[str, float]:
+    """Run a recipe's command line: the body of every recipe's ``main``.
+
+    Args:
+        model_class: the recipe's LightningModule.
+        data_class: its LightningDataModule.
+        recipe: its name, which names the folder of its runs.
+        args: the command line; None reads that of the process. No subcommand means ``fit``.
+        monitor: the metric whose smallest value makes a checkpoint the best.
+        defaults: defaults of options by their names: ``{"trainer.max_epochs": 10}``.
+        cli_class: what the recipe has changed about the command line.
+
+    Returns:
+        The final metrics: ``test/*``, and ``val/*`` of the checkpoint that was tested.
+
+    Raises:
+        SystemExit: 2 for a misspelt option or wrong value, 1 for any other mistake of the user, 130 and 143 after
+            SIGINT and SIGTERM, 0 after ``--help``; also when called from Python, caused by the original exception.
+    """
+    if args is None:
+        args, program = sys.argv[1:], sys.argv[0]
+        program = f"python {program}" if program.endswith(".py") else Path(program).name
+        typed = sys.orig_argv[-len(args) - 3 :]
+        if typed[1:] == ["run", recipe, *args]:
+            sys.argv = typed  # `wnseq run` put its name in their place, and Lightning starts other processes by them
+    else:
+        program = recipe
+    keep_freed_memory()
+    precision = torch.get_float32_matmul_precision()
+    try:
+        with filter_lightning_logs(), statuses(), user_errors():
+            cli = cli_class(
+                model_class,
+                data_class,
+                recipe=recipe,
+                monitor=monitor,
+                defaults=defaults or {},
+                arguments=with_subcommand(args),
+                program=program,
+            )
+        return cli.metrics
+    finally:
+        torch.set_float32_matmul_precision(precision)

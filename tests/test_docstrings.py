@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for folder in ("wnseq", "recipes") for path in (ROOT / folder).rglob("*.py"))
 WITH_EXAMPLES = [path for path in FILES if ">>> " in path.read_text("utf-8")]
-ORDER = ["Args", "Shape", "Returns", "Raises", "Parameters", "Note", "Example", "Source"]
+ORDER = ["Args", "Shape", "Returns", "Raises", "State", "Note", "Example", "Source"]
 
 
 def module_name(path: Path) -> str:

@@ -152,7 +152,7 @@ class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):
         TypeError: The input is no tensor.
         ValueError: The momentum is not in [0, 1].
 
-    Parameters:
+    State:
         bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked, a count.
 
     Note:
@@ -194,7 +194,7 @@ class MeanOnlyBatchNorm2d(_MeanOnlyBatchNorm):
         TypeError: The input is no tensor.
         ValueError: The momentum is not in [0, 1].
 
-    Parameters:
+    State:
         bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked, a count.
 
     Source:

@@ -187,7 +187,7 @@ class WNRNNCell(_WNHiddenCell):
         TypeError: A size is no int, or input or state is no tensor.
         ValueError: The nonlinearity is unknown.
 
-    Parameters:
+    State:
         weight_ih_v ``(H, I)``, weight_hh_v ``(H, H)``, bias_ih and bias_hh ``(H,)``, all from U(−1/√H, 1/√H);
         weight_ih_g and weight_hh_g ``(H,)``, the norms of the rows of v.
 
@@ -242,7 +242,7 @@ class WNLSTMCell(_WNCell):
         ShapeError: Input or state do not fit, or a size is negative.
         TypeError: A size is no int, input or state is no tensor, or the state is not a pair.
 
-    Parameters:
+    State:
         weight_ih_v ``(4·H, I)``, weight_hh_v ``(4·H, H)``, bias_ih and bias_hh ``(4·H,)``, gates in the order i f g o,
         all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(4·H,)``, the norms of the rows of v.
 
@@ -312,7 +312,7 @@ class WNGRUCell(_WNHiddenCell):
         ShapeError: Input or state do not fit, or a size is negative.
         TypeError: A size is no int, or input or state is no tensor.
 
-    Parameters:
+    State:
         weight_ih_v ``(3·H, I)``, weight_hh_v ``(3·H, H)``, bias_ih and bias_hh ``(3·H,)``, gates in the order r z n,
         all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(3·H,)``, the norms of the rows of v.
 

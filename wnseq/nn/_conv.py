@@ -185,7 +185,7 @@ class WNConv1d(_WNConv):
         TypeError: The input is no tensor.
         ValueError: The channels are not divisible by groups, or padding or its mode is unknown.
 
-    Parameters:
+    State:
         weight_v ``(C_out, C_in/groups, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_in/groups·K, as in torch;
         weight_g ``(C_out,)``, the norms of v.
 
@@ -242,7 +242,7 @@ class WNConv2d(_WNConv):
         TypeError: The input is no tensor.
         ValueError: The channels are not divisible by groups, or padding or its mode is unknown.
 
-    Parameters:
+    State:
         weight_v ``(C_out, C_in/groups, K, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_in/groups·K·K, as in
         torch; weight_g ``(C_out,)``, the norms of v.
 
@@ -302,7 +302,7 @@ class WNConvTranspose1d(_WNConvTranspose):
         ValueError: The channels are not divisible by groups, the padding has a mode, or no output has the size asked
             for.
 
-    Parameters:
+    State:
         weight_v ``(C_in, C_out/groups, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_out/groups·K, as in torch;
         weight_g ``(C_out,)``, the norms of v for each output channel, group after group.
 
@@ -367,7 +367,7 @@ class WNConvTranspose2d(_WNConvTranspose):
         ValueError: The channels are not divisible by groups, the padding has a mode, or no output has the size asked
             for.
 
-    Parameters:
+    State:
         weight_v ``(C_in, C_out/groups, K, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_out/groups·K·K, as in
         torch; weight_g ``(C_out,)``, the norms of v for each output channel, group after group.
 

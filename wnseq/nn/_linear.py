@@ -67,7 +67,7 @@ class WNLinear(_WNLayer):
         ShapeError: The input has another number of features.
         TypeError: The input is no tensor.
 
-    Parameters:
+    State:
         weight_v ``(H, I)`` and bias ``(H,)`` from U(−1/√I, 1/√I), as in torch; weight_g ``(H,)``, the norms of the rows
         of v.
 

@@ -223,7 +223,7 @@ class WNRNN(_WNHidden):
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of its range, or the input's dtype is not the module's.
 
-    Parameters:
+    State:
         For each layer k, and ``_reverse``: weight_ih_lk_v ``(H, I or D·H)``, weight_hh_lk_v ``(H, H)``, bias_ih_lk and
         bias_hh_lk ``(H,)``, all from U(−1/√H, 1/√H); weight_ih_lk_g and weight_hh_lk_g ``(H,)``, the norms of the rows
         of v.
@@ -287,7 +287,7 @@ class WNGRU(_WNHidden):
         TypeError: An argument has the wrong type.
         ValueError: An argument is out of its range, or the input's dtype is not the module's.
 
-    Parameters:
+    State:
         For each layer k, and ``_reverse``: weight_ih_lk_v ``(3·H, I or D·H)``, weight_hh_lk_v ``(3·H, H)``, bias_ih_lk
         and bias_hh_lk ``(3·H,)``, gates in the order r z n, all from U(−1/√H, 1/√H); weight_ih_lk_g and weight_hh_lk_g
         ``(3·H,)``, the norms of the rows of v.
@@ -343,7 +343,7 @@ class WNLSTM(_WNRecurrent):
         TypeError: An argument has the wrong type, or the state is not a pair.
         ValueError: An argument is out of its range, or the input's dtype is not the module's.
 
-    Parameters:
+    State:
         For each layer k, and ``_reverse``: weight_ih_lk_v ``(4·H, I or D·(P or H))``, weight_hh_lk_v
         ``(4·H, P or H)``, weight_hr_lk_v ``(P, H)`` with a projection, bias_ih_lk and bias_hh_lk ``(4·H,)``, gates in
         the order i f g o, all from U(−1/√H, 1/√H); weight_ih_lk_g and weight_hh_lk_g ``(4·H,)``, weight_hr_lk_g

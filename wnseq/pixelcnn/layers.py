@@ -162,7 +162,7 @@ class GatedBlock(nn.Module):
         - x, each of the shortcuts, and output: ``(N, F, H, W)``
         - label: ``(N,)``, int64
 
-    Parameters:
+    State:
         of_class.weight ``(classes, 2F)``, e, from N(0, 0.05²).
 
     Source:

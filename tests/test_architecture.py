@@ -1,116 +1,67 @@
-"""The rules of the layout, read from the source: who imports whom, what a room may stand on, how large it may grow.
+"""The rules of the layout, read from the source: which package imports which, which libraries each may use, what is
+public, how large a file may grow.
 
-Each rule is a function from source text to complaints; beside each test that the tree has none stands one that shows
-the rule complaining about a made-up source.
+Each rule is a function from source text to complaints. Beside each test that the tree has none is one that shows the
+rule complaining about a made-up source.
 """
 
 import ast
+import importlib
 import io
+import pkgutil
+import re
+import statistics
 import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import wnseq
+
 ROOT = Path(__file__).parent.parent
 
-# room -> the rooms it may import; what does not stand here is forbidden ("" is wnseq itself, for its version)
+# package or file -> those it may import; what is not drawn is forbidden
 ARROWS: dict[str, set[str]] = {
-    "weight_norm": set(),
-    "names": {"weight_norm"},
-    "composed": set(),
-    "module": {"composed", "names", "weight_norm"},
-    "streaming": {"products"},
-    "cells": {"module", "names", "streaming", "weight_norm"},
-    "products": set(),
-    "loops": {"products"},
-    "operators": {"loops", "products"},
-    "onnx": {"operators"},
-    "choice": {"products", "streaming"},
-    "stepwise": {"cells"},
-    "low_precision": {"choice", "products", "stepwise", "streaming"},
-    "gru_loop": {"choice", "loops", "stepwise", "streaming"},
-    "kernels": {"cells", "choice", "gru_loop", "low_precision", "operators", "stepwise", "streaming"},
-    "sequence": {"kernels", "weight_norm"},
-    "rnn": {"cells", "module", "sequence"},
-    "plain": {"sequence"},
-    "layers": {"module", "names", "weight_norm"},
-    "batch_norm": {"weight_norm"},
-    "pairs": {"module", "names"},
-    "moments": set(),
-    "recurrent_init": {"cells", "module", "moments", "rnn", "weight_norm"},
-    "data_init": {"batch_norm", "layers", "module", "moments", "recurrent_init"},
-    "convert": {"cells", "layers", "module", "names", "pairs", "plain", "rnn"},
-    "optimise": {"names", "pairs"},
-    "likelihood": set(),
-    "linear_cross_entropy": {"products", "weight_norm"},
-    "logistic_mixture": {"likelihood", "weight_norm"},
-    "causal": set(),
-    "incremental": {"causal"},
-    "regularise": set(),
-    "data.files": set(),
-    "data.stream": set(),
-    "data.compression": set(),
-    "data.download": {"data.files"},
-    "data.corpora": {"data.download", "data.files", "data.stream"},
-    "data.vocabulary": set(),
-    "data.learn": {"data.files", "data.stream", "data.vocabulary"},
-    "data.tokens": {"data.files", "data.stream", "data.vocabulary"},
-    "data.windows": {"data.tokens"},
-    "data.image_files": set(),
-    "data.image_sets": {"data.corpora", "data.download", "data.files", "data.image_files"},
-    "data.whitening": {"data.files"},
-    "data.preprocess": {"data.whitening"},
-    "data.epochs": set(),
-    "data.images": {"data.epochs", "data.image_sets", "data.preprocess", "data.whitening"},
-    "data.text": {"data.corpora", "data.learn", "data.tokens", "data.vocabulary", "data.windows"},
-    "training.errors": set(),
-    "training.memory": set(),
-    "training.quiet": set(),
-    "training.runs": set(),
-    "training.signals": set(),
-    "training.progress": set(),
-    "training.checkpoints": {"training.errors"},
-    "training.plots": set(),
-    "training.timing": {"training.plots"},
-    "training.epoch_time": set(),
-    "training.average": set(),
-    "training.callbacks": {"training.plots"},
-    "training.start": {"data_init"},
-    "training.renormalise": {"optimise"},
-    "training.gates": {"cells", "module", "training.plots", "weight_norm"},  # cells knows the names of the gates
-    "training.parser": {"training.errors"},
-    "training.cli": {
-        "training.callbacks",
-        "training.checkpoints",
-        "training.errors",
-        "training.memory",
-        "training.parser",
-        "training.plots",
-        "training.progress",
-        "training.quiet",
-        "training.runs",
-        "training.signals",
-    },
-    "training.command": {""},
+    "errors": set(),
+    "_torch_internals": set(),
+    "functional": set(),
+    "state_dict": {"functional"},
+    "distributions": set(),
+    "pixelcnn": set(),
+    "data": set(),
+    "_recurrence": set(),
+    "losses": {"_recurrence"},
+    "onnx": {"_recurrence"},
+    "nn": {"_recurrence", "functional", "state_dict"},
+    "convert": {"functional", "nn", "state_dict"},
+    "optim": {"functional", "nn"},
+    "init": {"_recurrence", "convert", "functional", "nn"},
+    "training": {"_recurrence", "functional", "init", "nn", "optim"},
 }
+EVERYWHERE = {"errors", "_torch_internals"}
+FLOORS = 7
 
-# folder -> what its rooms may import besides the standard library and wnseq
+# package or file -> the libraries it may import besides the standard library; the others may import torch alone
 LIBRARIES: dict[str, set[str]] = {
-    "": {"torch"},
     "onnx": {"onnxscript", "torch"},  # the first imported only where it is used
     "data": {"lightning", "numpy", "pooch", "sentencepiece", "sklearn", "torch", "torchtext", "tqdm"},
     "training": {"jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy", "rich", "torch"},
 }
 
-TESTED_ELSEWHERE: dict[str, str] = {}
-LONGEST = 400
+LONGEST = 400  # lines of a file of the library, docstrings counted; lines of code of a recipe
+MEDIAN = 150  # lines of the files of the library
+DOCSTRINGS = 0.25  # share of the library's lines
 NAMELESS = {"common", "helper", "helpers", "misc", "util", "utils"}
 
+# source -> its test file, where that is not the file of the same name
+TESTED_ELSEWHERE: dict[str, str] = {}
 
-def rooms() -> dict[str, Path]:
-    """Map the dotted name of each module of the library, without ``wnseq.``, to its file; a package counts as one."""
+
+def modules_of_the_library() -> dict[str, Path]:
+    """Map the dotted name of each module, without ``wnseq.``, to its file; a package has the name of its folder."""
     found = {}
     for path in sorted((ROOT / "wnseq").rglob("*.py")):
         parts = path.relative_to(ROOT / "wnseq").with_suffix("").parts
@@ -119,13 +70,19 @@ def rooms() -> dict[str, Path]:
     return found
 
 
-ROOMS = rooms()
+MODULES = modules_of_the_library()
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
-SOURCES = [*ROOMS.values(), *RECIPES]
+SOURCES = [*MODULES.values(), *RECIPES]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def unit(module: str) -> str:
+    """Return the package or the single file that a dotted name belongs to."""
+    return module.partition(".")[0]
 
 
 def imports(source: str, package: str) -> Iterator[str]:
-    """Yield what a module inside ``package`` imports, each name in full, wherever in the file the import stands."""
+    """Yield what a module inside ``package`` imports, each name in full, wherever in the file the import is."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -135,46 +92,50 @@ def imports(source: str, package: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def package_of(room: str) -> str:
-    path = ROOMS.get(room)
-    inside = room if path is not None and path.name == "__init__.py" else room.rpartition(".")[0]
+def package_of(module: str) -> str:
+    """Return the package that relative imports of a module start from."""
+    path = MODULES.get(module)
+    inside = module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
     return f"wnseq.{inside}".rstrip(".")
 
 
-def broken_arrows(source: str, room: str, known: set[str]) -> list[str]:
-    """Complain of each import of one room by another that the table does not draw."""
-    if room and room not in ARROWS and ROOMS.get(room, Path()).name != "__init__.py":
-        return [f"wnseq.{room} is not in ARROWS: add it there, with the rooms it may import, or merge it into a room"]
-    complaints = []
-    for name in imports(source, package_of(room)):
-        if name.split(".")[0] != "wnseq":
-            continue
-        target = name.removeprefix("wnseq").removeprefix(".")
-        while target and target not in known:  # wnseq.nn._cells.WNLSTMCell lives in the room wnseq.nn._cells
-            target = target.rpartition(".")[0]
-        if room in ARROWS:
-            allowed = target in ARROWS[room]
-        else:  # the __init__ of a package is the list of its public names, and looks at its own rooms alone
-            inside, _, _ = target.rpartition(".")
-            allowed = target == room or inside == room
-        if not allowed:
-            complaints.append(f"wnseq.{room or '__init__'} imports {name}, and ARROWS does not draw that arrow")
-    return complaints
+def imported_modules(source: str, module: str) -> Iterator[tuple[str, str]]:
+    """Yield each name that is imported from the library, and the module it is in."""
+    for name in imports(source, package_of(module)):
+        if name.split(".")[0] == "wnseq":
+            target = name.removeprefix("wnseq").removeprefix(".")
+            while target and target not in MODULES:
+                target = target.rpartition(".")[0]
+            yield name, target
 
 
-def strangers(source: str, room: str) -> list[str]:
-    """Complain of each library that a room's folder may not stand on."""
-    folder = room if room in LIBRARIES else room.rpartition(".")[0]
-    allowed = {"wnseq", *sys.stdlib_module_names, *LIBRARIES[folder]}
+def broken_arrows(source: str, module: str) -> list[str]:
+    """Complain about each import of one package by another that the table does not draw."""
+    own = unit(module)
+    if not own:  # the list of public names
+        return []
+    if own not in ARROWS:
+        return [f"wnseq.{own} is not in ARROWS: add it there, with the packages it may import"]
     return [
-        f"wnseq.{room} imports {name}: in wnseq/{folder} only {', '.join(sorted(LIBRARIES[folder]))} may be imported"
-        for name in imports(source, package_of(room))
+        f"wnseq.{module} imports {name}, and ARROWS does not draw {own} → {unit(target) or 'wnseq itself'}"
+        for name, target in imported_modules(source, module)
+        if unit(target) not in {own, *EVERYWHERE, *ARROWS[own]} and (target or own != "training")  # its version
+    ]
+
+
+def foreign_libraries(source: str, module: str) -> list[str]:
+    """Complain about each library that a package may not import."""
+    libraries = LIBRARIES.get(unit(module), {"torch"})
+    allowed = {"wnseq", *sys.stdlib_module_names, *libraries}
+    return [
+        f"wnseq.{module} imports {name}: wnseq.{unit(module)} may import {', '.join(sorted(libraries))} only"
+        for name in imports(source, package_of(module))
         if name.split(".")[0] not in allowed
     ]
 
 
 def imported_recipes(source: str, package: str) -> list[str]:
-    """Complain of each import of a recipe."""
+    """Complain about each import of a recipe."""
     return [
         f"imports {name}: what two recipes need belongs in wnseq, and wnseq knows no recipe"
         for name in imports(source, package)
@@ -182,94 +143,183 @@ def imported_recipes(source: str, package: str) -> list[str]:
     ]
 
 
-def code_lines(source: str) -> int:
-    """Count the lines of code: neither blank, nor comment alone, nor docstring."""
-    tree, lines = ast.parse(source), set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}:
-            lines.update(range(token.start[0], token.end[0] + 1) if token.string else ())
+def private_imports(source: str) -> list[str]:
+    """Complain about each import from wnseq with an underscore in its path, or of a name outside ``__all__``."""
+    complaints = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [(node.module or "", alias.name) for alias in node.names]
+        else:
+            continue
+        for module, name in names:
+            path = f"{module}.{name}".rstrip(".")
+            if path.split(".")[0] != "wnseq" or path.startswith("wnseq.recipes"):
+                continue
+            if any(part.startswith("_") for part in path.split(".")):
+                complaints.append(f"imports {path}, which has an underscore in its path")
+            elif name and path.removeprefix("wnseq.") not in MODULES and name not in public_names(module):
+                complaints.append(f"imports {path}, which is not in {module}.__all__")
+    return complaints
+
+
+def public_names(module: str) -> list[str]:
+    """Return the public names of a module."""
+    loaded = importlib.import_module(module)
+    return getattr(loaded, "__all__", [name for name in vars(loaded) if not name.startswith("_")])
+
+
+def private_names_of_torch(source: str) -> list[str]:
+    """Complain about each private name of torch: ``torch._C``, ``from torch.nn import _reduction``."""
+
+    def is_private(name: str) -> bool:
+        return any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+
+    tree, roots, complaints = ast.parse(source), {"torch"}, []
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                if (base + alias.name).split(".")[0] == "torch":
+                    roots.add((alias.asname or alias.name).split(".")[0])
+                    if is_private(base + alias.name):
+                        complaints.append(f"line {node.lineno}: imports {base}{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            below = node.value
+            while isinstance(below, ast.Attribute):
+                below = below.value
+            if isinstance(below, ast.Name) and below.id in roots:
+                complaints.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return complaints
+
+
+def python_blocks(text: str) -> Iterator[str]:
+    """Yield the Python of a Markdown page."""
+    yield from re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+
+
+def docstring_lines(source: str) -> set[int]:
+    """Return the numbers of the lines that are docstring."""
+    lines: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if ast.get_docstring(node, clean=False) is not None and first is not None:
-                lines.difference_update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
-    return len(lines)
+                lines.update(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    return lines
 
 
-def place_of_tests(source: Path) -> Path:
-    """Say where the tests of a source file stand, below the tests folder."""
+def code_lines(source: str) -> int:
+    """Count the lines of code: neither blank, nor comment alone, nor docstring."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}:
+            lines.update(range(token.start[0], token.end[0] + 1) if token.string else ())
+    return len(lines - docstring_lines(source))
+
+
+def test_file_of(source: Path) -> Path:
+    """Return where the tests of a source file are, below the tests folder."""
     relative = source.relative_to(ROOT / "wnseq") if source.is_relative_to(ROOT / "wnseq") else source.relative_to(ROOT)
-    return relative.with_name(TESTED_ELSEWHERE.get(source.stem, f"test_{source.name}"))
+    if elsewhere := TESTED_ELSEWHERE.get(relative.as_posix()):
+        return Path(elsewhere)
+    folders = [part.removeprefix("_") for part in relative.parts[:-1]]
+    return Path(*folders, f"test_{relative.name.removeprefix('_')}")
 
 
-def nameless(path: Path) -> bool:
-    """Tell whether a file or a folder on its way has a name that says nothing of what is in it."""
+test_file_of.__test__ = False  # type: ignore[attr-defined]
+
+
+def is_nameless(path: Path) -> bool:
+    """Return True if a file or a folder on its way has a name that does not say what is in it."""
     return any(part.strip("_") in NAMELESS for part in path.with_suffix("").parts)
 
 
-@pytest.mark.parametrize("room", [*ROOMS], ids=lambda room: f"wnseq.{room}".rstrip("."))
-def test_a_room_imports_what_the_table_draws(room: str) -> None:
-    source = ROOMS[room].read_text("utf-8")
-    assert broken_arrows(source, room, set(ROOMS)) == []
-    assert strangers(source, room) == []
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def test_every_arrow_belongs_to_rooms_that_stand() -> None:
-    drawn = {*ARROWS, *(target for targets in ARROWS.values() for target in targets)}
-    assert sorted(drawn - set(ROOMS)) == []
+# ---- who imports whom
 
 
-def test_the_arrows_run_one_way() -> None:
-    unplaced = dict(ARROWS)
-    while ready := [room for room, targets in unplaced.items() if not targets & set(unplaced)]:
-        for room in ready:
-            del unplaced[room]
-    assert unplaced == {}, "these rooms import each other in a circle"
+@pytest.mark.parametrize("module", [*MODULES], ids=lambda module: f"wnseq.{module}".rstrip("."))
+def test_a_module_imports_what_the_tables_allow(module: str) -> None:
+    source = MODULES[module].read_text("utf-8")
+    assert broken_arrows(source, module) == []
+    assert foreign_libraries(source, module) == []
+
+
+def test_every_arrow_is_used() -> None:
+    used: dict[str, set[str]] = {name: set() for name in ARROWS}
+    for module, path in MODULES.items():
+        for _, target in imported_modules(path.read_text("utf-8"), module) if module else ():
+            used[unit(module)].add(unit(target))
+    assert {name: sorted(targets - used[name]) for name, targets in ARROWS.items() if targets - used[name]} == {}
+
+
+def test_the_arrows_run_one_way_over_few_floors() -> None:
+    left, floors = {name: targets | (EVERYWHERE - {name}) for name, targets in ARROWS.items()}, 0
+    left |= {name: set() for name in EVERYWHERE}
+    while ready := [name for name, targets in left.items() if not targets & set(left)]:
+        floors += 1
+        for name in ready:
+            del left[name]
+    assert left == {}, "these packages import each other in a circle"
+    assert floors <= FLOORS
+
+
+def test_the_modules_import_each_other_in_no_circle() -> None:
+    left = {
+        module: {target for _, target in imported_modules(path.read_text("utf-8"), module)} - {module, ""}
+        for module, path in MODULES.items()
+        if path.name != "__init__.py"
+    }
+    while ready := [module for module, targets in left.items() if not targets & set(left)]:
+        for module in ready:
+            del left[module]
+    assert left == {}
 
 
 @pytest.mark.parametrize(
-    ("room", "source", "complaint"),
+    ("module", "source", "complaint"),
     [
-        ("weight_norm", "from wnseq.nn._rnn import WNLSTM", "imports wnseq.nn._rnn.WNLSTM"),
-        ("weight_norm", "from .rnn import WNLSTM", "imports wnseq.nn._rnn.WNLSTM"),
-        ("weight_norm", "def f():\n    import wnseq.nn._rnn", "imports wnseq.nn._rnn"),
-        ("weight_norm", "from . import rnn", "imports wnseq.nn._rnn"),
-        ("weight_norm", "from wnseq import WNLSTM", "imports wnseq.WNLSTM"),
-        ("data.text", "from ..rnn import WNLSTM", "imports wnseq.nn._rnn.WNLSTM"),
-        (
-            "",
-            "from wnseq.data.text.datamodule import TextDataModule",
-            "imports wnseq.data.text.datamodule.TextDataModule",
-        ),
+        ("functional", "from wnseq.nn._rnn import WNLSTM", "imports wnseq.nn._rnn.WNLSTM"),
+        ("functional", "from .nn import WNLSTM", "imports wnseq.nn.WNLSTM"),
+        ("functional", "def f():\n    import wnseq.nn", "imports wnseq.nn"),
+        ("functional", "from . import nn", "imports wnseq.nn"),
+        ("functional", "from wnseq import WNLSTM", "imports wnseq.WNLSTM"),
+        ("data.text.stream", "from ...nn import WNLSTM", "imports wnseq.nn.WNLSTM"),
         ("attic", "import torch", "wnseq.attic is not in ARROWS: add it there"),
     ],
 )
-def test_a_forbidden_arrow_is_found(room: str, source: str, complaint: str) -> None:
-    (found,) = broken_arrows(source, room, set(ARROWS))
+def test_a_forbidden_arrow_is_found(module: str, source: str, complaint: str) -> None:
+    (found,) = broken_arrows(source, module)
     assert complaint in found
 
 
 def test_an_allowed_arrow_is_not() -> None:
-    assert broken_arrows("import torch\nfrom .weight_norm import weight_norm", "names", set(ARROWS)) == []
-    assert broken_arrows("from .rnn import WNLSTM\nfrom wnseq.functional import decompose", "", set(ARROWS)) == []
+    source = "import torch\nfrom .functional import weight_norm\nfrom wnseq.errors import ShapeError"
+    assert broken_arrows(source, "state_dict") == []
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("module", "source"),
     [
-        ("rnn", "import lightning"),
-        ("rnn", "import numpy as np"),
-        ("", "from matplotlib import pyplot"),
-        ("data.text", "from matplotlib import pyplot"),
+        ("nn._rnn", "import lightning"),
+        ("nn._rnn", "import numpy as np"),
+        ("functional", "from matplotlib import pyplot"),
+        ("data.text.stream", "from matplotlib import pyplot"),
         ("training.plots", "import torchtext.data"),
     ],
 )
-def test_a_foreign_library_is_found(room: str, source: str) -> None:
-    (found,) = strangers(source, room)
+def test_a_foreign_library_is_found(module: str, source: str) -> None:
+    (found,) = foreign_libraries(source, module)
     assert source.split()[1].split(".")[0] in found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@each(SOURCES)
 def test_nothing_imports_a_recipe(path: Path) -> None:
     package = ".".join(path.parent.relative_to(ROOT).parts)
     assert imported_recipes(path.read_text("utf-8"), package) == []
@@ -288,10 +338,104 @@ def test_an_imported_recipe_is_found(source: str) -> None:
     assert len(imported_recipes(source, "recipes")) == 1
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_one_idea(path: Path) -> None:
-    lines = code_lines(path.read_text("utf-8"))
-    assert lines <= LONGEST, f"{path.name} has {lines} lines of code: it is two rooms"
+# ---- public and internal
+
+
+@each(RECIPES)
+def test_a_recipe_imports_public_names(path: Path) -> None:
+    assert private_imports(path.read_text("utf-8")) == []
+
+
+@each(PAGES)
+def test_a_page_imports_public_names(path: Path) -> None:
+    assert [found for block in python_blocks(path.read_text("utf-8")) for found in private_imports(block)] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from wnseq.nn._rnn import WNLSTM",
+        "import wnseq._recurrence.steps",
+        "from wnseq._recurrence import steps",
+        "from wnseq.nn import Tensor",
+    ],
+)
+def test_a_private_import_is_found(source: str) -> None:
+    assert len(private_imports(source)) == 1
+
+
+def test_a_public_import_is_not() -> None:
+    source = "from wnseq import WNLSTM\nfrom wnseq.nn import WNGRU\nfrom wnseq.training import plots\nimport torch"
+    assert private_imports(source) == []
+    assert list(python_blocks("text\n```python\nimport wnseq\n```\n```sh\nls\n```\n")) == ["import wnseq\n"]
+
+
+def test_the_top_level_shows_public_names_only() -> None:
+    assert [name for name in dir(wnseq) if name.startswith("_") and not name.startswith("__")] == []
+    assert set(wnseq.__all__) <= set(dir(wnseq))
+
+
+def packages() -> Iterator[ModuleType]:
+    for module, path in MODULES.items():
+        if path.name == "__init__.py":
+            yield importlib.import_module(f"wnseq.{module}".rstrip("."))
+
+
+def test_a_list_of_public_names_is_true() -> None:
+    for package in packages():
+        names = getattr(package, "__all__", [])
+        assert sorted(set(names)) == sorted(names)
+        assert [name for name in names if not hasattr(package, name)] == []
+
+
+def test_no_module_is_hidden_by_a_name_of_its_package() -> None:
+    for package in packages():
+        for module in pkgutil.iter_modules(package.__path__):
+            imported = importlib.import_module(f"{package.__name__}.{module.name}")
+            assert getattr(package, module.name) is imported
+
+
+@each([path for path in SOURCES if path.name != "_torch_internals.py"])
+def test_private_names_of_torch_are_in_one_file(path: Path) -> None:
+    assert private_names_of_torch(path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch._C._get_tracing_state()",
+        "from torch.autograd import forward_ad\nforward_ad._current_level",
+        "from torch.nn.utils.parametrizations import _WeightNorm",
+        "import torch.nn as nn\nnn.modules.batchnorm._BatchNorm",
+    ],
+)
+def test_a_private_name_of_torch_is_found(source: str) -> None:
+    assert private_names_of_torch(source)
+
+
+def test_a_public_name_of_torch_is_not() -> None:
+    assert private_names_of_torch("import torch\ntorch.jit.is_tracing()\ntorch.__version__\nself._weights") == []
+
+
+# ---- sizes
+
+
+@each(list(MODULES.values()))
+def test_a_file_of_the_library_is_one_idea(path: Path) -> None:
+    lines = len(path.read_text("utf-8").splitlines())
+    assert lines <= LONGEST, f"{path.name} has {lines} lines: it is two files"
+
+
+@each(RECIPES)
+def test_a_recipe_can_be_read_in_one_go(path: Path) -> None:
+    assert code_lines(path.read_text("utf-8")) <= LONGEST
+
+
+def test_the_library_is_small_files_with_short_docstrings() -> None:
+    sources = [path.read_text("utf-8") for path in MODULES.values()]
+    lines = [len(source.splitlines()) for source in sources]
+    assert statistics.median(lines) <= MEDIAN
+    assert sum(len(docstring_lines(source)) for source in sources) <= DOCSTRINGS * sum(lines)
 
 
 def test_lines_of_code_are_counted_without_prose() -> None:
@@ -314,28 +458,34 @@ def f(x):
     ), text
 '''
     assert code_lines(source) == 7
+    assert len(docstring_lines(source)) == 5
     assert code_lines("x = 1\n" * (LONGEST + 1)) > LONGEST
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "__init__.py"], ids=lambda path: path.name)
+# ---- names
+
+
+@each([path for path in SOURCES if path.name != "__init__.py"])
 def test_a_file_has_its_tests(path: Path) -> None:
-    assert (ROOT / "tests" / place_of_tests(path)).is_file(), f"tests/{place_of_tests(path)} is missing"
+    assert (ROOT / "tests" / test_file_of(path)).is_file(), f"tests/{test_file_of(path)} is missing"
 
 
 def test_tests_mirror_the_tree() -> None:
-    assert place_of_tests(ROOT / "wnseq/rnn.py") == Path("test_rnn.py")
-    assert place_of_tests(ROOT / "wnseq/data/text.py") == Path("data/test_text.py")
-    assert place_of_tests(ROOT / "recipes/attic.py") == Path("recipes/test_attic.py")
-    assert not (ROOT / "tests" / place_of_tests(ROOT / "recipes/attic.py")).exists()
+    assert test_file_of(ROOT / "wnseq/nn/_rnn.py") == Path("nn/test_rnn.py")
+    assert test_file_of(ROOT / "wnseq/_recurrence/call.py") == Path("recurrence/test_call.py")
+    assert test_file_of(ROOT / "wnseq/data/text/stream.py") == Path("data/text/test_stream.py")
+    assert test_file_of(ROOT / "recipes/attic.py") == Path("recipes/test_attic.py")
+    assert not (ROOT / "tests" / test_file_of(ROOT / "recipes/attic.py")).exists()
+    assert sorted(name for name in TESTED_ELSEWHERE if not (ROOT / "wnseq" / name).is_file()) == []
 
 
 def test_every_file_has_a_name() -> None:
     files = [
         path.relative_to(ROOT) for folder in ("wnseq", "recipes", "tests") for path in (ROOT / folder).rglob("*.py")
     ]
-    assert [path for path in files if nameless(path)] == []
+    assert [path for path in files if is_nameless(path)] == []
 
 
 @pytest.mark.parametrize("path", ["wnseq/utils.py", "wnseq/_utils.py", "tests/helpers.py", "wnseq/common/rnn.py"])
 def test_a_nameless_file_is_found(path: str) -> None:
-    assert nameless(Path(path))
+    assert is_nameless(Path(path))

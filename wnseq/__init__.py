@@ -3,16 +3,26 @@
 from wnseq.convert import ConversionReport, remove_weight_norm, state_dict_as, weight_normalize
 from wnseq.errors import ShapeError
 from wnseq.functional import decompose, exp_weight_norm, log_scale, weight_norm
-from wnseq.init._data_dependent import data_init
-from wnseq.init._report import InitReport
-from wnseq.init._scales import data_free_init, draw_directions
-from wnseq.nn._batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
-from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
-from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
-from wnseq.nn._dropout import LockedDropout
-from wnseq.nn._linear import WNLinear
-from wnseq.nn._module import add_safe_globals
-from wnseq.nn._rnn import GRU, LSTM, WNGRU, WNLSTM, WNRNN
+from wnseq.init import InitReport, data_free_init, data_init, draw_directions
+from wnseq.nn import (
+    GRU,
+    LSTM,
+    WNGRU,
+    WNLSTM,
+    WNRNN,
+    LockedDropout,
+    MeanOnlyBatchNorm1d,
+    MeanOnlyBatchNorm2d,
+    WNConv1d,
+    WNConv2d,
+    WNConvTranspose1d,
+    WNConvTranspose2d,
+    WNGRUCell,
+    WNLinear,
+    WNLSTMCell,
+    WNRNNCell,
+    add_safe_globals,
+)
 from wnseq.optim import direction_norms, param_groups, renormalize_
 
 __version__ = "0.1.0"
@@ -52,3 +62,8 @@ __all__ = [
     "weight_norm",
     "weight_normalize",
 ]
+
+
+def __dir__() -> list[str]:
+    """List the public names and packages."""
+    return [name for name in globals() if not name.startswith("_") or name.startswith("__")]

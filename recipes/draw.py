@@ -41,8 +41,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data._position import EpochLoader
-from wnseq.data.images import ImageBatch, ImageDataModule
+from wnseq.data.images import EpochLoader, ImageBatch, ImageDataModule
 from wnseq.distributions import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
 from wnseq.training import checkpoint_files, plots
 from wnseq.training.callbacks import Throughput, all_gather_object
@@ -549,8 +548,9 @@ class DrawData(ImageDataModule):
         """Return one batch that holds nothing."""
         return range(1)
 
-    def _layout(self) -> dict[str, Any]:
-        return {**super()._layout(), "fixed_order": self.fixed_order}
+    def resume_settings(self) -> dict[str, Any]:
+        """Return what must be as before for a run to be resumed at its position."""
+        return {**super().resume_settings(), "fixed_order": self.fixed_order}
 
 
 def stacked(found: list[Tensor]) -> np.ndarray:

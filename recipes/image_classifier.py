@@ -283,7 +283,7 @@ class ImageClassifier(LightningModule):
         for place, value in enumerate((nats, wrong.sum(), len(wrong))):
             sums[place] += float(value)
         if stage == "test":
-            shown = zip(batch.levels[wrong].cpu(), batch.labels[wrong].tolist(), found[wrong].tolist(), strict=True)
+            shown = zip(batch.pixels[wrong].cpu(), batch.labels[wrong].tolist(), found[wrong].tolist(), strict=True)
             self.mistakes += shown
 
     def _log_evaluation(self, stage: str) -> None:
@@ -378,7 +378,7 @@ class ImageClassifierCLI(RecipeCLI):
         shown = mistakes[:40]
         captions = [f"{names[label]} → {names[found]}" for _, label, found in shown]
         figure = self.run_dir / "mistakes.png"
-        images = torch.stack([levels for levels, _, _ in shown]) / (self.model.preprocess.levels - 1)
+        images = torch.stack([levels for levels, _, _ in shown]) / (self.model.preprocess.num_values - 1)
         if plots.plot_images(images.numpy(), captions, figure, title="label → prediction"):
             print(f"the first {len(shown)} of them: {figure}")
 

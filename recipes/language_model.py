@@ -6,11 +6,11 @@ back-propagation through time: Salimans & Kingma 2016 (arXiv 1602.07868) applied
 
 On a CPU:
     wnseq run language_model
-    wnseq run language_model --data.corpus path/to/your.txt --data.vocabulary char
+    wnseq run language_model --data.corpus path/to/your.txt --data.tokenizer char
 On a GPU:
-    wnseq run language_model --data.corpus wikitext-2 --data.vocabulary word --model.hidden_size 650
+    wnseq run language_model --data.corpus wikitext-2 --data.tokenizer word --model.hidden_size 650
         --model.num_layers 2 --model.dropout 0.5 --trainer.precision bf16-mixed
-Fine-tuning, the vocabulary taken from the checkpoint:
+Fine-tuning, the tokenizer taken from the checkpoint:
     wnseq run language_model --data.corpus path/to/your.txt --model.init_from CHECKPOINT --model.learning_rate 5e-4
 Sampling, from a checkpoint alone:
     wnseq run language_model predict --ckpt_path CHECKPOINT --model.sampling.prompt "The value"
@@ -176,7 +176,7 @@ class LanguageModel(LightningModule):
         sampling: How ``predict`` and the end of a run draw text.
 
     Shape:
-        - batches: ``Window`` of ``(T, N)`` tokens and targets
+        - batches: ``TextBatch`` of ``(T, N)`` tokens and targets
 
     Raises:
         ValueError: An argument is out of its range, or a checkpoint does not fit.
@@ -226,17 +226,17 @@ class LanguageModel(LightningModule):
         self.save_hyperparameters(ignore=["init_from", "sampling"])  # as they stand now, embedding_size resolved
         self.init_from = init_from
         self.sampling = sampling
-        self.vocabulary: Tokenizer | None = None
+        self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
-        self._states: dict[str, State] = {}  # the state carried from window to window, one a stage
+        self._states: dict[str, State] = {}  # the state carried from batch to batch, one a stage
         self._sums: dict[str, list[float]] = {}  # nats and tokens of the running evaluation
 
-    def build(self, vocabulary: Tokenizer) -> None:
-        """Make the network for a vocabulary."""
+    def build(self, tokenizer: Tokenizer) -> None:
+        """Make the network for a tokenizer."""
         h = self.hparams
-        self.vocabulary = vocabulary
+        self.tokenizer = tokenizer
         self.network = Network(
-            len(vocabulary),
+            len(tokenizer),
             h.cell,
             h.norm,
             h.embedding_size,
@@ -248,16 +248,16 @@ class LanguageModel(LightningModule):
         )
 
     def configure_model(self) -> None:
-        """Make the network once the data has a vocabulary, and start it from ``init_from``."""
-        vocabulary = getattr(getattr(self._trainer, "datamodule", None), "vocabulary", None)
-        if vocabulary is None:  # the checkpoint that is about to be loaded brings one
+        """Make the network once the data has a tokenizer, and start it from ``init_from``."""
+        tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
+        if tokenizer is None:  # the checkpoint that is about to be loaded brings one
             return
-        if self.vocabulary is not None:
-            check_same(self.vocabulary, vocabulary)
+        if self.tokenizer is not None:
+            check_same(self.tokenizer, tokenizer)
             return
-        self.build(vocabulary)
+        self.build(tokenizer)
         if self.init_from is not None:
-            load_weights(self.network, vocabulary, Path(self.init_from))
+            load_weights(self.network, tokenizer, Path(self.init_from))
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones: ``(T, N)`` ids to ``(T, N, V)`` logits and the next state."""
@@ -277,7 +277,7 @@ class LanguageModel(LightningModule):
     def configure_optimizers(self) -> Any:
         """Set up the optimiser and its schedule."""
         if self.network is None:
-            raise ValueError("there is no network yet: fit with a TextDataModule, or call build(vocabulary) first")
+            raise ValueError("there is no network yet: fit with a TextDataModule, or call build(tokenizer) first")
         h = self.hparams
         groups = wnseq.param_groups(self.network, h.weight_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
@@ -309,25 +309,25 @@ class LanguageModel(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _step(self, batch: TextBatch, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
-        """Run one window from the carried state; return the loss in nats and the number of tokens."""
-        state = None if batch.fresh else self._carried(stage, batch.inputs.shape[1])
+        """Run one batch from the carried state; return the loss in nats and the number of tokens."""
+        state = None if batch.reset_state else self._carried(stage, batch.inputs.shape[1])
         nats, state = self.network.loss(batch.inputs, batch.targets, state, reduction, self.hparams.chunked_softmax)
         self._states[stage] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
         return nats, (batch.targets != IGNORE).sum()
 
-    def _carried(self, stage: str, columns: int) -> State | None:
-        """Take the state that the window before left, if it fits this one."""
+    def _carried(self, stage: str, streams: int) -> State | None:
+        """Take the state that the batch before left, if it fits this one."""
         state = self._states.get(stage)
         kept = state[0].shape[1] if isinstance(state, tuple) else None if state is None else state.shape[1]
-        if kept not in (None, columns):
-            self.print(f"the state carried so far has {kept} columns, this window {columns}: starting from zero")
+        if kept not in (None, streams):
+            self.print(f"the state carried so far has {kept} streams, this batch {streams}: starting from zero")
             return None
         if isinstance(state, tuple):
             return tuple(s.to(self.device) for s in state)
         return None if state is None else state.to(self.device)
 
     def training_step(self, batch: TextBatch, index: int) -> Tensor:
-        """Take the mean loss per token of one window."""
+        """Take the mean loss per token of one batch."""
         loss, _ = self._step(batch, "train", "mean")
         self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
         return loss
@@ -352,7 +352,7 @@ class LanguageModel(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def validation_step(self, batch: TextBatch, index: int) -> None:
-        """Add one window to the validation."""
+        """Add one batch to the validation."""
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
@@ -360,7 +360,7 @@ class LanguageModel(LightningModule):
         self._log_evaluation("val")
 
     def test_step(self, batch: TextBatch, index: int) -> None:
-        """Add one window to the test."""
+        """Add one batch to the test."""
         self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
@@ -372,37 +372,37 @@ class LanguageModel(LightningModule):
         return stream(self, self.sampling) if self.trainer.is_global_zero else ""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone, and the state carried between windows."""
+        """Add what a checkpoint needs to stand alone, and the state carried between batches."""
         data = getattr(self._trainer, "datamodule", None)
         checkpoint["wnseq"] = {
             "version": wnseq.__version__,
             "recipe": "language_model",
-            "vocabulary": self.vocabulary.state(),
-            "vocabulary_sha256": self.vocabulary.sha256,
+            "tokenizer": self.tokenizer.state(),
+            "tokenizer_sha256": self.tokenizer.sha256,
             "corpus": getattr(data, "corpus", None),
             "corpus_sha256": getattr(data, "corpus_sha256", None),
         }
         state = self._states.get("train", ())
         own = [s.cpu() for s in (state if isinstance(state, tuple) else (state,))]
         of_all = all_gather_object(self.trainer, own)
-        # the columns of all processes, in their order; None where the other processes may not answer
-        checkpoint["carried_state"] = of_all and [torch.cat(columns, 1) for columns in zip(*of_all, strict=True)]
+        # the streams of all processes, in their order; None where the other processes may not answer
+        checkpoint["carried_state"] = of_all and [torch.cat(streams, 1) for streams in zip(*of_all, strict=True)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take vocabulary and carried state from a checkpoint."""
-        vocabulary = Tokenizer.from_state(checkpoint["wnseq"]["vocabulary"])
-        if self.vocabulary is None:
-            self.build(vocabulary)
+        """Take tokenizer and carried state from a checkpoint."""
+        tokenizer = Tokenizer.from_state(checkpoint["wnseq"]["tokenizer"])
+        if self.tokenizer is None:
+            self.build(tokenizer)
         else:
-            check_same(vocabulary, self.vocabulary)
+            check_same(tokenizer, self.tokenizer)
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
         state = checkpoint["carried_state"]
         if state is None:
             self.print("the checkpoint was saved as several processes were stopped: the carried state starts from zero")
         elif state:
-            part = self.global_rank, self.trainer.world_size
-            own = tuple(s[:, shard(s.shape[1], part)] for s in state)
+            rank_and_world_size = self.global_rank, self.trainer.world_size
+            own = tuple(s[:, shard(s.shape[1], rank_and_world_size)] for s in state)
             self._states["train"] = own if len(own) > 1 else own[0]
 
 
@@ -415,34 +415,34 @@ def check_same(checkpoint: Tokenizer, data: Tokenizer) -> None:
     """Refuse to run a model on tokens that mean something else.
 
     Args:
-        checkpoint: Vocabulary that the weights were trained on.
-        data: Vocabulary that the data is encoded with.
+        checkpoint: Tokenizer that the weights were trained on.
+        data: Tokenizer that the data is encoded with.
 
     Raises:
         ValueError: They differ.
     """
     if checkpoint.sha256 != data.sha256:
         raise ValueError(
-            f"the checkpoint has a {checkpoint.kind} vocabulary of {len(checkpoint):,} (sha256 "
-            f"{checkpoint.sha256[:12]}), the data a {data.kind} vocabulary of {len(data):,} ({data.sha256[:12]}); "
-            "leave --data.vocabulary out, or give it the checkpoint's path, to encode the data with the same"
+            f"the checkpoint has a {checkpoint.kind} tokenizer of {len(checkpoint):,} entries (sha256 "
+            f"{checkpoint.sha256[:12]}), the data a {data.kind} tokenizer of {len(data):,} ({data.sha256[:12]}); "
+            "leave --data.tokenizer out, or give it the checkpoint's path, to encode the data with the same"
         )
 
 
-def load_weights(network: Network, vocabulary: Tokenizer, path: Path) -> None:
+def load_weights(network: Network, tokenizer: Tokenizer, path: Path) -> None:
     """Start a network from a checkpoint of this recipe or from a plain torch state dict with the same names.
 
     Args:
         network: Network to fill.
-        vocabulary: Vocabulary that it is for.
+        tokenizer: Tokenizer that it is for.
         path: The checkpoint.
 
     Raises:
-        ValueError: The file is no checkpoint, or its vocabulary or its weights do not fit the network.
+        ValueError: The file is no checkpoint, or its tokenizer or its weights do not fit the network.
     """
     loaded = checkpoint_files.load(path)
     if "wnseq" in loaded:
-        check_same(Tokenizer.from_state(loaded["wnseq"]["vocabulary"]), vocabulary)
+        check_same(Tokenizer.from_state(loaded["wnseq"]["tokenizer"]), tokenizer)
     shape = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
     checkpoint_files.load_weights(network, path, loaded, shape)
 
@@ -452,18 +452,18 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[int]:
     """Draw tokens one after the other, the weights composed once.
 
     Args:
-        model: A model with its network and vocabulary.
+        model: A model with its network and tokenizer.
         sampling: Prompt and manner of drawing.
 
     Returns:
         An iterator over the new token ids.
     """
-    network, vocabulary = model.network, model.vocabulary
+    network, tokenizer = model.network, model.tokenizer
     was_training = network.training
     network.eval()
     step = network.bind()
     generator = torch.Generator().manual_seed(sampling.seed)
-    tokens = [vocabulary.start, *vocabulary.encode(sampling.prompt)]
+    tokens = [tokenizer.start, *tokenizer.encode(sampling.prompt)]
     state = None
     for _ in range(sampling.max_new_tokens):
         logits, state = step(torch.tensor(tokens, device=model.device).unsqueeze(1), state)  # (T, 1, V)
@@ -496,7 +496,7 @@ def stream(model: LanguageModel, sampling: Sampling) -> str:
     """Sample, writing the text to the terminal as it comes; return it."""
     text = sampling.prompt
     print(text, end="", flush=True)
-    for piece in model.vocabulary.stream(sample(model, sampling)):
+    for piece in model.tokenizer.stream(sample(model, sampling)):
         print(piece, end="", flush=True)
         text += piece
     print()
@@ -515,18 +515,18 @@ def generate(checkpoint: str | Path, **sampling: Any) -> str:
     """
     model = LanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
     how = Sampling(**sampling)
-    return how.prompt + "".join(model.vocabulary.stream(sample(model, how)))
+    return how.prompt + "".join(model.tokenizer.stream(sample(model, how)))
 
 
 class LanguageModelCLI(RecipeCLI):
     """The command line of this recipe."""
 
     def before_instantiate_classes(self) -> None:
-        """Take the vocabulary of the checkpoint that the run starts from, unless one is asked for."""
+        """Take the tokenizer of the checkpoint that the run starts from, unless one is asked for."""
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
-        if config.data.vocabulary is None:
-            config.data.vocabulary = config.get("ckpt_path") or config.model.init_from
+        if config.data.tokenizer is None:
+            config.data.tokenizer = config.get("ckpt_path") or config.model.init_from
 
     def callbacks(self) -> list[Callback]:
         """Show what the gates learn."""

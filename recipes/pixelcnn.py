@@ -410,7 +410,7 @@ class PixelCNN(LightningModule):
         if self.network is not None or not isinstance(data, ImageDataModule):
             return
         shape = data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:]
-        self.build(shape, data.images.levels, len(data.images.classes))
+        self.build(shape, data.images.num_values, len(data.images.classes))
         if self.init_from is not None:
             path = Path(self.init_from)
             loaded = checkpoint_files.load(path)
@@ -466,7 +466,7 @@ class PixelCNN(LightningModule):
             ShapeError: The images are not of the shape that the network is for.
             ValueError: A pixel is none of the levels, or a label none of the classes.
         """
-        levels, label, net = batch.levels, batch.labels, self.network
+        levels, label, net = batch.pixels, batch.labels, self.network
         if levels.ndim != 4 or tuple(levels.shape[1:]) != net.shape:
             expected, got = (None, *net.shape), tuple(levels.shape)
             raise wnseq.ShapeError(f"images must have the shape {expected}, which the network is for, got {got}")
@@ -485,7 +485,7 @@ class PixelCNN(LightningModule):
         nats = -self.network.log_likelihood(*self.observe(batch)).mean()
         bits = bits_per_dim(nats.detach(), math.prod(self.network.shape))
         values = {f"{stage}/nats_per_image": nats.detach(), f"{stage}/bits_per_dim": bits}
-        self.log_dict(values, batch_size=len(batch.levels), sync_dist=True)
+        self.log_dict(values, batch_size=len(batch.pixels), sync_dist=True)
         return nats
 
     def training_step(self, batch: ImageBatch, index: int) -> Tensor:
@@ -633,7 +633,7 @@ class PixelCNNCLI(RecipeCLI):
 
     def callbacks(self) -> list[Callback]:
         """Count images."""
-        return [Throughput("images", lambda batch: len(batch.levels))]
+        return [Throughput("images", lambda batch: len(batch.pixels))]
 
     def predict(self, model: PixelCNN, ckpt_path: str, **kwargs: Any) -> None:
         """Draw images from the checkpoint; no data is read."""
@@ -646,7 +646,7 @@ class PixelCNNCLI(RecipeCLI):
         model = self.model.eval()
         files = write_samples(model, model.sampling, self.run_dir / "samples")
         batch = next(iter(self.datamodule.test_dataloader()))
-        levels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.levels, batch.labels))
+        levels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.pixels, batch.labels))
         known = torch.zeros(levels.shape[2:], dtype=torch.bool)
         known[: len(known) // 2] = True
         drawn = [complete(model, levels, known, labels, seed) for seed in range(3)]

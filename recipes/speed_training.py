@@ -258,7 +258,7 @@ def prepare(training: Training, folder: Path) -> int:
     Raises:
         ValueError: The corpus has too few windows.
     """
-    data = TextDataModule(training.corpus, "word", batch_size=training.batch_size, window=training.window)
+    data = TextDataModule(training.corpus, "word", batch_size=training.batch_size, bptt=training.window)
     data.prepare_data()
     data.setup("fit")
     windows = [(each.inputs.clone(), each.targets.clone()) for each in islice(data.train_dataloader(), training.steps)]
@@ -269,9 +269,9 @@ def prepare(training: Training, folder: Path) -> int:
         )
     torch.save(windows, folder / "windows.pt")
     torch.manual_seed(1)
-    model = UsualModel(len(data.vocabulary), training.hidden_size, training.num_layers)
+    model = UsualModel(len(data.tokenizer), training.hidden_size, training.num_layers)
     torch.save(model.state_dict(), folder / "start.pt")
-    return len(data.vocabulary)
+    return len(data.tokenizer)
 
 
 def command(name: str, training: Training, folder: Path) -> list[str]:
@@ -281,9 +281,9 @@ def command(name: str, training: Training, folder: Path) -> list[str]:
     recipe = find_spec("wnseq.recipes.language_model").origin
     options = {
         "data.corpus": training.corpus,
-        "data.vocabulary": "word",
+        "data.tokenizer": "word",
         "data.batch_size": training.batch_size,
-        "data.window": training.window,
+        "data.bptt": training.window,
         "model.hidden_size": training.hidden_size,
         "model.num_layers": training.num_layers,
         "model.dropout": 0,

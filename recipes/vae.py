@@ -400,7 +400,7 @@ class VAE(LightningModule):
             raise ValueError("the likelihood is that of the levels themselves: leave out --data.normalize and whiten")
         if self.network is not None or not isinstance(data, ImageDataModule):
             return
-        self.build(data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:], data.images.levels)
+        self.build(data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:], data.images.num_values)
         if self.init_from is not None:
             path = Path(self.init_from)
             checkpoint_files.load_weights(self.network, path, checkpoint_files.load(path), self.hparams)
@@ -476,10 +476,10 @@ class VAE(LightningModule):
         Returns:
             What is modelled of the images, ``(N, C, H, W)``, and noise, ``(K, N, D)``.
         """
-        sources = [torch.Generator().manual_seed(first + place) for place in range(len(batch.levels))]
+        sources = [torch.Generator().manual_seed(first + place) for place in range(len(batch.pixels))]
         uniform = torch.stack([torch.rand(self.network.shape, generator=source) for source in sources])
         noise = torch.stack([torch.randn(samples, self.network.latent, generator=source) for source in sources], 1)
-        return self.observe(batch.levels, uniform.to(self.device)), noise.to(self.device)
+        return self.observe(batch.pixels, uniform.to(self.device)), noise.to(self.device)
 
     def _step(self, x: Tensor, noise: Tensor, stage: str) -> Tensor:
         """Compute the mean bound of a batch; log it and its parts."""
@@ -497,13 +497,13 @@ class VAE(LightningModule):
 
     def training_step(self, batch: ImageBatch, index: int) -> Tensor:
         """Take the mean bound of one batch."""
-        x = self.observe(batch.levels, torch.rand(batch.levels.shape, device=self.device))
+        x = self.observe(batch.pixels, torch.rand(batch.pixels.shape, device=self.device))
         return self._step(x, torch.randn(len(x), self.network.latent, device=self.device), "train")
 
     def _evaluate(self, batch: ImageBatch, index: int, stage: str, samples: int) -> tuple[Tensor, Tensor]:
         """Log the bound of one batch; return what is modelled, and the noise."""
         first = self._seen if index else 0
-        self._seen = first + len(batch.levels)
+        self._seen = first + len(batch.pixels)
         x, noise = self.fixed(batch, first + 1_000_003 * self.global_rank, samples)  # apart from other processes'
         self._step(x, noise[0], stage)
         return x, noise
@@ -657,7 +657,7 @@ class VAECLI(RecipeCLI):
 
     def callbacks(self) -> list[Callback]:
         """Count images."""
-        return [Throughput("images", lambda batch: len(batch.levels))]
+        return [Throughput("images", lambda batch: len(batch.pixels))]
 
     def predict(self, model: VAE, ckpt_path: str, **kwargs: Any) -> None:
         """Draw images from the checkpoint; no data is read."""
@@ -670,7 +670,7 @@ class VAECLI(RecipeCLI):
         model = self.model.eval()
         files = write_samples(model, model.sampling, self.run_dir / "samples")
         batch = next(iter(self.datamodule.test_dataloader()))
-        x, _ = model.fixed(batch._replace(levels=batch.levels[:20].to(model.device)), 0, 1)
+        x, _ = model.fixed(batch._replace(pixels=batch.pixels[:20].to(model.device)), 0, 1)
         with torch.no_grad():
             given, made = x.float() / (model.network.levels - 1), model(middle(model, x))
         rows = [part for pair in zip(given.split(10), made.split(10), strict=True) for part in pair]

@@ -40,7 +40,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "my_text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 400, "utf-8")
     with contextlib.chdir(folder):
-        main(["fit", "--data.corpus", "my_text.txt", "--data.vocabulary", "byte", "--trainer.max_epochs", "1"])
+        main(["fit", "--data.corpus", "my_text.txt", "--data.tokenizer", "byte", "--trainer.max_epochs", "1"])
     assert (folder / CHECKPOINT).is_file(), [str(path) for path in folder.rglob("*.ckpt")]
     return folder
 

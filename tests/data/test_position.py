@@ -28,8 +28,8 @@ class Recorder(LightningModule):
     def training_step(self, batch: ImageBatch) -> torch.Tensor:
         if self.fail_at == len(self.seen):
             raise RuntimeError("power cut")
-        place = torch.arange(batch.levels.numel(), dtype=torch.float64)
-        self.seen.append(float((batch.levels.flatten() * place).sum()))
+        place = torch.arange(batch.pixels.numel(), dtype=torch.float64)
+        self.seen.append(float((batch.pixels.flatten() * place).sum()))
         return self.weight * 0
 
     def validation_step(self, batch: ImageBatch) -> None:

@@ -280,7 +280,7 @@ def test_the_order_can_be_fixed(fixed):
     loader = data.train_dataloader()
     first, second = ([batch.labels.tolist() for batch in loader] for _ in range(2))
     assert (first == second) is fixed
-    assert data._layout()["fixed_order"] is fixed
+    assert data.resume_settings()["fixed_order"] is fixed
 
 
 # ---- runs

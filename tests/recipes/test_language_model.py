@@ -21,7 +21,7 @@ SMALL = [
     "--model.hidden_size=16",
     "--model.dropout=0",
     "--data.batch_size=4",
-    "--data.window=8",
+    "--data.bptt=8",
     "--trainer.log_every_n_steps=1",
 ]
 
@@ -50,8 +50,8 @@ def weights(path):
 
 
 def test_a_run_learns_and_leaves_what_it_says(capsys):
-    size = ["--model.hidden_size=48", "--data.batch_size=8", "--data.window=16", "--model.learning_rate=0.02"]
-    metrics = fit("--data.vocabulary=char", *size, "--trainer.max_epochs=1", steps=-1)
+    size = ["--model.hidden_size=48", "--data.batch_size=8", "--data.bptt=16", "--model.learning_rate=0.02"]
+    metrics = fit("--data.tokenizer=char", *size, "--trainer.max_epochs=1", steps=-1)
     assert metrics["test/nats_per_token"] < 1.5 < math.log(len(set("".join(WORDS))))
     printed = capsys.readouterr().out
     run = Path("runs/language_model/1")
@@ -65,7 +65,7 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
 
 
 def test_the_units_agree_with_each_other():
-    metrics = fit("--data.vocabulary=byte")
+    metrics = fit("--data.tokenizer=byte")
     assert metrics["test/perplexity"] == pytest.approx(math.exp(metrics["test/nats_per_token"]))
     assert metrics["test/bits_per_byte"] == pytest.approx(metrics["test/nats_per_token"] / math.log(2))
     assert metrics["test/bits_per_character"] == pytest.approx(metrics["test/bits_per_byte"])  # the text is ASCII
@@ -74,7 +74,7 @@ def test_the_units_agree_with_each_other():
 @pytest.mark.parametrize("norm", ["weight", "none"])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_every_cell_and_norm_trains(cell, norm):
-    fit(f"--model.cell={cell}", f"--model.norm={norm}", "--data.vocabulary=word", "--model.num_layers=2", steps=3)
+    fit(f"--model.cell={cell}", f"--model.norm={norm}", "--data.tokenizer=word", "--model.num_layers=2", steps=3)
 
 
 def test_both_norms_start_as_the_same_function():
@@ -118,8 +118,8 @@ def test_the_plateau_schedule_lowers_the_rate_when_validation_does_not_improve()
 
 
 def test_limiting_the_evaluation_keeps_the_units_true():
-    fit("--data.vocabulary=byte", steps=5)
-    cold = ["--data.eval_window=16", "--data.eval_fresh=true", "--data.eval_batch_size=1"]
+    fit("--data.tokenizer=byte", steps=5)
+    cold = ["--data.eval_bptt=16", "--data.eval_reset_state=true", "--data.eval_batch_size=1"]
     some = main(["test", "--ckpt_path=last", "--data.corpus=text.txt", *cold, "--trainer.limit_test_batches=3"])
     assert some["test/bits_per_byte"] == pytest.approx(some["test/nats_per_token"] / math.log(2))
 
@@ -151,11 +151,11 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_the_state_is_carried_between_windows_and_one_a_stage():
-    data = TextDataModule("text.txt", "char", batch_size=4, window=8)
+def test_the_state_is_carried_between_batches_and_one_a_stage():
+    data = TextDataModule("text.txt", "char", batch_size=4, bptt=8)
     data.setup()
     model = LanguageModel(hidden_size=8, dropout=0.0)
-    model.build(data.vocabulary)
+    model.build(data.tokenizer)
     first, second = (
         TextBatch(*(torch.randint(5, (3, 4)) for _ in range(2)), True),
         TextBatch(*(torch.randint(5, (3, 4)) for _ in range(2)), False),
@@ -227,13 +227,19 @@ def test_the_optimizer_is_fused_but_where_gradients_are_scaled(precision, fused)
 def test_evaluation_does_not_depend_on_how_it_is_batched():
     fit(steps=5)
     path = str(newest())
-    same = ["test", f"--ckpt_path={path}", "--data.corpus=text.txt", "--data.eval_fresh=true", "--data.eval_window=16"]
+    same = [
+        "test",
+        f"--ckpt_path={path}",
+        "--data.corpus=text.txt",
+        "--data.eval_reset_state=true",
+        "--data.eval_bptt=16",
+    ]
     one, many = (main([*same, f"--data.eval_batch_size={n}"]) for n in (1, 50))
     assert one["test/nats_per_token"] == pytest.approx(many["test/nats_per_token"], rel=1e-5)
 
 
 def test_a_checkpoint_alone_samples(capsys):
-    fit("--data.vocabulary=char")
+    fit("--data.tokenizer=char")
     path = newest()
     Path("text.txt").unlink()
     text = generate(path, prompt="the ", max_new_tokens=20, seed=3)
@@ -298,8 +304,8 @@ def test_a_bad_manner_of_sampling_is_refused(how, text):
         Sampling(**how)
 
 
-def test_fine_tuning_takes_weights_and_vocabulary():
-    fit("--data.vocabulary=char", steps=60)
+def test_fine_tuning_takes_weights_and_tokenizer():
+    fit("--data.tokenizer=char", steps=60)
     path = newest()
     Path("other.txt").write_text(Path("text.txt").read_text().replace("word", "gate"))
     before = main(["test", f"--ckpt_path={path}", "--data.corpus=other.txt"])["test/nats_per_token"]
@@ -310,12 +316,12 @@ def test_fine_tuning_takes_weights_and_vocabulary():
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's
 def test_fine_tuning_from_a_plain_torch_checkpoint():
-    fit("--data.vocabulary=char", steps=1)
-    vocabulary = Tokenizer.from_checkpoint(newest())
-    plain = Network(len(vocabulary), "lstm", "none", 16, 16, 1, 0.0, True, 1.0)
+    fit("--data.tokenizer=char", steps=1)
+    tokenizer = Tokenizer.from_checkpoint(newest())
+    plain = Network(len(tokenizer), "lstm", "none", 16, 16, 1, 0.0, True, 1.0)
     torch.save(plain.state_dict(), "plain.pt")
     model = LanguageModel(hidden_size=16, schedule="constant", init_from="plain.pt")
-    data = TextDataModule("text.txt", "char", batch_size=4, window=8)
+    data = TextDataModule("text.txt", "char", batch_size=4, bptt=8)
     trainer = Trainer(max_steps=0, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(model, data)
     tokens = torch.randint(5, (3, 2))
@@ -327,7 +333,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     checkpoint = torch.load(newest(), weights_only=True)
     about = checkpoint["wnseq"]
     assert about["recipe"] == "language_model" and about["corpus"] == "text.txt" and len(about["corpus_sha256"]) == 64
-    assert Tokenizer.from_state(about["vocabulary"]).sha256 == about["vocabulary_sha256"]
+    assert Tokenizer.from_state(about["tokenizer"]).sha256 == about["tokenizer_sha256"]
     assert "init_from" not in checkpoint["hyper_parameters"] and "sampling" not in checkpoint["hyper_parameters"]
 
 
@@ -347,8 +353,8 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "cosine schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be in"),
         (["--data.corpus=nowhere.txt"], "nowhere.txt"),
-        (["--data.window=100000"], "shorter than one window"),
-        (["--data.vocabulary=words"], "Did you mean 'word'"),
+        (["--data.bptt=100000"], "shorter than one batch"),
+        (["--data.tokenizer=words"], "Did you mean 'word'"),
         (["--model.hiden_size=3"], "hidden_size"),
         (["--model.init_from=nowhere.ckpt"], "nowhere.ckpt"),
     ],
@@ -362,12 +368,12 @@ def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys)
     assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))
 
 
-def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(capsys):
-    fit("--data.vocabulary=char", steps=1)
+def test_a_checkpoint_of_another_size_or_tokenizer_is_refused(capsys):
+    fit("--data.tokenizer=char", steps=1)
     path = newest()
     for arguments, text in (
         (["--model.hidden_size=32"], "it was made with --model.cell lstm --model.norm weight"),
-        (["--data.vocabulary=byte"], "the checkpoint has a char vocabulary"),
+        (["--data.tokenizer=byte"], "the checkpoint has a char tokenizer"),
     ):
         with pytest.raises(SystemExit):
             fit(f"--model.init_from={path}", *arguments, steps=1)
@@ -380,22 +386,22 @@ def test_a_checkpoint_of_another_size_or_vocabulary_is_refused(capsys):
 def test_a_compiled_step_trains_as_the_plain_one_does(cell, backend):
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("inductor needs a C++ compiler, and there is no g++")
-    data = TextDataModule(corpus="text.txt", vocabulary="word", batch_size=4, window=12, random_windows=True)
+    data = TextDataModule(corpus="text.txt", tokenizer="word", batch_size=4, bptt=12, random_bptt=True)
     data.setup("fit")
-    windows = itertools.islice(itertools.cycle(data.train_dataloader()), 50)
+    batches = itertools.islice(itertools.cycle(data.train_dataloader()), 50)
     curves = [[], []]
     torch.manual_seed(0)
-    plain = Network(len(data.vocabulary), cell, "weight", 16, 16, 2, 0.0, True, 1.0)
+    plain = Network(len(data.tokenizer), cell, "weight", 16, 16, 2, 0.0, True, 1.0)
     networks = [plain, copy.deepcopy(plain)]
     optimizers = [torch.optim.SGD(network.parameters(), lr=2.0) for network in networks]
     torch._dynamo.reset()
     steps = [plain, torch.compile(networks[1], fullgraph=True, dynamic=True, backend=backend)]
     states = [None, None]
-    for window in windows:
+    for batch in batches:
         for k, step in enumerate(steps):
-            logits, state = step(window.inputs, None if window.fresh else states[k])
+            logits, state = step(batch.inputs, None if batch.reset_state else states[k])
             states[k] = tuple(s.detach() for s in state) if cell == "lstm" else state.detach()
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), window.targets.flatten(), ignore_index=IGNORE)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE)
             optimizers[k].zero_grad()
             loss.backward()
             optimizers[k].step()

@@ -1,4 +1,4 @@
-"""The language model trained by two processes, each reading half of the columns."""
+"""The language model trained by two processes, each reading half of the streams."""
 
 import csv
 import json
@@ -24,14 +24,14 @@ metrics = [main(words) for words in json.loads(sys.argv[1])]
 Path(os.environ["LOCAL_RANK"] + ".json").write_text(json.dumps(metrics))
 """
 COMMON = ["--data.corpus=text.txt", "--trainer.accelerator=cpu"]
-FIT = ["fit", *COMMON, "--model.hidden_size=16", "--model.num_layers=2", "--data.window=10",
-       "--data.random_windows=true", "--trainer.log_every_n_steps=1", "--model.sampling.max_new_tokens=5"]  # fmt: skip
+FIT = ["fit", *COMMON, "--model.hidden_size=16", "--model.num_layers=2", "--data.bptt=10",
+       "--data.random_bptt=true", "--trainer.log_every_n_steps=1", "--model.sampling.max_new_tokens=5"]  # fmt: skip
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 BITS = ["--model.dropout=0.3", "--trainer.logger=false", "--model.schedule=constant", "--data.batch_size=4", *TWO]
 EVALUATIONS = [
     ["--data.eval_batch_size=3"],
-    ["--data.eval_batch_size=1"],  # one process has no column at all
-    ["--data.eval_fresh=true", "--data.eval_batch_size=7", "--data.eval_window=9"],
+    ["--data.eval_batch_size=1"],  # one process has no stream at all
+    ["--data.eval_reset_state=true", "--data.eval_batch_size=7", "--data.eval_bptt=9"],
 ]
 
 
@@ -97,7 +97,7 @@ def test_every_process_has_the_same_metrics(pair: tuple[Path, list[Any]]) -> Non
     assert first == second and len(first) == 4 + len(EVALUATIONS)
 
 
-def test_the_losses_are_those_of_one_process_with_the_same_columns(here: Path, tmp_path: Path) -> None:
+def test_the_losses_are_those_of_one_process_with_the_same_streams(here: Path, tmp_path: Path) -> None:
     main([*FIT, "--trainer.devices=1", "--data.batch_size=8", "--model.dropout=0", "--trainer.max_steps=40",
           f"--trainer.default_root_dir={tmp_path}"])  # fmt: skip
     two, one = losses(Path("runs/language_model/4")), losses(tmp_path / "language_model/1")
@@ -116,7 +116,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(here: Path) -> None:
     assert whole["global_step"] == resumed["global_step"] == 14
     assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
     for one, other in zip(whole["carried_state"], resumed["carried_state"], strict=True):
-        assert one.shape == (2, 8, 16) and torch.equal(one, other)  # the columns of both processes
+        assert one.shape == (2, 8, 16) and torch.equal(one, other)  # the streams of both processes
 
 
 def test_each_process_draws_its_own_dropout(here: Path) -> None:
@@ -131,7 +131,7 @@ def test_only_the_first_process_prints_and_there_is_one_folder_a_run(here: Path)
     assert {path.name for path in Path("runs/language_model").iterdir()} == {"1", "2", "3", "4"}
 
 
-def test_another_number_of_processes_goes_on_with_the_same_columns(
+def test_another_number_of_processes_goes_on_with_the_same_streams(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     resume = [*FIT, "--model.dropout=0", "--model.schedule=constant", "--trainer.devices=1", f"--ckpt_path={last(2)}",

@@ -27,30 +27,30 @@ def in_process(rank: int, processes: int, **options) -> ImageDataModule:
     return data
 
 
-def test_batches_hold_images_labels_and_levels() -> None:
+def test_batches_hold_images_labels_and_pixels() -> None:
     data = ready(batch_size=50, size=32)
     loader = data.train_dataloader()
     batches = list(loader)
     assert len(batches) == len(loader) == 1197 // 50
-    for images, labels, levels in batches:
-        assert images.shape == levels.shape == (50, 1, 32, 32) and labels.shape == (50,)
-        assert (images.dtype, labels.dtype, levels.dtype) == (torch.float32, torch.int64, torch.uint8)
-        torch.testing.assert_close(images, (levels - 8.0) / 8.5)
-        torch.testing.assert_close(data.preprocess(levels[:, :, ::4, ::4]), images)
+    for images, labels, pixels in batches:
+        assert images.shape == pixels.shape == (50, 1, 32, 32) and labels.shape == (50,)
+        assert (images.dtype, labels.dtype, pixels.dtype) == (torch.float32, torch.int64, torch.uint8)
+        torch.testing.assert_close(images, (pixels - 8.0) / 8.5)
+        torch.testing.assert_close(data.preprocess(pixels[:, :, ::4, ::4]), images)
 
 
 def test_an_epoch_shows_each_image_once_and_the_next_in_another_order() -> None:
     data = ready(batch_size=19)  # 63 · 19 = 1197
-    first, second = (torch.cat([batch.levels for batch in data.train_dataloader()]) for _ in range(2))
+    first, second = (torch.cat([batch.pixels for batch in data.train_dataloader()]) for _ in range(2))
     assert not torch.equal(first, second)
     every = data.images.parts["train"].pixels.flatten(1)
     assert torch.equal(
         first.flatten(1).unique(dim=0, return_counts=True)[1], every.unique(dim=0, return_counts=True)[1]
     )
     same = ready(batch_size=19)
-    assert torch.equal(torch.cat([batch.levels for batch in same.train_dataloader()]), first)
+    assert torch.equal(torch.cat([batch.pixels for batch in same.train_dataloader()]), first)
     other = ready(batch_size=19, seed=1)
-    assert not torch.equal(torch.cat([batch.levels for batch in other.train_dataloader()]), first)
+    assert not torch.equal(torch.cat([batch.pixels for batch in other.train_dataloader()]), first)
 
 
 def test_evaluation_shows_every_image_in_order() -> None:
@@ -62,7 +62,7 @@ def test_evaluation_shows_every_image_in_order() -> None:
     ):
         batches = list(loader)
         assert len(batches) == len(loader) == 3
-        assert torch.equal(torch.cat([batch.levels for batch in batches]), data.images.parts[part].pixels)
+        assert torch.equal(torch.cat([batch.pixels for batch in batches]), data.images.parts[part].pixels)
         assert torch.equal(torch.cat([batch.labels for batch in batches]), data.images.parts[part].labels)
 
 
@@ -84,7 +84,7 @@ def test_whitened_batches() -> None:
     expected = vectors * (values / (values + 1e-5)) @ vectors.T
     torch.testing.assert_close(torch.cov(images.flatten(1).double().T, correction=0), expected, rtol=0, atol=1e-4)
     batch = next(iter(data.val_dataloader()))
-    torch.testing.assert_close(data.preprocess(batch.levels), batch.images)
+    torch.testing.assert_close(data.preprocess(batch.pixels), batch.images)
 
 
 @pytest.mark.parametrize("processes", [2, 5])
@@ -102,7 +102,7 @@ def test_processes_share_each_batch(processes: int, options: dict) -> None:
                     assert torch.equal(torch.cat([share[field] for share in parts]), whole[field])
                 for rank, share in enumerate(parts) if part != "train" else ():
                     assert torch.equal(share[field], whole[field][rank::processes])
-    assert alone.state_dict()["batch_size"] == shares[0]._layout()["batch_size"] == 20
+    assert alone.state_dict()["batch_size"] == shares[0].resume_settings()["batch_size"] == 20
 
 
 def test_shifted_images() -> None:
@@ -115,19 +115,19 @@ def test_shifted_images() -> None:
 
 def test_augmentation_moves_and_mirrors_training_images_alone() -> None:
     plain, flipped = (next(iter(ready(flip=flip).train_dataloader())) for flip in (False, True))
-    same = (plain.levels == flipped.levels).flatten(1).all(1)
-    mirrored = (plain.levels.flip(3) == flipped.levels).flatten(1).all(1)
+    same = (plain.pixels == flipped.pixels).flatten(1).all(1)
+    mirrored = (plain.pixels.flip(3) == flipped.pixels).flatten(1).all(1)
     assert (same | mirrored).all() and 30 < mirrored.sum() < 70
     moved = next(iter(ready(shift=2).train_dataloader()))
-    assert torch.equal(moved.labels, plain.labels) and not torch.equal(moved.levels, plain.levels)
-    torch.testing.assert_close(moved.images, (moved.levels - 8.0) / 8.5)
+    assert torch.equal(moved.labels, plain.labels) and not torch.equal(moved.pixels, plain.pixels)
+    torch.testing.assert_close(moved.images, (moved.pixels - 8.0) / 8.5)
     both = (next(iter(ready(**options).val_dataloader())) for options in ({}, {"shift": 2, "flip": True}))
-    assert torch.equal(*(batch.levels for batch in both))
+    assert torch.equal(*(batch.pixels for batch in both))
 
 
 def test_it_says_what_it_is() -> None:
     said = ready(size=32, whiten=True, shift=2, flip=True, seed=5).describe()
-    assert "images digits (sha256 " in said and "1,197 train, 300 val, 300 test; 1 x 8 x 8, 17 levels" in said
+    assert "images digits (sha256 " in said and "1,197 train, 300 val, 300 test; 1 x 8 x 8, 17 values" in said
     assert "split: order permuted (seed 0), the last 300 for test, 300 before them for validation;" in said
     assert "symmetric, ZCA-whitened, enlarged to 32 x 32, shifted by up to 2, flipped; order drawn by seed 5" in said
 

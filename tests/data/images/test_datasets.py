@@ -48,7 +48,7 @@ def test_digits() -> None:
     assert [len(digits.parts[part]) for part in ("train", "val", "test")] == [1197, 300, 300]
     pixels = torch.cat([part.pixels for part in digits.parts.values()])
     assert pixels.shape == (1797, 1, 8, 8) and pixels.dtype == torch.uint8
-    assert pixels.min() == 0 and pixels.max() == 16 == digits.levels - 1
+    assert pixels.min() == 0 and pixels.max() == 16 == digits.num_values - 1
     for part in digits.parts.values():
         assert part.labels.bincount().min() > 0.07 * len(part)  # every class in every part
     assert digits.split == "order permuted (seed 0), the last 300 for test, 300 before them for validation"
@@ -59,7 +59,7 @@ def test_mnist_holds_out_the_last_training_images(mnist: Path) -> None:
     found = open_images("mnist", str(mnist))
     assert [len(found.parts[part]) for part in ("train", "val", "test")] == [50_000, 10_000, 10_000]
     assert found.parts["val"].labels.unique().tolist() == [8, 9]
-    assert found.levels == 256 and found.classes == tuple("0123456789")
+    assert found.num_values == 256 and found.classes == tuple("0123456789")
     assert found.split == "test as published, validation: the last 10000 of the training files"
 
 
@@ -70,7 +70,7 @@ def test_binarised_mnist_has_no_labels(tmp_path: Path) -> None:
         (tmp_path / "binarized_mnist" / f"binarized_mnist_{part}.amat").write_text(f"{row}\n{row}\n")
     found = open_images("binarized_mnist", str(tmp_path))
     assert [int(found.parts[part].pixels[0].sum()) for part in ("train", "val", "test")] == [0, 1, 2]
-    assert found.levels == 2 and found.parts["train"].labels is None and found.classes == ()
+    assert found.num_values == 2 and found.parts["train"].labels is None and found.classes == ()
     with pytest.raises(ValueError, match="has a validation part of its own"):
         open_images("binarized_mnist", str(tmp_path), val_size=3)
 
@@ -172,6 +172,6 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_real_sets(real_data, name: str, train: int) -> None:
     found = open_images(name, str(real_data(name).parent))
     assert [len(found.parts[part]) for part in ("train", "val", "test")] == [train, 10_000, 10_000]
-    assert int(found.parts["train"].pixels.max()) == found.levels - 1
+    assert int(found.parts["train"].pixels.max()) == found.num_values - 1
     if found.parts["train"].labels is not None:
         assert found.parts["train"].labels[:5].tolist() == [5, 0, 4, 1, 9]

@@ -16,10 +16,10 @@ def test_scaling() -> None:
 
 def test_enlarging_repeats_pixels_and_puts_black_around() -> None:
     big = Preprocess(17, (8.0,), (8.5,), size=7)
-    levels = big.enlarge(LEVELS)
-    assert levels.dtype == torch.uint8 and levels.shape == (50, 1, 7, 7)
-    assert torch.equal(levels[:, :, :6, :6], LEVELS.repeat_interleave(3, 2).repeat_interleave(3, 3))
-    assert not levels[:, :, 6].any() and not levels[:, :, :, 6].any()
+    pixels = big.enlarge(LEVELS)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (50, 1, 7, 7)
+    assert torch.equal(pixels[:, :, :6, :6], LEVELS.repeat_interleave(3, 2).repeat_interleave(3, 3))
+    assert not pixels[:, :, 6].any() and not pixels[:, :, :, 6].any()
     torch.testing.assert_close(big(LEVELS)[:, :, 6], torch.full((50, 1, 7), -8 / 8.5))
     around = Preprocess(17, (8.0,), (8.5,), size=4).enlarge(torch.ones(1, 1, 3, 2, dtype=torch.uint8))
     assert around[0, 0].tolist() == [[0, 1, 1, 0]] * 3 + [[0, 0, 0, 0]]
@@ -38,7 +38,7 @@ def test_its_state_is_plain_and_enough() -> None:
         torch.testing.assert_close(again(LEVELS), preprocess(LEVELS))
 
 
-@pytest.mark.parametrize("state", [{"levels": 17}, {**PLAIN.state(), "offset": None}])
+@pytest.mark.parametrize("state", [{"num_values": 17}, {**PLAIN.state(), "offset": None}])
 def test_another_state_is_refused(state: dict) -> None:
     with pytest.raises(ValueError, match="not the state of a preprocessing"):
         Preprocess.from_state(state)

@@ -20,47 +20,47 @@ EXAMPLES = Path(__file__).parents[3] / "data" / "examples"
 TEXT = str(EXAMPLES / "text.txt")
 
 
-def prepared(corpus: str = TEXT, vocabulary: str | None = "byte", **options: Any) -> TextDataModule:
-    data = TextDataModule(corpus, vocabulary, **{"batch_size": 4, "window": 16, "eval_batch_size": 3, **options})
+def prepared(corpus: str = TEXT, tokenizer: str | None = "byte", **options: Any) -> TextDataModule:
+    data = TextDataModule(corpus, tokenizer, **{"batch_size": 4, "bptt": 16, "eval_batch_size": 3, **options})
     data.prepare_data()
     data.setup("fit")
     return data
 
 
-def predicted(windows: list[TextBatch]) -> int:
-    return sum(int((window.targets != IGNORE).sum()) for window in windows)
+def predicted(batches: list[TextBatch]) -> int:
+    return sum(int((batch.targets != IGNORE).sum()) for batch in batches)
 
 
-@pytest.mark.parametrize("vocabulary", [None, *KINDS])
+@pytest.mark.parametrize("tokenizer", [None, *KINDS])
 @pytest.mark.parametrize("corpus", ["text.txt", "text"])
-def test_windows_of_the_examples(corpus: str, vocabulary: str | None) -> None:
-    data = prepared(str(EXAMPLES / corpus), vocabulary, batch_size=2, eval_batch_size=1, eval_window=5)
+def test_batches_of_the_examples(corpus: str, tokenizer: str | None) -> None:
+    data = prepared(str(EXAMPLES / corpus), tokenizer, batch_size=2, eval_batch_size=1, eval_bptt=5)
     train, val, test = (list(loader()) for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader))
     assert predicted(train) == len(data.splits["train"].tokens) // 2 * 2
     assert predicted(val) == len(data.splits["val"].tokens) == data.splits["val"].counts.tokens
     assert predicted(test) == len(data.splits["test"].tokens)
-    assert data.vocabulary is not None
-    assert max(int(window.targets.max()) for window in train + val + test) < len(data.vocabulary)
+    assert data.tokenizer is not None
+    assert max(int(batch.targets.max()) for batch in train + val + test) < len(data.tokenizer)
     assert train[0].inputs.shape == (16, 2)
-    assert train[0].inputs[0, 0] == data.vocabulary.start
-    assert [window.fresh for window in train] == [True] + [False] * (len(train) - 1)
+    assert train[0].inputs[0, 0] == data.tokenizer.start
+    assert [batch.reset_state for batch in train] == [True] + [False] * (len(train) - 1)
 
 
-def test_the_text_can_be_read_back_from_the_windows() -> None:
+def test_the_text_can_be_read_back_from_the_batches() -> None:
     data = prepared(batch_size=1, eval_batch_size=1)
-    targets = [token for window in data.train_dataloader() for token in window.targets.flatten().tolist()]
+    targets = [token for batch in data.train_dataloader() for token in batch.targets.flatten().tolist()]
     for loader in (data.val_dataloader(), data.test_dataloader()):
-        targets += [token for window in loader for token in window.targets.flatten().tolist()]
+        targets += [token for batch in loader for token in batch.targets.flatten().tolist()]
     assert bytes(targets) == Path(TEXT).read_bytes()
 
 
 def test_the_default_is_the_embedded_text_in_subwords() -> None:
     data = TextDataModule()
     data.setup("fit")
-    assert data.vocabulary is not None
-    assert (data.vocabulary.kind, len(data.vocabulary)) == ("subword", 2000)
+    assert data.tokenizer is not None
+    assert (data.tokenizer.kind, len(data.tokenizer)) == ("subword", 2000)
     counts = data.splits["test"].counts
-    assert data.vocabulary.decode(data.splits["test"].tokens) == data.text.parts["test"].read().decode()
+    assert data.tokenizer.decode(data.splits["test"].tokens) == data.text.parts["test"].read().decode()
     assert counts.tokens < counts.characters <= counts.bytes == data.text.parts["test"].size
 
 
@@ -77,34 +77,34 @@ def test_standard_sets_have_their_published_counts(
 ) -> None:
     data = prepared(name, kind, root=str(real_data(name).parent))
     assert [split.counts.tokens for split in data.splits.values()] == tokens
-    assert data.vocabulary is not None
-    assert len(data.vocabulary) == size
+    assert data.tokenizer is not None
+    assert len(data.tokenizer) == size
     assert data.splits["test"].counts.unknown == 0
 
 
 def test_two_lines_say_what_the_corpus_is() -> None:
-    data = prepared(vocabulary="word")
+    data = prepared(tokenizer="word")
     first, second = data.describe().splitlines()
     assert first == f"corpus {TEXT} (sha256 {data.corpus_sha256[:12]}): 275 train, 11 val, 15 test tokens"
-    assert second == "vocabulary: word, 167 entries, 73.33% of the test tokens unknown"
-    assert prepared().describe().endswith("\nvocabulary: byte, 256 entries")
+    assert second == "tokenizer: word, 167 entries, 73.33% of the test tokens unknown"
+    assert prepared().describe().endswith("\ntokenizer: byte, 256 entries")
 
 
-def test_evaluation_is_unbroken_or_cold() -> None:
-    warm, cold = prepared(eval_window=8), prepared(eval_window=8, eval_fresh=True)
-    assert [window.fresh for window in warm.test_dataloader()] == [True, False, False]
-    assert [window.fresh for window in cold.test_dataloader()] == [True, True, True]
-    assert predicted(list(warm.test_dataloader())) == predicted(list(cold.test_dataloader())) == 72
+def test_evaluation_carries_or_resets_the_state() -> None:
+    carried, reset = prepared(eval_bptt=8), prepared(eval_bptt=8, eval_reset_state=True)
+    assert [batch.reset_state for batch in carried.test_dataloader()] == [True, False, False]
+    assert [batch.reset_state for batch in reset.test_dataloader()] == [True, True, True]
+    assert predicted(list(carried.test_dataloader())) == predicted(list(reset.test_dataloader())) == 72
 
 
-def test_random_windows_differ_from_epoch_to_epoch_and_are_as_many() -> None:
-    data = prepared(random_windows=True)
+def test_random_lengths_differ_from_epoch_to_epoch_and_are_as_many() -> None:
+    data = prepared(random_bptt=True)
     loader = data.train_dataloader()
-    lengths = [[len(window.inputs) for window in loader] for _ in range(3)]
+    lengths = [[len(batch.inputs) for batch in loader] for _ in range(3)]
     assert [len(each) for each in lengths] == [len(loader)] * 3
     assert len({tuple(each) for each in lengths}) == 3
     assert {sum(each) for each in lengths} == {len(data.splits["train"].tokens) // 4}
-    assert [[len(window.inputs) for window in prepared(random_windows=True).train_dataloader()]] == lengths[:1]
+    assert [[len(batch.inputs) for batch in prepared(random_bptt=True).train_dataloader()]] == lengths[:1]
 
 
 def test_setup_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,20 +116,20 @@ def test_setup_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert data.splits is splits
 
 
-def test_a_vocabulary_set_before_is_kept() -> None:
-    data = TextDataModule(TEXT, batch_size=4, window=16, eval_batch_size=1)
-    data.vocabulary = WordTokenizer(["<unk>", "<eos>", "the", "river"])
+def test_a_tokenizer_set_before_is_kept() -> None:
+    data = TextDataModule(TEXT, batch_size=4, bptt=16, eval_batch_size=1)
+    data.tokenizer = WordTokenizer(["<unk>", "<eos>", "the", "river"])
     data.setup("fit")
     assert set(data.splits["train"].tokens.tolist()) == {0, 1, 2, 3}
 
 
-def test_a_vocabulary_comes_from_a_checkpoint(tmp_path: Path) -> None:
-    taught = prepared(vocabulary="bpe").vocabulary
+def test_a_tokenizer_comes_from_a_checkpoint(tmp_path: Path) -> None:
+    taught = prepared(tokenizer="bpe").tokenizer
     assert taught is not None
-    torch.save({"wnseq": {"vocabulary": taught.state()}}, tmp_path / "lm.ckpt")
+    torch.save({"wnseq": {"tokenizer": taught.state()}}, tmp_path / "lm.ckpt")
     data = prepared(str(EXAMPLES / "text"), str(tmp_path / "lm.ckpt"), batch_size=2, eval_batch_size=1)
-    assert data.vocabulary is not None
-    assert data.vocabulary.sha256 == taught.sha256
+    assert data.tokenizer is not None
+    assert data.tokenizer.sha256 == taught.sha256
 
 
 def test_the_help_names_every_argument() -> None:
@@ -179,10 +179,10 @@ def trainer(**options: Any) -> Trainer:
     )
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_padding_is_not_counted(fresh: bool) -> None:
+@pytest.mark.parametrize("reset_state", [False, True])
+def test_padding_is_not_counted(reset_state: bool) -> None:
     model = Uniform()
-    trainer().test(model, TextDataModule(TEXT, "byte", eval_fresh=fresh), verbose=False)
+    trainer().test(model, TextDataModule(TEXT, "byte", eval_reset_state=reset_state), verbose=False)
     assert model.nats == pytest.approx(72 * math.log(256))
 
 
@@ -198,7 +198,7 @@ def test_predict_needs_no_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_fit_fetches_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(module, "fetch_corpus", lambda *arguments: asked.append(arguments))
-    trainer(max_steps=1).fit(Uniform(), TextDataModule(TEXT, "byte", root="here", batch_size=4, window=16))
+    trainer(max_steps=1).fit(Uniform(), TextDataModule(TEXT, "byte", root="here", batch_size=4, bptt=16))
     assert asked == [(TEXT, "here")]
 
 
@@ -209,19 +209,19 @@ def test_a_fit_fetches_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "error", "text"),
     [
         ({"batch_size": 0}, ValueError, "TextDataModule: batch_size must be at least 1, got 0"),
-        ({"window": 1}, ValueError, "window must be at least 2, got 1"),
-        ({"window": 9, "random_windows": True}, ValueError, "window must be at least 10, got 9"),
+        ({"bptt": 1}, ValueError, "bptt must be at least 2, got 1"),
+        ({"bptt": 9, "random_bptt": True}, ValueError, "bptt must be at least 10, got 9"),
         ({"eval_batch_size": -3}, ValueError, "eval_batch_size must be at least 1, got -3"),
-        ({"eval_window": 0}, ValueError, "eval_window must be at least 1, got 0"),
+        ({"eval_bptt": 0}, ValueError, "eval_bptt must be at least 1, got 0"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"batch_size": 2.5}, TypeError, r"batch_size must be an integer, got 2\.5"),
         ({"batch_size": True}, TypeError, "batch_size must be an integer, got True"),
         ({"corpus": "pyton"}, ValueError, r"no corpus 'pyton'\. Did you mean 'python'\?"),
-        ({"vocabulary": "words"}, ValueError, r"vocabulary must be word, .* got 'words'\. Did you mean 'word'\?"),
-        ({"vocabulary": "last.ckpt"}, FileNotFoundError, r"no checkpoint at 'last\.ckpt' to take a vocabulary from"),
+        ({"tokenizer": "words"}, ValueError, r"tokenizer must be word, .* got 'words'\. Did you mean 'word'\?"),
+        ({"tokenizer": "last.ckpt"}, FileNotFoundError, r"no checkpoint at 'last\.ckpt' to take a tokenizer from"),
         ({"vocabulary_size": 299}, ValueError, "vocabulary_size must be at least 300, got 299"),
-        ({"vocabulary_size": 2, "vocabulary": "word"}, ValueError, "vocabulary_size must be at least 3, got 2"),
-        ({"vocabulary_size": 99, "vocabulary": "byte"}, ValueError, "vocabulary 'byte' has a size of its own"),
+        ({"vocabulary_size": 2, "tokenizer": "word"}, ValueError, "vocabulary_size must be at least 3, got 2"),
+        ({"vocabulary_size": 99, "tokenizer": "byte"}, ValueError, "tokenizer 'byte' has a size of its own"),
     ],
     ids=str,
 )
@@ -233,10 +233,10 @@ def test_wrong_arguments_are_refused(options: dict[str, Any], error: type[Except
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"window": 2000}, r"has 1,335 tokens, which is shorter than one window of 2000"),
+        ({"bptt": 2000}, r"has 1,335 tokens, which is shorter than one batch of bptt 2000"),
         (
             {"batch_size": 84},
-            r"too few for batch_size 84 times window 16, which is 1,344.*batch_size that fits is 83\.",
+            r"too few for batch_size 84 times bptt 16, which is 1,344.*batch_size that fits is 83\.",
         ),
         ({"eval_batch_size": 56}, r"val part .* too few for eval_batch_size 56 .*eval_batch_size that fits is 55\."),
     ],
@@ -258,22 +258,22 @@ def test_a_short_training_part_can_still_be_tested_on() -> None:
     assert predicted(list(data.test_dataloader())) == 72
 
 
-def test_windows_before_setup_are_refused() -> None:
+def test_batches_before_setup_are_refused() -> None:
     data = TextDataModule()
     for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader, data.describe):
-        with pytest.raises(RuntimeError, match=r"there are no windows before setup\(\)"):
+        with pytest.raises(RuntimeError, match=r"there are no batches before setup\(\)"):
             loader()
     assert data.state_dict() == {}
 
 
-def test_a_position_in_other_windows_is_refused() -> None:
+def test_a_position_in_other_batches_is_refused() -> None:
     state = prepared().state_dict()
     for options, name in (
         ({"batch_size": 5}, "batch_size over all processes 4, this one has 5"),
-        ({"window": 17}, "window 16, this one has 17"),
-        ({"random_windows": True}, "random_windows False, this one has True"),
+        ({"bptt": 17}, "bptt 16, this one has 17"),
+        ({"random_bptt": True}, "random_bptt False, this one has True"),
         ({"seed": 1}, "seed 0, this one has 1"),
-        ({"vocabulary": "char"}, "vocabulary_sha256 .*Give the same vocabulary,"),
+        ({"tokenizer": "char"}, "tokenizer_sha256 .*Give the same tokenizer,"),
     ):
         with pytest.raises(ValueError, match=f"The run to be resumed had {name}"):
             prepared(**options).load_state_dict(state)  # type: ignore[arg-type]
@@ -285,14 +285,14 @@ def test_positions_are_plain_numbers_and_words() -> None:
 
 def test_a_loop_by_hand_goes_on_where_it_broke_off() -> None:
     data = prepared()
-    whole = [window.inputs for window in data.train_dataloader()]
+    whole = [batch.inputs for batch in data.train_dataloader()]
     data = prepared()
-    begun = [window.inputs for _, window in zip(range(3), data.train_dataloader(), strict=False)]
+    begun = [batch.inputs for _, batch in zip(range(3), data.train_dataloader(), strict=False)]
     again = prepared()
     again.load_state_dict(data.state_dict())
-    rest = [window.inputs for window in again.train_dataloader()]
+    rest = [batch.inputs for batch in again.train_dataloader()]
     assert torch.equal(torch.cat(begun + rest), torch.cat(whole))
-    assert next(iter(again.train_dataloader())).fresh  # and then the next epoch begins
+    assert next(iter(again.train_dataloader())).reset_state  # and then the next epoch begins
 
 
 def of_two(rank: int, **options: Any) -> TextDataModule:
@@ -304,15 +304,15 @@ def of_two(rank: int, **options: Any) -> TextDataModule:
     return data
 
 
-def test_each_process_reads_its_own_block_of_columns() -> None:
-    whole = prepared(batch_size=6, window=16)
-    halves = [of_two(rank, batch_size=3, window=16) for rank in range(2)]
+def test_each_process_reads_its_own_block_of_streams() -> None:
+    whole = prepared(batch_size=6, bptt=16)
+    halves = [of_two(rank, batch_size=3, bptt=16) for rank in range(2)]
     for half in halves:
         half.setup("fit")
     assert [len(half.train_dataloader()) for half in halves] == [len(whole.train_dataloader())] * 2
-    for window, *both in zip(whole.train_dataloader(), *(half.train_dataloader() for half in halves), strict=True):
-        assert torch.equal(torch.cat([half.inputs for half in both], 1), window.inputs)
-        assert window.fresh is both[0].fresh is both[1].fresh
+    for batch, *both in zip(whole.train_dataloader(), *(half.train_dataloader() for half in halves), strict=True):
+        assert torch.equal(torch.cat([half.inputs for half in both], 1), batch.inputs)
+        assert batch.reset_state is both[0].reset_state is both[1].reset_state
     for loader in ("val_dataloader", "test_dataloader"):
         assert sum(predicted(list(getattr(half, loader)())) for half in halves) == predicted(
             list(getattr(whole, loader)())
@@ -320,13 +320,13 @@ def test_each_process_reads_its_own_block_of_columns() -> None:
 
 
 def test_the_first_process_reads_the_text_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    learned: list[str] = []
-    learn = module.learn_vocabulary
-    monkeypatch.setattr(module, "train_tokenizer", lambda *args: learned.append(args[0]) or learn(*args))
-    first = of_two(0, batch_size=4, window=16)
+    trained: list[str] = []
+    train_tokenizer = module.train_tokenizer
+    monkeypatch.setattr(module, "train_tokenizer", lambda *args: trained.append(args[0]) or train_tokenizer(*args))
+    first = of_two(0, batch_size=4, bptt=16)
     first.prepare_data()
     first.setup("fit")
-    assert learned == ["byte"]  # once, and setup keeps it
+    assert trained == ["byte"]  # once, and setup keeps it
 
 
 def test_a_text_that_cannot_be_read_is_refused_in_every_process(tmp_path: Path) -> None:
@@ -341,10 +341,10 @@ def test_a_text_that_cannot_be_read_is_refused_in_every_process(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"window": 700}, r"shorter than one window of 700 on 2 processes"),
+        ({"bptt": 700}, r"shorter than one batch of bptt 700 on 2 processes"),
         (
-            {"batch_size": 42, "window": 16},
-            r"too few for batch_size 42 on 2 processes times window 16, which is 1,344.*batch_size that fits is 41\.",
+            {"batch_size": 42, "bptt": 16},
+            r"too few for batch_size 42 on 2 processes times bptt 16, which is 1,344.*batch_size that fits is 41\.",
         ),
     ],
 )

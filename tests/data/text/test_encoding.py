@@ -29,14 +29,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("block", [7, 1 << 20])
 def test_tokens_are_the_encoded_text(monkeypatch: pytest.MonkeyPatch, kind: str, block: int) -> None:
     monkeypatch.setattr(stream, "BLOCK", block)
-    vocabulary = train_tokenizer(kind, TEXT)
-    split = encode(TEXT, vocabulary, "prose")
+    tokenizer = train_tokenizer(kind, TEXT)
+    split = encode(TEXT, tokenizer, "prose")
     assert isinstance(split.tokens, np.memmap)
-    assert split.tokens.tolist() == vocabulary.encode(PROSE)
+    assert split.tokens.tolist() == tokenizer.encode(PROSE)
     assert split.counts == Counts(len(split.tokens), 600, len(PROSE), len(PROSE.encode()), 0)
 
 
-def test_the_counts_of_words_are_those_of_a_word_vocabulary() -> None:
+def test_the_counts_of_words_are_those_of_a_word_tokenizer() -> None:
     split = encode(TEXT, train_tokenizer("word", TEXT), "prose")
     assert split.counts.words == split.counts.tokens
 
@@ -65,10 +65,10 @@ def test_a_text_is_encoded_once(monkeypatch: pytest.MonkeyPatch, cache: Path) ->
     assert sorted(path.suffix for path in cache.iterdir()) == [".bin", ".json"]
 
 
-def test_another_text_or_vocabulary_is_another_file(cache: Path) -> None:
+def test_another_text_or_tokenizer_is_another_file(cache: Path) -> None:
     for content in ("one", "two"):
-        for vocabulary in (ByteTokenizer(), train_tokenizer("char", TEXT)):
-            encode(TEXT, vocabulary, content)
+        for tokenizer in (ByteTokenizer(), train_tokenizer("char", TEXT)):
+            encode(TEXT, tokenizer, content)
     assert len(list(cache.glob("*.bin"))) == 4
 
 
@@ -124,29 +124,29 @@ class Slow(ByteTokenizer):
         return super().encode(text)
 
 
-@pytest.mark.parametrize(("vocabulary", "shown"), [(ByteTokenizer(), False), (Slow(), True)])
+@pytest.mark.parametrize(("tokenizer", "shown"), [(ByteTokenizer(), False), (Slow(), True)])
 def test_a_bar_appears_when_it_takes_long(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], vocabulary: Tokenizer, shown: bool
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tokenizer: Tokenizer, shown: bool
 ) -> None:
     monkeypatch.setattr(stream, "BLOCK", 100)
     monkeypatch.setattr(encoding, "PATIENCE", 0.05 if shown else 9)
-    encode(TEXT, vocabulary, "prose", "train")
+    encode(TEXT, tokenizer, "prose", "train")
     assert ("encoding train" in capsys.readouterr().err) is shown
 
 
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from wnseq.data.corpora import open_corpus
-from wnseq.data.learn import learn_vocabulary
-from wnseq.data.tokens import encode
-from wnseq.data.windows import Columns
+from wnseq.data.text.corpora import open_corpus
+from wnseq.data.text.tokenizer_training import train_tokenizer
+from wnseq.data.text.encoding import encode
+from wnseq.data.text.bptt import Streams
 
 def prepare(path, kind):
     corpus = open_corpus(path)
-    vocabulary = learn_vocabulary(kind, corpus.parts["train"])
-    split = encode(corpus.parts["train"], vocabulary, corpus.part_sha256("train"))
-    Columns(split.tokens, 8, vocabulary.start).window(1000, 1064, fresh=True)
+    tokenizer = train_tokenizer(kind, corpus.parts["train"])
+    split = encode(corpus.parts["train"], tokenizer, corpus.part_sha256("train"))
+    Streams(split.tokens, 8, tokenizer.start).batch(1000, 1064, reset_state=True)
     return split.counts.bytes
 
 small, large, megabytes = sys.argv[1:]

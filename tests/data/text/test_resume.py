@@ -1,4 +1,4 @@
-"""A fit that is stopped and resumed sees exactly the windows that an unbroken one sees."""
+"""A fit that is stopped and resumed sees exactly the batches that an unbroken one sees."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from wnseq.data.text.datamodule import TextDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 
-LENGTH = 14  # windows an epoch
+LENGTH = 14  # batches an epoch
 STEPS = 2 * LENGTH + 5
 
 
@@ -28,7 +28,7 @@ class Recorder(LightningModule):
     def training_step(self, batch: TextBatch) -> torch.Tensor:
         if self.fail_at == len(self.seen):
             raise RuntimeError("power cut")
-        self.seen.append((batch.inputs.flatten().tolist(), batch.fresh))
+        self.seen.append((batch.inputs.flatten().tolist(), batch.reset_state))
         return self.weight * 0
 
     def validation_step(self, batch: TextBatch) -> None:
@@ -39,7 +39,7 @@ class Recorder(LightningModule):
 
 
 class Saver(Callback):
-    """Saves at every place where checkpoints are saved, under the place's name and the number of windows seen."""
+    """Saves at every place where checkpoints are saved, under the place's name and the number of batches seen."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,7 +79,7 @@ def fit(
     **options: Any,
 ) -> tuple[Recorder, TextDataModule, Trainer]:
     data = TextDataModule(
-        corpus, "byte", batch_size=4, window=10, random_windows=random, eval_batch_size=2, eval_window=8, seed=3
+        corpus, "byte", batch_size=4, bptt=10, random_bptt=random, eval_batch_size=2, eval_bptt=8, seed=3
     )
     trainer = Trainer(
         max_steps=steps,
@@ -96,10 +96,10 @@ def fit(
     return model, data, trainer
 
 
-def test_the_windows_of_a_fit(corpus: str) -> None:
+def test_the_batches_of_a_fit(corpus: str) -> None:
     model, data, _ = fit(corpus, random=False)
     assert len(data.train_dataloader()) == LENGTH
-    assert [fresh for _, fresh in model.seen] == [index % LENGTH == 0 for index in range(STEPS)]
+    assert [reset for _, reset in model.seen] == [index % LENGTH == 0 for index in range(STEPS)]
     assert model.seen[:LENGTH] == model.seen[LENGTH : 2 * LENGTH]
 
 
@@ -127,7 +127,7 @@ def test_resumed_from_any_checkpoint(corpus: str, tmp_path: Path, options: dict[
             continue  # the others pass as well, and take their time
         resumed, _, _ = fit(corpus, resume=path, **options)
         if resumed.seen != whole.seen[int(seen) :]:
-            wrong[path.stem] = [whole.seen.index(window) for window in resumed.seen]
+            wrong[path.stem] = [whole.seen.index(batch) for batch in resumed.seen]
     assert wrong == {}
 
 
@@ -150,7 +150,7 @@ def test_a_step_that_failed_is_taken_again(corpus: str, tmp_path: Path, stop: in
     assert resumed.seen == whole.seen[stop:]
 
 
-def test_a_second_fit_begins_at_the_first_window(corpus: str) -> None:
+def test_a_second_fit_begins_at_the_first_batch(corpus: str) -> None:
     model, data, _ = fit(corpus, steps=5)
     Trainer(
         max_steps=5, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False
@@ -158,10 +158,10 @@ def test_a_second_fit_begins_at_the_first_window(corpus: str) -> None:
     assert model.seen[:5] == model.seen[5:]
 
 
-def test_only_a_fit_minds_how_the_windows_are_cut(corpus: str, tmp_path: Path) -> None:
+def test_only_a_fit_minds_how_the_batches_are_cut(corpus: str, tmp_path: Path) -> None:
     model, _, trainer = fit(corpus, steps=3)
     trainer.save_checkpoint(tmp_path / "3.ckpt")
-    other = TextDataModule(corpus, "byte", batch_size=3, window=10, random_windows=True, eval_batch_size=2, seed=3)
+    other = TextDataModule(corpus, "byte", batch_size=3, bptt=10, random_bptt=True, eval_batch_size=2, seed=3)
     with pytest.raises(
         ValueError, match=r"had batch_size over all processes 4, this one has 3.*Give the same batch_size over all"
     ):

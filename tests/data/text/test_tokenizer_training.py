@@ -51,8 +51,8 @@ def test_word_level_sets_have_their_published_vocabulary(
 
 @pytest.mark.parametrize("kind", ["subword", "bpe"])
 def test_indentation_is_one_token(kind: str) -> None:
-    vocabulary = train_tokenizer(kind, text("def f():\n        return x\n" * 50))
-    assert len(vocabulary.encode("        ")) <= 2
+    tokenizer = train_tokenizer(kind, text("def f():\n        return x\n" * 50))
+    assert len(tokenizer.encode("        ")) <= 2
 
 
 @pytest.mark.parametrize("kind", ["subword", "bpe"])
@@ -68,13 +68,13 @@ def test_without_a_size_a_short_text_yields_what_it_can(kind: str) -> None:
 
 def test_rare_characters_leave_room_for_words() -> None:
     many = "".join(chr(0x4E00 + index % 3000) for index in range(9000))
-    vocabulary = train_tokenizer("subword", text(f"{many}\n{PROSE}"), 320)
-    assert len(vocabulary) == 320
-    assert vocabulary.decode(vocabulary.encode(many)) == many
+    tokenizer = train_tokenizer("subword", text(f"{many}\n{PROSE}"), 320)
+    assert len(tokenizer) == 320
+    assert tokenizer.decode(tokenizer.encode(many)) == many
 
 
 def test_nothing_to_learn_is_said(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"Subwords can't be learned from the training part.*Vocabulary byte"):
+    with pytest.raises(ValueError, match=r"Subwords can't be learned from the training part.*Tokenizer byte"):
         train_tokenizer("subword", text("\n" * 50))
     assert capfd.readouterr() == ("", "")
 
@@ -85,13 +85,13 @@ def test_learning_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["word", "subword", "bpe", "char"])
-def test_a_vocabulary_is_learned_once(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_tokenizer_is_trained_once(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     first = train_tokenizer(kind, text(PROSE))
     monkeypatch.setattr(tokenizer_training, "_train", None)
     assert train_tokenizer(kind, text(PROSE)).state() == first.state()
 
 
-def test_another_text_size_or_kind_is_another_vocabulary() -> None:
+def test_another_text_size_or_kind_is_another_tokenizer() -> None:
     hashes = {
         train_tokenizer(kind, text(content), size).sha256
         for kind in ("subword", "bpe")

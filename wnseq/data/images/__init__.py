@@ -1,10 +1,12 @@
 """Images: files, data sets, preprocessing and batches."""
 
+from wnseq.data._position import EpochLoader
 from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
 from wnseq.data.images.datasets import Images, ImageSet, open_images
 from wnseq.data.images.transforms import Preprocess, Whitening
 
 __all__ = [
+    "EpochLoader",
     "ImageBatch",
     "ImageDataModule",
     "ImageSet",

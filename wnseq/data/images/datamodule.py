@@ -21,17 +21,17 @@ class ImageBatch(NamedTuple):
     Args:
         images: what a network sees: scaled, perhaps whitened.
         labels: classes; None where the set has none.
-        levels: the same images as whole numbers from 0 to the number of levels less 1.
+        pixels: the same images as whole numbers from 0 to the number of values less 1.
 
     Shape:
         - images: ``(N, C, H, W)``, float32
         - labels: ``(N,)``, int64
-        - levels: ``(N, C, H, W)``, uint8
+        - pixels: ``(N, C, H, W)``, uint8
     """
 
     images: Tensor
     labels: Tensor | None
-    levels: Tensor
+    pixels: Tensor
 
 
 class ImageDataModule(LightningDataModule):
@@ -46,10 +46,10 @@ class ImageDataModule(LightningDataModule):
         batch_size: images a training step sees, in each process. The last, smaller batch of an epoch is left out; which
             images are in it changes by epoch.
         eval_batch_size: images at once in validation, test and prediction; changes nothing but the speed.
-        size: height and width to enlarge images to: each pixel repeated as often as it fits, level 0 around (after
+        size: height and width to enlarge images to: each pixel repeated as often as it fits, zeros around (after
             whitening: the mean). Default: as they are.
-        normalize: symmetric: levels to about -1 to 1, (x - 127.5)/128 where there are 256; unit: to 0 to 1; standard:
-            each channel to mean 0 and deviation 1 over the training part.
+        normalize: symmetric: to about -1 to 1, (x - 127.5)/128 for 256 values; unit: to 0 to 1; standard: each channel
+            to mean 0 and deviation 1 over the training part.
         whiten: whether to apply ZCA whitening, fitted on the training part before enlarging, regularised by 1e-5.
         shift: pixels by which training images are moved at random, at most, both ways, before enlarging.
         flip: whether training images are mirrored left to right, at random, half of them.
@@ -68,7 +68,7 @@ class ImageDataModule(LightningDataModule):
         >>> data = ImageDataModule(batch_size=4, size=32)
         >>> data.setup("fit")
         >>> batch = next(iter(data.train_dataloader()))
-        >>> batch.images.shape, batch.levels.dtype, data.images.levels
+        >>> batch.images.shape, batch.pixels.dtype, data.images.num_values
         (torch.Size([4, 1, 32, 32]), torch.uint8, 17)
     """
 
@@ -111,7 +111,7 @@ class ImageDataModule(LightningDataModule):
         self.flip = flip
         self.val_size = val_size
         self.seed = seed
-        self.place = DataPosition()
+        self.position = DataPosition()
         self._white: dict[str, Tensor] = {}
 
     # ---- from files to tensors
@@ -123,12 +123,12 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the set, and fit what prepares its images to the training part, or find that in the cache."""
         if stage == "fit":
-            self.place = DataPosition()  # Lightning restores a resumed run's place after this
+            self.position = DataPosition()  # Lightning restores a resumed run's position after this
         if hasattr(self, "images"):
             return
         images = open_images(self.dataset, self.root, self.val_size)
         train = images.parts["train"]
-        size = self.batch_size * self._part[1]
+        size = self.batch_size * self._rank_and_world_size[1]
         if stage in (None, "fit") and len(train) < size:
             raise ValueError(
                 f"The training part of {self.dataset!r} has {len(train):,} images, fewer than the {size} of one batch "
@@ -151,12 +151,12 @@ class ImageDataModule(LightningDataModule):
         made += [f"shifted by up to {self.shift}"] if self.shift else []
         made += ["flipped"] if self.flip else []
         return (
-            f"images {self.dataset} (sha256 {images.sha256[:12]}): {sizes}; {shape}, {images.levels} levels\n"
+            f"images {self.dataset} (sha256 {images.sha256[:12]}): {sizes}; {shape}, {images.num_values} values\n"
             f"split: {images.split}; {', '.join(made)}; order drawn by seed {self.seed}"
         )
 
     def _fit(self, images: ImageSet) -> Preprocess:
-        train, top = images.parts["train"], images.levels - 1
+        train, top = images.parts["train"], images.num_values - 1
         channels = train.pixels.shape[1]
         if self.normalize == "standard":
             # exact, from whole numbers: the sums do not depend on the order of the images
@@ -171,12 +171,12 @@ class ImageDataModule(LightningDataModule):
             offset, scale = (0.0,) * channels, (float(top),) * channels
         else:
             offset, scale = (top / 2,) * channels, ((top + 1) / 2,) * channels
-        plain = Preprocess(images.levels, offset, scale, self.size)
+        plain = Preprocess(images.num_values, offset, scale, self.size)
         if not self.whiten:
             return plain
         content = f"{train.sha256} {offset} {scale}"
         return Preprocess(
-            images.levels, offset, scale, self.size, cached_whitening(plain.normalise(train.pixels), content)
+            images.num_values, offset, scale, self.size, cached_whitening(plain.normalise(train.pixels), content)
         )
 
     # ---- batches
@@ -184,17 +184,19 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> EpochLoader[ImageBatch]:
         """Return the training batches, each epoch in an order of its own."""
         number = len(self._after_setup().parts["train"])
-        size = self.batch_size * self._part[1]  # of all processes together
+        size = self.batch_size * self._rank_and_world_size[1]  # of all processes together
         length = number // size
 
         def batches(epoch: int, first: int) -> Iterator[ImageBatch]:
             order = np.random.default_rng((self.seed, epoch)).permutation(number)
             for position in range(first, length):
-                share = slice(self._part[0] * self.batch_size, (self._part[0] + 1) * self.batch_size)
-                move = self._moves(size, share, epoch, position)
-                yield self._batch("train", order[position * size : (position + 1) * size][share], move)
+                own = slice(
+                    self._rank_and_world_size[0] * self.batch_size, (self._rank_and_world_size[0] + 1) * self.batch_size
+                )
+                move = self._moves(size, own, epoch, position)
+                yield self._batch("train", order[position * size : (position + 1) * size][own], move)
 
-        return EpochLoader(self.place, length, batches, self.trainer)
+        return EpochLoader(self.position, length, batches, self.trainer)
 
     def val_dataloader(self) -> "EvaluationLoader":
         """Return the validation part.
@@ -221,17 +223,17 @@ class ImageDataModule(LightningDataModule):
         images = self.images.parts[part]
         chosen = torch.as_tensor(index)
         move = move or _still
-        levels = self.preprocess.enlarge(move(images.pixels[chosen]))
+        pixels = self.preprocess.enlarge(move(images.pixels[chosen]))
         labels = None if images.labels is None else images.labels[chosen]
         if self.whiten:
-            return ImageBatch(self.preprocess.enlarge(move(self._white[part][chosen])), labels, levels)
-        return ImageBatch(self.preprocess.normalise(levels), labels, levels)
+            return ImageBatch(self.preprocess.enlarge(move(self._white[part][chosen])), labels, pixels)
+        return ImageBatch(self.preprocess.normalise(pixels), labels, pixels)
 
-    def _moves(self, number: int, share: slice, epoch: int, position: int) -> Callable[[Tensor], Tensor]:
-        """Draw the shifts and flips of one batch; what is returned moves the images of one process's share."""
+    def _moves(self, number: int, own: slice, epoch: int, position: int) -> Callable[[Tensor], Tensor]:
+        """Draw the shifts and flips of one batch; what is returned moves the images of one process."""
         random = np.random.default_rng((self.seed, epoch, position))
-        by = torch.from_numpy(random.integers(0, 2 * self.shift + 1, (2, number))[:, share])
-        mirrored = torch.from_numpy(random.random(number)[share] < 0.5)
+        by = torch.from_numpy(random.integers(0, 2 * self.shift + 1, (2, number))[:, own])
+        mirrored = torch.from_numpy(random.random(number)[own] < 0.5)
 
         def move(images: Tensor) -> Tensor:
             if self.shift:
@@ -241,7 +243,7 @@ class ImageDataModule(LightningDataModule):
         return move
 
     @property
-    def _part(self) -> tuple[int, int]:
+    def _rank_and_world_size(self) -> tuple[int, int]:
         """Rank of this process, and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
@@ -249,7 +251,7 @@ class ImageDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return epoch and position of the next training batch, and what they count; before ``setup`` nothing."""
-        return {**self.place.trained(self.trainer), **self._layout()} if hasattr(self, "images") else {}
+        return {**self.position.trained(self.trainer), **self.resume_settings()} if hasattr(self, "images") else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a place saved by ``state_dict``.
@@ -259,17 +261,18 @@ class ImageDataModule(LightningDataModule):
         """
         if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return
-        for name, now in self._layout().items():
+        for name, now in self.resume_settings().items():
             if state_dict.get(name, now) != now:
                 raise ValueError(
                     f"The run to be resumed had {name} {state_dict[name]}, this one has {now}: it can't go on with the "
                     "next batch. Give the same, or start a new run from the checkpoint's weights."
                 )
-        self.place.epoch, self.place.position = state_dict["epoch"], state_dict["position"]
+        self.position.epoch, self.position.position = state_dict["epoch"], state_dict["position"]
 
-    def _layout(self) -> dict[str, Any]:
+    def resume_settings(self) -> dict[str, Any]:
+        """Return what must be as before for a run to be resumed at its position."""
         options = ("size", "normalize", "whiten", "shift", "flip", "seed")
-        batch = self.batch_size * self._part[1]
+        batch = self.batch_size * self._rank_and_world_size[1]
         return {
             "images_sha256": self._after_setup().sha256,
             "batch_size": batch,
@@ -283,7 +286,7 @@ class ImageDataModule(LightningDataModule):
 
 
 class EvaluationLoader:
-    """One part of the set in its own order, each process with its share of each batch.
+    """One part of the set in its own order, each process with its shard of each batch.
 
     Args:
         data: the data module, after ``setup``.
@@ -301,9 +304,9 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         size = self.data.eval_batch_size
-        rank, processes = self.data._part
+        rank, world_size = self.data._rank_and_world_size
         for first in range(0, self.number, size):
-            yield self.data._batch(self.part, range(first, min(first + size, self.number))[rank::processes])
+            yield self.data._batch(self.part, range(first, min(first + size, self.number))[rank::world_size])
 
 
 def _still(images: Tensor) -> Tensor:

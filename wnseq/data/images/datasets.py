@@ -1,4 +1,4 @@
-"""Image sets by name, each as a training, a validation and a test part of pixel levels."""
+"""Image sets by name, each as a training, a validation and a test part of pixels."""
 
 import os
 import tarfile
@@ -52,7 +52,7 @@ class Images:
     """One part of a set.
 
     Args:
-        pixels: levels, uint8, of shape ``(N, C, H, W)``.
+        pixels: whole numbers, uint8, of shape ``(N, C, H, W)``.
         labels: classes, int64, of shape ``(N,)``; None where the set has none.
     """
 
@@ -78,14 +78,14 @@ class ImageSet:
 
     Args:
         name: see ``NAMES``.
-        levels: values that a pixel can have.
+        num_values: values that a pixel can have.
         classes: names of the classes; empty where there are no labels.
         split: how the parts were made, in words.
         parts: ``train``, ``val``, ``test``.
     """
 
     name: str
-    levels: int
+    num_values: int
     classes: tuple[str, ...]
     split: str
     parts: Mapping[str, Images]
@@ -160,8 +160,8 @@ def open_images(name: str, root: str | None = None, val_size: int | None = None)
         "val": Images(*(each[cut:] for each in train)),
         "test": Images(*test),
     }
-    levels, classes = (17, DIGITS) if name == "digits" else (256, DIGITS if name == "mnist" else CIFAR)
-    return ImageSet(name, levels, classes, how.format(held), parts)
+    num_values, classes = (17, DIGITS) if name == "digits" else (256, DIGITS if name == "mnist" else CIFAR)
+    return ImageSet(name, num_values, classes, how.format(held), parts)
 
 
 def _pair(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any]) -> Pair:

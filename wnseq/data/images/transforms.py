@@ -1,4 +1,4 @@
-"""From pixel levels to what a network sees: scaled, whitened, enlarged. A checkpoint carries it."""
+"""From pixels to what a network sees: scaled, whitened, enlarged. A checkpoint carries it."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -106,41 +106,41 @@ def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.fl
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Levels to images: (level − offset) / scale, then ZCA whitening where it is asked for, then the asked-for size.
+    """Pixels to images: (pixel − offset) / scale, then ZCA whitening where it is asked for, then the asked-for size.
 
     Args:
-        levels: how many values a pixel can have: 2, 17, 256.
+        num_values: how many values a pixel can have: 2, 17, 256.
         offset: one number a channel.
         scale: one number a channel.
         size: height and width that come out, None for those of the images.
         whitening: fitted on scaled images, or None.
 
     Shape:
-        - levels: ``(N, C, H, W)``, integers from 0 to ``levels`` − 1
+        - pixels: ``(N, C, H, W)``, integers from 0 to ``num_values`` − 1
         - output: ``(N, C, size, size)``, float32
     """
 
-    levels: int
+    num_values: int
     offset: tuple[float, ...]
     scale: tuple[float, ...]
     size: int | None = None
     whitening: Whitening | None = None
 
-    def __call__(self, levels: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor) -> Tensor:
         """Prepare images of the size and the channels they had in training."""
         if self.whitening is None:
-            return self.normalise(self.enlarge(levels))  # the margin is level 0, which is black
-        return self.enlarge(self.normalise(levels))  # the margin is the mean image's
+            return self.normalise(self.enlarge(pixels))  # the margin is 0, which is black
+        return self.enlarge(self.normalise(pixels))  # the margin is the mean image's
 
-    def normalise(self, levels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:
         """Scale and whiten, at the images' own size."""
         channels = (-1, 1, 1)
-        offset = torch.tensor(self.offset, device=levels.device).view(channels)
-        images = (levels.float() - offset) / torch.tensor(self.scale, device=levels.device).view(channels)
+        offset = torch.tensor(self.offset, device=pixels.device).view(channels)
+        images = (pixels.float() - offset) / torch.tensor(self.scale, device=pixels.device).view(channels)
         return images if self.whitening is None else self.whitening(images)
 
     def enlarge(self, images: Tensor) -> Tensor:
-        """Repeat each pixel as often as it fits into ``size``, and put zeros around; levels stay levels.
+        """Repeat each pixel as often as it fits into ``size``, and put zeros around; pixels stay whole numbers.
 
         Raises:
             ValueError: the images are larger than that.
@@ -159,7 +159,7 @@ class Preprocess:
         """Return plain types and tensors, for a checkpoint; the whitening in float32."""
         white = self.whitening and [self.whitening.mean.float(), self.whitening.matrix.float()]
         return {
-            "levels": self.levels,
+            "num_values": self.num_values,
             "offset": list(self.offset),
             "scale": list(self.scale),
             "size": self.size,
@@ -176,7 +176,7 @@ class Preprocess:
         try:
             white = state["whitening"]
             return Preprocess(
-                state["levels"],
+                state["num_values"],
                 tuple(state["offset"]),
                 tuple(state["scale"]),
                 state["size"],

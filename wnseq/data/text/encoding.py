@@ -24,10 +24,10 @@ class Counts:
 
     Args:
         tokens: number of ids.
-        words: whitespace-separated words, plus one for each line's end: what a word vocabulary counts as tokens.
+        words: whitespace-separated words, plus one for each line's end: what a word tokenizer counts as tokens.
         characters: Unicode characters.
         bytes: bytes of UTF-8.
-        unknown: tokens that stand for what the vocabulary does not have (a ``<unk>`` in the text itself not counted).
+        unknown: tokens that stand for what the tokenizer does not have (a ``<unk>`` in the text itself not counted).
     """
 
     tokens: int
@@ -50,12 +50,12 @@ class Split:
     counts: Counts
 
 
-def encode(text: Text, vocabulary: Tokenizer, content: str, name: str = "") -> Split:
+def encode(text: Text, tokenizer: Tokenizer, content: str, name: str = "") -> Split:
     """Return a text's ids, encoded now or found in the cache.
 
     Args:
         text: the part; it is read once, in bounded memory.
-        vocabulary: what encodes it.
+        tokenizer: what encodes it.
         content: a hash of the text.
         name: what the progress bar says.
 
@@ -63,12 +63,12 @@ def encode(text: Text, vocabulary: Tokenizer, content: str, name: str = "") -> S
         ValueError: the text is not UTF-8.
         OSError: the disk is full; nothing is left that a later run would find.
     """
-    key = sha256(f"{FORMAT} {content} {vocabulary.sha256}".encode()).hexdigest()
+    key = sha256(f"{FORMAT} {content} {tokenizer.sha256}".encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{key}.bin"
-    dtype = np.dtype("<u2" if len(vocabulary) <= 1 << 16 else "<i4")
+    dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<i4")
     counts = _stored(path, dtype)
     if counts is None:
-        counts = _encode(text, vocabulary, path, dtype, name)
+        counts = _encode(text, tokenizer, path, dtype, name)
     if not counts.tokens:  # an empty file can't be mapped
         return Split(np.empty(0, dtype), counts)
     return Split(np.memmap(path, dtype, "r", shape=(counts.tokens,)), counts)
@@ -84,21 +84,21 @@ def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts | None:
     return counts if whole else None
 
 
-def _encode(text: Text, vocabulary: Tokenizer, path: Path, dtype: np.dtype[np.integer], name: str) -> Counts:
+def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.integer], name: str) -> Counts:
     tokens = words = characters = unknown = 0
-    spelt = vocabulary.kind == "word"  # only there is "<unk>" in the text the same entry
+    spelt = tokenizer.kind == "word"  # only there is "<unk>" in the text the same entry
     bar = tqdm(total=text.size, desc=f"encoding {name}".strip(), unit="B", unit_scale=True, delay=PATIENCE, leave=False)
     path.with_suffix(".json").unlink(missing_ok=True)
     with atomic_write(path) as file, contextlib.closing(bar):
         for chunk in text.chunks():
-            ids = np.asarray(vocabulary.encode(chunk), dtype)
+            ids = np.asarray(tokenizer.encode(chunk), dtype)
             file.write(ids.tobytes())
             seen = chunk.split()
             tokens += len(ids)
             words += len(seen) + chunk.count("\n")
             characters += len(chunk)
-            if vocabulary.unknown is not None:
-                unknown += int((ids == vocabulary.unknown).sum()) - (seen.count(UNKNOWN) if spelt else 0)
+            if tokenizer.unknown is not None:
+                unknown += int((ids == tokenizer.unknown).sum()) - (seen.count(UNKNOWN) if spelt else 0)
             bar.update(len(chunk.encode()))
     counts = Counts(tokens, words, characters, text.size, unknown)
     with atomic_write(path.with_suffix(".json")) as file:  # last: without it the ids are not trusted

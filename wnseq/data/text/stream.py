@@ -104,7 +104,7 @@ class Text:
             ValueError: the bytes are not UTF-8.
 
         Note:
-            No vocabulary has a token across such a cut, so encoding chunk by chunk is encoding the text.
+            No tokenizer has a token across such a cut, so encoding chunk by chunk is encoding the text.
         """
         rest = ""
         for decoded in self._decoded():

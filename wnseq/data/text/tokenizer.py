@@ -23,10 +23,10 @@ class Tokenizer(ABC):
     """The tokens of a language model, and the ways from text to ids and back.
 
     Example:
-        >>> vocabulary = ByteTokenizer()
-        >>> vocabulary.decode(vocabulary.encode("Grüße"))
+        >>> tokenizer = ByteTokenizer()
+        >>> tokenizer.decode(tokenizer.encode("Grüße"))
         'Grüße'
-        >>> list(vocabulary.stream(vocabulary.encode("ü")))
+        >>> list(tokenizer.stream(tokenizer.encode("ü")))
         ['ü']
     """
 
@@ -47,7 +47,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return plain types from which ``from_state`` makes the vocabulary again; loads with ``weights_only=True``."""
+        """Return plain types from which ``from_state`` makes the tokenizer again; loads with ``weights_only=True``."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -60,7 +60,7 @@ class Tokenizer(ABC):
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> "Tokenizer":
-        """Make a vocabulary from what ``state`` returned.
+        """Return the tokenizer from what ``state`` returned.
 
         Raises:
             ValueError: it is not such a state.
@@ -76,24 +76,22 @@ class Tokenizer(ABC):
                 case "subword":
                     return SubwordTokenizer(state["model"])
                 case kind:
-                    raise ValueError(
-                        f"This vocabulary is of kind {kind!r}, which is none of word, subword, char, byte."
-                    )
+                    raise ValueError(f"This tokenizer is of kind {kind!r}, which is none of word, subword, char, byte.")
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"This is not the state of a vocabulary: {type(error).__name__} {error} while it was read."
+                f"This is not the state of a tokenizer: {type(error).__name__} {error} while it was read."
             ) from error
 
     @staticmethod
     def from_checkpoint(path: str | Path) -> "Tokenizer":
-        """Take the vocabulary out of a language model's checkpoint.
+        """Return the tokenizer in a language model's checkpoint.
 
         Args:
             path: a ``.ckpt`` file written by a recipe of wnseq.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, no checkpoint, or one without a vocabulary.
+            ValueError: the file is damaged, no checkpoint, or one without a tokenizer.
         """
         path = Path(path).expanduser()
         if not path.is_file():
@@ -105,10 +103,10 @@ class Tokenizer(ABC):
                 f"{path} can't be read as a checkpoint: it is damaged, cut short, or a file of another kind."
             ) from error
         ours = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
-        state = ours.get("vocabulary") if isinstance(ours, dict) else None
+        state = ours.get("tokenizer") if isinstance(ours, dict) else None
         if not isinstance(state, dict):
             raise ValueError(
-                f"{path} is a checkpoint, but holds no vocabulary of wnseq: it was not written by a language model "
+                f"{path} is a checkpoint, but holds no tokenizer of wnseq: it was not written by a language model "
                 "recipe. Name a kind (word, subword, bpe, char, byte) to make one from the corpus."
             )
         return Tokenizer.from_state(state)
@@ -240,7 +238,8 @@ class SubwordTokenizer(Tokenizer):
     """Parts of words, learned by sentencepiece; what no part covers is spelt in bytes, so that nothing is lost.
 
     Args:
-        model: a serialised sentencepiece model with byte fallback and a newline piece, as ``wnseq.data.text.tokenizer_training`` makes.
+        model: a serialised sentencepiece model with byte fallback and a newline piece, as
+            ``train_tokenizer`` makes.
     """
 
     kind = "subword"
@@ -252,7 +251,7 @@ class SubwordTokenizer(Tokenizer):
         try:
             self._processor = SentencePieceProcessor(model_proto=self.model)
         except RuntimeError as error:
-            raise ValueError("A subword vocabulary needs a sentencepiece model; these bytes are not one.") from error
+            raise ValueError("A subword tokenizer needs a sentencepiece model; these bytes are not one.") from error
         # Decoded by ourselves: sentencepiece can't be asked for a text bit by bit.
         self._bytes = [self._spell(index) for index in range(len(self))]
         self.start = self._processor.piece_to_id("\n")

@@ -1,4 +1,4 @@
-"""Learning a vocabulary from a text of any length, once: it is kept in the cache."""
+"""Training a tokenizer on a text of any length, once: it is kept in the cache."""
 
 import io
 import json
@@ -28,7 +28,7 @@ FORMAT = 1  # of the cached file; changes with everything that changes what is l
 
 
 def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer:
-    """Return the vocabulary of a text, learned now or found in the cache.
+    """Return a tokenizer trained on a text, learned now or found in the cache.
 
     Args:
         kind: ``word``, ``subword`` (sentencepiece's unigram model), ``bpe``, ``char`` or ``byte``.
@@ -47,18 +47,18 @@ def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer
         state = stored["state"]
         if "model" in state:
             state["model"] = b64decode(state["model"])
-        vocabulary = Tokenizer.from_state(state)
-        if vocabulary.sha256 == stored["sha256"]:
-            return vocabulary
+        tokenizer = Tokenizer.from_state(state)
+        if tokenizer.sha256 == stored["sha256"]:
+            return tokenizer
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # not there, or damaged: it is made again
-    vocabulary = _train(kind, text, size)
-    state = vocabulary.state()
+    tokenizer = _train(kind, text, size)
+    state = tokenizer.state()
     if "model" in state:
         state["model"] = b64encode(state["model"]).decode()
     with atomic_write(path) as file:
-        file.write(json.dumps({"sha256": vocabulary.sha256, "state": state}).encode())
-    return vocabulary
+        file.write(json.dumps({"sha256": tokenizer.sha256, "state": state}).encode())
+    return tokenizer
 
 
 def _train(kind: str, text: Text, size: int | None) -> Tokenizer:
@@ -126,7 +126,7 @@ def _subwords(text: Text, size: int | None, model_type: str) -> SubwordTokenizer
             if (limit := re.search(r"value <= (\d+)", str(error))) is None:
                 raise ValueError(
                     "Subwords can't be learned from the training part: it has hardly anything but line ends. "
-                    "Vocabulary byte takes any text."
+                    "Tokenizer byte takes any text."
                 ) from error
             if size is not None:
                 raise ValueError(

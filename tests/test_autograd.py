@@ -216,8 +216,8 @@ def test_a_bound_loop_composes_once_and_has_the_same_gradients(case, checkpointe
     module, x = case.make(), case.input()
     expected = torch.autograd.grad(loop(case, module, x), list(module.parameters()))
     calls = []
-    composed = module.composed
-    monkeypatch.setattr(module, "composed", lambda: calls.append(1) or composed())
+    compose = module.compose_weights
+    monkeypatch.setattr(module, "compose_weights", lambda: calls.append(1) or compose())
     bound = module.bind()
     through = (lambda call, *args: checkpoint(call, *args, use_reentrant=False)) if checkpointed else None
     loss = loop(case, bound, x, through) if through else loop(case, bound, x)

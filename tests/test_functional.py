@@ -4,7 +4,7 @@ import torch
 from torch.func import vmap
 
 from wnseq.errors import ShapeError
-from wnseq.functional import decompose, exp_weight_norm, log_scale, norm, weight_norm
+from wnseq.functional import decompose, exp_weight_norm, log_scale, row_norm, weight_norm
 
 SHAPES = [(4, 3), (4, 3, 2), (1, 5), (5, 1), (4,)]
 
@@ -24,7 +24,7 @@ def test_equals_the_equation():
 def test_every_row_has_the_norm_it_is_given(shape):
     for dim in range(len(shape)):
         v, g = pair(shape, dim)
-        torch.testing.assert_close(norm(weight_norm(v, g, dim), dim), g.abs(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(row_norm(weight_norm(v, g, dim), dim), g.abs(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -60,7 +60,7 @@ def test_decompose_is_the_inverse_in_groups(shape, groups):
     v, g = decompose(w, 1, groups)
     assert v.shape == w.shape and g.shape == (groups * shape[1],) and g[0] == 0 and v.isfinite().all()
     torch.testing.assert_close(weight_norm(v, g, 1, groups), w, rtol=0, atol=1e-12)
-    torch.testing.assert_close(norm(w, 1, groups), g)
+    torch.testing.assert_close(row_norm(w, 1, groups), g)
     assert v[: shape[0] // groups, 0].norm() == 1
 
 
@@ -185,7 +185,7 @@ def test_half_types_take_the_norm_in_float32(dtype):
     w = weight_norm(v, torch.ones(2, dtype=dtype))
     assert w.dtype == dtype
     torch.testing.assert_close(w, torch.full((2, 1024), 1 / 32, dtype=dtype))
-    assert norm(v).tolist() == [512.0, 512.0]
+    assert row_norm(v).tolist() == [512.0, 512.0]
 
 
 def test_autocast_leaves_the_composition_in_float32():

@@ -94,7 +94,7 @@ def test_a_scale_along_another_axis_than_the_layout_s_keeps_its_shape():
 
 
 def test_scales_of_groups_are_refused_in_torch_s_forms():
-    with pytest.raises(ValueError, match=r"respell: a.w has a scale for each output of each of its 2 groups"):
+    with pytest.raises(ValueError, match=r"convert_keys: a.w has a scale for each output of each of its 2 groups"):
         convert_keys({"a.w": torch.randn(4, 3, 2)}, {"w": (1, 2)}, "torch_hooks", "a.")
 
 

@@ -15,7 +15,8 @@ from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
 from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._module import WNModule
-from wnseq.nn._rnn import GRU, LSTM, WNGRU, WNLSTM, WNRNN
+from wnseq.nn._plain_rnn import GRU, LSTM
+from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
 from wnseq.nn._weight_pairs import (
     WeightNormParams,
     find_weight_norm,

@@ -1,4 +1,4 @@
-"""The exceptions of this library that torch and Python lack."""
+"""The exceptions that torch and Python lack."""
 
 __all__ = ["ShapeError"]
 

@@ -1,4 +1,4 @@
-"""The formula and nothing else: w = g·v/‖v‖ and its inverse."""
+"""The formula w = g·v/‖v‖, its inverse, and the shapes in which g may lie. No other module divides by a norm."""
 
 import functools
 from typing import Any
@@ -10,33 +10,41 @@ from torch.autograd import forward_ad
 
 from wnseq.errors import ShapeError
 
+__all__ = [
+    "Layout",
+    "compose",
+    "decompose",
+    "decompose_like",
+    "direction_norm",
+    "exp_weight_norm",
+    "log_scale",
+    "row_norm",
+    "weight_norm",
+]
+
+Layout = tuple[int, int]  # output axis of a weight, groups of its first axis
+
 _PLAIN = (Tensor, torch.nn.Parameter)  # no subclass: a fake tensor holds no values, a sharded one not all
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """Compose a weight from its direction and its scale.
 
-    w[j] = g[j] · v[j] / ‖v[j]‖, where j runs over the axis ``dim`` and the norm over all the others.
+    w[j] = g[j] · v[j] / ‖v[j]‖, where j runs over the axis ``dim`` and the norm over all others
 
     Args:
-        v: Direction. Its length does not change w.
-        g: Scale, one entry for each index of ``dim``; ``|g[j]|`` is the norm of w[j].
-        dim: The output axis, counted from 0. Negative axes are refused, since ``torch``'s weight norm
-            reads ``dim=-1`` as the whole tensor.
-        groups: Into how many parts the first axis falls, each with outputs of its own, laid end to end in g: a
-            transposed convolution, ``dim=1``, has them. It makes no difference where the output axis is the first.
-
-    Shape:
-        - v: any shape with at least one axis
-        - g: ``(groups · v.shape[dim],)``, or ``(v.shape[0],)`` where dim is 0
+        v: Direction, with at least one axis. Its length does not change w.
+        g: Scale, of shape ``(v.shape[dim],)``, or ``(groups · v.shape[dim],)`` if dim is not 0.
+        dim: Output axis, counted from 0. A negative one is refused: torch's weight norm reads -1 as the whole tensor.
+        groups: Parts of the first axis, each with outputs of its own, as in a transposed convolution (dim 1). They are
+            laid end to end in g. No effect if dim is 0.
 
     Returns:
-        w, of v's shape, dtype and device. A row of zeros in v gives a row of zeros. The norm of half types is
-        taken in float32.
+        w, of v's shape, dtype and device. A row of zeros in v gives a row of zeros. Half types are reduced in float32.
 
     Raises:
-        ShapeError: g is not one entry for each output.
-        ValueError: ``dim`` is not an axis of v, or the groups do not divide its first one.
+        ShapeError: g does not have one entry for each output.
+        ValueError: ``dim`` is not an axis of v, or the groups do not divide its first axis.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2.
@@ -61,23 +69,10 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
 
 
 def exp_weight_norm(v: Tensor, s: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
-    """Compose a weight whose scale is exponential, w = e^s · v/‖v‖.
-
-    Args:
-        v: Direction, as in :func:`weight_norm`.
-        s: Logarithm of the scale, from :func:`log_scale`.
-        dim: The output axis, counted from 0.
-        groups: Parts of the first axis, likewise.
-
-    Shape:
-        - v: any shape with at least one axis
-        - s: that of g
-
-    Returns:
-        w, of v's shape, dtype and device.
+    """Compose a weight whose scale is exponential, w = e^s · v/‖v‖; s from :func:`log_scale`, the rest as weight_norm.
 
     Note:
-        The paper tried this form and found it no better and a little slower to optimise.
+        The paper found this form no better, and a little slower to optimise.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 2.1.
@@ -86,20 +81,7 @@ def exp_weight_norm(v: Tensor, s: Tensor, dim: int = 0, groups: int = 1) -> Tens
 
 
 def log_scale(g: Tensor) -> Tensor:
-    """Turn scales into the logarithms that :func:`exp_weight_norm` takes, s = log g.
-
-    Args:
-        g: Scales, all greater than zero.
-
-    Shape:
-        - g: any shape
-
-    Returns:
-        s, of g's shape.
-
-    Raises:
-        ValueError: g has an entry that is zero, negative or not a number: no s gives it.
-    """
+    """Return s = log g for :func:`exp_weight_norm`; raise ValueError if an entry of g is not greater than zero."""
     refused = int((~(g > 0)).sum())
     if refused:
         raise ValueError(
@@ -110,24 +92,12 @@ def log_scale(g: Tensor) -> Tensor:
 
 
 def decompose(w: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Split a weight into a direction and a scale that compose to it again.
+    """Split a weight into a direction and a scale; arguments, shapes and errors as of :func:`weight_norm`.
 
-    v = w and g = ‖w‖ for every row that has a length; the j-th row of zeros gets g = 0 and the unit vector
-    e_(j mod k), so that it stays trainable.
-
-    Args:
-        w: The weight.
-        dim: The output axis, counted from 0.
-        groups: Parts of the first axis, as in :func:`weight_norm`.
-
-    Shape:
-        - w: any shape with at least one axis, k entries in each row
+    v = w and g = ‖w‖; the j-th row of zeros has g = 0 and the unit vector e_(j mod k), and so stays trainable
 
     Returns:
-        v, of w's shape, and g, of the shape that :func:`weight_norm` takes; both new tensors of w's dtype and device.
-
-    Raises:
-        ValueError: ``dim`` is not an axis of w, or the groups do not divide its first one.
+        v and g, new tensors of w's dtype and device.
 
     Example:
         >>> import torch
@@ -137,7 +107,7 @@ def decompose(w: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]
         >>> weight_norm(v, g).tolist()
         [[3.0, 4.0], [0.0, 0.0]]
     """
-    g = norm(w, dim, groups)
+    g = row_norm(w, dim, groups)
     parts, axis = _part(w.detach(), dim, groups)
     outer = parts.movedim(axis, 1) if axis else parts  # (groups, out / groups, …), or (out, …)
     rows = outer.flatten(0, 1) if axis else outer  # (out, …)
@@ -150,65 +120,80 @@ def decompose(w: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]
     return (v.movedim(1, axis) if axis else v).reshape(w.shape).contiguous(), g
 
 
-def norm(w: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
-    """Take the norm of each row of a weight, ‖w[j]‖ over all axes but ``dim``.
-
-    Args:
-        w: The weight.
-        dim: The output axis, counted from 0.
-        groups: Parts of the first axis, as in :func:`weight_norm`.
-
-    Shape:
-        - w: any shape with at least one axis
-
-    Returns:
-        The norms, of the shape of g and of w's dtype; for half types the sum is taken in float32.
-
-    Raises:
-        ValueError: ``dim`` is not an axis of w, or the groups do not divide its first one.
-    """
+def row_norm(w: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Return ‖w[j]‖ for each output j, of the shape of g and w's dtype; arguments and errors as of weight_norm."""
     _check_layout(w, dim, groups)
     return _square(w, dim, groups).sqrt().to(w.dtype)
 
 
-def _fused(v: Tensor, g: Tensor) -> Tensor | None:
-    """Compose by torch's kernel; None where a row of zeros makes it divide by zero.
+def compose(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Compose a weight from a scale of any shape that a checkpoint holds.
 
-    Torch's derivative of the kernel is the fastest there is, since no Python runs in it, but takes ‖v‖ for a constant
-    when it is differentiated itself. So where that is asked for, a hook puts ours in the place of its results.
+    Args:
+        v: Direction.
+        g: As of :func:`weight_norm`; or with v's axes, all but one of length 1, as torch keeps it: the norm is taken
+            over all axes but that one; or of shape ``()``, one scale for the whole weight.
+        dim: Output axis of a g with one axis.
+        groups: Parts of the first axis, for a g with one axis.
+
+    Raises:
+        ShapeError: g has none of these shapes.
     """
-    w, norms = torch._weight_norm_interface(v, g.view(-1, *[1] * (v.ndim - 1)), 0)
+    if dim == 0 and g.shape == v.shape[:1]:
+        return weight_norm(v, g, dim, groups)
+    rows, dim, groups = _along(v, g, dim, groups)
+    return weight_norm(rows, g.flatten(), dim, groups).view(v.shape)
+
+
+def decompose_like(w: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]:
+    """Split a weight into v and a scale of the shape of a given g, whose entries are not read; see :func:`compose`."""
+    rows, dim, groups = _along(w, g, dim, groups)
+    v, scale = decompose(rows, dim, groups)
+    return v.view(w.shape), scale.view(g.shape)
+
+
+def direction_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
+    """Return the ‖v‖ by which each entry of g is divided, in g's shape and v's dtype; see :func:`compose`."""
+    rows, dim, groups = _along(v, g, dim, groups)
+    return row_norm(rows, dim, groups).view(g.shape)
+
+
+def _fused(v: Tensor, g: Tensor) -> Tensor | None:
+    """Compose by torch's fused kernel; None if a row of zeros makes it divide by zero.
+
+    The kernel's derivative is the fastest, but takes ‖v‖ for a constant when it is differentiated again. A hook then
+    replaces its results.
+    """
+    w, norms = torch._weight_norm_interface(v, _column(g, v), 0)
     if int(norms.count_nonzero()) < len(v):
         return None
     if w.grad_fn is not None:
-        w.grad_fn.register_hook(functools.partial(_replace, v, g))
+        w.grad_fn.register_hook(functools.partial(_differentiable_gradients, v, g))
     return w
 
 
-def _replace(v: Tensor, g: Tensor, found: tuple[Tensor | None, ...], d_w: tuple[Tensor, ...]) -> Any:
-    """Give the gradients of v and g, those that were asked for, if they may be differentiated in their turn."""
+def _differentiable_gradients(
+    v: Tensor, g: Tensor, from_kernel: tuple[Tensor | None, ...], d_w: tuple[Tensor, ...]
+) -> Any:
+    """Replace the kernel's gradients of v and g if they may be differentiated again."""
     if not torch.is_grad_enabled():
         return None
-    d_v, d_g = _gradients(d_w[0], v, g)
-    ours = (d_v, d_g.view(-1, *[1] * (v.ndim - 1)))
-    return tuple(None if theirs is None else our for our, theirs in zip(ours, found, strict=True))
-
-
-def _gradients(d_w: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the gradients of v and g in a way that can be differentiated again."""
-    column = [-1] + [1] * (v.ndim - 1)
     square = _square(v, 0, 1)
-    norms = square.masked_fill(square == 0, 1.0).sqrt().view(column)
+    norms = _column(square.masked_fill(square == 0, 1.0).sqrt(), v)
     unit = v / norms
-    d_g = (d_w * unit).reshape(len(v), -1).sum(1)
-    return g.view(column) / norms * (d_w - unit * d_g.view(column)), d_g
+    d_g = _column((d_w[0] * unit).reshape(len(v), -1).sum(1), v)
+    d_v = _column(g, v) / norms * (d_w[0] - unit * d_g)
+    return tuple(None if kernel is None else own for own, kernel in zip((d_v, d_g), from_kernel, strict=True))
+
+
+def _column(g: Tensor, v: Tensor) -> Tensor:
+    return g.view(-1, *[1] * (v.ndim - 1))  # (out, 1, …)
 
 
 def _is_recorded() -> bool:
-    """Tell whether something is at work that the fused kernel has no rule for.
+    """Return True if a transform is active for which the fused kernel has no rule: vmap, forward mode, or a capture.
 
-    It has neither a batching rule nor a forward-mode derivative, and what captures graphs would take the check for rows
-    of zeros for a constant.
+    What captures a graph would take the check for rows of zeros for a constant.
     """
     return bool(
         torch.compiler.is_compiling()
@@ -219,10 +204,9 @@ def _is_recorded() -> bool:
 
 
 def _has_kernel(v: Tensor, g: Tensor) -> bool:
-    """Tell whether torch's fused kernel takes a pair whose outputs lie along the first axis.
+    """Return True if torch's fused kernel takes v and g, whose outputs lie along the first axis.
 
-    It reads and writes each entry once, forward and backward. Both together take 0.4 ms at 2600×650 on two cores, and
-    the formula, operation by operation, 4.8 ms. On CUDA the check for rows of zeros would make the host wait.
+    It passes once over memory, ten times as fast as the formula. On CUDA the check for zeros would make the host wait.
     """
     return (
         type(v) in _PLAIN
@@ -248,111 +232,34 @@ def _check_layout(w: Tensor, dim: int, groups: int) -> None:
 
 
 def _square(w: Tensor, dim: int, groups: int) -> Tensor:
-    """Take ‖w[j]‖² over all axes but ``dim``: one entry for each j of each group, in float32 for half types."""
+    """Return ‖w[j]‖² for each output j, in float32 for half types."""
     if w.dtype in (torch.float16, torch.bfloat16):
         w = w.float()
     parts, axis = _part(w, dim, groups)
     if axis:
         return parts.square().sum([k for k in range(parts.ndim) if k not in (0, axis)]).flatten()
     rows = w.reshape(w.shape[0], w.numel() // max(w.shape[0], 1))
-    return rows.square().sum(1)  # not a product of matrices, which autocast would take in half precision
+    return rows.square().sum(1)  # not a product of matrices, which autocast would compute in half precision
 
 
 def _part(w: Tensor, dim: int, groups: int) -> tuple[Tensor, int]:
-    """View a weight so that its outputs lie along the first axis and the one returned, or along the first alone."""
+    """View a weight so that its outputs lie along the first axis and the returned one, or along the first alone."""
     if dim == 0:
         return w, 0
     return w.view(groups, w.shape[0] // groups, *w.shape[1:]), dim + 1
 
 
-Layout = tuple[int, int]  # output axis of a weight, groups of its first axis
-
-
-def compose(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
-    """Compose a weight whose scale may lie along an axis of its own, read from the shape of g.
-
-    w = g·v/‖v‖, the norm being taken over all axes but the one along which g has its entries.
-
-    Args:
-        v: Direction.
-        g: Scale, in any of the shapes in which checkpoints keep it.
-        dim: Output axis, along which a g of one axis lies.
-        groups: Parts of the first axis, each with outputs of its own.
-
-    Shape:
-        - v: any shape with at least one axis
-        - g: as :func:`wnseq.functional` takes it; or v's with all axes but one of length 1, as torch keeps it; or
-          ``()``, one scale for the whole weight
-
-    Returns:
-        w, of v's shape, dtype and device.
-
-    Raises:
-        ShapeError: g has none of these shapes.
-    """
-    if dim == 0 and g.shape == v.shape[:1]:
-        return weight_norm(v, g, dim, groups)
-    rows, dim, groups = _along(v, g, dim, groups)
-    return weight_norm(rows, g.flatten(), dim, groups).view(v.shape)
-
-
-def decompose_like(w: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]:
-    """Split a weight into a direction and a scale that lies as another one does.
-
-    Args:
-        w: The weight.
-        g: A scale in one of the shapes that :func:`plain_weight` takes; its entries are not read.
-        dim: Output axis, along which a g of one axis lies.
-        groups: Parts of the first axis, each with outputs of its own.
-
-    Shape:
-        - w: any shape with at least one axis
-        - g: as in :func:`plain_weight`
-
-    Returns:
-        v, of w's shape, and its scale, of g's.
-
-    Raises:
-        ShapeError: g has none of the shapes that :func:`plain_weight` takes.
-    """
-    rows, dim, groups = _along(w, g, dim, groups)
-    v, scale = decompose(rows, dim, groups)
-    return v.view(w.shape), scale.view(g.shape)
-
-
-def direction_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
-    """Take the norms ‖v‖ that stand below a scale, one for each of its entries.
-
-    Args:
-        v: Direction.
-        g: Its scale, in one of the shapes that :func:`plain_weight` takes; its entries are not read.
-        dim: Output axis, along which a g of one axis lies.
-        groups: Parts of the first axis, each with outputs of its own.
-
-    Shape:
-        - v and g: as in :func:`plain_weight`
-
-    Returns:
-        The norms, of g's shape and v's dtype.
-
-    Raises:
-        ShapeError: g has none of the shapes that :func:`plain_weight` takes.
-    """
-    rows, dim, groups = _along(v, g, dim, groups)
-    return norm(rows, dim, groups).view(g.shape)
-
-
 def _along(v: Tensor, g: Tensor, dim: int, groups: int) -> tuple[Tensor, int, int]:
-    """View v so that the entries of g, laid flat, are the scales of its outputs; the layout of the view."""
+    """View v so that the flattened g has one entry for each of its outputs; return the view and its layout."""
     if g.ndim == 1 and g.shape[0] == v.shape[dim] * (groups if dim else 1):
         return v, dim, groups
-    if g.numel() == 1 and g.ndim in (0, v.ndim):  # where torch's axis has length 1, all others make the whole weight
+    if g.numel() == 1 and g.ndim in (0, v.ndim):  # if torch's axis has length 1, all others are the whole weight
         return v.reshape(1, -1), 0, 1
     long = [axis for axis, length in enumerate(g.shape) if length != 1]
     if g.ndim == v.ndim and len(long) == 1 and g.shape[long[0]] == v.shape[long[0]]:
         return v, long[0], 1
     flat = (v.shape[dim] * (groups if dim else 1),)
     raise ShapeError(
-        f"plain_weight: g must have one entry for each index of one axis of v, whose shape is {tuple(v.shape)}: "
+        f"compose: g must have one entry for each index of one axis of v, whose shape is {tuple(v.shape)}: "
         f"{flat}, or v's shape with all axes but one of length 1, or (); got {tuple(g.shape)}"
     )

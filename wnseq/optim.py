@@ -1,4 +1,4 @@
-"""What an optimiser needs of a weight-normalised model: groups of parameters, and directions of a steady length."""
+"""Parameter groups for an optimiser, and directions held at their length."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +9,24 @@ from torch import Tensor, nn
 from wnseq.functional import compose, direction_norm
 from wnseq.nn._weight_pairs import directions, find_weight_norm
 
+__all__ = ["direction_norms", "param_groups", "renormalize_"]
+
 
 def param_groups(
     model: nn.Module, weight_decay: float, *, v_decay: float = 0.0, g_lr: float | None = None
 ) -> list[dict[str, Any]]:
-    """Group parameters so that weight decay does to w = g·v/‖v‖ what it does to the plain w.
+    """Group parameters so that weight decay does to w = g·v/‖v‖ what it does to a plain w.
 
-    ‖w‖² = g², so decaying g alone decays w exactly. Decay of v changes no function, only the size of the steps.
+    ‖w‖² = g², so decaying g alone decays w exactly
 
     Args:
-        model: Any module, with or without weight-normalised parts, ours or torch's.
-        weight_decay: Decay of the weights: of every g, and of every other parameter with two or more axes but v. No
-            bias decays.
-        v_decay: Decay of every v. By default none: it only makes v shorter, and so the turn of each step larger.
-        g_lr: Learning rate of every g. By default the optimiser's. Decay that is multiplied by the learning rate, as
-            in AdamW and SGD, is multiplied by this one.
+        model: Any module, with or without weight normalisation, wnseq's or torch's.
+        weight_decay: Decay of every g, and of every other parameter with two or more axes but v. No bias decays.
+        v_decay: Decay of every v. It changes no function: it makes v shorter, so that each step turns it further.
+        g_lr: Learning rate of every g, by default the optimiser's; it also multiplies g's decay, as in AdamW and SGD.
 
     Returns:
-        Groups for a ``torch.optim`` optimiser: the decayed and the others; then every v, if v_decay is not zero; then
-        every g, if g_lr is given. A shared parameter stands in one of them, once.
+        The decayed and the other parameters; then every v, if v_decay is not 0; then every g, if g_lr is given.
 
     Raises:
         ValueError: weight_decay, v_decay or g_lr is negative.
@@ -56,45 +55,32 @@ def param_groups(
 
 
 def direction_norms(model: nn.Module) -> dict[str, Tensor]:
-    """Take the norms ‖v‖ of every direction of a model, for :func:`renormalize_`.
-
-    Args:
-        model: Any module. Its parts of this library are looked at.
-
-    Returns:
-        The norms of each v by its qualified name, in the shape of its g, tensors that a checkpoint can hold.
-    """
+    """Return ‖v‖ of wnseq's weights by the qualified name of v, in the shape of g; for :func:`renormalize_`."""
     return {name: direction_norm(v.detach(), g, *layout) for name, (v, g, layout) in directions(model)}
 
 
 @torch.no_grad()
 def renormalize_(model: nn.Module, norms: Mapping[str, Tensor]) -> None:
-    """Put ‖v‖ back to what it was, in place; the function does not change.
+    """Restore ‖v‖ in place, for instance after each step of an optimiser; the function does not change.
 
-    v ← ‖v₀‖ · v/‖v‖, row by row. Called after each step of an optimiser. Under Adam or momentum v grows, and the angle
-    by which a step turns it falls as much; held at its length, v turns by the step that was set.
+    v ← ‖v₀‖ · v/‖v‖, row by row. Under Adam or momentum v grows, and each step turns it less; at a fixed length it does
+    not.
 
     Args:
-        model: The model whose norms were taken.
-        norms: What :func:`direction_norms` gave, at the start of training.
+        model: The model whose norms were taken. A frozen v stays as it is, and so does a row whose norm was 0.
+        norms: :func:`direction_norms` of it, from the start of training.
 
     Raises:
         ValueError: The norms are not those of this model's directions.
 
-    Note:
-        A frozen v is left as it is, and so is a row that was zero when its norm was taken.
-
     Example:
         >>> import torch, wnseq
-        >>> rnn = wnseq.WNLSTM(3, 4)
-        >>> optimizer = torch.optim.Adam(rnn.parameters(), lr=0.1)
-        >>> norms = direction_norms(rnn)
-        >>> for x in torch.randn(5, 7, 2, 3):
-        ...     optimizer.zero_grad()
-        ...     rnn(x)[0].square().mean().backward()
-        ...     optimizer.step()
-        ...     renormalize_(rnn, norms)
-        >>> torch.testing.assert_close(direction_norms(rnn), norms)
+        >>> cell = wnseq.WNGRUCell(3, 4)
+        >>> norms = direction_norms(cell)
+        >>> with torch.no_grad():
+        ...     _ = cell.weight_hh_v.mul_(2)
+        >>> renormalize_(cell, norms)
+        >>> torch.testing.assert_close(direction_norms(cell), norms)
 
     Source:
         Karras et al. 2023, arXiv 2312.02696; Heo et al. 2020, arXiv 2006.08217, on the growth of ‖v‖.
@@ -104,7 +90,7 @@ def renormalize_(model: nn.Module, norms: Mapping[str, Tensor]) -> None:
         absent, left = sorted(found.keys() - norms.keys()), sorted(norms.keys() - found.keys())
         raise ValueError(
             f"renormalize_: norms must have one entry for each direction of the model, got none for {absent} and "
-            f"{left} that the model lacks; take them anew with direction_norms(model)"
+            f"{left} that the model lacks; measure them again with direction_norms(model)"
         )
     for name, (v, g, layout) in found.items():
         if v.requires_grad:

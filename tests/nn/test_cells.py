@@ -48,8 +48,8 @@ def test_a_bound_step_composes_once_and_carries_gradients(case, monkeypatch):
     expected = torch.autograd.grad(loss, list(cell.parameters()))
 
     calls = []
-    composed = cell.composed
-    monkeypatch.setattr(cell, "composed", lambda: calls.append(1) or composed())
+    compose = cell.compose_weights
+    monkeypatch.setattr(cell, "compose_weights", lambda: calls.append(1) or compose())
     step, state = cell.bind(), None
     for x in xs:
         state = step(x, state)
@@ -77,7 +77,7 @@ def test_prints_as_torch_does(case):
 def test_gate_g_is_a_writable_view_of_one_gate():
     cell = WNLSTMCell(5, 6)
     with torch.no_grad():
-        cell.gate_g("forget", of="ih").fill_(7.0)
+        cell.gate_g("forget", weight="ih").fill_(7.0)
     assert (
         (cell.weight_ih_g[6:12] == 7).all() and (cell.weight_ih_g[:6] != 7).all() and (cell.weight_ih_g[12:] != 7).all()
     )
@@ -104,7 +104,7 @@ def test_a_hidden_size_of_zero_is_allowed_as_in_torch():
         (lambda: WNGRUCell(4, 4)(torch.randn(2, 4), torch.randn(3, 4)), ShapeError, r"shape \(2, 4\).*got \(3, 4\)"),
         (lambda: WNLSTMCell(4, 4)(torch.randn(2, 4), torch.randn(2, 4)), TypeError, r"pair \(h, c\), got Tensor"),
         (lambda: WNLSTMCell(4, 4).gate_g("update"), ValueError, "one of input, forget, cell, output .* got 'update'"),
-        (lambda: WNLSTMCell(4, 4).gate_g("input", of="hr"), ValueError, "'ih' or 'hh', got 'hr'"),
+        (lambda: WNLSTMCell(4, 4).gate_g("input", weight="hr"), ValueError, "'ih' or 'hh', got 'hr'"),
     ],
 )
 def test_bad_input(call, error, text):

@@ -148,8 +148,8 @@ def test_prints_as_torch_does(case):
 def test_composes_once_a_forward_and_once_a_loop(case, monkeypatch):
     module = case.make()
     calls = []
-    composed = module.composed
-    monkeypatch.setattr(module, "composed", lambda: calls.append(1) or composed())
+    compose = module.compose_weights
+    monkeypatch.setattr(module, "compose_weights", lambda: calls.append(1) or compose())
     x = case.lay_out(torch.randn(4, 3, 5))
     output, _ = module(x)
     assert len(calls) == 1
@@ -191,7 +191,7 @@ def test_gate_g_is_a_writable_view_of_one_gate():
     rnn = WNLSTM(5, 6, num_layers=2, bidirectional=True)
     before = rnn(torch.ones(2, 1, 5))[0]
     with torch.no_grad():
-        rnn.gate_g("output", layer=1, of="hh", reverse=True).fill_(7.0)
+        rnn.gate_g("output", layer=1, weight="hh", reverse=True).fill_(7.0)
     assert (rnn.weight_hh_l1_reverse_g[18:] == 7).all() and (rnn.weight_hh_l1_reverse_g[:18] != 7).all()
     assert not torch.equal(rnn(torch.ones(2, 1, 5))[0], before)
     assert rnn.gate_g("output").is_leaf is False and rnn.gate_g("output").requires_grad
@@ -253,7 +253,7 @@ def test_autocast_casts_a_weight_once_and_not_at_each_step(kind):
         (lambda: WNRNN(4, 4, nonlinearity="gelu"), ValueError, "must be 'tanh' or 'relu', got 'gelu'"),
         (lambda: WNLSTM(4, 4).gate_g("update"), ValueError, "one of input, forget, cell, output .* got 'update'"),
         (lambda: WNLSTM(4, 4).gate_g("input", layer=1), ValueError, "layer must be in 0…0, got 1"),
-        (lambda: WNLSTM(4, 4).gate_g("input", of="hr"), ValueError, "'ih' or 'hh', got 'hr'"),
+        (lambda: WNLSTM(4, 4).gate_g("input", weight="hr"), ValueError, "'ih' or 'hh', got 'hr'"),
         (lambda: WNLSTM(4, 4).gate_g("input", reverse=True), ValueError, "no reverse direction"),
     ],
 )

@@ -156,5 +156,5 @@ def test_weights_are_composed_once():
     conv = CONV["weight"](2, 3, 2)
     weight, bias = weight_and_bias(conv)
     assert type(weight) is torch.Tensor and not weight.requires_grad and not bias.requires_grad
-    torch.testing.assert_close(weight, conv.composed()["weight"].detach())
+    torch.testing.assert_close(weight, conv.compose_weights()["weight"].detach())
     assert weight_and_bias(nn.Conv2d(2, 3, 2, bias=False))[1].tolist() == [0, 0, 0]

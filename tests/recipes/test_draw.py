@@ -230,10 +230,10 @@ def test_one_seed_starts_every_norm_with_the_same_weights(start):
     ours, plain, layer = (networks[norm] for norm in NORMS)
     for of in ("encoder", "decoder"):
         for name, renamed in (("weight_ih", "ih"), ("weight_hh", "hh")):
-            w = getattr(ours, of).composed()[name]
+            w = getattr(ours, of).compose_weights()[name]
             torch.testing.assert_close(w, getattr(getattr(plain, of), name))
             torch.testing.assert_close(w, getattr(getattr(layer, of), renamed).weight)
-    torch.testing.assert_close(ours.posterior.composed()["weight"], plain.posterior.weight)
+    torch.testing.assert_close(ours.posterior.compose_weights()["weight"], plain.posterior.weight)
     for bias in (ours.encoder.bias_ih, plain.decoder.bias_hh, ours.posterior.bias, plain.write_patch.bias):
         assert not bias.any()
 
@@ -241,16 +241,16 @@ def test_one_seed_starts_every_norm_with_the_same_weights(start):
 def test_what_each_start_sets():
     network = Network("weight", 8, 8, 64, 10, 2, 5)
     begin(network, "normal", "norm", 64)
-    w = network.encoder.composed()["weight_hh"].detach()
+    w = network.encoder.compose_weights()["weight_hh"].detach()
     assert float(w.std()) == pytest.approx(0.01, rel=0.05)
     torch.testing.assert_close(network.encoder.weight_hh_g, network.encoder.weight_hh_v.norm(dim=1))
     begin(network, "normal", "one", 64)
     assert (network.encoder.weight_hh_g == 1).all() and (network.posterior.weight_g == 1).all()
     assert float(network.encoder.weight_hh_v.detach().std()) == pytest.approx(0.01, rel=0.05)
     begin(network, "orthogonal", "norm", 64)
-    for w in (network.encoder.composed()["weight_hh"][64:128], network.posterior.composed()["weight"]):
+    for w in (network.encoder.compose_weights()["weight_hh"][64:128], network.posterior.compose_weights()["weight"]):
         torch.testing.assert_close(w @ w.T, torch.eye(len(w)))
-    torch.testing.assert_close(network.decoder.composed()["weight_ih"].norm(dim=1), torch.ones(256))
+    torch.testing.assert_close(network.decoder.compose_weights()["weight_ih"].norm(dim=1), torch.ones(256))
     assert not network.read_window.bias.any()
     pen = window(network.write_window.bias.detach()[None], 5, 8, 8)
     assert float(pen.write(torch.ones(1, 5, 5)).mean()) == pytest.approx(25 / 64 * 1.75**2, rel=1e-5)

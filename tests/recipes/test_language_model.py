@@ -255,8 +255,8 @@ def test_sampling_composes_the_weights_once(monkeypatch):
     model = LanguageModel(hidden_size=8)
     model.build(Tokenizer.from_state({"kind": "byte"}))
     calls = []
-    composed = model.network.rnn.composed
-    monkeypatch.setattr(model.network.rnn, "composed", lambda: calls.append(1) or composed())
+    compose = model.network.rnn.compose_weights
+    monkeypatch.setattr(model.network.rnn, "compose_weights", lambda: calls.append(1) or compose())
     assert len(list(sample(model, Sampling(prompt="ab", max_new_tokens=9)))) == 9
     assert len(calls) == 1 and model.network.training
 

@@ -184,7 +184,7 @@ def test_samples_follow_the_distribution():
 def test_weights_are_composed_once_a_run(monkeypatch):
     network, composed = make(), []
     monkeypatch.setattr(
-        wnseq.WNConv2d, "composed", lambda self: composed.append(self) or pytest.fail("composed in a forward")
+        wnseq.WNConv2d, "compose_weights", lambda self: composed.append(self) or pytest.fail("composed in a forward")
     )
     draw(network, noise(network, 2, 0).double())
 

@@ -9,7 +9,8 @@ from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspos
 from wnseq.nn._dropout import LockedDropout
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._module import WNModule, add_safe_globals
-from wnseq.nn._rnn import GRU, LSTM, WNGRU, WNLSTM, WNRNN
+from wnseq.nn._plain_rnn import GRU, LSTM
+from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
 
 __all__ = [
     "GATES",

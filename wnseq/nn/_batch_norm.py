@@ -1,4 +1,4 @@
-"""Batch normalisation that centres and does not divide: the partner of weight normalisation, which sets the scale."""
+"""Batch normalisation that subtracts the mean and leaves the scale to weight normalisation."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from wnseq.errors import ShapeError
 
 
 class _MeanOnlyBatchNorm(nn.Module):
-    """What both share; a subclass says which numbers of axes it takes."""
+    """Mean-only batch norm of inputs with any of the given numbers of axes."""
 
     axes: tuple[int, ...]
     bias: Tensor | None
@@ -45,19 +45,19 @@ class _MeanOnlyBatchNorm(nn.Module):
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
-        """Forget the running mean."""
+        """Reset the running mean to zero."""
         for buffer in (self.running_mean, self.num_batches_tracked):
             if buffer is not None:
                 buffer.zero_()
 
     def reset_parameters(self) -> None:
-        """Set b to zero and forget the running mean."""
+        """Reset b and the running mean to zero."""
         self.reset_running_stats()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Centre each channel; see the class for shapes."""
+        """Centre each channel."""
         self._check(input)
         if self.training or self.running_mean is None:
             mean, count = self._mean(input)
@@ -69,10 +69,10 @@ class _MeanOnlyBatchNorm(nn.Module):
         return input + shift.to(input.dtype).view(-1, *[1] * (input.ndim - 2))  # (C, 1, …)
 
     def _mean(self, x: Tensor) -> tuple[Tensor, int | Tensor]:
-        """Take the mean of each channel over batch and positions, of this process or of all, and count the values."""
+        """Return the mean of each channel, over this process or over all, and the number of values."""
         others = [axis for axis in range(x.ndim) if axis != 1]
-        kept = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-        total, count = x.sum(others, dtype=kept), x.numel() // max(x.shape[1], 1)
+        sum_dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+        total, count = x.sum(others, dtype=sum_dtype), x.numel() // max(x.shape[1], 1)
         if not (self.sync and self.training and dist.is_available() and dist.is_initialized()):
             if count == 1 and self.training:
                 raise ShapeError(
@@ -88,7 +88,7 @@ class _MeanOnlyBatchNorm(nn.Module):
     def _track(self, mean: Tensor, count: int | Tensor) -> None:
         if self.running_mean is None or self.num_batches_tracked is None:
             return
-        seen = count > 0  # nothing is learned from an empty batch
+        seen = count > 0  # an empty batch changes nothing
         self.num_batches_tracked.add_(seen)
         share: Any = 1 / self.num_batches_tracked.clamp(min=1) if self.momentum is None else self.momentum
         self.running_mean.add_(seen * share * (mean.to(self.running_mean.dtype) - self.running_mean))
@@ -108,13 +108,13 @@ class _MeanOnlyBatchNorm(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """Show the arguments."""
+        """Return the arguments."""
         text = f"{self.num_features}, momentum={self.momentum}, affine={self.affine}, "
         return f"{text}track_running_stats={self.track_running_stats}" + (", sync=True" if self.sync else "")
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Add a tensor up over all processes; so is its gradient, for each output depends on every input."""
+    """Sum a tensor over all processes, and its gradient, since each output depends on every input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -128,36 +128,28 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):
-    """Mean-only batch normalisation of features or of channels along one axis.
+    """Mean-only batch normalisation of features, or of channels along one axis.
 
     y = t − μ[t] + b, μ over batch and positions; ∇_t L = ∇_y L − μ[∇_y L]
 
     Args:
         num_features: C.
-        momentum: Share of the newest batch in the running mean; the paper's code has 0.1. None takes the plain mean of
-            all batches.
+        momentum: Share of the newest batch in the running mean; None for the mean of all batches.
         affine: Whether to add b.
-        track_running_stats: Whether to keep a running mean, and use it in evaluation. Without, evaluation uses the mean
-            of its batch.
-        device: Where to put bias and running mean.
-        dtype: What to keep them in.
-        sync: Whether to take the mean over the batches of all processes, as ``torch.nn.SyncBatchNorm`` does. In
-            training alone; without an initialised ``torch.distributed`` it changes nothing.
+        track_running_stats: Whether to keep a running mean for evaluation, which otherwise uses the mean of its batch.
+        device, dtype: Device and dtype of bias and running mean.
+        sync: Whether training takes the mean over all processes, as ``torch.nn.SyncBatchNorm`` does. Every process must
+            then take part in every forward and backward pass, if need be with an empty batch.
 
     Shape:
         - input and output: ``(N, C)`` or ``(N, C, T)``
 
     Raises:
         ShapeError: The input has other axes or channels, or one value a channel in training.
-        TypeError: The input is no tensor.
         ValueError: The momentum is not in [0, 1].
 
     State:
-        bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked, a count.
-
-    Note:
-        An empty batch gives an empty output and leaves the running mean as it is. With ``sync`` every process has to
-        take part in every forward and backward pass, with an empty batch if it has no other.
+        bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked.
 
     Example:
         >>> import torch
@@ -173,32 +165,6 @@ class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):
 
 
 class MeanOnlyBatchNorm2d(_MeanOnlyBatchNorm):
-    """Mean-only batch normalisation of the channels of images.
-
-    y = t − μ[t] + b, μ over batch and positions; ∇_t L = ∇_y L − μ[∇_y L]
-
-    Args:
-        num_features: C.
-        momentum: As for :class:`MeanOnlyBatchNorm1d`.
-        affine: Whether to add b.
-        track_running_stats: Whether to keep a running mean, likewise.
-        device: Where to put bias and running mean.
-        dtype: What to keep them in.
-        sync: Whether to take the mean over the batches of all processes, likewise.
-
-    Shape:
-        - input and output: ``(N, C, Y, X)``
-
-    Raises:
-        ShapeError: The input has other axes or channels, or one value a channel in training.
-        TypeError: The input is no tensor.
-        ValueError: The momentum is not in [0, 1].
-
-    State:
-        bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked, a count.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 4, equations 7 and 8.
-    """
+    """Mean-only batch normalisation of the channels of images, ``(N, C, Y, X)``; see :class:`MeanOnlyBatchNorm1d`."""
 
     axes = (4,)

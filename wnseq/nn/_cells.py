@@ -1,7 +1,4 @@
-"""One step of time: rnn, lstm and gru as pure functions, and the weight-normalised cells made of them.
-
-The order of the gates is known here alone. It is torch's: ``i f g o`` for an LSTM, ``r z n`` for a GRU.
-"""
+"""WNRNNCell, WNLSTMCell and WNGRUCell: one step of time."""
 
 import math
 from numbers import Integral
@@ -11,20 +8,17 @@ from torch import Tensor
 
 from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
 from wnseq.errors import ShapeError
-from wnseq.functional import norm
+from wnseq.functional import row_norm
 from wnseq.nn._module import WNModule
+from wnseq.state_dict import param_names
 
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # w_ih, w_hh, b_ih, b_hh
 
 
 def reset_rnn_parameters_(module: WNModule, hidden_size: int) -> None:
-    """Initialise a recurrent module as torch does, so that the same seed gives the same function.
+    """Initialise a recurrent module as torch does: the same seed gives the same function.
 
-    Every weight and bias ~ U(−1/√H, 1/√H), in torch's order; v is the draw and g its norm.
-
-    Args:
-        module: Module whose parameters stand in torch's order, with v and g in the place of each weight.
-        hidden_size: H.
+    Every v and bias ~ U(−1/√H, 1/√H), in torch's order; g = ‖v‖
     """
     bound = 1 / math.sqrt(hidden_size) if hidden_size else 0.0
     scales = {id(module.v_and_g(name)[1]) for name in module.weight_names}
@@ -34,36 +28,23 @@ def reset_rnn_parameters_(module: WNModule, hidden_size: int) -> None:
                 parameter.uniform_(-bound, bound)
         for name in module.weight_names:
             v, g = module.v_and_g(name)
-            g.copy_(norm(v))
+            g.copy_(row_norm(v))
 
 
 def gate_view(module: WNModule, name: str, gate: str) -> Tensor:
-    """View the scales of one gate of one weight.
-
-    Args:
-        module: Recurrent module or cell.
-        name: Name of the weight.
-        gate: Name of the gate.
-
-    Returns:
-        A view of shape ``(H,)`` into the g vector.
-
-    Raises:
-        RuntimeError: The g vector is sharded over processes.
-        ValueError: There is no such gate.
-    """
+    """Return the view of one gate's entries in the g of a weight, ``(H,)``."""
     rows = gate_slice(module.kind, gate, module.hidden_size)
-    g = module.v_and_g(name)[1]
+    g, g_name = module.v_and_g(name)[1], param_names(name)[1]
     if hasattr(g, "full_tensor"):  # a DTensor: an index into it gives a copy, and a write into that would be lost
         raise RuntimeError(
-            f"{type(module).__name__}.gate_g: {name}_g is sharded, so that no process has a whole gate to view; read "
-            f"it as module.{name}_g.full_tensor()[{rows.start}:{rows.stop}], and write into gates before sharding"
+            f"{type(module).__name__}.gate_g: {g_name} is sharded, so that no process has a whole gate to view; read "
+            f"it as module.{g_name}.full_tensor()[{rows.start}:{rows.stop}], and write into gates before sharding"
         )
     return g[rows]
 
 
 class _WNCell(WNModule):
-    """What the three cells share: parameters, checks and binding."""
+    """A cell of any kind."""
 
     kind: str
 
@@ -71,9 +52,9 @@ class _WNCell(WNModule):
         self,
         input_size: int,
         hidden_size: int,
-        bias: bool,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
@@ -93,34 +74,31 @@ class _WNCell(WNModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as the constructor did."""
+        """Initialise all parameters as torch does; g is the norm of v."""
         reset_rnn_parameters_(self, self.hidden_size)
 
     def extra_repr(self) -> str:
-        """Show the arguments as torch does."""
+        """Return the arguments, as torch prints them."""
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
 
-    def gate_g(self, gate: str, of: str = "hh") -> Tensor:
-        """View the scales of one gate.
+    def gate_g(self, gate: str, weight: str = "hh") -> Tensor:
+        """Return a view of one gate's scales, ``(H,)``, to be written under ``torch.no_grad()``.
 
         Args:
-            gate: Name of the gate: ``hidden``; ``input``, ``forget``, ``cell``, ``output``; or ``reset``, ``update``,
-                ``new``.
-            of: ``ih`` for the input weight, ``hh`` for the recurrent one.
-
-        Returns:
-            A view of shape ``(H,)`` into the g vector. Write into it under ``torch.no_grad()``.
+            gate: ``hidden`` (RNN); ``input``, ``forget``, ``cell``, ``output`` (LSTM); ``reset``, ``update``, ``new``
+                (GRU).
+            weight: ``ih`` for the input weight, ``hh`` for the recurrent one.
 
         Raises:
             RuntimeError: The parameters are sharded.
-            ValueError: There is no such gate or no such weight.
+            ValueError: There is no such gate or weight.
         """
-        if of not in ("ih", "hh"):
-            raise ValueError(f"{type(self).__name__}: of must be 'ih' or 'hh', got {of!r}")
-        return gate_view(self, f"weight_{of}", gate)
+        if weight not in ("ih", "hh"):
+            raise ValueError(f"{type(self).__name__}: weight must be 'ih' or 'hh', got {weight!r}")
+        return gate_view(self, f"weight_{weight}", gate)
 
     def _weights(self) -> Weights:
-        weights = self.composed()
+        weights = self.compose_weights()
         return weights["weight_ih"], weights["weight_hh"], self.bias_ih, self.bias_hh
 
     def _check_input(self, x: Tensor) -> None:
@@ -148,7 +126,7 @@ class _WNCell(WNModule):
 
 
 class _WNHiddenCell(_WNCell):
-    """A cell whose state is the hidden state alone."""
+    """A cell without a cell state."""
 
     def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
         raise NotImplementedError
@@ -160,39 +138,20 @@ class _WNHiddenCell(_WNCell):
         return self._advance(input, hx, weights)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Take one step; see the class for shapes."""
+        """Compute one step."""
         return self._with_weights(self._weights(), input, hx)
 
 
 class WNRNNCell(_WNHiddenCell):
-    """An Elman cell with weight normalisation, a drop-in for ``torch.nn.RNNCell``.
+    """An Elman cell with weight normalisation, a drop-in for ``torch.nn.RNNCell``; see :class:`WNLSTMCell`.
 
     h' = φ(W_ih x + b_ih + W_hh h + b_hh), each row of W_ih and W_hh being g·v/‖v‖
 
     Args:
-        input_size: I, features of the input.
-        hidden_size: H, features of the state.
-        bias: Whether to add b_ih and b_hh.
         nonlinearity: φ, ``tanh`` or ``relu``.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
 
     Shape:
-        - input: ``(N, I)`` or ``(I,)``
-        - hx: ``(N, H)`` or ``(H,)``; zeros if not given
-        - output: the next hidden state, of hx's shape
-
-    Raises:
-        ShapeError: Input or state do not fit, or a size is negative.
-        TypeError: A size is no int, or input or state is no tensor.
-        ValueError: The nonlinearity is unknown.
-
-    State:
-        weight_ih_v ``(H, I)``, weight_hh_v ``(H, H)``, bias_ih and bias_hh ``(H,)``, all from U(−1/√H, 1/√H);
-        weight_ih_g and weight_hh_g ``(H,)``, the norms of the rows of v.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        - hx and output: ``(N, H)`` or ``(H,)``
     """
 
     kind = "rnn"
@@ -212,9 +171,8 @@ class WNRNNCell(_WNHiddenCell):
         self.nonlinearity = nonlinearity
 
     def extra_repr(self) -> str:
-        """Show the arguments as torch does."""
-        told = "" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}"
-        return super().extra_repr() + told
+        """Return the arguments, as torch prints them."""
+        return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}")
 
     def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
         return rnn_step(x, h, *weights, nonlinearity=self.nonlinearity)
@@ -230,27 +188,21 @@ class WNLSTMCell(_WNCell):
         input_size: I, features of the input.
         hidden_size: H, features of each state.
         bias: Whether to add b_ih and b_hh.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
+        device, dtype: Device and dtype of the parameters.
 
     Shape:
         - input: ``(N, I)`` or ``(I,)``
         - hx: a pair ``(h, c)``, each ``(N, H)`` or ``(H,)``; zeros if not given
         - output: the next ``(h, c)``
 
-    Raises:
-        ShapeError: Input or state do not fit, or a size is negative.
-        TypeError: A size is no int, input or state is no tensor, or the state is not a pair.
-
     State:
-        weight_ih_v ``(4·H, I)``, weight_hh_v ``(4·H, H)``, bias_ih and bias_hh ``(4·H,)``, gates in the order i f g o,
-        all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(4·H,)``, the norms of the rows of v.
+        weight_ih_v ``(G·H, I)``, weight_hh_v ``(G·H, H)``, bias_ih and bias_hh ``(G·H,)`` from U(−1/√H, 1/√H), the G
+        gates in torch's order (LSTM: i f g o; GRU: r z n); weight_ih_g and weight_hh_g ``(G·H,)``, ‖v‖.
 
     Example:
         >>> import torch
         >>> cell = WNLSTMCell(10, 20)
-        >>> step = cell.bind()  # composes the weights once
-        >>> state = None
+        >>> step, state = cell.bind(), None  # composes the weights once
         >>> for x in torch.randn(5, 3, 10):
         ...     state = step(x, state)
         >>> state[0].shape
@@ -261,16 +213,6 @@ class WNLSTMCell(_WNCell):
     """
 
     kind = "lstm"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype)
 
     def _with_weights(
         self, weights: Weights, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
@@ -286,51 +228,21 @@ class WNLSTMCell(_WNCell):
         return lstm_step(input, hx, *weights)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Take one step; see the class for shapes."""
+        """Compute one step."""
         return self._with_weights(self._weights(), input, hx)
 
 
 class WNGRUCell(_WNHiddenCell):
-    """A GRU cell with weight normalisation, a drop-in for ``torch.nn.GRUCell``.
+    """A GRU cell with weight normalisation, a drop-in for ``torch.nn.GRUCell``; see :class:`WNLSTMCell`.
 
     r, z = σ of W_ih x + b_ih + W_hh h + b_hh; n = tanh(W_in x + b_in + r ⊙ (W_hn h + b_hn)); h' = (1 − z) ⊙ n + z ⊙ h,
     each row of W_ih and W_hh being g·v/‖v‖
 
-    Args:
-        input_size: I, features of the input.
-        hidden_size: H, features of the state.
-        bias: Whether to add b_ih and b_hh.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
-
     Shape:
-        - input: ``(N, I)`` or ``(I,)``
-        - hx: ``(N, H)`` or ``(H,)``; zeros if not given
-        - output: the next hidden state, of hx's shape
-
-    Raises:
-        ShapeError: Input or state do not fit, or a size is negative.
-        TypeError: A size is no int, or input or state is no tensor.
-
-    State:
-        weight_ih_v ``(3·H, I)``, weight_hh_v ``(3·H, H)``, bias_ih and bias_hh ``(3·H,)``, gates in the order r z n,
-        all from U(−1/√H, 1/√H); weight_ih_g and weight_hh_g ``(3·H,)``, the norms of the rows of v.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        - hx and output: ``(N, H)`` or ``(H,)``
     """
 
     kind = "gru"
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype)
 
     def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
         return gru_step(x, h, *weights)

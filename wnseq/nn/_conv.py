@@ -1,7 +1,7 @@
-"""Linear maps and convolutions with weight normalisation: one scale for each output."""
+"""Convolutions, plain and transposed, with one scale for each output channel."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,33 +10,35 @@ from torch import Tensor
 from wnseq.errors import ShapeError
 from wnseq.nn._linear import _WNLayer
 
+Size = int | tuple[int, ...]  # one number for every axis, or one for each
 Mode = Literal["zeros", "reflect", "replicate", "circular"]
-_MODES = ("zeros", "reflect", "replicate", "circular")
+_MODES = get_args(Mode)
 _PADDINGS = ("same", "valid")
 
 
 class _WNConvNd(_WNLayer):
-    """What the convolutions share: arguments, parameters, representation."""
+    """A convolution over ``spatial`` axes."""
 
     transposed = False
     spatial: int
     padding: str | tuple[int, ...]
 
-    def _build(
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...],
-        padding: str | int | tuple[int, ...],
-        output_padding: int | tuple[int, ...],
-        dilation: int | tuple[int, ...],
+        kernel_size: Size,
+        stride: Size,
+        padding: str | Size,
+        output_padding: Size,
+        dilation: Size,
         groups: int,
         bias: bool,
         padding_mode: Mode,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        super().__init__()
         name = type(self).__name__
         if self.transposed and padding_mode != "zeros":
             raise ValueError(f"{name}: padding_mode must be 'zeros', the only one of a transposed convolution, "
@@ -80,10 +82,9 @@ class _WNConvNd(_WNLayer):
         self._check_input(x, -self.spatial - 1, self.in_channels, "channels")
 
     def extra_repr(self) -> str:
-        """Show the arguments as torch does."""
+        """Return the arguments, as torch prints them."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        usual = {"padding": 0, "dilation": 1, "output_padding": 0}
-        for name, value in usual.items():
+        for name, value in (("padding", 0), ("dilation", 1), ("output_padding", 0)):
             own = getattr(self, name)
             if own != (value,) * len(own):
                 text += f", {name}={own}"
@@ -93,12 +94,27 @@ class _WNConvNd(_WNLayer):
 
 
 class _WNConv(_WNConvNd):
-    """A convolution, with torch's modes of padding."""
-
     convolve: Callable[..., Tensor]
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: str | Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Mode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, 0, dilation, groups, bias,
+                         padding_mode, device, dtype)  # fmt: skip
+
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve; see the class for shapes."""
+        """Convolve."""
         return self._with_weights(self._weights(), input)
 
     def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
@@ -109,7 +125,7 @@ class _WNConv(_WNConvNd):
         return type(self).convolve(input, weights, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _margins(self) -> list[int]:
-        """Say how much to add before and after each axis, the last axis first."""
+        """Return the widths that ``F.pad`` adds, the last axis first."""
         margins: list[int] = []
         for axis in reversed(range(self.spatial)):
             if isinstance(self.padding, str):
@@ -121,23 +137,39 @@ class _WNConv(_WNConvNd):
 
 
 class _WNConvTranspose(_WNConvNd):
-    """A transposed convolution."""
-
     transposed = True
     convolve: Callable[..., Tensor]
 
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Size = 1,
+        padding_mode: Mode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation, groups,
+                         bias, padding_mode, device, dtype)  # fmt: skip
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Convolve; see the class for shapes and ``output_size``."""
+        """Convolve, to an output of a given size if a stride allows several."""
         return self._with_weights(self._weights(), input, output_size)
 
     def _with_weights(self, weights: Tensor, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         self._check_image(input)
-        extra = self.output_padding if output_size is None else self._extra(input, output_size)
+        extra = self.output_padding if output_size is None else self._output_padding(input, output_size)
         own = (self.stride, self.padding, extra, self.groups, self.dilation)
         return type(self).convolve(input, weights, self.bias, *own)
 
-    def _extra(self, x: Tensor, output_size: list[int]) -> tuple[int, ...]:
-        """Find the output padding that gives the size asked for."""
+    def _output_padding(self, x: Tensor, output_size: list[int]) -> tuple[int, ...]:
+        """Return the output padding that gives a size."""
         name, sizes = type(self).__name__, tuple(output_size)
         if len(sizes) not in (self.spatial, x.ndim):
             raise ValueError(f"{name}: output_size must have {self.spatial} or {x.ndim} entries, got {len(sizes)}")
@@ -164,30 +196,23 @@ class WNConv1d(_WNConv):
     y[n, j] = b[j] + Σ_c w[j, c] ⋆ x[n, c], w[j] = g[j]·v[j]/‖v[j]‖ over input channels and kernel
 
     Args:
-        in_channels: C_in.
-        out_channels: C_out.
-        kernel_size: K.
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: K; like all sizes, one number for every axis or a tuple.
         stride: Steps of the kernel.
         padding: Width added at both ends, ``same`` or ``valid``.
-        dilation: Distance of the kernel's entries.
-        groups: Into how many independent parts the channels fall.
+        dilation: Distance between the kernel's entries.
+        groups: Number of independent parts into which the channels are split.
         bias: Whether to add b.
         padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
+        device, dtype: Device and dtype of the parameters.
 
     Shape:
-        - input: ``(N, C_in, T)`` or ``(C_in, T)``
-        - output: ``(N, C_out, T')`` or ``(C_out, T')``
-
-    Raises:
-        ShapeError: The input has another number of channels or of axes.
-        TypeError: The input is no tensor.
-        ValueError: The channels are not divisible by groups, or padding or its mode is unknown.
+        - input: ``(N, C, T)`` or ``(C, T)``
+        - output: ``(N, C', T')`` or ``(C', T')``
 
     State:
-        weight_v ``(C_out, C_in/groups, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_in/groups·K, as in torch;
-        weight_g ``(C_out,)``, the norms of v.
+        weight_v ``(C', C/groups, K)`` and bias ``(C',)`` from U(−1/√k, 1/√k), k = C/groups·K; weight_g ``(C',)``, ‖v‖.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 2.
@@ -196,207 +221,56 @@ class WNConv1d(_WNConv):
     spatial = 1
     convolve = F.conv1d
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int],
-        stride: int | tuple[int] = 1,
-        padding: str | int | tuple[int] = 0,
-        dilation: int | tuple[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Mode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self._build(in_channels, out_channels, kernel_size, stride, padding, 0, dilation, groups, bias, padding_mode,
-                    device, dtype)  # fmt: skip
-
 
 class WNConv2d(_WNConv):
-    """A convolution over two axes with weight normalisation, a drop-in for ``torch.nn.Conv2d``.
-
-    y[n, j] = b[j] + Σ_c w[j, c] ⋆ x[n, c], w[j] = g[j]·v[j]/‖v[j]‖ over input channels and kernel
-
-    Args:
-        in_channels: C_in.
-        out_channels: C_out.
-        kernel_size: K, one number for both axes or a pair.
-        stride: Steps of the kernel, likewise.
-        padding: Width added at both ends, likewise; or ``same`` or ``valid``.
-        dilation: Distance of the kernel's entries, likewise.
-        groups: Into how many independent parts the channels fall.
-        bias: Whether to add b.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
+    """A convolution over two axes, a drop-in for ``torch.nn.Conv2d``; see :class:`WNConv1d`.
 
     Shape:
-        - input: ``(N, C_in, Y, X)`` or ``(C_in, Y, X)``
-        - output: ``(N, C_out, Y', X')`` or ``(C_out, Y', X')``
-
-    Raises:
-        ShapeError: The input has another number of channels or of axes.
-        TypeError: The input is no tensor.
-        ValueError: The channels are not divisible by groups, or padding or its mode is unknown.
-
-    State:
-        weight_v ``(C_out, C_in/groups, K, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_in/groups·K·K, as in
-        torch; weight_g ``(C_out,)``, the norms of v.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        - input: ``(N, C, Y, X)`` or ``(C, Y, X)``
+        - output: ``(N, C', Y', X')`` or ``(C', Y', X')``
     """
 
     spatial = 2
     convolve = F.conv2d
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Mode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self._build(in_channels, out_channels, kernel_size, stride, padding, 0, dilation, groups, bias, padding_mode,
-                    device, dtype)  # fmt: skip
-
 
 class WNConvTranspose1d(_WNConvTranspose):
-    """A transposed convolution over one axis with weight normalisation, a drop-in for ``torch.nn.ConvTranspose1d``.
+    """A transposed convolution over one axis, a drop-in for ``torch.nn.ConvTranspose1d``; see :class:`WNConv1d`.
 
-    The transpose of a convolution; w[:, j] = g[j]·v[:, j]/‖v[:, j]‖ over the input channels of j's group and the kernel
+    w[:, j] = g[j]·v[:, j]/‖v[:, j]‖ over the kernel and the input channels of j's group
 
     Args:
-        in_channels: C_in.
-        out_channels: C_out.
-        kernel_size: K.
         stride: Distance at which the entries of the input are laid.
-        padding: Width taken off at both ends.
+        padding: Width cut off at both ends, in numbers.
         output_padding: Width added at the far end.
-        groups: Into how many independent parts the channels fall.
-        bias: Whether to add b.
-        dilation: Distance of the kernel's entries.
-        padding_mode: ``zeros`` alone.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
+        padding_mode: ``zeros``.
 
     Shape:
-        - input: ``(N, C_in, T)`` or ``(C_in, T)``
-        - output_size: ``(T',)`` or the whole shape, to choose among the sizes that a stride allows
-        - output: ``(N, C_out, T')`` or ``(C_out, T')``
-
-    Raises:
-        ShapeError: The input has another number of channels or of axes.
-        TypeError: The input is no tensor, or the padding is a word.
-        ValueError: The channels are not divisible by groups, the padding has a mode, or no output has the size asked
-            for.
+        - input: ``(N, C, T)`` or ``(C, T)``
+        - output_size: ``(T',)`` or the whole shape, to choose among the sizes that the stride allows
+        - output: ``(N, C', T')`` or ``(C', T')``
 
     State:
-        weight_v ``(C_in, C_out/groups, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_out/groups·K, as in torch;
-        weight_g ``(C_out,)``, the norms of v for each output channel, group after group.
+        weight_v ``(C, C'/groups, K)`` and bias ``(C',)`` from U(−1/√k, 1/√k), k = C'/groups·K; weight_g ``(C',)``, ‖v‖
+        of each output channel, group after group.
 
     Note:
-        Torch's weight norm has one scale for each input channel here, unless it is told ``dim=1``. Such a checkpoint
-        loads, and g then keeps its shape ``(C_in, 1, 1)`` and its axis.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        torch's weight norm has one scale for each input channel unless called with ``dim=1``. Such a checkpoint
+        loads, and g then keeps its shape ``(C, 1, 1)`` and its axis.
     """
 
     spatial = 1
     convolve = F.conv_transpose1d
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int],
-        stride: int | tuple[int] = 1,
-        padding: int | tuple[int] = 0,
-        output_padding: int | tuple[int] = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: int | tuple[int] = 1,
-        padding_mode: Mode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self._build(in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias,
-                    padding_mode, device, dtype)  # fmt: skip
-
 
 class WNConvTranspose2d(_WNConvTranspose):
-    """A transposed convolution over two axes with weight normalisation, a drop-in for ``torch.nn.ConvTranspose2d``.
-
-    The transpose of a convolution; w[:, j] = g[j]·v[:, j]/‖v[:, j]‖ over the input channels of j's group and the kernel
-
-    Args:
-        in_channels: C_in.
-        out_channels: C_out.
-        kernel_size: K, one number for both axes or a pair.
-        stride: Distance at which the entries of the input are laid, likewise.
-        padding: Width taken off at both ends, likewise.
-        output_padding: Width added at the far end, likewise.
-        groups: Into how many independent parts the channels fall.
-        bias: Whether to add b.
-        dilation: Distance of the kernel's entries, likewise.
-        padding_mode: ``zeros`` alone.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
+    """A transposed convolution over two axes, a drop-in for ``torch.nn.ConvTranspose2d``; see WNConvTranspose1d.
 
     Shape:
-        - input: ``(N, C_in, Y, X)`` or ``(C_in, Y, X)``
-        - output_size: ``(Y', X')`` or the whole shape, to choose among the sizes that a stride allows
-        - output: ``(N, C_out, Y', X')`` or ``(C_out, Y', X')``
-
-    Raises:
-        ShapeError: The input has another number of channels or of axes.
-        TypeError: The input is no tensor, or the padding is a word.
-        ValueError: The channels are not divisible by groups, the padding has a mode, or no output has the size asked
-            for.
-
-    State:
-        weight_v ``(C_in, C_out/groups, K, K)`` and bias ``(C_out,)`` from U(−1/√k, 1/√k), k = C_out/groups·K·K, as in
-        torch; weight_g ``(C_out,)``, the norms of v for each output channel, group after group.
-
-    Note:
-        Torch's weight norm has one scale for each input channel here, unless it is told ``dim=1``. Such a checkpoint
-        loads, and g then keeps its shape ``(C_in, 1, 1, 1)`` and its axis.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        - input: ``(N, C, Y, X)`` or ``(C, Y, X)``
+        - output_size: ``(Y', X')`` or the whole shape
+        - output: ``(N, C', Y', X')`` or ``(C', Y', X')``
     """
 
     spatial = 2
     convolve = F.conv_transpose2d
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        output_padding: int | tuple[int, int] = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: int | tuple[int, int] = 1,
-        padding_mode: Mode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self._build(in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation, groups, bias,
-                    padding_mode, device, dtype)  # fmt: skip

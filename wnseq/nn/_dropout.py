@@ -1,22 +1,13 @@
-"""Regularisers of recurrent models that torch lacks."""
+"""Dropout of recurrent models that torch lacks."""
 
 import torch
 from torch import Tensor, nn
 
 
 class LockedDropout(nn.Module):
-    """Dropout whose mask is drawn once a sequence and held over time.
+    """Dropout whose mask is drawn once per sequence and shared by all time steps of ``(T, N, C)``.
 
     y[t] = x[t] ⊙ m / (1 − p), m ~ Bernoulli(1 − p)
-
-    Args:
-        p: Probability of a zero.
-
-    Shape:
-        - input and output: ``(T, N, C)``
-
-    Raises:
-        ValueError: p is not in [0, 1).
 
     Source:
         Gal & Ghahramani 2016, arXiv 1512.05287; named as in Merity et al. 2018, arXiv 1708.02182.
@@ -29,12 +20,12 @@ class LockedDropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop features; in evaluation return x."""
+        """Drop features in training."""
         if not self.training or self.p == 0:
             return x
         mask = torch.empty_like(x[:1]).bernoulli_(1 - self.p).div_(1 - self.p)  # (1, N, C)
         return x * mask
 
     def extra_repr(self) -> str:
-        """Show p."""
+        """Return p."""
         return f"p={self.p}"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""WNLinear, and what it shares with the convolutions."""
 
 import math
 from typing import Any
@@ -13,19 +13,19 @@ from wnseq.nn._module import WNModule
 
 
 class _WNLayer(WNModule):
-    """What all layers share: drawing, binding and the check of what comes in."""
+    """A layer with one weight and a bias."""
 
     bias: Tensor | None
 
-    def _register(self, shape: tuple[int, ...], outputs: int, bias: bool, **placed: Any) -> None:
-        """Create v, g and b. An output axis that is not the first is the second, as in a transposed convolution."""
+    def _register(self, shape: tuple[int, ...], outputs: int, bias: bool, **factory: Any) -> None:
+        """Create v, g and b; the output axis is the first, of a transposed convolution the second."""
         groups = getattr(self, "groups", 1)
-        self.register_weight("weight", shape, dim=int(getattr(self, "transposed", False)), groups=groups, **placed)
-        self.register_parameter("bias", nn.Parameter(torch.empty(outputs, **placed)) if bias else None)
+        self.register_weight("weight", shape, dim=int(getattr(self, "transposed", False)), groups=groups, **factory)
+        self.register_parameter("bias", nn.Parameter(torch.empty(outputs, **factory)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as the constructor did."""
+        """Initialise all parameters as torch does; g is the norm of v."""
         v, g = self.v_and_g("weight")
         nn.init.kaiming_uniform_(v, a=math.sqrt(5))
         with torch.no_grad():
@@ -36,7 +36,7 @@ class _WNLayer(WNModule):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def _weights(self) -> Tensor:
-        return self.composed()["weight"]
+        return self.compose_weights()["weight"]
 
     def _check_input(self, x: Tensor, axis: int, size: int, what: str) -> None:
         name = type(self).__name__
@@ -56,20 +56,14 @@ class WNLinear(_WNLayer):
         in_features: I, features of the input.
         out_features: H, features of the output.
         bias: Whether to add b.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
+        device, dtype: Device and dtype of the parameters.
 
     Shape:
-        - input: ``(*, I)``, ``*`` being any number of axes
+        - input: ``(*, I)``, with any number of axes
         - output: ``(*, H)``
 
-    Raises:
-        ShapeError: The input has another number of features.
-        TypeError: The input is no tensor.
-
     State:
-        weight_v ``(H, I)`` and bias ``(H,)`` from U(−1/√I, 1/√I), as in torch; weight_g ``(H,)``, the norms of the rows
-        of v.
+        weight_v ``(H, I)`` and bias ``(H,)`` from U(−1/√I, 1/√I); weight_g ``(H,)``, ‖v‖.
 
     Example:
         >>> import torch
@@ -94,7 +88,7 @@ class WNLinear(_WNLayer):
         self._register((out_features, in_features), out_features, bias, device=device, dtype=dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map the last axis; see the class for shapes."""
+        """Map the last axis."""
         return self._with_weights(self._weights(), input)
 
     def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
@@ -102,5 +96,5 @@ class WNLinear(_WNLayer):
         return F.linear(input, weights, self.bias)
 
     def extra_repr(self) -> str:
-        """Show the arguments as torch does."""
+        """Return the arguments, as torch prints them."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -1,6 +1,4 @@
-"""A composed weight as its module shows it: readable like any tensor, closed to writes that would be lost, and no
-parameter to those who would treat it as one.
-"""
+"""WNModule, the base of every weight-normalised module: two parameters for each weight, composed once a forward."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -13,133 +11,34 @@ from wnseq.errors import ShapeError
 from wnseq.functional import Layout, compose, decompose_like, direction_norm
 from wnseq.state_dict import param_names, to_wnseq
 
-_WRITES = frozenset({"__set__", "__setitem__"})
-_LEAVES = frozenset({"numpy", "__array__", "__dlpack__"})  # hand the memory to something that cannot guard it
-
-
-class ComposedWeight(Tensor):
-    """The product of a v and a g, made anew at each reading.
-
-    Reading, slicing and arithmetic are a tensor's. A write in place would land in a temporary and be lost, so it
-    raises and says what to do instead; so does a write into a view of it.
-
-    Raises:
-        RuntimeError: On any write in place, such as ``init.orthogonal_(rnn.weight_hh_l0)``.
-
-    Note:
-        ``numpy()`` gives a read-only copy.
-    """
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        in_place = (name.endswith("_") and not name.endswith("__")) or name in _WRITES or _is_augmented(name)
-        if (in_place and args and _holds(args[0])) or _holds(kwargs.get("out")):
-            raise RuntimeError(
-                f"{name} would write into a composed weight, which is made anew from v and g at each reading: the "
-                "write would be lost. Change a copy and assign it, as in `w = rnn.weight_hh_l0.detach().clone(); "
-                "torch.nn.init.orthogonal_(w); rnn.weight_hh_l0 = w`, or change weight_hh_l0_v and weight_hh_l0_g."
-            )
-        with torch._C.DisableTorchFunctionSubclass():
-            if name in _LEAVES:
-                copy = func(args[0].clone(), *args[1:], **kwargs)
-                if hasattr(copy, "setflags"):
-                    copy.setflags(write=False)
-                return copy
-            result = func(*args, **kwargs)
-            return _guard_views(result, args)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle as the plain tensor that it is."""
-        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
-
-
-class Parameters(dict[str, nn.Parameter | None]):
-    """The parameters of a module with composed weights, closed to those who take such a weight for one of them.
-
-    Pruning, parametrising, torch's own weight and spectral norm and ``torch.func.functional_call`` all look a name up
-    here before they touch it. What they would do to a composed weight would be lost, or its gradient would, so the
-    question itself raises.
-
-    Raises:
-        RuntimeError: A composed weight is looked up or deleted.
-    """
-
-    def __init__(self, composed: list[str]) -> None:
-        super().__init__()
-        self.composed = composed  # names, the module's own list
-
-    def refuse(self, name: str) -> NoReturn:
-        """Say why a composed weight is no parameter, and what to do instead."""
-        raise RuntimeError(
-            f"{name} is no parameter: it is composed from {name}_v and {name}_g at each forward, so pruning or "
-            f"parametrising it, or passing it to functional_call, would be lost or lose its gradient. Do it to "
-            f"{name}_v and {name}_g, assign a changed copy to {name}, or fold the layer into torch.nn with wnseq.fold"
-        )
-
-    def __contains__(self, name: object) -> bool:
-        if name in self.composed:
-            self.refuse(str(name))
-        return super().__contains__(name)
-
-    def __missing__(self, name: str) -> NoReturn:
-        if name in self.composed:
-            self.refuse(name)
-        raise KeyError(name)
-
-    def __delitem__(self, name: str) -> None:
-        if name in self.composed:
-            self.refuse(name)
-        super().__delitem__(name)
-
-
-def _is_augmented(name: str) -> bool:
-    """Tell ``__iadd__`` and its kin from ``__invert__`` and ``__index__``."""
-    return name.startswith("__i") and name.endswith("__") and hasattr(Tensor, f"__{name[3:]}")
-
-
-def _holds(value: Any) -> bool:
-    """Tell whether a value is a composed weight or a sequence with one in it."""
-    if isinstance(value, list | tuple):
-        return any(_holds(item) for item in value)
-    return isinstance(value, ComposedWeight)
-
-
-def _guard_views(result: Any, args: Iterable[Any]) -> Any:
-    """Make what shares memory with a composed weight a composed weight too."""
-    if isinstance(result, list | tuple) and any(isinstance(item, Tensor) for item in result):
-        items = [_guard_views(item, args) for item in result]
-        return type(result)(items) if type(result) in (list, tuple) else type(result)(*items)
-    if type(result) is not Tensor or result.layout != torch.strided:
-        return result
-    storage = result.untyped_storage()._cdata
-    shared = any(isinstance(arg, ComposedWeight) and arg.untyped_storage()._cdata == storage for arg in args)
-    return result.as_subclass(ComposedWeight) if shared else result
-
 
 class WNModule(nn.Module):
-    """A module that keeps each weight ``w`` as two parameters, ``w_v`` and ``w_g``.
+    """A module that stores each weight ``w`` as two parameters, ``w_v`` and ``w_g``.
 
-    ``module.w`` composes the weight and reads it. Assigning a tensor to ``module.w`` decomposes it into v and g.
-    A write in place raises. ``load_state_dict`` takes our keys, those of the plain torch module, and both of
-    torch's own weight-normalised forms.
+    Reading ``module.w`` composes the weight. Assigning a tensor to it decomposes the tensor into v and g. Writing into
+    it in place, deleting, pruning or parametrising it, or passing it to ``torch.func.functional_call``, raises.
+    ``load_state_dict`` also accepts the keys of the plain torch module and of torch's weight norm in both its forms.
 
-    Raises:
-        RuntimeError: A composed weight is written in place, pruned, parametrised, deleted or passed to
-            ``torch.func.functional_call``.
-        TypeError: What is assigned to a composed weight is no tensor.
-        ShapeError: What is assigned to a composed weight has another shape.
-        ValueError: What is assigned carries a gradient history, which the assignment would cut off.
+    A subclass calls :meth:`register_weight` in its constructor, assigns each weight its initial value, and implements
+    ``_with_weights(weights, …)``: the forward, given the result of ``_weights()``, by default :meth:`compose_weights`.
+
+    Example:
+        >>> class Residual(WNModule):
+        ...     def __init__(self, size):
+        ...         super().__init__()
+        ...         self.register_weight("weight", (size, size))
+        ...         self.weight = nn.init.orthogonal_(torch.empty(size, size))
+        ...     def _with_weights(self, weights, x):
+        ...         return x + x @ weights["weight"].T
+        >>> Residual(3)(torch.ones(2, 3)).shape
+        torch.Size([2, 3])
     """
 
-    _parameters: Parameters
+    _parameters: "Parameters"
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight_names: list[str] = []  # of the composed weights, in the order of registration
+        self.weight_names: list[str] = []  # in the order of registration
         self.layouts: dict[str, Layout] = {}  # output axis and groups of each
         self._parameters = Parameters(self.weight_names)
 
@@ -150,20 +49,17 @@ class WNModule(nn.Module):
         *,
         dim: int = 0,
         groups: int = 1,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Create the uninitialised v and g of a weight.
 
         Args:
-            name: Name of the composed weight.
-            shape: Shape of the composed weight.
-            dim: Its output axis: g has one entry for each output. Where it is not the first, as in a transposed
-                convolution, ``load_state_dict`` also takes a g that lies along another axis, with the axes of v as
-                torch writes it, and the module keeps it so.
-            groups: Parts of the first axis, each with outputs of its own; without effect where dim is 0.
-            device: Where to put them.
-            dtype: What to keep them in.
+            name, shape: Name and shape of the weight.
+            dim: Its output axis. If it is not the first, as in a transposed convolution, ``load_state_dict`` also takes
+                torch's g of another axis, and the module keeps that g's shape.
+            groups: Parts of the first axis, each with outputs of its own; no effect if dim is 0.
+            device, dtype: Device and dtype of both parameters.
         """
         v, g = param_names(name)
         outputs = shape[dim] * (groups if dim else 1)
@@ -172,38 +68,48 @@ class WNModule(nn.Module):
         self.weight_names.append(name)
         self.layouts[name] = (dim, groups)
 
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Add a parameter; a composed weight, which pruning would add, is refused."""
-        if isinstance(param, ComposedWeight):
-            self._parameters.refuse(name.removesuffix("_orig"))
-        super().register_parameter(name, param)
-
     def v_and_g(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
-        """Look up the two parameters of a composed weight.
-
-        Args:
-            name: Name of the composed weight.
-
-        Returns:
-            v and g, or the tensors that stand in for them during ``torch.func.functional_call``.
-        """
+        """Return v and g of a weight, or the tensors that ``torch.func.functional_call`` has put in their place."""
         v, g = param_names(name)
         return getattr(self, v), getattr(self, g)
 
-    def composed(self) -> dict[str, Tensor]:
-        """Compose every weight of this module, in one go.
-
-        Returns:
-            The weights by name, part of the autograd graph.
-        """
+    def compose_weights(self) -> dict[str, Tensor]:
+        """Compose every weight of this module, differentiably; return them by name."""
         return {name: compose(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
 
-    def watch(self) -> Callable[[], None]:
-        """Remember the parameters as they are now, for those who compose once and use the weights many times.
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compose the weights and apply the module."""
+        return self._with_weights(self._weights(), *args, **kwargs)
 
-        Returns:
-            A function that raises RuntimeError once autograd's version counter shows that a parameter was written, or
-            if gradients are enabled now and were not at the time of watching. Under ``torch.compile`` it does nothing.
+    def _weights(self) -> Any:
+        """Compose the weights, in the form that :meth:`_with_weights` takes."""
+        return self.compose_weights()
+
+    def _with_weights(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
+        """Apply the module with composed weights."""
+        raise NotImplementedError
+
+    def bind(self) -> Callable[..., Any]:
+        """Compose the weights once, for a loop; return a function that applies the module with them.
+
+        It raises once it is out of date, as :meth:`version_guard` says: call ``bind`` again after each change of a
+        parameter. Not every change is seen: not ``parameter.data = …`` (``.to``, ``.half``, ``.double``), fused
+        optimisers, ``load_state_dict(…, assign=True)``, or writes in a compiled function. With reentrant checkpointing,
+        bind inside the checkpointed function.
+        """
+        weights, check = self._weights(), self.version_guard()
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            check()
+            return self._with_weights(weights, *args, **kwargs)
+
+        return call
+
+    def version_guard(self) -> Callable[[], None]:
+        """Return a function that raises RuntimeError once weights composed now are out of date.
+
+        That is, if autograd's version counter of a parameter has changed, or if gradients are enabled and were not when
+        the guard was made. Under ``torch.compile`` it is a no-op.
         """
         label, recording = type(self).__name__, torch.is_grad_enabled()
         watched: list[tuple[str, Tensor, int]] = []
@@ -226,48 +132,6 @@ class WNModule(nn.Module):
                 )
 
         return check
-
-    def bind(self) -> Callable[..., Any]:
-        """Compose the weights once, for a loop.
-
-        Returns:
-            A function that does what calling the module does, with the weights as they are now.
-
-        Raises:
-            RuntimeError: The returned function is called after a parameter was written, or where gradients are
-                enabled while ``bind`` was called where they were not.
-
-        Note:
-            Writes are seen by autograd's version counter. It does not see ``parameter.data`` being written or replaced
-            (so neither ``.to``, ``.half`` nor ``.double``), the steps of fused optimisers, parameters replaced by
-            others (``load_state_dict`` with ``assign=True``), and writes inside a function that is being compiled.
-            Bind after these too. With reentrant checkpointing bind inside the checkpointed function: it goes backward
-            through the composition once for each call, and the graph of one composition is good for one.
-        """
-        weights, check = self._weights(), self.watch()
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            check()
-            return self._with_weights(weights, *args, **kwargs)
-
-        return call
-
-    def _weights(self) -> Any:
-        """Compose the weights, in the form that :meth:`_with_weights` takes them."""
-        raise NotImplementedError
-
-    def _with_weights(self, weights: Any, *args: Any, **kwargs: Any) -> Any:
-        """Do what calling the module does, with weights that are composed already."""
-        raise NotImplementedError
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""
-        return {**self.__dict__, "_parameters": dict(self._parameters)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._parameters = Parameters(self.weight_names)
-        self._parameters.update(state["_parameters"])
 
     def __getattr__(self, name: str) -> Any:
         parameter = self.__dict__.get("_parameters", {}).get(name)  # found here in half the time that torch takes
@@ -300,6 +164,12 @@ class WNModule(nn.Module):
             v.copy_(new_v)
             g.copy_(new_g)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add a parameter. A composed weight, which pruning would add, raises RuntimeError."""
+        if isinstance(param, ComposedWeight):
+            self._parameters.refuse(name.removesuffix("_orig"))
+        super().register_parameter(name, param)
+
     def _load_from_state_dict(
         self,
         state_dict: Mapping[str, Any],
@@ -312,22 +182,23 @@ class WNModule(nn.Module):
     ) -> None:
         entries = to_wnseq(state_dict, self.layouts, prefix)
         for name in self.weight_names:
-            self._follow(name, entries.get(prefix + param_names(name)[1]))
+            self._reshape_g(name, entries.get(prefix + param_names(name)[1]))
         super()._load_from_state_dict(
             entries, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         for name in self.weight_names:
             v, g = self.v_and_g(name)
-            loaded = prefix + param_names(name)[0] in entries and v.numel() > 0 and not v.is_meta
+            v_key = prefix + param_names(name)[0]
+            loaded = v_key in entries and v.numel() > 0 and not v.is_meta
             if loaded and bool((direction_norm(v.detach(), g, *self.layouts[name]) == 0).any()):
                 warnings.warn(
-                    f"{prefix}{param_names(name)[0]} was loaded with a row of zeros, which has no direction: that row of "
-                    f"{name} is 0 whatever its g; assign the weight itself to give the row a direction",
+                    f"{v_key} was loaded with a row of zeros, which has no direction: that row of {name} is 0 for any "
+                    "g; assign the weight itself to give the row a direction",
                     stacklevel=2,
                 )
 
-    def _follow(self, name: str, loaded: Any) -> None:
-        """Let g take the axis along which a checkpoint has it, staying the parameter that an optimiser holds."""
+    def _reshape_g(self, name: str, loaded: Any) -> None:
+        """Resize g to its shape in a checkpoint; it stays the parameter that an optimiser holds."""
         v, g = self.v_and_g(name)
         dim, groups = self.layouts[name]
         if dim == 0 or not isinstance(loaded, Tensor) or loaded.shape == g.shape:
@@ -338,11 +209,114 @@ class WNModule(nn.Module):
         if along_one or loaded.shape == (groups * v.shape[dim],):
             g.data, g.grad = g.new_empty(loaded.shape), None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""
+        return {**self.__dict__, "_parameters": dict(self._parameters)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._parameters = Parameters(self.weight_names)
+        self._parameters.update(state["_parameters"])
+
+
+class Parameters(dict[str, nn.Parameter | None]):
+    """The parameters of a WNModule; looking up or deleting a composed weight raises RuntimeError.
+
+    Pruning, parametrising, torch's weight and spectral norm and ``torch.func.functional_call`` all look a name up here
+    first. What they do to a composed weight would be lost, or its gradient would.
+    """
+
+    def __init__(self, weight_names: list[str]) -> None:
+        super().__init__()
+        self.weight_names = weight_names  # the module's own list
+
+    def refuse(self, name: str) -> NoReturn:
+        """Raise the RuntimeError."""
+        v, g = param_names(name)
+        raise RuntimeError(
+            f"{name} is no parameter: it is composed from {v} and {g} at each forward, so pruning or parametrising it, "
+            f"or passing it to functional_call, would be lost or lose its gradient. Do it to {v} and {g}, assign a "
+            f"changed copy to {name}, or convert the layer to torch.nn with wnseq.remove_weight_norm"
+        )
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.weight_names:
+            self.refuse(str(name))
+        return super().__contains__(name)
+
+    def __missing__(self, name: str) -> NoReturn:
+        if name in self.weight_names:
+            self.refuse(name)
+        raise KeyError(name)
+
+    def __delitem__(self, name: str) -> None:
+        if name in self.weight_names:
+            self.refuse(name)
+        super().__delitem__(name)
+
+
+_WRITES = frozenset({"__set__", "__setitem__"})
+_EXPORTS = frozenset({"numpy", "__array__", "__dlpack__"})  # hand the memory to an object that cannot guard it
+
+
+class ComposedWeight(Tensor):
+    """The value of ``module.w``: a tensor, composed at each reading, in which every write in place raises RuntimeError.
+
+    A write would change a temporary and be lost; so would one into a view of it. ``numpy()`` returns a read-only copy.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        in_place = (name.endswith("_") and not name.endswith("__")) or name in _WRITES or _is_augmented(name)
+        if (in_place and args and _contains_composed(args[0])) or _contains_composed(kwargs.get("out")):
+            raise RuntimeError(
+                f"{name} would write into a composed weight, which is computed from v and g at each reading: the "
+                "write would be lost. Change a copy and assign it, as in `w = rnn.weight_hh_l0.detach().clone(); "
+                "torch.nn.init.orthogonal_(w); rnn.weight_hh_l0 = w`, or change weight_hh_l0_v and weight_hh_l0_g."
+            )
+        with torch._C.DisableTorchFunctionSubclass():
+            if name in _EXPORTS:
+                copy = func(args[0].clone(), *args[1:], **kwargs)
+                if hasattr(copy, "setflags"):
+                    copy.setflags(write=False)
+                return copy
+            result = func(*args, **kwargs)
+            return _guard_views(result, args)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle as a plain tensor."""
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+
+
+def _is_augmented(name: str) -> bool:
+    """Return True for ``__iadd__`` and the like, but not for ``__invert__`` and ``__index__``."""
+    return name.startswith("__i") and name.endswith("__") and hasattr(Tensor, f"__{name[3:]}")
+
+
+def _contains_composed(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_contains_composed(item) for item in value)
+    return isinstance(value, ComposedWeight)
+
+
+def _guard_views(result: Any, args: Iterable[Any]) -> Any:
+    """Return as a composed weight what shares memory with one."""
+    if isinstance(result, list | tuple) and any(isinstance(item, Tensor) for item in result):
+        items = [_guard_views(item, args) for item in result]
+        return type(result)(items) if type(result) in (list, tuple) else type(result)(*items)
+    if type(result) is not Tensor or result.layout != torch.strided:
+        return result
+    storage = result.untyped_storage()._cdata
+    shared = any(isinstance(arg, ComposedWeight) and arg.untyped_storage()._cdata == storage for arg in args)
+    return result.as_subclass(ComposedWeight) if shared else result
+
 
 def add_safe_globals() -> None:
-    """Let ``torch.load(weights_only=True)`` read whole modules of ours, saved with ``torch.save(module, …)``.
-
-    Call it once before loading. A state_dict needs none of this.
+    """Allow ``torch.load(weights_only=True)`` to read whole wnseq modules; a state dict does not need it.
 
     Example:
         >>> import io, torch, wnseq

@@ -1,4 +1,4 @@
-"""WNRNN, WNLSTM and WNGRU: layers of weight-normalised recurrence over whole sequences."""
+"""WNRNN, WNLSTM and WNGRU: weight-normalised recurrent layers over whole sequences."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from wnseq.nn._module import WNModule
 
 
 class _WNRecurrent(WNModule):
-    """What the three modules share: parameters, checks of the arguments, and composing once a forward."""
+    """Recurrent layers of any kind."""
 
     kind: str
 
@@ -48,7 +48,7 @@ class _WNRecurrent(WNModule):
         self.dropout = float(dropout)
         rows = len(GATES[self.kind]) * hidden_size
         outputs = proj_size or hidden_size
-        for layer, suffix in self._places():
+        for layer, suffix in self._layers_and_directions():
             inputs = input_size if layer == 0 else outputs * (1 + bidirectional)
             self.register_weight(f"weight_ih_{suffix}", (rows, inputs), device=device, dtype=dtype)
             self.register_weight(f"weight_hh_{suffix}", (rows, outputs), device=device, dtype=dtype)
@@ -63,8 +63,8 @@ class _WNRecurrent(WNModule):
             *(["bias_ih", "bias_hh"] if bias else []),
             *(["weight_hr"] if proj_size else []),
         ]
-        # in torch's order, and under the names by which torch's clients look for them
-        self._all_weights = [[f"{part}_{suffix}" for part in parts] for _, suffix in self._places()]
+        # in torch's order, under the names that code written for torch's modules reads
+        self._all_weights = [[f"{part}_{suffix}" for part in parts] for _, suffix in self._layers_and_directions()]
         self._flat_weights_names = [name for names in self._all_weights for name in names]
         self.reset_parameters()
 
@@ -94,19 +94,19 @@ class _WNRecurrent(WNModule):
                 stacklevel=4,
             )
 
-    def _places(self) -> Iterator[tuple[int, str]]:
-        """Go through layers and directions in torch's order, as ``(layer, name suffix)``."""
+    def _layers_and_directions(self) -> Iterator[tuple[int, str]]:
+        """Yield ``(layer, name suffix)`` in torch's order."""
         for layer in range(self.num_layers):
             yield layer, f"l{layer}"
             if self.bidirectional:
                 yield layer, f"l{layer}_reverse"
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as the constructor did."""
+        """Initialise all parameters as torch does; g is the norm of v."""
         reset_rnn_parameters_(self, self.hidden_size)
 
     def flatten_parameters(self) -> None:
-        """Do nothing; here so that code written for torch's modules runs."""
+        """Do nothing: a no-op for code written for torch's modules."""
 
     @property
     def mode(self) -> str:
@@ -115,67 +115,51 @@ class _WNRecurrent(WNModule):
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
-        """Weights and biases of each layer and direction, the weights composed; to be read, not to be written."""
+        """Composed weights and biases of each layer and direction, read-only."""
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def extra_repr(self) -> str:
-        """Show the arguments as torch does."""
+        """Return the arguments, as torch prints them."""
         defaults = {
             "proj_size": 0,
             "num_layers": 1,
             "bias": True,
             "batch_first": False,
-            "dropout": 0.0,
+            "dropout": 0,
             "bidirectional": False,
         }
-        told = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *told])
+        given = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *given])
 
-    def gate_g(self, gate: str, layer: int = 0, of: str = "hh", reverse: bool = False) -> Tensor:
-        """View the scales of one gate.
+    def gate_g(self, gate: str, layer: int = 0, weight: str = "hh", reverse: bool = False) -> Tensor:
+        """Return a view of one gate's scales, ``(H,)``, to be written under ``torch.no_grad()``.
 
         Args:
-            gate: Name of the gate: ``hidden``; ``input``, ``forget``, ``cell``, ``output``; or ``reset``, ``update``,
-                ``new``.
-            layer: Which layer, from 0.
-            of: ``ih`` for the input weight, ``hh`` for the recurrent one.
-            reverse: Whether of the layer's backward direction.
-
-        Returns:
-            A view of shape ``(H,)`` into the g vector. Write into it under ``torch.no_grad()``.
+            gate: ``hidden`` (RNN); ``input``, ``forget``, ``cell``, ``output`` (LSTM); ``reset``, ``update``, ``new``
+                (GRU).
+            layer: Number of the layer, from 0.
+            weight: ``ih`` for the input weight, ``hh`` for the recurrent one.
+            reverse: Whether to view the layer's backward direction.
 
         Raises:
             RuntimeError: The parameters are sharded.
             ValueError: There is no such gate, layer, weight or direction.
 
-        Example:
-            A frozen gate is put back after each step, which holds under momentum and weight decay too.
-
-            >>> rnn = WNLSTM(4, 6)
-            >>> optimizer = torch.optim.Adam(rnn.parameters())
-            >>> start = rnn.gate_g("forget").detach().clone()
-            >>> def put_back(*_):
-            ...     with torch.no_grad():
-            ...         rnn.gate_g("forget").copy_(start)
-            >>> handle = optimizer.register_step_post_hook(put_back)  # handle.remove() lets it go
-            >>> rnn(torch.randn(3, 2, 4))[0].sum().backward()
-            >>> optimizer.step()
-            >>> torch.equal(rnn.gate_g("forget"), start), torch.equal(rnn.gate_g("output"), start)
-            (True, False)
+        Note:
+            To freeze a gate under any optimiser, restore it after each step by ``optimizer.register_step_post_hook``.
         """
         label = type(self).__name__
-        if of not in ("ih", "hh"):
-            raise ValueError(f"{label}: of must be 'ih' or 'hh', got {of!r}")
+        if weight not in ("ih", "hh"):
+            raise ValueError(f"{label}: weight must be 'ih' or 'hh', got {weight!r}")
         if not 0 <= layer < self.num_layers:
             raise ValueError(f"{label}: layer must be in 0…{self.num_layers - 1}, got {layer}")
         if reverse and not self.bidirectional:
             raise ValueError(f"{label}: there is no reverse direction without bidirectional=True")
-        name = f"weight_{of}_l{layer}" + ("_reverse" if reverse else "")
-        return gate_view(self, name, gate)
+        return gate_view(self, f"weight_{weight}_l{layer}" + ("_reverse" if reverse else ""), gate)
 
     def _weights(self) -> list[Tensor]:
-        """Compose the weights, and put them and the biases in the order of torch's kernels."""
-        weights: dict[str, Any] = {**self._parameters, **self.composed()}
+        """Return composed weights and biases in the order of torch's kernels."""
+        weights: dict[str, Any] = {**self._parameters, **self.compose_weights()}
         return [weights[name] for name in self._flat_weights_names]
 
     def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Any = None) -> tuple[Any, Any]:
@@ -183,53 +167,29 @@ class _WNRecurrent(WNModule):
 
 
 class _WNHidden(_WNRecurrent):
-    """A module whose state is the hidden state alone."""
+    """Layers without a cell state."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse a projection as torch does, with a ValueError, without an argument that does nothing."""
+        """Raise torch's ValueError for a projection, which is no argument here."""
         if "proj_size" in kwargs:
             raise ValueError(f"{cls.__name__}: proj_size is an argument of WNLSTM alone")
         return super().__new__(cls)
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
-        """Run over a sequence; see the class for shapes."""
+        """Run over a sequence."""
         return self._with_weights(self._weights(), input, hx)
 
 
 class WNRNN(_WNHidden):
-    """Elman layers with weight normalisation, a drop-in for ``torch.nn.RNN``.
+    """Elman layers with weight normalisation, a drop-in for ``torch.nn.RNN``; see :class:`WNLSTM`.
 
     h_t = φ(W_ih x_t + b_ih + W_hh h_(t−1) + b_hh), each row of every weight being g·v/‖v‖
 
     Args:
-        input_size: I, features of the input.
-        hidden_size: H, features of the hidden state.
-        num_layers: L, layers on top of each other.
         nonlinearity: φ, ``tanh`` or ``relu``.
-        bias: Whether to add b_ih and b_hh.
-        batch_first: Whether a batched input and output is ``(N, T, ·)`` instead of ``(T, N, ·)``.
-        dropout: Probability of a zero in the output of each layer but the last.
-        bidirectional: Whether to run each layer in both directions.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
 
     Shape:
-        - input: ``(T, N, I)``, ``(N, T, I)`` with batch_first, ``(T, I)`` unbatched, or a ``PackedSequence``
-        - hx: ``(L·D, N, H)``, or ``(L·D, H)`` unbatched; zeros if not given
-        - output: the input's form with D·H features; the final hidden states in hx's shape
-
-    Raises:
-        ShapeError: Input or state do not fit.
-        TypeError: An argument has the wrong type.
-        ValueError: An argument is out of its range, or the input's dtype is not the module's.
-
-    State:
-        For each layer k, and ``_reverse``: weight_ih_lk_v ``(H, I or D·H)``, weight_hh_lk_v ``(H, H)``, bias_ih_lk and
-        bias_hh_lk ``(H,)``, all from U(−1/√H, 1/√H); weight_ih_lk_g and weight_hh_lk_g ``(H,)``, the norms of the rows
-        of v.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        - hx and the final state: ``(L·D, N, H)``, or ``(L·D, H)`` unbatched
     """
 
     kind = "rnn"
@@ -261,39 +221,13 @@ class WNRNN(_WNHidden):
 
 
 class WNGRU(_WNHidden):
-    """GRU layers with weight normalisation, a drop-in for ``torch.nn.GRU``.
+    """GRU layers with weight normalisation, a drop-in for ``torch.nn.GRU``; see :class:`WNLSTM`.
 
     r, z = σ of W_ih x_t + b_ih + W_hh h_(t−1) + b_hh; n = tanh(W_in x_t + b_in + r ⊙ (W_hn h_(t−1) + b_hn));
     h_t = (1 − z) ⊙ n + z ⊙ h_(t−1), each row of every weight being g·v/‖v‖
 
-    Args:
-        input_size: I, features of the input.
-        hidden_size: H, features of the hidden state.
-        num_layers: L, layers on top of each other.
-        bias: Whether to add b_ih and b_hh.
-        batch_first: Whether a batched input and output is ``(N, T, ·)`` instead of ``(T, N, ·)``.
-        dropout: Probability of a zero in the output of each layer but the last.
-        bidirectional: Whether to run each layer in both directions.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
-
     Shape:
-        - input: ``(T, N, I)``, ``(N, T, I)`` with batch_first, ``(T, I)`` unbatched, or a ``PackedSequence``
-        - hx: ``(L·D, N, H)``, or ``(L·D, H)`` unbatched; zeros if not given
-        - output: the input's form with D·H features; the final hidden states in hx's shape
-
-    Raises:
-        ShapeError: Input or state do not fit.
-        TypeError: An argument has the wrong type.
-        ValueError: An argument is out of its range, or the input's dtype is not the module's.
-
-    State:
-        For each layer k, and ``_reverse``: weight_ih_lk_v ``(3·H, I or D·H)``, weight_hh_lk_v ``(3·H, H)``, bias_ih_lk
-        and bias_hh_lk ``(3·H,)``, gates in the order r z n, all from U(−1/√H, 1/√H); weight_ih_lk_g and weight_hh_lk_g
-        ``(3·H,)``, the norms of the rows of v.
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        - hx and the final state: ``(L·D, N, H)``, or ``(L·D, H)`` unbatched
     """
 
     kind = "gru"
@@ -323,31 +257,29 @@ class WNLSTM(_WNRecurrent):
 
     Args:
         input_size: I, features of the input.
-        hidden_size: H, features of the cell state.
+        hidden_size: H, features of the cell state, and of the hidden state without a projection.
         num_layers: L, layers on top of each other.
         bias: Whether to add b_ih and b_hh.
         batch_first: Whether a batched input and output is ``(N, T, ·)`` instead of ``(T, N, ·)``.
         dropout: Probability of a zero in the output of each layer but the last.
-        bidirectional: Whether to run each layer in both directions.
-        proj_size: P, features of the hidden state if it is projected (Sak et al. 2014); 0 for none.
-        device: Where to put the parameters.
-        dtype: What to keep them in.
+        bidirectional: Whether to run each layer in both directions, D = 2.
+        proj_size: P, features of the projected hidden state (Sak et al. 2014); 0 for no projection, P = H.
+        device, dtype: Device and dtype of the parameters.
 
     Shape:
         - input: ``(T, N, I)``, ``(N, T, I)`` with batch_first, ``(T, I)`` unbatched, or a ``PackedSequence``
-        - hx: a pair ``(h, c)`` of ``(L·D, N, P or H)`` and ``(L·D, N, H)``, without N unbatched; zeros if not given
-        - output: the input's form with D·(P or H) features; the final ``(h, c)`` in hx's shapes
+        - hx: a pair ``(h, c)`` of ``(L·D, N, P)`` and ``(L·D, N, H)``, without N unbatched; zeros if not given
+        - output: the input's form with D·P features; the final ``(h, c)``
 
     Raises:
-        ShapeError: Input or state do not fit.
+        ShapeError: Input or state have the wrong shape.
         TypeError: An argument has the wrong type, or the state is not a pair.
-        ValueError: An argument is out of its range, or the input's dtype is not the module's.
+        ValueError: An argument is out of range, or the input's dtype is not the module's.
 
     State:
-        For each layer k, and ``_reverse``: weight_ih_lk_v ``(4·H, I or D·(P or H))``, weight_hh_lk_v
-        ``(4·H, P or H)``, weight_hr_lk_v ``(P, H)`` with a projection, bias_ih_lk and bias_hh_lk ``(4·H,)``, gates in
-        the order i f g o, all from U(−1/√H, 1/√H); weight_ih_lk_g and weight_hh_lk_g ``(4·H,)``, weight_hr_lk_g
-        ``(P,)``, the norms of the rows of v.
+        For each layer k, and ``_reverse``: weight_ih_lk_v ``(G·H, I or D·P)``, weight_hh_lk_v ``(G·H, P)``,
+        weight_hr_lk_v ``(P, H)`` with a projection, bias_ih_lk and bias_hh_lk ``(G·H,)`` from U(−1/√H, 1/√H), the G
+        gates in torch's order (LSTM: i f g o; GRU: r z n); weight_…_lk_g, one entry for each row of v, ‖v‖.
 
     Example:
         >>> import torch
@@ -355,7 +287,7 @@ class WNLSTM(_WNRecurrent):
         >>> output, (h, c) = rnn(torch.randn(35, 20, 40))
         >>> output.shape, c.shape
         (torch.Size([35, 20, 128]), torch.Size([2, 20, 128]))
-        >>> rnn.gate_g("forget", layer=1, of="hh").shape
+        >>> rnn.gate_g("forget", layer=1, weight="hh").shape
         torch.Size([128])
 
     Source:
@@ -382,76 +314,5 @@ class WNLSTM(_WNRecurrent):
         )
 
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """Run over a sequence; see the class for shapes."""
+        """Run over a sequence."""
         return self._with_weights(self._weights(), input, hx)
-
-
-class LSTM(nn.LSTM):
-    """LSTM layers without weight normalisation, run as those of WNLSTM are.
-
-    A ``torch.nn.LSTM`` in all but its forward, which on a CPU is faster where the loops of this library are: under
-    bfloat16 autocast, where the layer is large, and in single steps. ``wnseq.weight_normalize`` makes a WNLSTM of it.
-
-    Args:
-        args: Those of ``torch.nn.LSTM``.
-        kwargs: Likewise.
-
-    Shape:
-        - input, hx and output as of ``torch.nn.LSTM``
-
-    Raises:
-        ShapeError: Input or state do not fit.
-        TypeError: An argument has the wrong type, or the state is not a pair.
-        ValueError: The input's dtype is not the module's.
-
-    Note:
-        A graph is captured around it, not through it: ``torch.compile`` leaves it to eager mode, as it does torch's. To
-        script or quantise, load its state dict into a ``torch.nn.LSTM``.
-
-    Example:
-        >>> import torch
-        >>> torch.manual_seed(0)
-        <torch._C.Generator object at ...>
-        >>> rnn, x = LSTM(40, 128, num_layers=2), torch.randn(35, 20, 40)
-        >>> theirs = torch.nn.LSTM(40, 128, num_layers=2)
-        >>> theirs.load_state_dict(rnn.state_dict())
-        <All keys matched successfully>
-        >>> torch.allclose(rnn(x)[0], theirs(x)[0], atol=1e-6)
-        True
-    """
-
-    def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """Run over a sequence; see the class for shapes."""
-        return call.run(self, _flat_weights(self), input, hx)
-
-
-class GRU(nn.GRU):
-    """GRU layers without weight normalisation, run as those of WNGRU are.
-
-    A ``torch.nn.GRU`` in all but its forward, which on a CPU is faster where the loop of this library is: from some 32
-    steps of a layer of some size on. It differs in the last bits there. ``wnseq.weight_normalize`` makes a WNGRU of it.
-
-    Args:
-        args: Those of ``torch.nn.GRU``.
-        kwargs: Likewise.
-
-    Shape:
-        - input, hx and output as of ``torch.nn.GRU``
-
-    Raises:
-        ShapeError: Input or state do not fit.
-        TypeError: An argument has the wrong type.
-        ValueError: The input's dtype is not the module's.
-
-    Note:
-        As of :class:`LSTM`.
-    """
-
-    def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
-        """Run over a sequence; see the class for shapes."""
-        return call.run(self, _flat_weights(self), input, hx)
-
-
-def _flat_weights(module: nn.RNNBase) -> list[Tensor]:
-    """Read weights and biases as they are now: ``torch.func.functional_call`` and parametrisations put others there."""
-    return [getattr(module, name) for name in module._flat_weights_names]

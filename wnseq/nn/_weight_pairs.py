@@ -1,4 +1,4 @@
-"""The weight-normalised weights of any model, ours and torch's: which they are, and the v and g of each."""
+"""Find the weight-normalised weights of any model, wnseq's and torch's, with the v and g of each."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,13 +14,7 @@ from wnseq.state_dict import param_names
 
 
 class WeightNormParams(NamedTuple):
-    """A direction and its scale.
-
-    Args:
-        v: Direction.
-        g: Scale.
-        layout: Output axis and groups, for a g of one axis; torch's has more, and shows its own.
-    """
+    """The v and g of a weight, and the layout of a g with one axis; torch's g has more axes, which show its own."""
 
     v: Any
     g: Any
@@ -28,14 +22,7 @@ class WeightNormParams(NamedTuple):
 
 
 def find_weight_norm(module: nn.Module) -> dict[str, WeightNormParams]:
-    """Find v and g of each weight-normalised weight of one module: ours, or torch's in both spellings.
-
-    Args:
-        module: Any module. Its children are not looked at.
-
-    Returns:
-        The pairs by the name of the weight.
-    """
+    """Return v and g of each weight-normalised weight of one module, wnseq's or torch's, by the weight's name."""
     if isinstance(module, WNModule):
         return {name: WeightNormParams(*module.v_and_g(name), module.layouts[name]) for name in module.weight_names}
     pairs: dict[str, WeightNormParams] = {}
@@ -50,15 +37,9 @@ def find_weight_norm(module: nn.Module) -> dict[str, WeightNormParams]:
 
 
 def further_parametrizations(module: nn.Module) -> str:
-    """Say why torch's weight norm cannot be taken off a module, or nothing.
+    """Return why torch's weight norm cannot be removed from a module, or an empty text.
 
-    Its class is made for it by torch, with a property for each parametrised tensor, so all of them go or none.
-
-    Args:
-        module: Any module.
-
-    Returns:
-        The reason, or an empty text.
+    torch makes one class with a property for each parametrised tensor, so that all of them are removed or none.
     """
     chains = dict(_chains(module))
     kinds = {name: [type(part) for part in chain] for name, chain in chains.items()}
@@ -69,27 +50,13 @@ def further_parametrizations(module: nn.Module) -> str:
 
 
 def is_torch_hook(hook: Any) -> bool:
-    """Tell whether a hook is part of torch's weight norm; the second kind cannot be pickled.
-
-    Args:
-        hook: Any hook of a module.
-
-    Returns:
-        Whether it is.
-    """
+    """Return True if a hook is part of torch's weight norm, of either kind."""
     inner = getattr(hook, "hook", hook)
     return isinstance(hook, WeightNorm) or getattr(inner, "__name__", "") == "_weight_norm_compat_hook"
 
 
 def directions(model: nn.Module) -> Iterator[tuple[str, WeightNormParams]]:
-    """Go through the weights of our modules, each v once.
-
-    Args:
-        model: Any module, with its children.
-
-    Yields:
-        The qualified name of v, and the pair.
-    """
+    """Yield the qualified name of each v of a model's WNModules, once, with its v, g and layout."""
     seen = set()
     for path, module in model.named_modules():
         for name, pair in find_weight_norm(module).items() if isinstance(module, WNModule) else ():
@@ -99,20 +66,12 @@ def directions(model: nn.Module) -> Iterator[tuple[str, WeightNormParams]]:
 
 
 def qualified_name(path: str, name: str) -> str:
-    """Put a name behind the path of its module, which is empty for the model itself.
-
-    Args:
-        path: Qualified name of the module.
-        name: Name within it.
-
-    Returns:
-        The qualified name.
-    """
+    """Join the path of a module, empty for the model itself, and a name in it."""
     return f"{path}.{name}" if path else name
 
 
 def _chains(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Go through the parametrised tensors of a module, each with its list of parametrisations."""
+    """Yield the parametrised tensors of a module, each with its list of parametrisations."""
     if parametrize.is_parametrized(module):
         chains: Any = module.parametrizations
         yield from chains.items()

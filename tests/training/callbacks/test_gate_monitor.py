@@ -67,7 +67,7 @@ def test_every_gate_is_measured_as_its_views_have_it(case: Case, tmp_path: Path)
         for reverse in (False, True)[: 1 + case.kwargs.get("bidirectional", False)]:
             for of in ("ih", "hh"):
                 name = f"weight_{of}" + ("" if layer is None else f"_l{layer}") + ("_reverse" if reverse else "")
-                where = {"of": of} if layer is None else {"of": of, "layer": layer, "reverse": reverse}
+                where = {"weight": of} if layer is None else {"weight": of, "layer": layer, "reverse": reverse}
                 for gate in GATES[case.kind]:
                     one = gate_slice(case.kind, gate, rnn.hidden_size)
                     a, b = before[f"net.{name}"][one], rnn.get_parameter(f"{name}_v").double()[one]
@@ -236,7 +236,7 @@ def test_a_gate_is_set_and_frozen_on_its_own(case: Case) -> None:
     rnn: Any = case.make()
     gate = GATES[case.kind][0]
     with torch.no_grad():
-        rnn.gate_g(gate, layer=1, of="hh", reverse=True).fill_(2.0)
+        rnn.gate_g(gate, layer=1, weight="hh", reverse=True).fill_(2.0)
     frozen = gate_slice(case.kind, gate, rnn.hidden_size)
     rnn.weight_hh_l1_reverse_g.register_hook(lambda grad: grad.index_fill(0, torch.arange(len(grad))[frozen], 0))
     start = {name: parameter.detach().clone() for name, parameter in rnn.named_parameters()}
@@ -245,7 +245,7 @@ def test_a_gate_is_set_and_frozen_on_its_own(case: Case) -> None:
         optimizer.zero_grad()
         rnn(torch.randn(4, 2, 5))[0].square().mean().backward()
         optimizer.step()
-    assert rnn.gate_g(gate, layer=1, of="hh", reverse=True).tolist() == [2.0] * rnn.hidden_size
+    assert rnn.gate_g(gate, layer=1, weight="hh", reverse=True).tolist() == [2.0] * rnn.hidden_size
     for name, parameter in rnn.named_parameters():
         moved = parameter != start[name]
         if name == "weight_hh_l1_reverse_g":

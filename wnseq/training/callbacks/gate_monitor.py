@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from wnseq._recurrence.steps import GATES
-from wnseq.functional import norm
+from wnseq.functional import row_norm
 from wnseq.nn._module import WNModule
 from wnseq.training import plots
 
@@ -92,7 +92,7 @@ class GateMonitor(Callback):
             return
         labels, means = [], []
         for name, gates, v, g in gated(model):
-            length = norm(v)
+            length = row_norm(v)
             angle = turned(self._before[name], v) if self._before else torch.zeros_like(length)
             of_rows = torch.stack([g.to(length.dtype), length, angle])  # (3, G·H)
             means.append(of_rows.view(3, len(gates), -1).mean(2).cpu())  # (3, G)
@@ -141,9 +141,9 @@ def turned(before: Tensor, after: Tensor) -> Tensor:
     Source:
         Kahan 2006, How futile are mindless assessments of roundoff in floating-point computation?, section 12.
     """
-    of_before, of_after = norm(before).unsqueeze(1), norm(after).unsqueeze(1)
+    of_before, of_after = row_norm(before).unsqueeze(1), row_norm(after).unsqueeze(1)
     a, b = of_after * before, of_before * after
-    return 2 * torch.atan2(norm(a - b), norm(a + b))
+    return 2 * torch.atan2(row_norm(a - b), row_norm(a + b))
 
 
 def _begin(log: Path, step: int) -> None:

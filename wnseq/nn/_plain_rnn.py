@@ -1,0 +1,47 @@
+"""torch's LSTM and GRU, without weight normalisation, run by wnseq's kernels."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from wnseq._recurrence import call
+from wnseq._recurrence.call import Sequence
+
+
+class LSTM(nn.LSTM):
+    """``torch.nn.LSTM`` run by wnseq's kernels: its arguments, shapes, state and results, as WNLSTM without v and g.
+
+    On a CPU it is faster under bfloat16 autocast, in large layers and in single steps.
+
+    Note:
+        ``torch.compile`` runs it in eager mode, as it does torch's. To script or quantise, load its state dict into a
+        ``torch.nn.LSTM``.
+
+    Example:
+        >>> import torch
+        >>> rnn, reference, x = LSTM(40, 128), torch.nn.LSTM(40, 128), torch.randn(35, 20, 40)
+        >>> reference.load_state_dict(rnn.state_dict())
+        <All keys matched successfully>
+        >>> torch.allclose(rnn(x)[0], reference(x)[0], atol=1e-6)
+        True
+    """
+
+    def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """Run over a sequence."""
+        return call.run(self, _flat_weights(self), input, hx)
+
+
+class GRU(nn.GRU):
+    """``torch.nn.GRU`` run by wnseq's kernels; see :class:`LSTM`.
+
+    On a CPU it is faster from about 32 steps of a layer of some size on, where it differs in the last bits.
+    """
+
+    def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+        """Run over a sequence."""
+        return call.run(self, _flat_weights(self), input, hx)
+
+
+def _flat_weights(module: nn.RNNBase) -> list[Tensor]:
+    """Read weights and biases by name: functional_call and parametrisations replace the attributes."""
+    return [getattr(module, name) for name in module._flat_weights_names]

@@ -228,7 +228,7 @@ class Network(nn.Module):
         if self.bernoulli:
             return distributions.bernoulli_log_likelihood(x, *self.decode(z)).flatten(-3).sum(-1)
         return (
-            distributions.discretized_logistic_log_likelihood(x, *self.decode(z), levels=self.levels)
+            distributions.discretized_logistic_log_likelihood(x, *self.decode(z), num_values=self.levels)
             .flatten(-3)
             .sum(-1)
         )

@@ -15,23 +15,23 @@ KERNELS = [
 ]
 
 
-def block(stream, shortcuts, classes=0, dropout=0.0, maps=3, norm="weight"):
+def block(stream, shortcuts, classes=0, dropout=0.0, channels=3, norm="weight"):
     shifted, kernel = ((DownShiftedConv2d, (2, 3)), (DownRightShiftedConv2d, (2, 2)))[stream]
-    first, second = (shifted(CONV[norm](2 * maps, times * maps, kernel)) for times in (1, 2))
-    side = CONV[norm](2 * shortcuts * maps, maps, 1) if shortcuts else None
+    first, second = (shifted(CONV[norm](2 * channels, times * channels, kernel)) for times in (1, 2))
+    side = CONV[norm](2 * shortcuts * channels, channels, 1) if shortcuts else None
     return GatedBlock(first, second, side, classes, dropout)
 
 
-def streams(classes=0, dropout=0.0, checkpointing=False, blocks=2, maps=3):
+def streams(classes=0, dropout=0.0, checkpointing=False, blocks=2, channels=3):
     """Two resolutions of both streams."""
 
     def pairs(number, *shortcuts):
-        return [tuple(block(s, n, classes, dropout, maps) for s, n in enumerate(shortcuts)) for _ in range(number)]
+        return [tuple(block(s, n, classes, dropout, channels) for s, n in enumerate(shortcuts)) for _ in range(number)]
 
     def between(kind):
         return [
-            DownShiftedConv2d(kind["weight"](maps, maps, (2, 3), stride=2)),
-            DownRightShiftedConv2d(kind["weight"](maps, maps, (2, 2), stride=2)),
+            DownShiftedConv2d(kind["weight"](channels, channels, (2, 3), stride=2)),
+            DownRightShiftedConv2d(kind["weight"](channels, channels, (2, 2), stride=2)),
         ]
 
     inner = PixelCNNStage(pairs(blocks, 0, 1), pairs(blocks, 1, 2), checkpointing=checkpointing)

@@ -53,12 +53,12 @@ def test_zeros_and_ones() -> None:
     close(bernoulli_log_likelihood(x, logits), Bernoulli(logits=logits).log_prob(x.expand_as(logits)))
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
-def test_whole_numbers_under_a_logistic_distribution(levels: int) -> None:
+@pytest.mark.parametrize("num_values", [2, 17, 256])
+def test_whole_numbers_under_a_logistic_distribution(num_values: int) -> None:
     for mean, log_scale in draw(8, 2):
-        all_levels = torch.arange(levels)
-        values = discretized_logistic_log_likelihood(all_levels, mean, log_scale, levels)
-        probabilities = reference.discretized_logistic(mean, log_scale, levels)
+        every_value = torch.arange(num_values)
+        values = discretized_logistic_log_likelihood(every_value, mean, log_scale, num_values)
+        probabilities = reference.discretized_logistic(mean, log_scale, num_values)
         torch.testing.assert_close(values.exp(), probabilities, rtol=1e-10, atol=1e-14)
         close(values.exp().sum(), torch.ones_like(mean))
 
@@ -93,11 +93,11 @@ def test_single_precision_holds_at_the_edges_and_at_any_scale(log_scale: float) 
 
 def test_gradients() -> None:
     m, a, m0, a0 = (value.requires_grad_() for value in draw(4, 5))
-    x, levels = (draw(5) > 0).double(), torch.tensor([0, 1, 7, 14, 15])
+    x, numbers = (draw(5) > 0).double(), torch.tensor([0, 1, 7, 14, 15])
     assert torch.autograd.gradcheck(gaussian_kl, (m, a, m0, a0))
     assert torch.autograd.gradcheck(gaussian_log_density, (m, m0, a))
     assert torch.autograd.gradcheck(lambda logits: bernoulli_log_likelihood(x, logits), m)
-    assert torch.autograd.gradcheck(lambda m, a: discretized_logistic_log_likelihood(levels, m, a, 16), (m, a))
+    assert torch.autograd.gradcheck(lambda m, a: discretized_logistic_log_likelihood(numbers, m, a, 16), (m, a))
 
 
 def test_bits_per_dim() -> None:
@@ -106,7 +106,7 @@ def test_bits_per_dim() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="levels must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="num_values must be at least 2, got 1"):
         discretized_logistic_log_likelihood(torch.zeros(1), torch.zeros(1), torch.zeros(1), 1)
     with pytest.raises(ValueError, match="dimensions must be at least 1, got 0"):
         bits_per_dim(1.0, 0)

@@ -22,35 +22,35 @@ def draw(channels: int, components: int, *shape: int, number: int = 2, scale: fl
     return scale * torch.randn(number, size, *shape, dtype=torch.float64)
 
 
-def every(channels: int, levels: int) -> Tensor:
-    """Every pixel there can be, ``(levels ** channels, channels)``."""
-    return torch.tensor(list(itertools.product(range(levels), repeat=channels)))
+def every(channels: int, num_values: int) -> Tensor:
+    """Every pixel there can be, ``(num_values ** channels, channels)``."""
+    return torch.tensor(list(itertools.product(range(num_values), repeat=channels)))
 
 
-def probabilities(parameters: Tensor, channels: int, levels: int) -> Tensor:
+def probabilities(parameters: Tensor, channels: int, num_values: int) -> Tensor:
     """Those of every pixel there can be, for the parameters ``(P,)`` of one pixel."""
-    x = every(channels, levels)
-    return logistic_mixture_log_likelihood(x, parameters.expand(len(x), -1), levels).exp()
+    x = every(channels, num_values)
+    return logistic_mixture_log_likelihood(x, parameters.expand(len(x), -1), num_values).exp()
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("num_values", [2, 17, 256])
 @pytest.mark.parametrize(("channels", "components"), [(1, 1), (1, 3), (2, 3), (3, 1), (3, 10)])
-def test_it_is_what_the_equations_say(channels: int, components: int, levels: int) -> None:
+def test_it_is_what_the_equations_say(channels: int, components: int, num_values: int) -> None:
     parameters = draw(channels, components, 2, 3, scale=0.4)  # far in the tails the reference cancels
-    x = torch.randint(levels, (2, channels, 2, 3))
-    values = logistic_mixture_log_likelihood(x, parameters, levels)
+    x = torch.randint(num_values, (2, channels, 2, 3))
+    values = logistic_mixture_log_likelihood(x, parameters, num_values)
     assert values.shape == (2, 2, 3)
     for n, i, j in itertools.product(range(2), range(2), range(3)):
-        expected = reference.logistic_mixture(x[n, :, i, j], parameters[n, :, i, j], levels)
+        expected = reference.logistic_mixture(x[n, :, i, j], parameters[n, :, i, j], num_values)
         torch.testing.assert_close(values[n, i, j], expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("channels", "levels"), [(1, 2), (1, 17), (1, 256), (2, 16), (3, 4)])
-def test_the_probabilities_of_all_values_sum_to_one(channels: int, levels: int) -> None:
+@pytest.mark.parametrize(("channels", "num_values"), [(1, 2), (1, 17), (1, 256), (2, 16), (3, 4)])
+def test_the_probabilities_of_all_values_sum_to_one(channels: int, num_values: int) -> None:
     for parameters in draw(channels, 5, number=4, scale=2):
-        total = probabilities(parameters, channels, levels).sum()
+        total = probabilities(parameters, channels, num_values).sum()
         torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-12, atol=0)
-        total = probabilities(parameters.float(), channels, levels).sum()
+        total = probabilities(parameters.float(), channels, num_values).sum()
         torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-5, atol=0)
 
 
@@ -110,15 +110,15 @@ def test_gradients(channels: int) -> None:
     assert torch.autograd.gradgradcheck(lambda p: logistic_mixture_log_likelihood(x, p, 16), parameters)
 
 
-@pytest.mark.parametrize(("channels", "levels"), [(1, 17), (2, 5), (3, 4)])
-def test_draws_are_as_frequent_as_they_are_probable(channels: int, levels: int) -> None:
+@pytest.mark.parametrize(("channels", "num_values"), [(1, 17), (2, 5), (3, 4)])
+def test_draws_are_as_frequent_as_they_are_probable(channels: int, num_values: int) -> None:
     number = 100_000
     for parameters in draw(channels, 3):
-        expected = number * probabilities(parameters, channels, levels)
+        expected = number * probabilities(parameters, channels, num_values)
         uniform = torch.rand(number, 1 + channels, dtype=torch.float64)
-        drawn = logistic_mixture_sample(parameters.expand(number, -1), uniform, channels, levels)
-        places = (drawn * levels ** torch.arange(channels - 1, -1, -1)).sum(1)
-        counts = places.bincount(minlength=levels**channels).double()
+        drawn = logistic_mixture_sample(parameters.expand(number, -1), uniform, channels, num_values)
+        places = (drawn * num_values ** torch.arange(channels - 1, -1, -1)).sum(1)
+        counts = places.bincount(minlength=num_values**channels).double()
         common = expected >= 10
         rest, expected_rest = counts[~common].sum(), expected[~common].sum()
         statistic = ((counts - expected).square() / expected)[common].sum()
@@ -128,15 +128,15 @@ def test_draws_are_as_frequent_as_they_are_probable(channels: int, levels: int) 
         assert abs(rest - expected_rest) <= 5 * math.sqrt(expected_rest) + 1
 
 
-@pytest.mark.parametrize("levels", [2, 256])
-def test_evenly_spaced_noise_draws_each_level_by_its_share(levels: int) -> None:
+@pytest.mark.parametrize("num_values", [2, 256])
+def test_evenly_spaced_noise_draws_each_value_by_its_share(num_values: int) -> None:
     number = 20_000
     even = (torch.arange(number, dtype=torch.float64) + 0.5) / number
     for parameters in draw(1, 1, number=5):
         uniform = torch.stack([torch.zeros_like(even), even], 1)
-        drawn = logistic_mixture_sample(parameters.expand(number, -1), uniform, 1, levels)
-        shares = drawn[:, 0].bincount(minlength=levels).double() / number
-        torch.testing.assert_close(shares, probabilities(parameters, 1, levels), rtol=0, atol=1.01 / number)
+        drawn = logistic_mixture_sample(parameters.expand(number, -1), uniform, 1, num_values)
+        shares = drawn[:, 0].bincount(minlength=num_values).double() / number
+        torch.testing.assert_close(shares, probabilities(parameters, 1, num_values), rtol=0, atol=1.01 / number)
 
 
 def test_evenly_spaced_noise_draws_each_component_by_its_share() -> None:
@@ -148,13 +148,13 @@ def test_evenly_spaced_noise_draws_each_component_by_its_share() -> None:
     torch.testing.assert_close(shares, logits.softmax(0), rtol=0, atol=1.01 / number)
 
 
-def test_a_later_channel_follows_the_level_drawn() -> None:
+def test_a_later_channel_follows_the_value_drawn() -> None:
     blocks = torch.tensor([0.0, 0.3, 0.0, -7.0, -7.0, 100.0])  # the second channel's mean is what the first was
-    drawn = logistic_mixture_sample(blocks.expand(1, -1), torch.full((1, 3), 0.5), 2, levels=3)
-    assert drawn.tolist() == [[1, 1]]  # 0.3 is drawn as the level 1, at 0, and not as 0.3, which is as near to 2
+    drawn = logistic_mixture_sample(blocks.expand(1, -1), torch.full((1, 3), 0.5), 2, num_values=3)
+    assert drawn.tolist() == [[1, 1]]  # 0.3 is drawn as the value 1, at 0, and not as 0.3, which is as near to 2
     blocks[1] = 0.6
-    assert logistic_mixture_sample(blocks.expand(1, -1), torch.full((1, 3), 0.5), 2, levels=3).tolist() == [[2, 2]]
-    assert logistic_mixture_sample(blocks.expand(1, -1), torch.full((1, 3), 0.5), 2, levels=4).tolist() == [[2, 2]]
+    assert logistic_mixture_sample(blocks.expand(1, -1), torch.full((1, 3), 0.5), 2, num_values=3).tolist() == [[2, 2]]
+    assert logistic_mixture_sample(blocks.expand(1, -1), torch.full((1, 3), 0.5), 2, num_values=4).tolist() == [[2, 2]]
 
 
 def test_one_pixel_is_drawn_as_it_is_in_its_image() -> None:
@@ -167,7 +167,7 @@ def test_one_pixel_is_drawn_as_it_is_in_its_image() -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_the_ends_of_the_noise_draw_levels_too(noise: float) -> None:
+def test_the_ends_of_the_noise_draw_values_too(noise: float) -> None:
     drawn = logistic_mixture_sample(draw(3, 5).float(), torch.full((2, 4), noise), 3)
     assert (drawn == 255 * noise).all()
 
@@ -180,7 +180,7 @@ def test_the_ends_of_the_noise_draw_levels_too(noise: float) -> None:
         (
             lambda: logistic_mixture_log_likelihood(torch.zeros(1, 1), torch.zeros(1, 3), 1),
             ValueError,
-            "logistic_mixture_log_likelihood: levels must be at least 2, got 1",
+            "logistic_mixture_log_likelihood: num_values must be at least 2, got 1",
         ),
         (
             lambda: logistic_mixture_log_likelihood(torch.zeros(4), torch.zeros(4, 3)),

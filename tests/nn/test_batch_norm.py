@@ -1,9 +1,11 @@
 """Mean-only batch norm: its equations, its running mean, and the same over two processes."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import reference
@@ -178,8 +180,10 @@ def train_half(rank, folder):
 
 def test_synchronised_means_are_those_of_the_whole_batch(tmp_path):
     command = [sys.executable, "-W", "error", __file__]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where reference.py is
     processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True, env=environment)
+        for rank in (0, 1)
     ]
     errors = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)

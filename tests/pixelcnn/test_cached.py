@@ -24,8 +24,8 @@ PIXELS = [kernel for shifted, kernel in KERNELS if shifted is DownRightShiftedCo
 each_norm = pytest.mark.parametrize("norm", ["weight", "none"])
 
 
-def image(maps=2, batch=3):
-    return torch.randn(batch, maps, *SIZE).double()
+def image(channels=2, batch=3):
+    return torch.randn(batch, channels, *SIZE).double()
 
 
 def rows_of(x):

@@ -23,8 +23,8 @@ LAYERS += [(DownRightShiftedConv2d, (2, 2), 2, True), (DownRightShiftedConv2d, (
 each_layer = pytest.mark.parametrize(("shifted", "kernel", "stride", "transposed"), LAYERS)
 
 
-def make(shifted, kernel, stride, transposed, norm="weight", maps=(2, 3)):
-    conv = (UP if transposed else CONV)[norm](*maps, kernel, stride=stride)
+def make(shifted, kernel, stride, transposed, norm="weight", channels=(2, 3)):
+    conv = (UP if transposed else CONV)[norm](*channels, kernel, stride=stride)
     return shifted(conv).double()
 
 
@@ -122,9 +122,14 @@ def test_concat_elu():
             DownShiftedConv2d,
             nn.Linear(2, 2),
             TypeError,
-            "DownShifted: conv must be a convolution over two axes, .*Linear",
+            "DownShiftedConv2d: conv must be a convolution over two axes, .*Linear",
         ),
-        (DownShiftedConv2d, nn.Conv1d(2, 2, 3), TypeError, "DownShifted: conv must be a convolution over two axes"),
+        (
+            DownShiftedConv2d,
+            nn.Conv1d(2, 2, 3),
+            TypeError,
+            "DownShiftedConv2d: conv must be a convolution over two axes",
+        ),
         (DownShiftedConv2d, nn.Conv2d(2, 2, 3, padding=1), ValueError, r"padding \(0, 0\), .* got \(1, 1\)"),
         (DownRightShiftedConv2d, nn.Conv2d(2, 2, 3, dilation=2), ValueError, r"dilation \(1, 1\), .* got \(2, 2\)"),
         (DownRightShiftedConv2d, nn.Conv2d(2, 2, 3, groups=2), ValueError, "groups 1, .* got 2"),
@@ -134,7 +139,12 @@ def test_concat_elu():
             ValueError,
             r"output_padding \(0, 0\), .* got \(1, 1\)",
         ),
-        (DownShiftedConv2d, nn.Conv2d(2, 2, 2), ValueError, "DownShifted: conv must have a kernel of odd width, got 2"),
+        (
+            DownShiftedConv2d,
+            nn.Conv2d(2, 2, 2),
+            ValueError,
+            "DownShiftedConv2d: conv must have a kernel of odd width, got 2",
+        ),
         (
             DownShiftedConv2d,
             wnseq.WNConvTranspose2d(2, 2, (2, 1), stride=2),
@@ -175,7 +185,7 @@ def test_a_block_sees_as_far_as_its_convolutions(stream):
 
 
 def test_the_class_starts_small():
-    assert block(0, 0, classes=500, maps=10).of_class.weight.detach().std() == pytest.approx(0.05, rel=0.05)
+    assert block(0, 0, classes=500, channels=10).of_class.weight.detach().std() == pytest.approx(0.05, rel=0.05)
 
 
 @pytest.mark.parametrize("stream", ["u", "ul"])

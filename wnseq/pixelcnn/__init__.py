@@ -1,4 +1,4 @@
-"""Convolutions that see only what lies above and to the left, and the same with caches for sampling."""
+"""Causal convolutions and blocks of PixelCNN++, and the same with caches for sampling."""
 
 from wnseq.pixelcnn.cached import (
     CachedStreams,

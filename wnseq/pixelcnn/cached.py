@@ -1,7 +1,7 @@
-"""The causal convolutions a row or a pixel at a time, for sampling: each keeps what the next step sees of the last.
+"""The causal layers for sampling, one row or pixel at a time: each caches what the next step needs of the last.
 
-Rows are ``(N, W, C)`` and pixels ``(N, C)``, the channels last, so that what a kernel sees lies in one piece and a step
-is one matrix product.
+Rows are ``(N, W, C)`` and pixels ``(N, C)``, channels last, so that a kernel's input is contiguous and a step is one
+matrix product. Weights are read once, when a layer is made.
 """
 
 from collections import deque
@@ -15,20 +15,11 @@ from wnseq.pixelcnn.layers import DownRightShiftedConv2d, DownShiftedConv2d, Gat
 
 
 class RowConv:
-    """A down-shifted convolution, one row of images at a time.
-
-    Args:
-        layer: The layer; its weights are read once.
-        batch: N.
-        width: W, columns of the input.
-
-    Shape:
-        - row: ``(N, W, C)``
-        - output: ``(N, W/s, C')``, rounded up
+    """A down-shifted convolution by rows ``(N, W, C)``; its output rows are ``(N, W/s, C')``, rounded up.
 
     Example:
-        >>> layer = DownShifted(torch.nn.Conv2d(4, 6, (2, 3)))
-        >>> x, step = torch.randn(1, 4, 2, 8), RowConv(layer, 1, 8)
+        >>> layer = DownShiftedConv2d(torch.nn.Conv2d(4, 6, (2, 3)))
+        >>> x, step = torch.randn(1, 4, 2, 8), RowConv(layer, batch=1, width=8)
         >>> rows = []
         >>> for row in x.permute(2, 0, 3, 1):
         ...     step.push(row)
@@ -42,35 +33,29 @@ class RowConv:
         self.margins = (0, 0, layer.before, layer.after)
         self.columns = width
         self.weight = weight.permute(2, 3, 1, 0).flatten(0, 2)  # (C', C, K, K) → (K·K·C, C')
-        nothing = weight.new_zeros(batch, width + self.width - 1, weight.shape[1])
-        self.seen = deque([nothing] * self.height, maxlen=self.height)
+        zeros = weight.new_zeros(batch, width + self.width - 1, weight.shape[1])
+        self.seen = deque([zeros] * self.height, maxlen=self.height)
 
     def push(self, row: Tensor) -> None:
-        """Take the next row of the input."""
+        """Append the next row of the input."""
         self.seen.append(F.pad(row, self.margins))
 
     def output(self) -> Tensor:
-        """Compute the row of the output that sees the rows up to the last one pushed."""
+        """Compute the output row that sees the input up to the last pushed row."""
         ends = range(self.columns, self.columns + self.width)
         taps = [row[:, end - self.columns : end : self.stride] for row in self.seen for end in ends]
         return torch.cat(taps, 2) @ self.weight + self.bias
 
 
 class PixelConv:
-    """A down-right-shifted convolution, one pixel of each image at a time.
+    """A down-right-shifted convolution by pixels.
 
-    Args:
-        layer: The layer; its weights are read once.
-        batch: N.
-        width: W, columns of the input.
-
-    Attributes:
-        slots: Where the pixel of each column is to be written before an output that sees it is asked for, each
-            ``(N, C)``.
+    The input pixel of each column, ``(N, C)``, is written into ``slots[column]`` before an output that sees it is
+    computed.
 
     Example:
-        >>> layer = DownRightShifted(torch.nn.Conv2d(4, 6, 2))
-        >>> x, step, y = torch.randn(1, 4, 2, 8), PixelConv(layer, 1, 8), torch.empty(1, 6, 2, 8)
+        >>> layer = DownRightShiftedConv2d(torch.nn.Conv2d(4, 6, 2))
+        >>> x, step, y = torch.randn(1, 4, 2, 8), PixelConv(layer, batch=1, width=8), torch.empty(1, 6, 2, 8)
         >>> with torch.no_grad():
         ...     for row in range(2):
         ...         step.next_row()
@@ -84,7 +69,7 @@ class PixelConv:
         weight, self.bias = weight_and_bias(layer.conv)
         (height, columns), (_, stride) = layer.conv.kernel_size, layer.conv.stride
         self.weight = weight.permute(3, 2, 1, 0).flatten(0, 2)  # (C', C, K, K) → (K·K·C, C')
-        # of each column what the kernel sees, rows from above: a kernel's columns then lie side by side
+        # for each column the rows that the kernel sees, so that the columns of a kernel are contiguous
         self.held = weight.new_zeros(batch, width + layer.before, height, weight.shape[1])
         cell, flat = height * weight.shape[1], self.held.flatten(1)
         self.slots = [self.held[:, column + layer.before, -1] for column in range(width)]
@@ -92,36 +77,24 @@ class PixelConv:
         self.windows = [flat[:, first * cell : (first + columns) * cell] for first in firsts]
 
     def next_row(self) -> None:
-        """Go to the beginning of the next row of the input."""
+        """Advance to the next row of the input."""
         if self.held.shape[2] > 1:
             self.held[:, :, :-1] = self.held[:, :, 1:].clone()
 
     def output(self, column: int, base: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """Compute one pixel of the output.
+        """Compute one output pixel, ``(N, C')``, into ``out`` if it is given.
 
-        Args:
-            column: Of the output: that of the input, divided by the stride.
-            base: What to add in the place of the bias, ``(C',)`` or ``(N, C')``.
-            out: Where to write it.
-
-        Returns:
-            The pixel, ``(N, C')``.
+        ``column`` is the output's: the input's divided by the stride. ``base``, ``(C',)`` or ``(N, C')``, is added
+        instead of the bias.
         """
         return torch.addmm(self.bias if base is None else base, self.windows[column], self.weight, out=out)
 
 
 class RowTransposed:
-    """A down-shifted transposed convolution, one row at a time; each gives the next s rows of the output.
-
-    Args:
-        layer: The layer, its kernel as high as its stride.
-
-    Shape:
-        - row: ``(N, W, C)``
-        - output: s rows, each ``(N, s·W, C')``
+    """A down-shifted transposed convolution by rows: ``(N, W, C)`` to s rows of ``(N, s·W, C')``.
 
     Raises:
-        ValueError: The kernel is higher than the stride, so that rows of the output have several rows of the input.
+        ValueError: The kernel is not as high as the stride, so that an output row sees several input rows.
     """
 
     def __init__(self, layer: DownShiftedConv2d) -> None:
@@ -132,23 +105,16 @@ class RowTransposed:
         self.stride, self.after = layer.conv.stride, layer.after
 
     def __call__(self, row: Tensor) -> tuple[Tensor, ...]:
-        """Compute the rows of the output that one row of the input gives."""
+        """Compute the output rows of one input row."""
         made = F.conv_transpose2d(row.mT.unsqueeze(2), self.weight, self.bias, self.stride)  # (N, C', s, …)
         return made[..., self.after :][..., : self.stride[1] * row.shape[1]].permute(2, 0, 3, 1).unbind()
 
 
 class PixelTransposed:
-    """A down-right-shifted transposed convolution, one pixel at a time; each gives s·s pixels of the output.
-
-    Args:
-        layer: The layer, its kernel of the size of its stride; the weights are read once.
-
-    Shape:
-        - pixel: ``(N, C)``
-        - output: s rows of s pixels, each ``(N, C')``
+    """A down-right-shifted transposed convolution by pixels: ``(N, C)`` to s rows of s pixels, each ``(N, C')``.
 
     Raises:
-        ValueError: The kernel is larger than the stride, so that pixels of the output have several of the input.
+        ValueError: The kernel is not of the stride's size, so that an output pixel sees several input pixels.
     """
 
     def __init__(self, layer: DownRightShiftedConv2d) -> None:
@@ -161,45 +127,26 @@ class PixelTransposed:
         self.size = (*kernel, -1)
 
     def __call__(self, pixel: Tensor) -> list[tuple[Tensor, ...]]:
-        """Compute the pixels of the output that one pixel of the input gives, row by row."""
+        """Compute the output pixels of one input pixel, row by row."""
         made = torch.addmm(self.bias, pixel, self.weight).view(len(pixel), *self.size)  # (N, s, s, C')
         return [row.unbind(1) for row in made.unbind(1)]
 
 
 class ConcatELUBuffer:
-    """Room for x and −x side by side.
+    """A buffer for x, ``(N, F)``, and −x: write into ``x``, then call :meth:`elu`. ``like`` gives device and dtype."""
 
-    Args:
-        like: A tensor of the device and dtype.
-        batch: N.
-        maps: F.
-
-    Attributes:
-        x: Where x is to be written, ``(N, F)``.
-    """
-
-    def __init__(self, like: Tensor, batch: int, maps: int) -> None:
-        self.both = like.new_zeros(batch, 2 * maps)
+    def __init__(self, like: Tensor, batch: int, channels: int) -> None:
+        self.both = like.new_zeros(batch, 2 * channels)
         self.x, self.minus = self.both.chunk(2, 1)
 
     def elu(self, out: Tensor) -> None:
-        """Write elu([x, −x]), ``(N, 2F)``."""
+        """Write elu([x, −x]), ``(N, 2F)``, into ``out``."""
         torch.neg(self.x, out=self.minus)
         torch.ops.aten.elu.out(self.both, out=out)
 
 
 class RowGated:
-    """A gated block of down-shifted convolutions, one row at a time; without dropout.
-
-    Args:
-        block: The block.
-        batch: N.
-        width: W.
-        label: Classes, ``(N,)``, if images are conditioned on them.
-
-    Shape:
-        - x, each of the shortcuts, and output: ``(N, W, F)``
-    """
+    """A gated block of down-shifted convolutions by rows ``(N, W, F)``, without dropout; ``label`` as of GatedBlock."""
 
     def __init__(self, block: GatedBlock, batch: int, width: int, label: Tensor | None = None) -> None:
         self.first, self.second = (RowConv(cast(Any, layer), batch, width) for layer in (block.first, block.second))
@@ -207,7 +154,7 @@ class RowGated:
         self.of_class = None if block.of_class is None else block.of_class(label).unsqueeze(1)
 
     def __call__(self, x: Tensor, *shortcuts: Tensor) -> Tensor:
-        """Add the branch to the next row."""
+        """Add the gated branch to the next row."""
         self.first.push(concat_elu(x, 2))
         c = self.first.output()
         if self.side is not None:
@@ -219,42 +166,33 @@ class RowGated:
 
 
 class PixelGated:
-    """A gated block of down-right-shifted convolutions, one pixel at a time; without dropout.
+    """A gated block of down-right-shifted convolutions by pixels, without dropout; ``label`` as of GatedBlock.
 
-    Its first shortcut is of a stream that is known a row at a time, a second one, if there is one, of its own.
-
-    Args:
-        block: The block.
-        batch: N.
-        width: W.
-        label: Classes, ``(N,)``, if images are conditioned on them.
+    Its first shortcut is of the stream u, known a row at a time; a second one is of its own stream.
     """
 
     def __init__(self, block: GatedBlock, batch: int, width: int, label: Tensor | None = None) -> None:
         self.first, self.second = (PixelConv(cast(Any, layer), batch, width) for layer in (block.first, block.second))
         weight, bias = weight_and_bias(block.side)
-        weight, maps = weight.flatten(1).T, len(bias)  # (2F or 4F, F)
-        parts = weight.chunk(len(weight) // maps)  # of each shortcut, then of the negative of each
+        weight, channels = weight.flatten(1).T, len(bias)  # (2F or 4F, F)
+        parts = weight.chunk(len(weight) // channels)  # of each shortcut, then of the negative of each
         self.of_row, self.of_skip = (torch.cat(parts[place :: len(parts) // 2]) for place in (0, 1))
         self.bias = self.first.bias + bias
-        self.row = weight.new_zeros(batch, width, maps)
+        self.row = weight.new_zeros(batch, width, channels)
         self.bases = self.row.unbind(1)
         self.gates_base = self.second.bias if block.of_class is None else self.second.bias + block.of_class(label)
-        self.c, self.gates = ConcatELUBuffer(weight, batch, maps), weight.new_zeros(batch, 2 * maps)
+        self.c, self.gates = ConcatELUBuffer(weight, batch, channels), weight.new_zeros(batch, 2 * channels)
 
     def begin(self, shortcut: Tensor) -> None:
-        """Go to the beginning of the next row, ``(N, W, F)`` of the other stream."""
+        """Advance to the next row, given the row ``(N, W, F)`` of u."""
         self.first.next_row()
         self.second.next_row()
         torch.add(concat_elu(shortcut, 2) @ self.of_row, self.bias, out=self.row)
 
     def __call__(self, column: int, x: ConcatELUBuffer, skip: Tensor | None = None) -> None:
-        """Add the branch to the next pixel.
+        """Add the gated branch to the pixel of a column, in place.
 
-        Args:
-            column: Where it is.
-            x: The pixel, written in place. Its elu([x, −x]) from before then stands in ``first.slots[column]``.
-            skip: The second shortcut, elu([s, −s]), ``(N, 2F)``.
+        Its elu([x, −x]) from before is then in ``first.slots[column]``. ``skip`` is the second shortcut, elu([s, −s]).
         """
         x.elu(self.first.slots[column])
         base = self.bases[column]
@@ -267,36 +205,33 @@ class PixelGated:
 
 
 class CachedStreams:
-    """Two streams, u a row at a time and ul a pixel of each image at a time; without dropout.
+    """A PixelCNNStage without dropout: u a row at a time and ul a pixel at a time.
 
-    Strided layers, and what lies below, run at every second row and pixel, and what they give is handed out as it is
-    asked for.
+    Write the pixel of ul, ``(N, F)``, into ``x``, call :meth:`pixel`, and read it there. Strided layers and the deeper
+    stage run at every second row and pixel.
 
     Args:
-        streams: The layers; their weights are read once.
+        stage: The layers.
         batch: N.
         width: W.
         label: Classes, ``(N,)``, if images are conditioned on them.
-
-    Attributes:
-        x: The pixel of ul, ``(N, F)``: write it there, call :meth:`pixel`, and read it there.
 
     Source:
         Ramachandran et al. 2017, arXiv 1704.06001.
     """
 
-    def __init__(self, streams: PixelCNNStage, batch: int, width: int, label: Tensor | None = None) -> None:
+    def __init__(self, stage: PixelCNNStage, batch: int, width: int, label: Tensor | None = None) -> None:
         def pairs(blocks: Any) -> list[tuple[RowGated, PixelGated]]:
             return [(RowGated(u, batch, width, label), PixelGated(ul, batch, width, label)) for u, ul in blocks]
 
-        self.down, self.up = pairs(streams.down), pairs(streams.up)
+        self.down, self.up = pairs(stage.down), pairs(stage.up)
         like = self.down[0][1].row
         self.signed = ConcatELUBuffer(like, batch, like.shape[2])
         self.x = self.signed.x
         self.deeper: CachedStreams | None = None
-        if streams.deeper is not None:
-            shrink, grow = cast(Any, streams.shrink), cast(Any, streams.grow)
-            self.deeper = CachedStreams(streams.deeper, batch, width // 2, label)
+        if stage.deeper is not None:
+            shrink, grow = cast(Any, stage.shrink), cast(Any, stage.grow)
+            self.deeper = CachedStreams(stage.deeper, batch, width // 2, label)
             self.shrink = RowConv(shrink[0], batch, width), PixelConv(shrink[1], batch, width)
             self.grow = RowTransposed(grow[0]), PixelTransposed(grow[1])
             self.last = torch.empty_like(self.signed.both)  # elu([x, −x]) of the last block on the way down
@@ -304,15 +239,7 @@ class CachedStreams:
             self.grown: list[list[Tensor]] = [[self.x] * width for _ in range(2)]  # by row and column
 
     def row(self, row: int, u: Tensor) -> Tensor:
-        """Pass the next row of u, which all pixels of its row in ul follow.
-
-        Args:
-            row: Its number.
-            u: The row, ``(N, W, F)``.
-
-        Returns:
-            What has become of it, ``(N, W, F)``.
-        """
+        """Run the next row of u, ``(N, W, F)``, before the pixels of that row in ul; return its output."""
         skips = [u]
         for above, left in self.down:
             u = above(u)
@@ -332,12 +259,7 @@ class CachedStreams:
         return u
 
     def pixel(self, row: int, column: int) -> None:
-        """Pass the next pixel of ul, in place.
-
-        Args:
-            row: Where it is.
-            column: Likewise.
-        """
+        """Run the next pixel of ul, in place."""
         for _, block in self.down:
             block(column, self.signed)
         skips = [block.first.slots[column] for _, block in self.down]
@@ -356,10 +278,6 @@ class CachedStreams:
 
 
 def weight_and_bias(conv: Any) -> tuple[Tensor, Tensor]:
-    """Read the weight of a convolution, composed if it is weight-normalised, and its bias, zero if it has none.
-
-    Args:
-        conv: The convolution.
-    """
+    """Return the composed weight of a convolution and its bias, zeros if it has none, both detached."""
     weight: Tensor = conv.weight.detach().as_subclass(Tensor)
     return weight, weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()

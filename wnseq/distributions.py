@@ -28,10 +28,6 @@ def gaussian_kl(
     """Compute the divergence of one Gaussian from another, by default the standard normal.
 
     KL(N(m, σ²) ‖ N(m₀, σ₀²)) = ½ [(σ/σ₀)² − 1 + ((m − m₀)/σ₀)²] − log(σ/σ₀)
-
-    Example:
-        >>> gaussian_kl(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.0]))
-        tensor([0.0000, 0.5000])
     """
     ratio = log_std - prior_log_std
     shift = (mean - prior_mean) * torch.exp(-torch.as_tensor(prior_log_std))
@@ -49,10 +45,7 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 
     log p(x) = x log σ(l) + (1 − x) log σ(−l)
 
-    Args:
-        x: Zeros and ones. A value between them gives the expectation over x ~ Bernoulli(value), which is no likelihood
-            of the value.
-        logits: l.
+    A value of x between them gives the expectation over x ~ Bernoulli(value), which is no likelihood of the value.
     """
     return F.logsigmoid(logits) - (1 - x.to(logits.dtype)) * logits
 
@@ -69,16 +62,9 @@ def discretized_logistic_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
         log_scale: log s, on the same scale. Values and gradients are finite in float32 from −70 to 70.
         num_values: V.
 
-    Raises:
-        ValueError: V is less than 2.
-
     Note:
         PixelCNN++ computes the difference, and the density times the width if that rounds to zero. Here it is the
         product F(a) F(−b) (1 − e^(b−a)), each factor of which has an exact logarithm.
-
-    Example:
-        >>> discretized_logistic_log_likelihood(torch.tensor([0, 1]), torch.zeros(2), torch.zeros(2), num_values=2)
-        tensor([-0.6931, -0.6931])
 
     Source:
         Kingma et al. 2016, arXiv 1606.04934; Salimans et al. 2017, arXiv 1701.05517, section 2.1.
@@ -98,13 +84,6 @@ def logistic_mixture_channels(channels: int, components: int) -> int:
 
     P = K (1 + 2C + C(C − 1)/2): for each of K components a logit, a mean and a log-scale for each of C channels, and a
     coefficient for each pair of channels
-
-    Raises:
-        ValueError: C or K is less than 1.
-
-    Example:
-        >>> logistic_mixture_channels(1, 10), logistic_mixture_channels(3, 10)
-        (30, 100)
     """
     if channels < 1 or components < 1:
         raise ValueError(
@@ -133,7 +112,6 @@ def logistic_mixture_log_likelihood(x: Tensor, parameters: Tensor, num_values: i
 
     Raises:
         ShapeError: P does not fit C, or x and the parameters are of different images.
-        ValueError: V is less than 2.
 
     Source:
         Salimans et al. 2017, arXiv 1701.05517, sections 2.1 and 2.2, equation 3.
@@ -175,8 +153,7 @@ def logistic_mixture_sample(parameters: Tensor, uniform: Tensor, channels: int, 
         - output: ``(N, C, *)``, int64
 
     Raises:
-        ShapeError: P does not fit C, C is less than 1, or uniform has another shape.
-        ValueError: V is less than 2.
+        ShapeError: P does not fit C, or uniform has another shape.
 
     Note:
         The published code rounds after all channels are sampled, so that a later channel follows an unrounded value of
@@ -207,11 +184,7 @@ def logistic_mixture_sample(parameters: Tensor, uniform: Tensor, channels: int, 
 
 
 def bits_per_dim(nats: Tensor | float, dimensions: int) -> Tensor | float:
-    """Convert the nats of one example to bits per dimension, nats / (D log 2); D is C · H · W for an image.
-
-    Raises:
-        ValueError: D is less than 1.
-    """
+    """Convert the nats of one example to bits per dimension, nats / (D log 2); D is C · H · W for an image."""
     if dimensions < 1:
         raise ValueError(f"bits_per_dim: dimensions must be at least 1, got {dimensions}")
     return nats / (dimensions * math.log(2))

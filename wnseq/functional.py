@@ -94,18 +94,10 @@ def log_scale(g: Tensor) -> Tensor:
 def decompose(w: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]:
     """Split a weight into a direction and a scale; arguments, shapes and errors as of :func:`weight_norm`.
 
-    v = w and g = ‖w‖; the j-th row of zeros has g = 0 and the unit vector e_(j mod k), and so stays trainable
+    v = w and g = ‖w‖; of k entries, the j-th row of zeros has g = 0 and v = e_(j mod k), and so stays trainable
 
     Returns:
         v and g, new tensors of w's dtype and device.
-
-    Example:
-        >>> import torch
-        >>> v, g = decompose(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
-        >>> g.tolist(), v.tolist()
-        ([5.0, 0.0], [[3.0, 4.0], [1.0, 0.0]])
-        >>> weight_norm(v, g).tolist()
-        [[3.0, 4.0], [0.0, 0.0]]
     """
     g = row_norm(w, dim, groups)
     parts, axis = _part(w.detach(), dim, groups)
@@ -159,15 +151,11 @@ def direction_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tenso
 
 
 def _fused(v: Tensor, g: Tensor) -> Tensor | None:
-    """Compose by torch's fused kernel; None if a row of zeros makes it divide by zero.
-
-    The kernel's derivative is the fastest, but takes ‖v‖ for a constant when it is differentiated again. A hook then
-    replaces its results.
-    """
+    """Compose by torch's fused kernel; return None if a row of zeros makes it divide by zero."""
     w, norms = torch._weight_norm_interface(v, _column(g, v), 0)
     if int(norms.count_nonzero()) < len(v):
         return None
-    if w.grad_fn is not None:
+    if w.grad_fn is not None:  # the kernel's own derivative takes ‖v‖ for a constant when it is differentiated again
         w.grad_fn.register_hook(functools.partial(_differentiable_gradients, v, g))
     return w
 
@@ -191,11 +179,8 @@ def _column(g: Tensor, v: Tensor) -> Tensor:
 
 
 def _is_recorded() -> bool:
-    """Return True if a transform is active for which the fused kernel has no rule: vmap, forward mode, or a capture.
-
-    What captures a graph would take the check for rows of zeros for a constant.
-    """
-    return bool(
+    """Return True if the fused kernel has no rule for what is active: a transform, forward mode, a graph's capture."""
+    return bool(  # a captured graph would hold the check for rows of zeros as a constant
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
@@ -204,11 +189,8 @@ def _is_recorded() -> bool:
 
 
 def _has_kernel(v: Tensor, g: Tensor) -> bool:
-    """Return True if torch's fused kernel takes v and g, whose outputs lie along the first axis.
-
-    It passes once over memory, ten times as fast as the formula. On CUDA the check for zeros would make the host wait.
-    """
-    return (
+    """Return True if torch's fused kernel takes v and g, whose outputs lie along the first axis."""
+    return (  # one pass over memory, ten times as fast; on CUDA the check for zeros would make the host wait
         type(v) in _PLAIN
         and type(g) in _PLAIN
         and v.is_cpu

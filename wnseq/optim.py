@@ -28,9 +28,6 @@ def param_groups(
     Returns:
         The decayed and the other parameters; then every v, if v_decay is not 0; then every g, if g_lr is given.
 
-    Raises:
-        ValueError: weight_decay, v_decay or g_lr is negative.
-
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2; van Laarhoven 2017, arXiv 1706.05350, on decaying v.
     """
@@ -69,18 +66,6 @@ def renormalize_(model: nn.Module, norms: Mapping[str, Tensor]) -> None:
     Args:
         model: The model whose norms were taken. A frozen v stays as it is, and so does a row whose norm was 0.
         norms: :func:`direction_norms` of it, from the start of training.
-
-    Raises:
-        ValueError: The norms are not those of this model's directions.
-
-    Example:
-        >>> import torch, wnseq
-        >>> cell = wnseq.WNGRUCell(3, 4)
-        >>> norms = direction_norms(cell)
-        >>> with torch.no_grad():
-        ...     _ = cell.weight_hh_v.mul_(2)
-        >>> renormalize_(cell, norms)
-        >>> torch.testing.assert_close(direction_norms(cell), norms)
 
     Source:
         Karras et al. 2023, arXiv 2312.02696; Heo et al. 2020, arXiv 2006.08217, on the growth of ‖v‖.

@@ -137,7 +137,6 @@ class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):
         momentum: Share of the newest batch in the running mean; None for the mean of all batches.
         affine: Whether to add b.
         track_running_stats: Whether to keep a running mean for evaluation, which otherwise uses the mean of its batch.
-        device, dtype: Device and dtype of bias and running mean.
         sync: Whether training takes the mean over all processes, as ``torch.nn.SyncBatchNorm`` does. Every process must
             then take part in every forward and backward pass, if need be with an empty batch.
 
@@ -146,7 +145,6 @@ class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):
 
     Raises:
         ShapeError: The input has other axes or channels, or one value a channel in training.
-        ValueError: The momentum is not in [0, 1].
 
     State:
         bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked.

@@ -82,17 +82,7 @@ class _WNCell(WNModule):
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
 
     def gate_g(self, gate: str, weight: str = "hh") -> Tensor:
-        """Return a view of one gate's scales, ``(H,)``, to be written under ``torch.no_grad()``.
-
-        Args:
-            gate: ``hidden`` (RNN); ``input``, ``forget``, ``cell``, ``output`` (LSTM); ``reset``, ``update``, ``new``
-                (GRU).
-            weight: ``ih`` for the input weight, ``hh`` for the recurrent one.
-
-        Raises:
-            RuntimeError: The parameters are sharded.
-            ValueError: There is no such gate or weight.
-        """
+        """Return a view of one gate's scales, ``(H,)``, as ``WNLSTM.gate_g`` does."""
         if weight not in ("ih", "hh"):
             raise ValueError(f"{type(self).__name__}: weight must be 'ih' or 'hh', got {weight!r}")
         return gate_view(self, f"weight_{weight}", gate)
@@ -145,10 +135,7 @@ class _WNHiddenCell(_WNCell):
 class WNRNNCell(_WNHiddenCell):
     """An Elman cell with weight normalisation, a drop-in for ``torch.nn.RNNCell``; see :class:`WNLSTMCell`.
 
-    h' = φ(W_ih x + b_ih + W_hh h + b_hh), each row of W_ih and W_hh being g·v/‖v‖
-
-    Args:
-        nonlinearity: φ, ``tanh`` or ``relu``.
+    h' = φ(W_ih x + b_ih + W_hh h + b_hh), φ being tanh or relu, each row of W_ih and W_hh being g·v/‖v‖
 
     Shape:
         - hx and output: ``(N, H)`` or ``(H,)``
@@ -183,12 +170,6 @@ class WNLSTMCell(_WNCell):
 
     i, f, g, o = σ, σ, tanh, σ of W_ih x + b_ih + W_hh h + b_hh; c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c'),
     each row of W_ih and W_hh being g·v/‖v‖
-
-    Args:
-        input_size: I, features of the input.
-        hidden_size: H, features of each state.
-        bias: Whether to add b_ih and b_hh.
-        device, dtype: Device and dtype of the parameters.
 
     Shape:
         - input: ``(N, I)`` or ``(I,)``

@@ -195,18 +195,6 @@ class WNConv1d(_WNConv):
 
     y[n, j] = b[j] + Σ_c w[j, c] ⋆ x[n, c], w[j] = g[j]·v[j]/‖v[j]‖ over input channels and kernel
 
-    Args:
-        in_channels: C.
-        out_channels: C'.
-        kernel_size: K; like all sizes, one number for every axis or a tuple.
-        stride: Steps of the kernel.
-        padding: Width added at both ends, ``same`` or ``valid``.
-        dilation: Distance between the kernel's entries.
-        groups: Number of independent parts into which the channels are split.
-        bias: Whether to add b.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
-        device, dtype: Device and dtype of the parameters.
-
     Shape:
         - input: ``(N, C, T)`` or ``(C, T)``
         - output: ``(N, C', T')`` or ``(C', T')``
@@ -223,12 +211,7 @@ class WNConv1d(_WNConv):
 
 
 class WNConv2d(_WNConv):
-    """A convolution over two axes, a drop-in for ``torch.nn.Conv2d``; see :class:`WNConv1d`.
-
-    Shape:
-        - input: ``(N, C, Y, X)`` or ``(C, Y, X)``
-        - output: ``(N, C', Y', X')`` or ``(C', Y', X')``
-    """
+    """A convolution over two axes, ``(N, C, Y, X)`` or ``(C, Y, X)``; a drop-in for ``nn.Conv2d``, see WNConv1d."""
 
     spatial = 2
     convolve = F.conv2d
@@ -238,12 +221,6 @@ class WNConvTranspose1d(_WNConvTranspose):
     """A transposed convolution over one axis, a drop-in for ``torch.nn.ConvTranspose1d``; see :class:`WNConv1d`.
 
     w[:, j] = g[j]·v[:, j]/‖v[:, j]‖ over the kernel and the input channels of j's group
-
-    Args:
-        stride: Distance at which the entries of the input are laid.
-        padding: Width cut off at both ends, in numbers.
-        output_padding: Width added at the far end.
-        padding_mode: ``zeros``.
 
     Shape:
         - input: ``(N, C, T)`` or ``(C, T)``
@@ -264,13 +241,7 @@ class WNConvTranspose1d(_WNConvTranspose):
 
 
 class WNConvTranspose2d(_WNConvTranspose):
-    """A transposed convolution over two axes, a drop-in for ``torch.nn.ConvTranspose2d``; see WNConvTranspose1d.
-
-    Shape:
-        - input: ``(N, C, Y, X)`` or ``(C, Y, X)``
-        - output_size: ``(Y', X')`` or the whole shape
-        - output: ``(N, C', Y', X')`` or ``(C', Y', X')``
-    """
+    """A transposed convolution over two axes, a drop-in for ``torch.nn.ConvTranspose2d``; see WNConvTranspose1d."""
 
     spatial = 2
     convolve = F.conv_transpose2d

@@ -52,23 +52,12 @@ class WNLinear(_WNLayer):
 
     y = x Wᵀ + b, each row of W being g·v/‖v‖
 
-    Args:
-        in_features: I, features of the input.
-        out_features: H, features of the output.
-        bias: Whether to add b.
-        device, dtype: Device and dtype of the parameters.
-
     Shape:
-        - input: ``(*, I)``, with any number of axes
-        - output: ``(*, H)``
+        - input: ``(*, I)``, I being in_features
+        - output: ``(*, H)``, H being out_features
 
     State:
         weight_v ``(H, I)`` and bias ``(H,)`` from U(−1/√I, 1/√I); weight_g ``(H,)``, ‖v‖.
-
-    Example:
-        >>> import torch
-        >>> WNLinear(3, 2)(torch.randn(5, 3)).shape
-        torch.Size([5, 2])
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 2.

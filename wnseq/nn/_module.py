@@ -55,11 +55,9 @@ class WNModule(nn.Module):
         """Create the uninitialised v and g of a weight.
 
         Args:
-            name, shape: Name and shape of the weight.
             dim: Its output axis. If it is not the first, as in a transposed convolution, ``load_state_dict`` also takes
                 torch's g of another axis, and the module keeps that g's shape.
             groups: Parts of the first axis, each with outputs of its own; no effect if dim is 0.
-            device, dtype: Device and dtype of both parameters.
         """
         v, g = param_names(name)
         outputs = shape[dim] * (groups if dim else 1)
@@ -293,7 +291,7 @@ class ComposedWeight(Tensor):
 
 
 def _is_augmented(name: str) -> bool:
-    """Return True for ``__iadd__`` and the like, but not for ``__invert__`` and ``__index__``."""
+    """Return True if a name is ``__iadd__`` or the like, not ``__invert__`` or ``__index__``."""
     return name.startswith("__i") and name.endswith("__") and hasattr(Tensor, f"__{name[3:]}")
 
 
@@ -316,17 +314,7 @@ def _guard_views(result: Any, args: Iterable[Any]) -> Any:
 
 
 def add_safe_globals() -> None:
-    """Allow ``torch.load(weights_only=True)`` to read whole wnseq modules; a state dict does not need it.
-
-    Example:
-        >>> import io, torch, wnseq
-        >>> file = io.BytesIO()
-        >>> torch.save(wnseq.WNLSTM(4, 6), file)
-        >>> add_safe_globals()
-        >>> _ = file.seek(0)
-        >>> torch.load(file, weights_only=True)
-        WNLSTM(4, 6)
-    """
+    """Allow ``torch.load(weights_only=True)`` to read whole wnseq modules; a state dict does not need it."""
     classes: list[type] = [WNModule]
     for parent in classes:
         classes += parent.__subclasses__()

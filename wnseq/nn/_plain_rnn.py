@@ -16,14 +16,6 @@ class LSTM(nn.LSTM):
     Note:
         ``torch.compile`` runs it in eager mode, as it does torch's. To script or quantise, load its state dict into a
         ``torch.nn.LSTM``.
-
-    Example:
-        >>> import torch
-        >>> rnn, reference, x = LSTM(40, 128), torch.nn.LSTM(40, 128), torch.randn(35, 20, 40)
-        >>> reference.load_state_dict(rnn.state_dict())
-        <All keys matched successfully>
-        >>> torch.allclose(rnn(x)[0], reference(x)[0], atol=1e-6)
-        True
     """
 
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:

@@ -141,10 +141,6 @@ class _WNRecurrent(WNModule):
             weight: ``ih`` for the input weight, ``hh`` for the recurrent one.
             reverse: Whether to view the layer's backward direction.
 
-        Raises:
-            RuntimeError: The parameters are sharded.
-            ValueError: There is no such gate, layer, weight or direction.
-
         Note:
             To freeze a gate under any optimiser, restore it after each step by ``optimizer.register_step_post_hook``.
         """
@@ -183,10 +179,7 @@ class _WNHidden(_WNRecurrent):
 class WNRNN(_WNHidden):
     """Elman layers with weight normalisation, a drop-in for ``torch.nn.RNN``; see :class:`WNLSTM`.
 
-    h_t = φ(W_ih x_t + b_ih + W_hh h_(t−1) + b_hh), each row of every weight being g·v/‖v‖
-
-    Args:
-        nonlinearity: φ, ``tanh`` or ``relu``.
+    h_t = φ(W_ih x_t + b_ih + W_hh h_(t−1) + b_hh), φ being tanh or relu, each row of every weight being g·v/‖v‖
 
     Shape:
         - hx and the final state: ``(L·D, N, H)``, or ``(L·D, H)`` unbatched
@@ -257,13 +250,13 @@ class WNLSTM(_WNRecurrent):
 
     Args:
         input_size: I, features of the input.
-        hidden_size: H, features of the cell state, and of the hidden state without a projection.
+        hidden_size: H, features of the cell state.
         num_layers: L, layers on top of each other.
         bias: Whether to add b_ih and b_hh.
         batch_first: Whether a batched input and output is ``(N, T, ·)`` instead of ``(T, N, ·)``.
         dropout: Probability of a zero in the output of each layer but the last.
         bidirectional: Whether to run each layer in both directions, D = 2.
-        proj_size: P, features of the projected hidden state (Sak et al. 2014); 0 for no projection, P = H.
+        proj_size: P, features of the projected hidden state (Sak et al. 2014); 0 for none, then P = H.
         device, dtype: Device and dtype of the parameters.
 
     Shape:

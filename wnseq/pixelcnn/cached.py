@@ -15,17 +15,7 @@ from wnseq.pixelcnn.layers import DownRightShiftedConv2d, DownShiftedConv2d, Gat
 
 
 class RowConv:
-    """A down-shifted convolution by rows ``(N, W, C)``; its output rows are ``(N, W/s, C')``, rounded up.
-
-    Example:
-        >>> layer = DownShiftedConv2d(torch.nn.Conv2d(4, 6, (2, 3)))
-        >>> x, step = torch.randn(1, 4, 2, 8), RowConv(layer, batch=1, width=8)
-        >>> rows = []
-        >>> for row in x.permute(2, 0, 3, 1):
-        ...     step.push(row)
-        ...     rows.append(step.output())
-        >>> torch.testing.assert_close(torch.stack(rows).permute(1, 3, 0, 2), layer(x))
-    """
+    """A down-shifted convolution by rows ``(N, W, C)``; its output rows are ``(N, W/s, C')``, rounded up."""
 
     def __init__(self, layer: DownShiftedConv2d, batch: int, width: int) -> None:
         weight, self.bias = weight_and_bias(layer.conv)
@@ -50,19 +40,7 @@ class RowConv:
 class PixelConv:
     """A down-right-shifted convolution by pixels.
 
-    The input pixel of each column, ``(N, C)``, is written into ``slots[column]`` before an output that sees it is
-    computed.
-
-    Example:
-        >>> layer = DownRightShiftedConv2d(torch.nn.Conv2d(4, 6, 2))
-        >>> x, step, y = torch.randn(1, 4, 2, 8), PixelConv(layer, batch=1, width=8), torch.empty(1, 6, 2, 8)
-        >>> with torch.no_grad():
-        ...     for row in range(2):
-        ...         step.next_row()
-        ...         for column in range(8):
-        ...             _ = step.slots[column].copy_(x[:, :, row, column])
-        ...             y[:, :, row, column] = step.output(column)
-        >>> torch.testing.assert_close(y, layer(x))
+    Write the input pixel of each column, ``(N, C)``, into ``slots[column]`` before computing an output that sees it.
     """
 
     def __init__(self, layer: DownRightShiftedConv2d, batch: int, width: int) -> None:
@@ -91,11 +69,7 @@ class PixelConv:
 
 
 class RowTransposed:
-    """A down-shifted transposed convolution by rows: ``(N, W, C)`` to s rows of ``(N, s·W, C')``.
-
-    Raises:
-        ValueError: The kernel is not as high as the stride, so that an output row sees several input rows.
-    """
+    """A down-shifted transposed convolution, as high as its stride, by rows: ``(N, W, C)`` to s of ``(N, s·W, C')``."""
 
     def __init__(self, layer: DownShiftedConv2d) -> None:
         height, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
@@ -111,11 +85,7 @@ class RowTransposed:
 
 
 class PixelTransposed:
-    """A down-right-shifted transposed convolution by pixels: ``(N, C)`` to s rows of s pixels, each ``(N, C')``.
-
-    Raises:
-        ValueError: The kernel is not of the stride's size, so that an output pixel sees several input pixels.
-    """
+    """A down-right-shifted transposed convolution, of its stride's size, by pixels: ``(N, C)`` to s·s ``(N, C')``."""
 
     def __init__(self, layer: DownRightShiftedConv2d) -> None:
         kernel, stride = layer.conv.kernel_size, layer.conv.stride
@@ -209,12 +179,6 @@ class CachedStreams:
 
     Write the pixel of ul, ``(N, F)``, into ``x``, call :meth:`pixel`, and read it there. Strided layers and the deeper
     stage run at every second row and pixel.
-
-    Args:
-        stage: The layers.
-        batch: N.
-        width: W.
-        label: Classes, ``(N,)``, if images are conditioned on them.
 
     Source:
         Ramachandran et al. 2017, arXiv 1704.06001.

@@ -10,11 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
-    """Compute elu([x, −x]), which has twice as many channels, along the axis ``dim``.
-
-    Source:
-        Shang et al. 2016, arXiv 1603.05201, with the ELU in place of the ReLU.
-    """
+    """Compute elu([x, −x]), twice as many channels, along the axis ``dim`` (Shang et al. 2016, arXiv 1603.05201)."""
     return F.elu(torch.cat((x, -x), dim))
 
 
@@ -73,20 +69,12 @@ class DownShiftedConv2d(_ShiftedConv2d):
 
     Args:
         conv: A plain or transposed convolution over two axes, weight-normalised or not, without padding, dilation and
-            groups, its kernel of odd width. With stride s, row i of the output sees rows of the input up to s·i, of a
-            transposed one up to i/s.
+            groups; its kernel is of odd width and, if transposed, no smaller than its stride s. Row i of the output
+            sees rows of the input up to s·i, of a transposed one up to i/s.
 
     Shape:
         - input: ``(N, C, H, W)``
         - output: ``(N, C', H/s, W/s)``, rounded up; of a transposed one ``(N, C', s·H, s·W)``
-
-    Raises:
-        TypeError: ``conv`` is no convolution over two axes.
-        ValueError: It has padding, dilation or groups, an even width, or a kernel smaller than its stride.
-
-    Example:
-        >>> DownShiftedConv2d(nn.Conv2d(4, 6, (2, 3), stride=2))(torch.randn(1, 4, 8, 8)).shape
-        torch.Size([1, 6, 4, 4])
 
     Source:
         Salimans et al. 2017, arXiv 1701.05517, section 2.3 and its code.
@@ -164,15 +152,11 @@ class PixelCNNStage(nn.Module):
         shrink: The layers of both streams before the deeper stage.
         deeper: The stage of half the resolution.
         grow: The layers of both streams after it.
-        checkpointing: Whether training recomputes the inside of each block in the backward: equal gradients, less
-            memory, more time.
+        checkpointing: Whether training recomputes each block in the backward, for less memory.
 
     Shape:
         - u, ul and both outputs: ``(N, F, H, W)``
         - label: ``(N,)``, int64
-
-    Raises:
-        ValueError: There are more or fewer upward pairs than skips.
 
     Source:
         Salimans et al. 2017, arXiv 1701.05517, figure 2.

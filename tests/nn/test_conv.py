@@ -1,4 +1,4 @@
-"""Layers: the equation in float64, torch's twins, padding, output sizes, the axis of g, and every error."""
+"""Convolutions: padding, output sizes, the axis of g, and every error; the equation is in test_linear.py."""
 
 import copy
 import io
@@ -6,84 +6,13 @@ import pickle
 
 import numpy as np
 import pytest
-import reference
 import torch
-from cases import each_layer
 from torch import nn
 from torch.nn.utils import parametrizations
 
 import wnseq
-from wnseq import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d, WNLinear
+from wnseq import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
 from wnseq.errors import ShapeError
-
-
-@each_layer
-def test_equals_the_equation_with_every_gradient(case):
-    module, x = case.make(dtype=torch.float64), case.input(dtype=torch.float64).requires_grad_()
-    twin = case.make_twin(dtype=torch.float64)
-    with torch.no_grad():
-        module.weight_g.mul_(torch.randn_like(module.weight_g))
-    w = reference.weight_norm(module.weight_v, module.weight_g, case.dim, case.groups)
-    leaves = [x, *module.parameters()]
-    named = {"weight": w, **({"bias": module.bias} if module.bias is not None else {})}
-    ours, theirs = module(x), torch.func.functional_call(twin, named, (x,))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
-    probe = torch.randn_like(ours)
-    torch.testing.assert_close(
-        torch.autograd.grad(ours, leaves, probe), torch.autograd.grad(theirs, leaves, probe), rtol=0, atol=1e-12
-    )
-
-
-@each_layer
-def test_a_fresh_layer_is_torch_s_and_draws_as_many_numbers(case):
-    x = case.input()
-    ours, after = case.make(), torch.get_rng_state()
-    theirs = case.make_twin()
-    assert torch.equal(torch.get_rng_state(), after)
-    torch.testing.assert_close(ours(x), theirs(x))
-    assert torch.equal(ours.weight_v, theirs.weight)
-    torch.manual_seed(7)
-    ours.reset_parameters()
-    torch.manual_seed(7)
-    theirs.reset_parameters()
-    torch.testing.assert_close(ours(x), theirs(x))
-
-
-@each_layer
-def test_one_scale_for_each_output(case):
-    module, x = case.make(dtype=torch.float64), case.input(dtype=torch.float64)
-    linear = isinstance(module, WNLinear)
-    out = module.out_features if linear else module.out_channels
-    assert module.weight_g.shape == (out,)
-    with torch.no_grad():
-        if module.bias is not None:
-            module.bias.zero_()
-        scales, before = torch.randn(out, dtype=torch.float64), module(x)
-        module.weight_g.mul_(scales)
-        torch.testing.assert_close(module(x), before * (scales if linear else scales.view(-1, *[1] * (x.ndim - 2))))
-
-
-@each_layer
-def test_an_example_without_a_batch(case):
-    ours, theirs, x = case.make(), case.make_twin(), case.input()[0]
-    torch.testing.assert_close(ours(x), theirs(x))
-
-
-@each_layer
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_gives_what_torch_gives(case, dtype):
-    ours, theirs, x = case.make(), case.make_twin(), case.input()
-    with torch.autocast("cpu", dtype=dtype):
-        a, b = ours(x), theirs(x)
-    assert a.dtype == b.dtype
-    torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
-
-
-@each_layer
-def test_is_compiled_into_one_graph(case):
-    module, x = case.make(), case.input()
-    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), module(x))
 
 
 def test_channels_last_is_kept():
@@ -171,7 +100,7 @@ def test_a_scale_that_fits_no_axis_is_a_mismatch():
         WNConv1d(4, 6, 3).load_state_dict(other.state_dict())
 
 
-def test_a_direction_of_zeros_is_told_along_the_axis_of_the_outputs():
+def test_a_direction_of_zeros_along_the_axis_of_the_outputs_warns():
     layer = WNConvTranspose1d(4, 6, 3, groups=2)
     state = {name: value.clone() for name, value in layer.state_dict().items()}
     state["weight_v"][0] = 0  # an input channel: no output is without direction
@@ -225,9 +154,6 @@ def test_a_bad_construction_raises_as_torch_s_does(kind, options):
             "must be 'zeros', the only one of a transposed convolution, got 'circular'",
         ),
         (lambda: WNConvTranspose1d(4, 6, 3, padding="same"), TypeError, "must be given in numbers, got 'same'"),
-        (lambda: WNLinear(4, 6)(torch.ones(2, 5)), ShapeError, r"4 features along axis -1, got 5 in shape \(2, 5\)"),
-        (lambda: WNLinear(4, 6)(torch.tensor(1.0)), ShapeError, r"must have 4 features .*, got shape \(\)"),
-        (lambda: WNLinear(4, 6)(np.ones((2, 4))), TypeError, "WNLinear: input must be a tensor, got ndarray"),
         (lambda: WNConv1d(4, 6, 3)(np.ones((4, 9))), TypeError, "input must be a tensor, got ndarray"),
         (lambda: WNConv2d(4, 6, 3)(torch.ones(2, 5, 9, 9)), ShapeError, "must have 4 channels along axis -3, got 5"),
         (lambda: WNConv2d(4, 6, 3)(torch.ones(9, 9)), ShapeError, "must have 4 axes, or 3 without a batch, got shape"),
@@ -246,26 +172,3 @@ def test_a_bad_construction_raises_as_torch_s_does(kind, options):
 def test_what_does_not_fit_is_named(call, error, text):
     with pytest.raises(error, match=text):
         call()
-
-
-FORWARDS = {
-    "too few axes": lambda x: x[0, 0],
-    "too many axes": lambda x: x[None],
-    "channels": lambda x: x[:, 1:],
-    "double": lambda x: x.double(),
-    "integers": lambda x: x.long(),
-}
-
-
-@pytest.mark.parametrize("change", FORWARDS.values(), ids=FORWARDS)
-@each_layer
-def test_a_bad_forward_raises_as_torch_s_does(case, change):
-    x = change(case.input())
-    try:
-        expected = case.make_twin()(x)
-    except Exception as error:
-        kind = RuntimeError if isinstance(error, NotImplementedError) else type(error)  # the latter of its padding
-        with pytest.raises(kind):
-            case.make()(x)
-    else:  # a linear map takes any number of axes
-        torch.testing.assert_close(case.make()(x), expected)

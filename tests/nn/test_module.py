@@ -18,7 +18,7 @@ def close(a, b):
 
 
 @each_module
-def test_the_composed_weights_are_the_twin_s(case):
+def test_the_composed_weights_are_torch_s(case):
     module, twin = case.make(), case.make_twin()
     for name, parameter in twin.named_parameters():
         torch.testing.assert_close(getattr(module, name).detach().as_subclass(torch.Tensor), parameter.detach())
@@ -58,7 +58,7 @@ def test_loads_both_forms_of_torch_s_own_weight_norm(apply):
     close(ours(x)[0], expected)
 
 
-def test_missing_and_unexpected_keys_are_told():
+def test_missing_and_unexpected_keys_are_reported():
     state = nn.LSTM(5, 6).state_dict()
     del state["weight_hh_l0"]
     state["weight_xx_l0"] = torch.ones(1)

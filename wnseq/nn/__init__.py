@@ -1,4 +1,8 @@
-"""Weight-normalised layers, cells and recurrent networks: drop-ins for ``torch.nn``."""
+"""Weight-normalised layers, cells and recurrent networks, drop-ins for ``torch.nn``, and the parts to build others.
+
+``WNModule`` is the base class; ``rnn_step``, ``lstm_step`` and ``gru_step`` are one step as pure functions, whose gate
+order is in ``GATES`` and ``gate_slice``; ``backend`` forces which kernel runs.
+"""
 
 from wnseq._recurrence.backend import backend
 from wnseq._recurrence.matmul import memory_bound_linear

@@ -8,9 +8,9 @@ On a CPU:
     wnseq run pixelcnn
     wnseq run pixelcnn --model.conditional true
 On a GPU, the paper's own size:
-    wnseq run pixelcnn --data.dataset cifar10 --data.batch_size 128 --model.maps 192 --model.blocks 5 \\
+    wnseq run pixelcnn --data.dataset cifar10 --data.batch_size 128 --model.channels 192 --model.blocks 5 \\
         --model.checkpoint_activations true --trainer.max_epochs 5000
-    wnseq run pixelcnn --data.dataset binarized_mnist --data.batch_size 128 --model.maps 64 --trainer.max_epochs 100
+    wnseq run pixelcnn --data.dataset binarized_mnist --data.batch_size 128 --model.channels 64 --trainer.max_epochs 100
 Fine-tuning:
     wnseq run pixelcnn --model.init_from CHECKPOINT --model.learning_rate 3e-4
 Sampling, from a checkpoint alone, to samples.png and samples.npz:
@@ -20,13 +20,13 @@ Expect 1.79 bits per dim on the test images, 79.2 nats an image, and samples in 
 epochs: two minutes of two CPU cores.
 
 Deviations from the paper:
-1. By default the data are digits of 8 x 8 pixels and 17 levels, a pixel is categorical, and the network has 32 maps and
-   two blocks where the paper has 192 and five.
+1. By default the data are digits of 8 x 8 pixels and 17 values, a pixel is categorical, and the network has 32 channels
+   and two blocks where the paper has 192 and five.
 2. The batch has 50 images, of which the start is set, too; the paper's has 128, and its start is from 16 of them.
 3. Adam's ε is added outside the root, as in torch.
 4. The average of the weights has a shorter memory at first, about a ninth of the steps taken, until that is 2000 steps.
 5. The logistic mixture is exact where the paper puts a density in the place of a small probability, and when images
-   are drawn a channel follows the whole levels of those before it.
+   are drawn a channel follows the whole values of those before it.
 6. Without the data-dependent start g is the length of v, so that both norms begin as the same function.
 7. The checkpoint with the fewest bits on the validation images is tested.
 """
@@ -70,18 +70,18 @@ UP = {"weight": wnseq.WNConvTranspose2d, "none": nn.ConvTranspose2d}
 RESOLUTIONS = 3  # the whole, a half and a quarter of the size
 DEVIATION = 0.05  # of the directions
 SMALL = {"*.second.conv": 0.1}  # deviation, at the start, of what is to begin near zero
-MOST_LEVELS = 32  # of a categorical pixel, unless it is asked for
+MOST_VALUES = 32  # of a categorical pixel, unless it is asked for
 STREAMS = ((DownShiftedConv2d, (2, 3)), (DownRightShiftedConv2d, (2, 2)))  # above; above and at the left
 
 
 def level(
-    norm: str, maps: int, blocks: int, deeper: int, checkpointing: bool, classes: int, dropout: float
+    norm: str, channels: int, blocks: int, deeper: int, checkpointing: bool, classes: int, dropout: float
 ) -> PixelCNNStage:
     """Make the blocks of one resolution, and of those below it.
 
     Args:
         norm: ``weight`` or ``none``.
-        maps: F.
+        channels: F.
         blocks: How many on the way down.
         deeper: Resolutions below this one.
         checkpointing: See :class:`wnseq.pixelcnn.layers.PixelCNNStage`.
@@ -91,18 +91,18 @@ def level(
 
     def block(stream: int, shortcuts: int) -> GatedBlock:
         shifted, kernel = STREAMS[stream]
-        first, second = (shifted(CONV[norm](2 * maps, times * maps, kernel)) for times in (1, 2))
-        side = CONV[norm](2 * shortcuts * maps, maps, 1) if shortcuts else None
+        first, second = (shifted(CONV[norm](2 * channels, times * channels, kernel)) for times in (1, 2))
+        side = CONV[norm](2 * shortcuts * channels, channels, 1) if shortcuts else None
         return GatedBlock(first, second, side, classes, dropout)
 
     def between(conv: type[nn.Module]) -> list[nn.Module]:
-        return [shifted(conv(maps, maps, kernel, stride=2)) for shifted, kernel in STREAMS]
+        return [shifted(conv(channels, channels, kernel, stride=2)) for shifted, kernel in STREAMS]
 
     down = [(block(0, 0), block(1, 1)) for _ in range(blocks)]
     up = [(block(0, 1), block(1, 2)) for _ in range(blocks + (deeper > 0))]  # one for each skip
     if not deeper:
         return PixelCNNStage(down, up, checkpointing=checkpointing)
-    inner = level(norm, maps, blocks, deeper - 1, checkpointing, classes, dropout)
+    inner = level(norm, channels, blocks, deeper - 1, checkpointing, classes, dropout)
     return PixelCNNStage(down, up, between(CONV[norm]), inner, between(UP[norm]), checkpointing)
 
 
@@ -112,9 +112,9 @@ class Network(nn.Module):
     Args:
         norm: ``weight`` or ``none``.
         shape: Channels, height and width.
-        levels: Values that a pixel can have.
+        num_values: Values that a pixel can have.
         output: ``categorical`` or ``logistic``.
-        maps: F.
+        channels: F.
         blocks: On the way down, at each resolution.
         mixtures: Components of the logistic mixture.
         classes: How many the images are conditioned on; 0 for none.
@@ -123,49 +123,51 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, norm: str, shape: Sequence[int], levels: int, output: str, maps: int, blocks: int, mixtures: int,
+        self, norm: str, shape: Sequence[int], num_values: int, output: str, channels: int, blocks: int, mixtures: int,
         classes: int, dropout: float, checkpointing: bool,
     ) -> None:  # fmt: skip
         super().__init__()
-        channels, height, width = self.shape = tuple(shape)
+        in_channels, height, width = self.shape = tuple(shape)
         step = 2 ** (RESOLUTIONS - 1)
         if height % step or width % step:
             fits = step * math.ceil(max(height, width) / step)
             raise ValueError(
                 f"images must be multiples of {step} high and wide, got {height} x {width}: --data.size {fits}"
             )
-        if output == "categorical" and channels > 1:
-            raise ValueError(f"a categorical pixel has one channel, these have {channels}: --model.output logistic")
+        if output == "categorical" and in_channels > 1:
+            raise ValueError(f"a categorical pixel has one channel, these have {in_channels}: --model.output logistic")
         conv = CONV[norm]
-        self.levels, self.output, self.classes = levels, output, classes
-        self.above = DownShiftedConv2d(conv(channels + 1, maps, (2, 3)))
-        self.near = DownShiftedConv2d(conv(channels + 1, maps, (1, 3)))
-        self.left = DownRightShiftedConv2d(conv(channels + 1, maps, (2, 1)))
-        self.streams = level(norm, maps, blocks, RESOLUTIONS - 1, checkpointing, classes, dropout)
+        self.num_values, self.output, self.classes = num_values, output, classes
+        self.above = DownShiftedConv2d(conv(in_channels + 1, channels, (2, 3)))
+        self.near = DownShiftedConv2d(conv(in_channels + 1, channels, (1, 3)))
+        self.left = DownRightShiftedConv2d(conv(in_channels + 1, channels, (2, 1)))
+        self.streams = level(norm, channels, blocks, RESOLUTIONS - 1, checkpointing, classes, dropout)
         logistic = output == "logistic"
-        self.pixels = conv(maps, distributions.logistic_mixture_channels(channels, mixtures) if logistic else levels, 1)
-        self.draws = 1 + channels if logistic else 1  # uniform numbers that a pixel is drawn from
+        self.pixels = conv(
+            channels, distributions.logistic_mixture_channels(in_channels, mixtures) if logistic else num_values, 1
+        )
+        self.draws = 1 + in_channels if logistic else 1  # uniform numbers that a pixel is drawn from
         for module in self.modules():
             if isinstance(module, (*CONV.values(), *UP.values())):
                 weight = torch.empty_like(module.weight.detach()).normal_(0, DEVIATION)
                 module.load_state_dict({"weight": weight, "bias": torch.zeros_like(module.bias)})
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Map levels to −1 … 1."""
-        return x.to(self.pixels.bias) * (2 / (self.levels - 1)) - 1
+        """Map pixels to −1 … 1."""
+        return x.to(self.pixels.bias) * (2 / (self.num_values - 1)) - 1
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Map levels, ``(N, C, H, W)``, and classes, ``(N,)``, to the parameters of each pixel, ``(N, P, H, W)``."""
+        """Map pixels, ``(N, C, H, W)``, and classes, ``(N,)``, to the parameters of each pixel, ``(N, P, H, W)``."""
         x = F.pad(self.scaled(x), (0, 0, 0, 0, 0, 1), value=1.0)  # (N, C + 1, H, W), by which a layer sees the edge
         u = down_shift(self.above(x))  # (N, F, H, W)
         ul = down_shift(self.near(x)) + right_shift(self.left(x))
         return self.pixels(F.elu(self.streams(u, ul, label)[1]))
 
     def log_likelihood(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Compute log p(x), ``(N,)``, of levels, ``(N, C, H, W)``."""
+        """Compute log p(x), ``(N,)``, of pixels, ``(N, C, H, W)``."""
         parameters = self(x, label)
         if self.output == "logistic":
-            pixels = distributions.logistic_mixture_log_likelihood(x, parameters, self.levels)
+            pixels = distributions.logistic_mixture_log_likelihood(x, parameters, self.num_values)
         else:
             pixels = -F.cross_entropy(parameters, x[:, 0].long(), reduction="none")
         return pixels.flatten(1).sum(1)
@@ -173,7 +175,7 @@ class Network(nn.Module):
     def sample(self, parameters: Tensor, uniform: Tensor) -> Tensor:
         """Draw one pixel of each image, ``(N, C)``, by its parameters, ``(N, P)``, and noise from 0 to 1."""
         if self.output == "logistic":
-            return distributions.logistic_mixture_sample(parameters, uniform, self.shape[0], self.levels)
+            return distributions.logistic_mixture_sample(parameters, uniform, self.shape[0], self.num_values)
         return (uniform >= parameters.softmax(1).cumsum(1)[:, :-1]).sum(1, keepdim=True)
 
 
@@ -339,8 +341,8 @@ class PixelCNN(LightningModule):
         norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
         data_init: Whether g and b, or what they stand for, are set from the first training batch.
         output: Of a pixel: ``logistic``, a mixture of discretised logistics, its channels in turn; ``categorical``, for
-            one channel; ``auto``: categorical for one channel of at most 32 levels.
-        maps: F, the width of both streams; 160 or 192 for the paper's.
+            one channel; ``auto``: categorical for one channel of at most 32 values.
+        channels: F, the width of both streams; 160 or 192 for the paper's.
         blocks: Residual blocks on the way down, at each of three resolutions; 5 for the paper's.
         mixtures: Components of the logistic mixture.
         dropout: Share of the elements, in each block.
@@ -353,7 +355,7 @@ class PixelCNN(LightningModule):
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
 
     Shape:
-        - batches: ``ImageBatch``, of which the levels are used, ``(N, C, H, W)``, and the labels if it is conditional
+        - batches: ``ImageBatch``, of which the pixels are used, ``(N, C, H, W)``, and the labels if it is conditional
 
     Raises:
         ValueError: An argument is out of its range, images or labels do not fit, or a checkpoint does not fit.
@@ -364,7 +366,7 @@ class PixelCNN(LightningModule):
         norm: Literal["weight", "none"] = "weight",
         data_init: bool = True,
         output: Literal["auto", "categorical", "logistic"] = "auto",
-        maps: int = 32,
+        channels: int = 32,
         blocks: int = 2,
         mixtures: int = 10,
         dropout: float = 0.5,
@@ -377,7 +379,7 @@ class PixelCNN(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "sampling"])
-        for name in ("maps", "blocks", "mixtures", "learning_rate", "polyak_steps"):
+        for name in ("channels", "blocks", "mixtures", "learning_rate", "polyak_steps"):
             if self.hparams[name] < 0 or (self.hparams[name] == 0 and name != "polyak_steps"):
                 raise ValueError(f"{name} must be greater than 0, got {self.hparams[name]}")
         if not 0 <= dropout < 1:
@@ -387,26 +389,26 @@ class PixelCNN(LightningModule):
         self.network: Network | None = None
         self.fresh = False  # whether the start is still to be set
 
-    def make(self, norm: str, shape: Sequence[int], levels: int, classes: int) -> Network:
+    def make(self, norm: str, shape: Sequence[int], num_values: int, classes: int) -> Network:
         """Make a network of any norm."""
         h, output = self.hparams, self.hparams.output
         if output == "auto":
-            output = "categorical" if shape[0] == 1 and levels <= MOST_LEVELS else "logistic"
-        own = (h.maps, h.blocks, h.mixtures, classes, h.dropout, h.checkpoint_activations)
-        return Network(norm, shape, levels, output, *own)
+            output = "categorical" if shape[0] == 1 and num_values <= MOST_VALUES else "logistic"
+        own = (h.channels, h.blocks, h.mixtures, classes, h.dropout, h.checkpoint_activations)
+        return Network(norm, shape, num_values, output, *own)
 
-    def build(self, shape: Sequence[int], levels: int, classes: int = 0) -> None:
-        """Make the network for images of one shape, ``(C, H, W)``, and number of levels, of so many classes."""
+    def build(self, shape: Sequence[int], num_values: int, classes: int = 0) -> None:
+        """Make the network for images of one shape, ``(C, H, W)``, and number of values, of so many classes."""
         if self.hparams.conditional and not classes:
             raise ValueError("these images have no classes: --model.conditional false")
         self.fresh = True
-        self.network = self.make(self.hparams.norm, shape, levels, classes if self.hparams.conditional else 0)
+        self.network = self.make(self.hparams.norm, shape, num_values, classes if self.hparams.conditional else 0)
 
     def configure_model(self) -> None:
         """Make the network once the data is known, and start it from ``init_from``."""
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
-            raise ValueError("the likelihood is that of the levels themselves: leave out --data.normalize and whiten")
+            raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
         if self.network is not None or not isinstance(data, ImageDataModule):
             return
         shape = data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:]
@@ -438,7 +440,7 @@ class PixelCNN(LightningModule):
         return {"optimizer": adam, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Compute the parameters of each pixel, ``(N, P, H, W)``, from levels, ``(N, C, H, W)``."""
+        """Compute the parameters of each pixel, ``(N, P, H, W)``, from pixels, ``(N, C, H, W)``."""
         return self.network(x, label)
 
     def on_fit_start(self) -> None:
@@ -455,30 +457,30 @@ class PixelCNN(LightningModule):
         """Set the start from the first batch, unless the weights come from a checkpoint."""
         if self.fresh and self.hparams.data_init and self.trainer.ckpt_path is None:
             net = self.network
-            twin = self.make("weight", net.shape, net.levels, net.classes).to(self.device)
+            twin = self.make("weight", net.shape, net.num_values, net.classes).to(self.device)
             start(net, twin, *self.observe(batch))
         self.fresh = False
 
     def observe(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None]:
-        """Take levels, ``(N, C, H, W)``, and classes, ``(N,)`` or None, out of a batch.
+        """Take pixels, ``(N, C, H, W)``, and classes, ``(N,)`` or None, out of a batch.
 
         Raises:
             ShapeError: The images are not of the shape that the network is for.
-            ValueError: A pixel is none of the levels, or a label none of the classes.
+            ValueError: A pixel is none of the values, or a label none of the classes.
         """
-        levels, label, net = batch.pixels, batch.labels, self.network
-        if levels.ndim != 4 or tuple(levels.shape[1:]) != net.shape:
-            expected, got = (None, *net.shape), tuple(levels.shape)
+        pixels, label, net = batch.pixels, batch.labels, self.network
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != net.shape:
+            expected, got = (None, *net.shape), tuple(pixels.shape)
             raise wnseq.ShapeError(f"images must have the shape {expected}, which the network is for, got {got}")
-        top, least, most = net.levels - 1, float(levels.min()), float(levels.max())
-        if least < 0 or most > top or bool((levels != levels.round()).any()):
+        top, least, most = net.num_values - 1, float(pixels.min()), float(pixels.max())
+        if least < 0 or most > top or bool((pixels != pixels.round()).any()):
             raise ValueError(f"pixels must be whole numbers from 0 to {top}, unscaled, got {least:g} to {most:g}")
         if not net.classes:
-            return levels, None
+            return pixels, None
         if label is None or int(label.min()) < 0 or int(label.max()) >= net.classes:
             got = "none" if label is None else f"{int(label.min())} to {int(label.max())}"
             raise ValueError(f"labels must be from 0 to {net.classes - 1}, got {got}")
-        return levels, label
+        return pixels, label
 
     def _step(self, batch: ImageBatch, stage: str) -> Tensor:
         """Compute the mean of −log p(x) over a batch, in nats per image; log it, and in bits per dimension."""
@@ -514,7 +516,7 @@ class PixelCNN(LightningModule):
             "version": wnseq.__version__,
             "recipe": "pixelcnn",
             "shape": list(self.network.shape),
-            "levels": self.network.levels,
+            "num_values": self.network.num_values,
             "classes": self.network.classes,
             "data": {name: getattr(data, name) for name in ("dataset", "size", "val_size")} if given else {},
             "images_sha256": data.images.sha256 if given else None,
@@ -524,7 +526,7 @@ class PixelCNN(LightningModule):
         """Make the network of a checkpoint."""
         about = checkpoint["wnseq"]
         if self.network is None:
-            self.build(about["shape"], about["levels"], about["classes"])
+            self.build(about["shape"], about["num_values"], about["classes"])
         self.check_channels(checkpoint, "the checkpoint")
         self.fresh = False
 
@@ -538,15 +540,15 @@ class Samples(NamedTuple):
     """Images drawn from a model.
 
     Args:
-        levels: The images.
+        pixels: The images.
         labels: Their classes; empty for a model that is not conditioned on them.
 
     Shape:
-        - levels: ``(N, C, H, W)``, uint8
+        - pixels: ``(N, C, H, W)``, uint8
         - labels: ``(N,)`` or ``(0,)``, int64
     """
 
-    levels: Tensor
+    pixels: Tensor
     labels: Tensor
 
 
@@ -583,12 +585,12 @@ def generate(checkpoint: str | Path, **sampling: Any) -> Samples:
     return sample(PixelCNN.load_from_checkpoint(checkpoint, map_location="cpu"), Sampling(**sampling))
 
 
-def complete(model: PixelCNN, levels: Tensor, known: Tensor, labels: Tensor | None = None, seed: int = 0) -> Tensor:
+def complete(model: PixelCNN, pixels: Tensor, known: Tensor, labels: Tensor | None = None, seed: int = 0) -> Tensor:
     """Draw the unknown pixels of images, each given the known ones before it.
 
     Args:
         model: A model with its network.
-        levels: The images, ``(N, C, H, W)``; what they have where they are not known has no effect.
+        pixels: The images, ``(N, C, H, W)``; what they have where they are not known has no effect.
         known: Which pixels are, ``(H, W)``. What is known further on than an unknown pixel is kept, but cannot be
             taken into account.
         labels: Their classes, ``(N,)``, for a conditional model.
@@ -600,9 +602,9 @@ def complete(model: PixelCNN, levels: Tensor, known: Tensor, labels: Tensor | No
     Raises:
         ValueError: The images or labels do not fit the model.
     """
-    parts = model.observe(ImageBatch(levels, labels, levels))
+    parts = model.observe(ImageBatch(pixels, labels, pixels))
     given, label = (None if part is None else part.to(model.device) for part in parts)
-    return draw(model.network, noise(model.network, len(levels), seed).to(model.device), label, given, known)
+    return draw(model.network, noise(model.network, len(pixels), seed).to(model.device), label, given, known)
 
 
 def write_samples(model: PixelCNN, sampling: Sampling, path: Path) -> list[Path]:
@@ -619,12 +621,12 @@ def write_samples(model: PixelCNN, sampling: Sampling, path: Path) -> list[Path]
     drawn = sample(model, sampling)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(f"{path}.npz", **{name: value.numpy() for name, value in drawn._asdict().items()})
-    return [*draw_grid(model, drawn.levels, Path(f"{path}.png"), "samples"), Path(f"{path}.npz")]
+    return [*draw_grid(model, drawn.pixels, Path(f"{path}.png"), "samples"), Path(f"{path}.npz")]
 
 
-def draw_grid(model: PixelCNN, levels: Tensor, figure: Path, title: str) -> list[Path]:
+def draw_grid(model: PixelCNN, pixels: Tensor, figure: Path, title: str) -> list[Path]:
     """Draw images, ten a row; return the file, if there is one."""
-    images = (levels.double() / (model.network.levels - 1)).cpu().numpy()
+    images = (pixels.double() / (model.network.num_values - 1)).cpu().numpy()
     return [figure] if plots.plot_images(images, [""] * len(images), figure, title=title) else []
 
 
@@ -646,11 +648,11 @@ class PixelCNNCLI(RecipeCLI):
         model = self.model.eval()
         files = write_samples(model, model.sampling, self.run_dir / "samples")
         batch = next(iter(self.datamodule.test_dataloader()))
-        levels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.pixels, batch.labels))
-        known = torch.zeros(levels.shape[2:], dtype=torch.bool)
+        pixels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.pixels, batch.labels))
+        known = torch.zeros(pixels.shape[2:], dtype=torch.bool)
         known[: len(known) // 2] = True
-        drawn = [complete(model, levels, known, labels, seed) for seed in range(3)]
-        rows = torch.cat([levels * known.to(levels), *drawn, levels])
+        drawn = [complete(model, pixels, known, labels, seed) for seed in range(3)]
+        rows = torch.cat([pixels * known.to(pixels), *drawn, pixels])
         title = "the upper half of test images, three times completed, and the whole"
         files += draw_grid(model, rows, self.run_dir / "completions.png", title)
         print("\n" + "\n".join(map(str, files)))

@@ -14,7 +14,7 @@ from wnseq.recipes import pixelcnn
 from wnseq.recipes.pixelcnn import Cached, Naive, Network, PixelCNN, Sampling, complete, draw, generate, main, noise
 
 SMALL = [
-    "--model.maps=4",
+    "--model.channels=4",
     "--model.blocks=1",
     "--model.mixtures=2",
     "--model.sampling.number=4",
@@ -25,7 +25,7 @@ QUIET = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
 }  # fmt: skip
 KINDS = [((1, 8, 8), 17, "categorical"), ((1, 8, 12), 2, "categorical"), ((3, 8, 4), 256, "logistic")]
-each_kind = pytest.mark.parametrize(("shape", "levels", "output"), KINDS)
+each_kind = pytest.mark.parametrize(("shape", "num_values", "output"), KINDS)
 each_norm = pytest.mark.parametrize("norm", ["weight", "none"])
 
 
@@ -43,8 +43,8 @@ def newest(name="last"):
     return max(Path("runs/pixelcnn").glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: int(path.parts[2]))
 
 
-def pixels(number, levels=17, shape=(1, 8, 8)):
-    return torch.randint(levels, (number, *shape))
+def pixels(number, num_values=17, shape=(1, 8, 8)):
+    return torch.randint(num_values, (number, *shape))
 
 
 def move(network):
@@ -54,13 +54,15 @@ def move(network):
     return network
 
 
-def make(norm="weight", shape=(1, 8, 8), levels=17, output="categorical", classes=0, maps=4, blocks=1, started=True):
+def make(
+    norm="weight", shape=(1, 8, 8), num_values=17, output="categorical", classes=0, channels=4, blocks=1, started=True
+):
     """Make a network, its start set and moved, so that every part matters."""
-    own = (shape, levels, output, maps, blocks, 3, classes, 0.5, False)
+    own = (shape, num_values, output, channels, blocks, 3, classes, 0.5, False)
     network = Network(norm, *own).double()
     if started:
         label = torch.arange(40) % classes if classes else None
-        pixelcnn.start(network, Network("weight", *own).double(), pixels(40, levels, shape), label)
+        pixelcnn.start(network, Network("weight", *own).double(), pixels(40, num_values, shape), label)
         move(network)
     return network
 
@@ -70,9 +72,9 @@ def make(norm="weight", shape=(1, 8, 8), levels=17, output="categorical", classe
 
 @each_kind
 @each_norm
-def test_a_pixel_depends_on_those_before_it(norm, shape, levels, output):
-    network, (_, height, width) = make(norm, shape, levels, output).eval(), shape
-    x = pixels(1, levels, shape).double().requires_grad_()
+def test_a_pixel_depends_on_those_before_it(norm, shape, num_values, output):
+    network, (_, height, width) = make(norm, shape, num_values, output).eval(), shape
+    x = pixels(1, num_values, shape).double().requires_grad_()
     before = network(x)
     order = torch.arange(height * width).view(height, width)
     for row, column in itertools.product(range(height), range(width)):
@@ -80,7 +82,7 @@ def test_a_pixel_depends_on_those_before_it(norm, shape, levels, output):
         sees = (gradient != 0).any(0).any(0)
         assert not sees[order >= order[row, column]].any(), "a pixel sees itself or what comes later"
         moved = x.detach().clone()
-        moved[:, :, row, column] = (moved[:, :, row, column] + 1) % levels
+        moved[:, :, row, column] = (moved[:, :, row, column] + 1) % num_values
         changed = (network(moved) != before).any(0).any(0)
         assert not changed[order <= order[row, column]].any()
         if (row, column) != (height - 1, width - 1):
@@ -98,7 +100,7 @@ def test_the_last_pixel_sees_all_others():
 
 @pytest.mark.parametrize("classes", [0, 2])
 def test_the_probabilities_of_all_images_sum_to_one(classes):
-    network = move(make(shape=(1, 4, 4), levels=2, classes=classes, maps=2, started=False)).float().eval()
+    network = move(make(shape=(1, 4, 4), num_values=2, classes=classes, channels=2, started=False)).float().eval()
     every = (torch.arange(2**16)[:, None] >> torch.arange(16)) & 1
     with torch.no_grad():
         parts = [
@@ -109,9 +111,9 @@ def test_the_probabilities_of_all_images_sum_to_one(classes):
 
 
 @each_kind
-def test_the_likelihood_is_the_product_of_what_pixels_are_drawn_from(shape, levels, output):
-    network = make("weight", shape, levels, output).eval()
-    x, total = pixels(2, levels, shape), torch.zeros(2).double()
+def test_the_likelihood_is_the_product_of_what_pixels_are_drawn_from(shape, num_values, output):
+    network = make("weight", shape, num_values, output).eval()
+    x, total = pixels(2, num_values, shape), torch.zeros(2).double()
     steps = Cached(network, 2, None)
     with torch.inference_mode():
         for row, column in itertools.product(range(shape[1]), range(shape[2])):
@@ -122,7 +124,7 @@ def test_the_likelihood_is_the_product_of_what_pixels_are_drawn_from(shape, leve
                 total += parameters[:, :, 0, 0].log_softmax(1).gather(1, value)[:, 0]
             else:
                 single = value[..., None, None]
-                total += wnseq.distributions.logistic_mixture_log_likelihood(single, parameters, levels)[:, 0, 0]
+                total += wnseq.distributions.logistic_mixture_log_likelihood(single, parameters, num_values)[:, 0, 0]
             steps.put(row, column, value)
     torch.testing.assert_close(network.log_likelihood(x).detach(), total)
 
@@ -141,10 +143,10 @@ def test_a_categorical_pixel_is_drawn_with_its_probabilities():
 @each_kind
 @each_norm
 @pytest.mark.parametrize("classes", [0, 3])
-def test_cached_samples_are_the_naive_ones(norm, shape, levels, output, classes):
-    network = make(norm, shape, levels, output, classes, blocks=2)
+def test_cached_samples_are_the_naive_ones(norm, shape, num_values, output, classes):
+    network = make(norm, shape, num_values, output, classes, blocks=2)
     label = torch.tensor([2, 0, 1]) if classes else None
-    uniform, given = noise(network, 3, 5).double(), pixels(3, levels, shape)
+    uniform, given = noise(network, 3, 5).double(), pixels(3, num_values, shape)
     known = torch.zeros(shape[1:], dtype=torch.bool)
     known[: shape[1] // 2] = True
     assert torch.equal(draw(network, uniform, label), draw(network, uniform, label, sampler=Naive))
@@ -155,8 +157,8 @@ def test_cached_samples_are_the_naive_ones(norm, shape, levels, output, classes)
 
 
 @each_kind
-def test_cached_parameters_are_the_naive_ones_in_single_precision(shape, levels, output):
-    network, x = make("weight", shape, levels, output, blocks=2).float().eval(), pixels(3, levels, shape)
+def test_cached_parameters_are_the_naive_ones_in_single_precision(shape, num_values, output):
+    network, x = make("weight", shape, num_values, output, blocks=2).float().eval(), pixels(3, num_values, shape)
     steps, found = Cached(network, 3, None), torch.empty_like(network(x))
     with torch.inference_mode():
         for row, column in itertools.product(range(shape[1]), range(shape[2])):
@@ -168,7 +170,7 @@ def test_cached_parameters_are_the_naive_ones_in_single_precision(shape, levels,
 
 
 def test_samples_follow_the_distribution():
-    network = move(make(shape=(1, 4, 4), levels=2, maps=2, started=False)).float()
+    network = move(make(shape=(1, 4, 4), num_values=2, channels=2, started=False)).float()
     known = torch.ones(4, 4, dtype=torch.bool)
     known[3, 2:] = False  # two pixels to draw
     given = pixels(1, 2, (1, 4, 4)).expand(20_000, -1, -1, -1)
@@ -197,7 +199,7 @@ def test_both_norms_start_as_the_same_function(classes):
     x, label, outputs = pixels(40), torch.arange(40) % 3 if classes else None, []
     for norm, started in itertools.product(("weight", "none"), (False, True)):
         torch.manual_seed(0)
-        network = make(norm, started=False, classes=classes, maps=8).eval()
+        network = make(norm, started=False, classes=classes, channels=8).eval()
         if started:
             own = ((1, 8, 8), 17, "categorical", 8, 1, 3, classes, 0.5, False)
             pixelcnn.start(network, Network("weight", *own).double(), x, label)
@@ -210,7 +212,7 @@ def test_both_norms_start_as_the_same_function(classes):
 
 
 def test_the_start_is_the_published_one():
-    network, seen = make(started=False, maps=8).eval(), {}
+    network, seen = make(started=False, channels=8).eval(), {}
     for module in network.modules():
         if isinstance(module, wnseq.WNConv2d):
             assert module.weight.detach().std() == pytest.approx(0.05, rel=0.3) and not module.bias.any()
@@ -228,7 +230,7 @@ def test_checkpointing_halves_the_memory_and_changes_nothing():
     found = {}
     for flag in (False, True):
         torch.manual_seed(0)
-        model = PixelCNN(maps=8, blocks=2, checkpoint_activations=flag)
+        model = PixelCNN(channels=8, blocks=2, checkpoint_activations=flag)
         model.build((1, 8, 8), 17)
         kept, x = {}, pixels(20)
 
@@ -287,7 +289,7 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
     printed = capsys.readouterr().out
     for left in ("samples.png", "samples.npz", "completions.png", "curves.png", "checkpoints/best.ckpt"):
         assert Path("runs/pixelcnn/1", left).exists() and f"runs/pixelcnn/1/{left}" in printed, left
-    assert np.load("runs/pixelcnn/1/samples.npz")["levels"].shape == (12, 1, 8, 8)
+    assert np.load("runs/pixelcnn/1/samples.npz")["pixels"].shape == (12, 1, 8, 8)
     assert "norm weight" in printed and "categorical pixels" in printed
 
 
@@ -332,8 +334,8 @@ def test_the_average_is_what_is_tested_and_the_step_size_falls():
 
 
 @each_kind
-def test_mixed_precision_is_near_full(shape, levels, output):
-    network, x = make("weight", shape, levels, output, blocks=2).float().eval(), pixels(20, levels, shape)
+def test_mixed_precision_is_near_full(shape, num_values, output):
+    network, x = make("weight", shape, num_values, output, blocks=2).float().eval(), pixels(20, num_values, shape)
     full = network.log_likelihood(x)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = network.log_likelihood(x)
@@ -359,7 +361,7 @@ def test_a_checkpoint_alone_draws_images(options, capsys, monkeypatch):
     drawn, expected = np.load("out/drawn.npz"), generate(newest(), number=12, seed=3)
     for name, value in expected._asdict().items():
         np.testing.assert_array_equal(drawn[name], value.numpy())
-    assert drawn["levels"].dtype == np.uint8 and drawn["levels"].max() <= 16
+    assert drawn["pixels"].dtype == np.uint8 and drawn["pixels"].max() <= 16
     assert drawn["labels"].tolist() == ([*range(10), 0, 1] if options else [])
     assert Path("out/drawn.png").stat().st_size > 1000
     if options:
@@ -370,7 +372,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "pixelcnn" and about["version"] == wnseq.__version__
-    assert about["shape"] == [1, 8, 8] and about["levels"] == 17 and about["classes"] == 0
+    assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and about["classes"] == 0
     assert about["data"] == {"dataset": "digits", "size": None, "val_size": None}
 
 
@@ -394,7 +396,7 @@ def test_fine_tuning_takes_the_weights_and_no_new_start():
 def test_fine_tuning_from_a_plain_torch_checkpoint():
     plain = make("none", started=False).float()
     torch.save(plain.state_dict(), "plain.pt")
-    model = PixelCNN("weight", maps=4, blocks=1, init_from="plain.pt")
+    model = PixelCNN("weight", channels=4, blocks=1, init_from="plain.pt")
     Trainer(max_steps=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(model, ImageDataModule())
     x = pixels(5)
     torch.testing.assert_close(model.network.eval()(x), plain.eval()(x))
@@ -416,12 +418,12 @@ class Loader:
         return iter(self.batches)
 
 
-def own(levels, labels=None, model=None, shape=(1, 8, 8)):
+def own(images, labels=None, model=None, shape=(1, 8, 8)):
     """Fit a model to a batch of one's own; tell whether its weights moved."""
-    model = model or PixelCNN(maps=4, blocks=1)
+    model = model or PixelCNN(channels=4, blocks=1)
     model.build(shape, 17, 3)
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    batch = ImageBatch(levels.float(), labels, levels)
+    batch = ImageBatch(images.float(), labels, images)
     try:
         Trainer(max_steps=1, **QUIET).fit(model, Loader(batch), Loader(batch))
     finally:
@@ -432,18 +434,18 @@ def own(levels, labels=None, model=None, shape=(1, 8, 8)):
 def test_batches_of_ones_own():
     own(pixels(6).to(torch.uint8))
     assert own.changed
-    model = own(pixels(6), torch.tensor([0, 1, 2, 0, 1, 2]), PixelCNN(maps=4, blocks=1, conditional=True))
+    model = own(pixels(6), torch.tensor([0, 1, 2, 0, 1, 2]), PixelCNN(channels=4, blocks=1, conditional=True))
     assert own.changed
-    levels, known = pixels(3), torch.zeros(8, 8, dtype=torch.bool)
+    images, known = pixels(3), torch.zeros(8, 8, dtype=torch.bool)
     known[:, :4] = True
-    done = complete(model.eval(), levels, known, torch.tensor([2, 1, 0]))
-    assert torch.equal(done[..., :4], levels[..., :4].to(torch.uint8)) and done.dtype == torch.uint8
+    done = complete(model.eval(), images, known, torch.tensor([2, 1, 0]))
+    assert torch.equal(done[..., :4], images[..., :4].to(torch.uint8)) and done.dtype == torch.uint8
     with pytest.raises(ValueError, match="labels must be from 0 to 2, got none"):
-        complete(model, levels, known)
+        complete(model, images, known)
 
 
 @pytest.mark.parametrize(
-    ("levels", "text"),
+    ("images", "text"),
     [
         (torch.full((4, 1, 8, 8), 17), "whole numbers from 0 to 16, unscaled, got 17 to 17"),
         (torch.full((4, 1, 8, 8), -1), "whole numbers from 0 to 16, unscaled, got -1 to -1"),
@@ -452,9 +454,9 @@ def test_batches_of_ones_own():
         (torch.zeros(4, 8, 8), r"shape \(None, 1, 8, 8\), which the network is for, got \(4, 8, 8\)"),
     ],
 )
-def test_images_that_do_not_fit_are_refused_before_the_first_step(levels, text):
+def test_images_that_do_not_fit_are_refused_before_the_first_step(images, text):
     with pytest.raises(ValueError, match=text):
-        own(levels)
+        own(images)
     assert not own.changed
 
 
@@ -468,7 +470,7 @@ def test_images_that_do_not_fit_are_refused_before_the_first_step(levels, text):
 )
 def test_labels_out_of_range_are_refused_before_the_first_step(labels, text):
     with pytest.raises(ValueError, match=text):
-        own(pixels(4), labels, PixelCNN(maps=4, blocks=1, conditional=True))
+        own(pixels(4), labels, PixelCNN(channels=4, blocks=1, conditional=True))
     assert not own.changed
 
 
@@ -500,34 +502,34 @@ def test_a_categorical_pixel_has_one_channel():
 
 def test_the_output_follows_the_images():
     found = []
-    for shape, levels in (((1, 8, 8), 2), ((1, 8, 8), 17), ((1, 8, 8), 256), ((3, 8, 8), 17)):
-        model = PixelCNN(maps=4, blocks=1)
-        model.build(shape, levels)
+    for shape, num_values in (((1, 8, 8), 2), ((1, 8, 8), 17), ((1, 8, 8), 256), ((3, 8, 8), 17)):
+        model = PixelCNN(channels=4, blocks=1)
+        model.build(shape, num_values)
         found.append(model.network.output)
     assert found == ["categorical", "categorical", "logistic", "logistic"]
 
 
 def test_a_class_that_is_not_there_is_refused():
-    model = PixelCNN(maps=4, blocks=1, conditional=True)
+    model = PixelCNN(channels=4, blocks=1, conditional=True)
     model.build((1, 4, 4), 2, 3)
     with pytest.raises(ValueError, match=r"sampling.label must be from 0 to 2, got 3"):
         pixelcnn.sample(model, Sampling(number=1, label=3))
-    model = PixelCNN(maps=4, blocks=1)
+    model = PixelCNN(channels=4, blocks=1)
     model.build((1, 4, 4), 2)
     with pytest.raises(ValueError, match=r"sampling.label must be left out: the model is not conditional, got 0"):
         pixelcnn.sample(model, Sampling(number=1, label=0))
 
 
 def test_a_checkpoint_for_another_number_of_channels_is_refused(capsys):
-    colour = PixelCNN(maps=4, blocks=1)
+    colour = PixelCNN(channels=4, blocks=1)
     colour.build((3, 8, 8), 17)
-    about = {"shape": [3, 8, 8], "levels": 17, "classes": 0}
+    about = {"shape": [3, 8, 8], "num_values": 17, "classes": 0}
     torch.save({"state_dict": colour.state_dict(), "loops": {}, "wnseq": about}, "colour.ckpt")
     with pytest.raises(SystemExit):
         fit("--model.init_from=colour.ckpt", steps=1)
     assert "colour.ckpt is of images with 3 channels, these have 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="the checkpoint is of images with 3 channels, these have 1"):
-        model = PixelCNN(maps=4, blocks=1)
+        model = PixelCNN(channels=4, blocks=1)
         model.build((1, 8, 8), 17)
         model.on_load_checkpoint({"wnseq": about})
 
@@ -535,16 +537,16 @@ def test_a_checkpoint_for_another_number_of_channels_is_refused(capsys):
 def test_a_checkpoint_of_another_width_is_refused(capsys):
     fit(steps=1)
     with pytest.raises(SystemExit):
-        fit(f"--model.init_from={newest()}", "--model.maps=5", steps=1)
+        fit(f"--model.init_from={newest()}", "--model.channels=5", steps=1)
     told = capsys.readouterr().err
-    assert "does not fit this network: it was made with --model.norm weight" in told and "--model.maps 4" in told
+    assert "does not fit this network: it was made with --model.norm weight" in told and "--model.channels 4" in told
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         *((f"--model.{name}=0", f"{name} must be greater than 0, got 0") for name in (
-            "maps", "blocks", "mixtures", "learning_rate")),
+            "channels", "blocks", "mixtures", "learning_rate")),
         ("--model.polyak_steps=-1", "polyak_steps must be greater than 0, got -1"),
         ("--model.dropout=1", "dropout must be at least 0 and less than 1, got 1"),
         ("--model.sampling.number=0", "sampling.number must be at least 1, got 0"),

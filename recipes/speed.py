@@ -40,7 +40,8 @@ from torch.nn.utils import parametrizations
 import wnseq
 from wnseq.nn import WNModule
 from wnseq.training import benchmark
-from wnseq.training.benchmark import Lap, Row, keep_freed_memory
+from wnseq.training.allocator import keep_freed_memory
+from wnseq.training.benchmark import Lap, Row
 from wnseq.training.cli.errors import guess, user_errors
 
 PLAIN, AGAIN = "torch.nn", "torch.nn again"

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from wnseq.training import checkpoint_files, plots
-from wnseq.training.benchmark import keep_freed_memory
+from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.callbacks.basic import Checkpoint, RngState, TerminateOnNaN, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, statuses
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress, readable

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from wnseq.training.benchmark import VARIABLES, keep_freed_memory
+from wnseq.training.allocator import VARIABLES, keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
-from wnseq.training.memory import keep_freed_memory
+from wnseq.training.allocator import keep_freed_memory
 told = sys.argv[1] == "keep" and keep_freed_memory()
 faults = []
 for k in range(6):

@@ -211,7 +211,7 @@ def collect(run: Run) -> Result:
     merged: dict[str, dict[int, float]] = {}
     logs = run.folder.glob("*/*/metrics.csv")
     for log in sorted(logs, key=lambda path: int(path.parent.name)):
-        for name, (steps, values) in plots.read(log).items():
+        for name, (steps, values) in plots.read_metrics(log).items():
             merged.setdefault(name, {}).update(zip(steps, values, strict=True))
     return Result(run, {name: (sorted(of), [of[step] for step in sorted(of)]) for name, of in merged.items()})
 

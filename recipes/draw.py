@@ -578,7 +578,7 @@ def save_samples(model: Draw, file: Path) -> list[Path]:
     if not plots.plot_images(shown[-1][:, None], [""] * latents.shape[1], files[0], title="samples"):
         return files[2:]
     written = None if drawing.written is None else stacked(drawing.written)[:, :20]
-    plots.animated(shown[:, :20], written, files[1], columns=10)
+    plots.save_animation(shown[:, :20], written, files[1], columns=10)
     return files
 
 
@@ -591,7 +591,7 @@ def save_redrawing(model: Draw, batch: Any, figure: Path) -> Path:
     canvases = stacked([torch.cat((images, canvas.sigmoid())) for canvas in drawing.canvases])
     none = np.full((len(canvases), len(images), 4), np.nan)
     places = [none if found is None else stacked(found) for found in (drawing.read, drawing.written)]
-    return plots.animated(canvases, np.concatenate(places, 1), figure, columns=len(images))
+    return plots.save_animation(canvases, np.concatenate(places, 1), figure, columns=len(images))
 
 
 class DrawCLI(RecipeCLI):

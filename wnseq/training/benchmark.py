@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wnseq.training import plots
+from wnseq.training.plots._style import STYLE, VARIANT_COLORS, set_log_scale
 
 Row = dict[str, Any]
 Lap = Callable[[], tuple[float, ...]]  # one run of a contender: the seconds of each of its phases
@@ -225,7 +225,7 @@ def ratios(panels: Mapping[str, Mapping[str, Sequence[tuple[str, Row]]]], figure
         print("no figure: it needs matplotlib (pip install 'wnseq[plots]')")
         return False
     names = list(dict.fromkeys(name for of in panels.values() for name in of))
-    with rc_context(plots.STYLE):
+    with rc_context(STYLE):
         drawing = Figure(figsize=(7.2, 0.8 + 2.4 * len(panels)), layout="constrained")
         grid = drawing.subplots(len(panels), 1, squeeze=False)[:, 0]
         marks: dict[str, Any] = {}
@@ -240,11 +240,11 @@ def ratios(panels: Mapping[str, Mapping[str, Sequence[tuple[str, Row]]]], figure
                     [row["ratio"] - row["ratio_lower"] for _, row in shown],
                     [row["ratio_upper"] - row["ratio"] for _, row in shown],
                 ]
-                color = plots.VARIANTS[names.index(name) % len(plots.VARIANTS)]
+                color = VARIANT_COLORS[names.index(name) % len(VARIANT_COLORS)]
                 marks[name] = axes.errorbar(x, y, error, fmt="o", color=color, markersize=4, linewidth=1)
             axes.set_xticks(range(len(places)), places)
             axes.grid(visible=False, axis="x")
-            plots.logarithmic(axes)
+            set_log_scale(axes)
             axes.set_ylabel(label)
         drawing.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=4)
         drawing.savefig(figure)

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 import wnseq
 from wnseq._recurrence.steps import GATES, gate_slice
-from wnseq.training import plots
 from wnseq.training.callbacks.gate_monitor import GateMonitor, gated, turned
 from wnseq.training.cli.log_filter import filter_lightning_logs
+from wnseq.training.plots._gates import GATE_COLUMNS
 
 PLAIN = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
 
@@ -225,7 +225,7 @@ def test_what_is_written_can_be_drawn(tmp_path: Path) -> None:
     assert not (tmp_path / "gates.png").exists()
     monitor.on_fit_end(trainer, model)  # type: ignore[arg-type]
     assert (tmp_path / "gates.png").is_file()
-    assert rows(tmp_path)[0].keys() == set(plots.GATE_COLUMNS)
+    assert rows(tmp_path)[0].keys() == set(GATE_COLUMNS)
 
 
 # ---- one gate alone ----------------------------------------------------------------------------------------------

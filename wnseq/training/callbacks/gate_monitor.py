@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wnseq._recurrence.steps import GATES
 from wnseq.functional import row_norm
 from wnseq.nn._module import WNModule
-from wnseq.training import plots
+from wnseq.training.plots._gates import GATE_COLUMNS, plot_gates
 
 _GATED = ("weight_ih", "weight_hh")  # a projection belongs to no gate
 
@@ -84,7 +84,7 @@ class GateMonitor(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if self._log is not None:
-            plots.plot_gates(self._log.parent)
+            plot_gates(self._log.parent)
 
     @torch.no_grad()
     def _measure(self, step: int, model: nn.Module) -> None:
@@ -154,4 +154,4 @@ def _begin(log: Path, step: int) -> None:
             kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([plots.GATE_COLUMNS, *kept])
+        csv.writer(file).writerows([GATE_COLUMNS, *kept])

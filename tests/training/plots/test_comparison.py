@@ -1,0 +1,47 @@
+"""Figures of several runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from figures import colors_in, rgb, size_of
+
+from wnseq.training import plots
+
+RUNS = {
+    "one": [{f"{stage}/loss": ([1, 2, 3], [3.0, 2.0, 1.0 + seed]) for stage in ("train", "val")} for seed in range(2)],
+    "two": [{"train/loss": ([1, 2], [0.5, 0.4])}],
+}
+
+
+def test_each_variant_has_a_colour(tmp_path: Path) -> None:
+    both, one = tmp_path / "curves.png", tmp_path / "one.png"
+    assert plots.plot_variants(RUNS, both, metric="loss", title="a title")
+    assert {rgb(color) for color in plots.VARIANT_COLORS[:2]} <= colors_in(both)
+    assert size_of(both)[0] == 1280
+    assert plots.plot_variants({"two": RUNS["two"]}, one, metric="loss", title="a title")
+    assert size_of(one)[0] < 1280  # without validation there is one panel
+
+
+def test_a_sweep_is_drawn_with_what_diverged(tmp_path: Path) -> None:
+    runs: dict[str, list[tuple[float, float | None]]] = {
+        "one": [(0.1, 3.0), (0.1, 4.0), (1.0, 2.0), (10.0, None)],
+        "two": [(0.1, 5.0), (1.0, 0.0)],
+    }
+    figure = tmp_path / "sweep.png"
+    assert plots.plot_sweep(runs, figure, option="model.learning_rate", metric="test/loss", title="")
+    assert {rgb(color) for color in plots.VARIANT_COLORS[:2]} <= colors_in(figure)
+
+
+def test_a_comparison_says_why_it_has_no_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not plots.plot_variants(RUNS, tmp_path / "a.png", metric="bits", title="")
+    assert capsys.readouterr().out == "no figure: no run has a train/bits or a val/bits in it.\n"
+    assert not plots.plot_sweep({"one": [(0.1, None)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
+    assert capsys.readouterr().out == "no figure: every run has diverged.\n"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not plots.plot_variants(RUNS, tmp_path / "a.png", metric="loss", title="")
+    assert not plots.plot_sweep({"one": [(0.1, 1.0)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
+    assert capsys.readouterr().out == "no figure: it needs matplotlib (pip install 'wnseq[plots]')\n" * 2
+    assert not (tmp_path / "a.png").exists()

@@ -1,0 +1,99 @@
+"""Figures of several runs: the curves of variants, and final values against a swept option."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean
+
+from wnseq.training.plots._series import Series, common_steps, smooth_if_long
+from wnseq.training.plots._style import TITLE_COLOR, VARIANT_COLORS, new_figure, print_failures, set_log_scale
+
+TITLES = {"train": "training", "val": "validation"}
+
+
+@print_failures("figure")
+def plot_variants(
+    variants: Mapping[str, Sequence[Mapping[str, Series]]], file: Path, *, metric: str, title: str
+) -> None:
+    """Draw mean and range over the runs of each variant against the step, training and validation side by side.
+
+    Args:
+        variants: The runs of each variant, as :func:`read_metrics` returns them.
+        file: The file to write. Its ending names the format.
+        metric: What follows ``train/`` and ``val/`` in the names of the columns. It labels the axis.
+        title: Text above the figure.
+    """
+    panels = {stage: _runs_with(variants, f"{stage}/{metric}") for stage in TITLES}
+    panels = {stage: runs for stage, runs in panels.items() if any(runs.values())}
+    if not panels:
+        raise ValueError(f"no run has a train/{metric} or a val/{metric} in it.")
+    with new_figure(file, 0.8 + 3.6 * len(panels), 3.4) as figure:
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10, color=TITLE_COLOR)
+        grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        lowest = math.inf
+        for axes, (stage, runs_of) in zip(grid, panels.items(), strict=True):
+            axes.set_title(TITLES[stage], loc="left", fontsize=9)
+            axes.set_xlabel("step")
+            for (name, runs), color in zip(runs_of.items(), cycle(VARIANT_COLORS), strict=False):
+                if not runs:
+                    continue
+                steps, values = common_steps(runs)
+                means = smooth_if_long([fmean(at_step) for at_step in values])
+                axes.plot(steps, means, color=color, linewidth=1.5, label=name)
+                if len(runs) > 1:
+                    low, high = ([extreme(at_step) for at_step in values] for extreme in (min, max))
+                    axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+                lowest = min(lowest, *map(min, values))
+        if lowest > 0:
+            set_log_scale(grid[0])  # and the other, which shares its axis
+        grid[0].set_ylabel(metric.replace("_", " "))
+        lines, names = max((axes.get_legend_handles_labels() for axes in grid), key=lambda found: len(found[1]))
+        figure.legend(lines, names, loc="outside lower center", ncols=min(5, len(names)))
+
+
+def _runs_with(variants: Mapping[str, Sequence[Mapping[str, Series]]], column: str) -> dict[str, list[Series]]:
+    return {name: [run[column] for run in runs if column in run] for name, runs in variants.items()}
+
+
+@print_failures("figure")
+def plot_sweep(
+    variants: Mapping[str, Sequence[tuple[float, float | None]]], file: Path, *, option: str, metric: str, title: str
+) -> None:
+    """Draw mean and range over the runs of each variant against a swept option; a cross marks a run that diverged.
+
+    Args:
+        variants: For each run of each variant, the value of the option and the final metric; None if it diverged.
+        file: The file to write. Its ending names the format.
+        option: The swept option, which labels the axis.
+        metric: The name of the final metric, which labels the other axis.
+        title: Text above the figure.
+    """
+    finals = [final for runs in variants.values() for _, final in runs if final is not None]
+    if not finals:
+        raise ValueError("every run has diverged.")
+    with new_figure(file, 5.4, 3.6) as figure:
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontweight="bold", color=TITLE_COLOR)
+        for (name, runs), color in zip(variants.items(), cycle(VARIANT_COLORS), strict=False):
+            by_option: dict[float, list[float]] = {}
+            for value, final in sorted((value, final) for value, final in runs if final is not None):
+                by_option.setdefault(value, []).append(final)
+            means = [fmean(at) for at in by_option.values()]
+            ranges = [[mean - min(at), max(at) - mean] for mean, at in zip(means, by_option.values(), strict=True)]
+            below, above = [low for low, _ in ranges], [high for _, high in ranges]
+            marks = {"color": color, "marker": "o", "markersize": 3.5, "capsize": 2, "label": name}
+            axes.errorbar([*by_option], means, [below, above], **marks)
+            diverged = [value for value, final in runs if final is None]
+            at_top = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+            axes.plot(diverged, [1.0] * len(diverged), "x", color=color, **at_top)
+        options = sorted({value for runs in variants.values() for value, _ in runs})
+        if options[0] > 0:
+            axes.set_xscale("log")
+            axes.set_xticks(options, [f"{value:g}" for value in options])
+            axes.minorticks_off()
+        if min(finals) > 0:
+            set_log_scale(axes)
+        axes.set_xlabel(option.rpartition(".")[2].replace("_", " "))
+        axes.set_ylabel(metric.replace("_", " "))
+        figure.legend(loc="outside lower center", ncols=min(3, len(variants)))

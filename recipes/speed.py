@@ -42,7 +42,7 @@ from wnseq.nn import WNModule
 from wnseq.training import benchmark
 from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.benchmark import Lap, Row
-from wnseq.training.cli.errors import guess, user_errors
+from wnseq.training.cli.errors import suggest, user_errors
 
 PLAIN, AGAIN = "torch.nn", "torch.nn again"
 TOLERANCE = {"float32": 1e-4, "bf16": 0.1}  # of the largest value of what is compared
@@ -347,7 +347,7 @@ class Grid:
             Size.read(size)
         for name in self.contenders:
             if name not in CONTENDERS:
-                raise ValueError(f"there is no contender {name!r}.{guess(name, CONTENDERS)}")
+                raise ValueError(f"there is no contender {name!r}.{suggest(name, CONTENDERS)}")
         benchmark.check(self.pairs, self.threads)
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"device is {self.device}, and this torch sees no GPU")

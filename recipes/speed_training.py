@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from wnseq.data.text import TextDataModule
 from wnseq.training import benchmark
 from wnseq.training.benchmark import Row
-from wnseq.training.cli.errors import guess, user_errors
+from wnseq.training.cli.errors import suggest, user_errors
 
 USUAL, AGAIN = "usual loop", "usual loop again"
 WARM, TURN = 4, 3  # steps before the clock starts, and steps of a turn
@@ -243,7 +243,7 @@ class Training:
         benchmark.check(self.pairs, [self.threads])
         for name in self.contenders or []:
             if name not in CONTENDERS:
-                raise ValueError(f"there is no contender {name!r}.{guess(name, CONTENDERS)}")
+                raise ValueError(f"there is no contender {name!r}.{suggest(name, CONTENDERS)}")
         self.contenders = [USUAL, AGAIN, *(CONTENDERS if self.contenders is None else self.contenders)]
 
     @property

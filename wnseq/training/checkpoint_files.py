@@ -1,4 +1,4 @@
-"""Finding and reading checkpoint files, with an error a user understands for each thing that can be wrong with one."""
+"""Checkpoint files: found, read and loaded, with an error that a user understands for each thing that can be wrong."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from wnseq.training.cli.errors import guess
+from wnseq.training.cli.errors import suggest
+
+__all__ = ["check_hyper_parameters", "find_checkpoint", "load", "load_run_checkpoint", "load_weights"]
 
 
-def find(name: str, runs: Path) -> Path:
-    """The file that ``--ckpt_path`` means.
+def find_checkpoint(name: str, runs: Path) -> Path:
+    """Return the file that ``--ckpt_path`` means.
 
     Args:
-        name: the path of a checkpoint, or ``best`` or ``last``: that of the newest run that has one.
-        runs: the folder that holds the recipe's runs.
+        name: The path of a checkpoint, or ``best`` or ``last`` for that of the newest run that has one.
+        runs: The folder of the recipe's runs.
 
     Raises:
-        FileNotFoundError: naming the file and what was expected.
+        FileNotFoundError: There is no such file.
     """
     if name not in ("best", "last"):
         if not (path := Path(name)).is_file():
@@ -34,11 +36,11 @@ def find(name: str, runs: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a file that ``torch.save`` wrote on the CPU, running no code from it.
+    """Load a file that ``torch.save`` wrote onto the CPU, without running any code from it.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds no dictionary of plain types and tensors.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or does not hold a dictionary of plain types and tensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}.")
@@ -54,12 +56,12 @@ def load(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read a Lightning checkpoint on the CPU, running no code from it.
+def load_run_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint that Lightning wrote, as :func:`load` does.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or is not a checkpoint of Lightning.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged or is not a checkpoint of Lightning.
     """
     checkpoint = load(path)
     if "state_dict" not in checkpoint or "loops" not in checkpoint:
@@ -71,38 +73,38 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shape: Iterable[str]) -> None:
-    """Start a network from what a file holds: a checkpoint whose module keeps it as ``network``, or a state dict.
+    """Load a checkpoint of a module with the attribute ``network``, or a bare state dict, into a network.
 
     Args:
-        network: The network to fill.
-        path: The file.
-        loaded: What :func:`load` read from it.
-        shape: The hyper-parameters that decide whether weights fit, for the hint.
+        network: The network.
+        path: The file, for the error.
+        loaded: The contents of the file, as :func:`load` returns them.
+        shape: Hyper-parameters that decide whether weights fit, for the error.
 
     Raises:
-        ValueError: The weights do not fit; with the flags that the checkpoint was made with.
+        ValueError: The weights do not fit. It names the flags that the checkpoint was made with.
     """
     weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        made_with = loaded.get("hyper_parameters", {})
-        flags = " ".join(f"--model.{name} {made_with[name]}" for name in shape if made_with.get(name) is not None)
+        hparams = loaded.get("hyper_parameters", {})
+        flags = " ".join(f"--model.{name} {hparams[name]}" for name in shape if hparams.get(name) is not None)
         hint = f"it was made with {flags}" if flags else "set --model.* to what it was made with"
         detail = str(error).splitlines()[1].strip()
         raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
 
 
-def check_names(path: Path, hparams: Iterable[str], *, known: Iterable[str]) -> None:
-    """Make sure that a model has the hyper-parameters of a checkpoint.
+def check_hyper_parameters(path: Path, hparams: Iterable[str], *, known: Iterable[str]) -> None:
+    """Check that a model has every hyper-parameter of a checkpoint.
 
     Raises:
-        ValueError: naming the first it does not have.
+        ValueError: It lacks one.
     """
     known = set(known)
     for name in hparams:
         if name not in known:
             raise ValueError(
-                f"{path} has the hyper-parameter {name}, which this recipe does not.{guess(name, known)} "
+                f"{path} has the hyper-parameter {name}, which this recipe does not.{suggest(name, known)} "
                 "Expected a checkpoint of the same recipe and version."
             )

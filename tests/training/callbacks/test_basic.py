@@ -1,4 +1,4 @@
-"""Exact resume, throughput, the guard against a loss that is not finite."""
+"""Exact resume, throughput, the time of an epoch, the stop at a loss that is not finite."""
 
 import random
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_throughput_follows_the_clock_and_leaves_validation_out(monkeypatch: pyt
     assert 40 < logged["train/tokens_per_s"] < 80
 
 
-def test_throughput_is_renewed_every_tenth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_is_logged_every_tenth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(100))
     monkeypatch.setattr(basic.time, "perf_counter", lambda: next(seconds))
     logged: list[float] = []
@@ -73,6 +73,36 @@ def test_throughput_is_renewed_every_tenth_batch(monkeypatch: pytest.MonkeyPatch
     counted = [sum(0.95 ** (last - k) * 2 * k for k in range(last + 1)) for last in (0, 10, 20)]
     waited = [sum(0.95**k for k in range(last + 1)) for last in (0, 10, 20)]
     assert logged == pytest.approx([count / wait for count, wait in zip(counted, waited, strict=True)])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(basic.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_the_time_of_an_epoch_excludes_validation(clock: SimpleNamespace) -> None:
+    logged: list[tuple[str, float]] = []
+    module: Any = SimpleNamespace(log=lambda name, value: logged.append((name, value)))
+    callback: Any = basic.EpochTime()
+    for batch in range(3):
+        callback.on_train_batch_start(None, module, None, batch)
+        clock.now += 2
+    callback.on_validation_start(None, module)
+    clock.now += 50
+    callback.on_validation_end(None, module)
+    callback.on_train_epoch_end(None, module)
+    assert logged == [("train/seconds_per_epoch", 6.0)]
+
+
+def test_the_time_of_the_rest_of_an_epoch_is_not_logged(clock: SimpleNamespace) -> None:
+    module: Any = SimpleNamespace(log=lambda *_: pytest.fail("logged"))
+    callback: Any = basic.EpochTime()
+    callback.on_train_batch_start(None, module, None, 5)
+    callback.on_validation_start(None, module)
+    callback.on_validation_end(None, module)
+    callback.on_train_epoch_end(None, module)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(
@@ -110,7 +140,7 @@ def test_values_come_from_all_processes_but_not_after_an_exception() -> None:
     assert basic.all_gather_object(Process(interrupted=True), "mine") is None  # type: ignore[arg-type]
 
 
-def test_processes_that_began_alike_draw_differently_once_they_train() -> None:
+def test_ranks_with_the_same_weights_draw_differently_once_they_train() -> None:
     drawn = []
     for rank in (0, 1, 0):
         torch.manual_seed(5)
@@ -126,12 +156,12 @@ def test_processes_that_began_alike_draw_differently_once_they_train() -> None:
      (None, "the checkpoint has no random generators of its processes, and this run has 2")],
 )  # fmt: skip
 def test_generators_of_another_number_of_processes_are_left_with_a_message(saved: Any, said: str) -> None:
-    told: list[str] = []
+    printed: list[str] = []
     callback: Any = basic.RngState()
     callback.load_state_dict({"processes": saved})
-    callback.on_train_start(Process(1), SimpleNamespace(print=told.append))
+    callback.on_train_start(Process(1), SimpleNamespace(print=printed.append))
     callback.on_train_epoch_start(None, None)  # restores nothing
-    assert len(told) == 1 and told[0].startswith(said)
+    assert len(printed) == 1 and printed[0].startswith(said)
 
 
 @pytest.mark.parametrize(("exception", "saves"), [(RuntimeError(), False), (SIGTERMException(), True)])

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import wnseq
 from wnseq._recurrence.steps import GATES, gate_slice
-from wnseq.training.callbacks.gate_monitor import GateMonitor, gated, turned
+from wnseq.training.callbacks.gate_monitor import GateMonitor, gate_weights, row_angles
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.plots._gates import GATE_COLUMNS
 
@@ -29,7 +29,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def stub(folder: Path, **changed: Any) -> Any:
-    """What the monitor asks of a Trainer."""
+    """What the monitor reads from a Trainer."""
     usual = {"global_step": 0, "is_global_zero": True, "fast_dev_run": False, "optimizers": [None]}
     return SimpleNamespace(default_root_dir=str(folder), **{**usual, **changed})
 
@@ -55,7 +55,7 @@ def test_every_gate_is_measured_as_its_views_have_it(case: Case, tmp_path: Path)
     rnn: Any = model["net"]
     trainer, monitor = stub(tmp_path), GateMonitor(every_n_steps=1)
     monitor.on_train_start(trainer, model)  # type: ignore[arg-type]
-    before = {name: v.detach().double().clone() for name, _, v, _ in gated(model)}
+    before = {name: v.detach().double().clone() for name, _, v, _ in gate_weights(model)}
     step(monitor, trainer, model)
 
     start, after = ([row for row in rows(tmp_path) if row["step"] == at] for at in "01")
@@ -87,18 +87,18 @@ def test_angles_are_resolved_however_small_and_whatever_the_lengths(angle: float
     before = one.expand(3, -1)
     after = scale * (math.cos(angle) * one + math.sin(angle) * other).expand(3, -1)
     torch.testing.assert_close(
-        turned(before, after), torch.full((3,), angle, dtype=torch.float64), rtol=1e-9, atol=2e-15
+        row_angles(before, after), torch.full((3,), angle, dtype=torch.float64), rtol=1e-9, atol=2e-15
     )
-    found = turned(before.float(), after.float())
+    found = row_angles(before.float(), after.float())
     torch.testing.assert_close(found, torch.full((3,), angle), rtol=1e-5, atol=3e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_rows_that_stand_still_have_not_turned_at_all(dtype: torch.dtype) -> None:
+def test_equal_rows_have_the_angle_zero(dtype: torch.dtype) -> None:
     v = torch.randn(4, 5).to(dtype)
     v[1] = 0
-    assert turned(v, v.clone()).tolist() == [0.0] * 4
-    assert turned(torch.zeros_like(v), v).tolist() == [0.0] * 4
+    assert row_angles(v, v.clone()).tolist() == [0.0] * 4
+    assert row_angles(torch.zeros_like(v), v).tolist() == [0.0] * 4
 
 
 def test_only_the_step_that_ends_at_a_measurement_is_measured(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_two_optimisers_do_not_step_over_a_measurement(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path)][::2] == ["0", "6", "10"]
 
 
-def test_several_modules_are_told_apart(tmp_path: Path) -> None:
+def test_several_modules_have_names_of_their_own(tmp_path: Path) -> None:
     model = nn.ModuleDict({"encoder": wnseq.WNGRU(3, 4), "decoder": wnseq.WNLSTMCell(3, 4), "head": nn.Linear(4, 2)})
     GateMonitor().on_train_start(stub(tmp_path), model)  # type: ignore[arg-type]
     names = dict.fromkeys(row["weight"] for row in rows(tmp_path))
@@ -156,7 +156,7 @@ def test_a_recipe_without_such_modules_is_left_alone(main: Callable[..., Any], h
     assert [*here.rglob("gates.*")] == []
 
 
-def test_sharded_parameters_are_left_alone_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sharded_parameters_are_left_alone_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, trainer, monitor = wnseq.WNRNN(3, 4), stub(tmp_path), GateMonitor(every_n_steps=1)
     model.weight_hh_l0_v = nn.Parameter(model.weight_hh_l0_v.detach().flatten()[:5])  # as a strategy leaves them
     monitor.on_train_start(trainer, model)  # type: ignore[arg-type]
@@ -211,7 +211,7 @@ def test_a_resumed_run_measures_what_the_uninterrupted_one_does(tmp_path: Path) 
     assert (whole / "gates.png").is_file() and (second / "gates.png").is_file()
 
     at12 = fit(first, 12, ckpt_path=at8)  # the same folder: what came before stays,
-    fit(first, 16, ckpt_path=at8)  # what came after the checkpoint is measured anew
+    fit(first, 16, ckpt_path=at8)  # what came after the checkpoint is measured again
     fit(first, 16, ckpt_path=at12)
     assert (first / "gates.csv").read_bytes() == (whole / "gates.csv").read_bytes()
     fit(first, 3)

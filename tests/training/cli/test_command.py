@@ -12,7 +12,7 @@ from wnseq.training.cli import command
 
 @pytest.fixture(autouse=True)
 def toy_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two small recipes in the place of the real ones."""
+    """Two small recipes instead of the real ones."""
     folder = tmp_path / "wnseq_recipes"
     folder.mkdir()
     (folder / "__init__.py").write_text('"""Not a recipe."""\n')
@@ -36,14 +36,15 @@ def test_it_lists_the_recipes_by_the_first_line_of_their_docstrings(
 
 def test_the_real_recipes_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "RECIPES", "wnseq.recipes")
-    found = command.recipes()
+    found = command.find_recipes()
     assert "language_model" in found
-    assert all(command.headline(source).endswith(".") for source in found.values())
+    assert all(command.read_summary(source).endswith(".") for source in found.values())
 
 
 def test_it_runs_a_recipe_with_every_word_after_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["run", "echo", "fit", "--help", "-c", "a b"]) == 0
     assert capsys.readouterr().out == "['wnseq run echo', 'fit', '--help', '-c', 'a b']\n"
+    assert sys.argv == ["wnseq"]
 
 
 def test_it_copies_a_recipe_out(tmp_path: Path, toy_recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +74,7 @@ def test_it_copies_over_nothing(
 
 @pytest.mark.parametrize(("name", "said"), [("ecko", "Did you mean echo?"), ("x", "There are: echo, sums.")])
 @pytest.mark.parametrize("words", [["run"], ["copy"]], ids=["run", "copy"])
-def test_an_unknown_recipe_is_guessed(
+def test_the_nearest_recipe_is_suggested(
     words: list[str], name: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command.main([*words, name, "file.py"]) == 2
@@ -108,6 +109,6 @@ def test_a_source_folder_that_hides_the_installed_package_is_named(
 
 
 def test_listing_is_light() -> None:
-    code = "import sys, wnseq.training.cli.command as c; c.main(['list']); print('lightning' in sys.modules)"
+    code = "import sys, wnseq.training.cli.command as c; c.main([]); print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\nFalse\n")

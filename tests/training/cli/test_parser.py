@@ -41,7 +41,7 @@ def test_a_wrong_option_is_one_line(here: Path, fails: Fails, words: list[str], 
     assert list(here.iterdir()) == []
 
 
-def test_a_wrong_option_in_a_file_is_guessed_too(here: Path, fails: Fails) -> None:
+def test_a_wrong_option_in_a_file_has_a_suggestion_too(here: Path, fails: Fails) -> None:
     Path("run.yaml").write_text("model:\n  widht: 3\n")
     assert (
         fails(2, "-c", "run.yaml")

@@ -6,12 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-
-from wnseq.training.cli import run_folder
 
 Main = Callable[..., dict[str, float]]
 Fails = Callable[..., str]
@@ -43,18 +40,6 @@ def test_checkpoints_hold_plain_hyper_parameters(after: dict[str, float], here: 
     assert hparams == {"width": 4, "cell": "lstm", "lr": 0.05, "dropout": 0.5, "explode_at": -1, "bug": False}
 
 
-def test_every_run_has_its_own_folder(after: dict[str, float], main: Main) -> None:
-    Path("runs/toy/7").mkdir()
-    main("--trainer.max_epochs", "1")
-    assert Path("runs/toy/8/metrics.csv").is_file()
-
-
-def test_two_runs_started_at_once_get_two_folders(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "1").mkdir()
-    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))  # neither has seen the other's folder
-    assert run_folder.new_folder(here) == here / "2"
-
-
 def test_the_same_seed_repeats_to_the_bit_and_another_does_not(after: dict[str, float], main: Main) -> None:
     assert main() == after
     assert main("--seed_everything", "1") != after
@@ -82,11 +67,11 @@ def test_what_the_user_switches_off_is_off(
     )
 
 
-def test_a_users_callbacks_stand_beside_ours(main: Main) -> None:
+def test_a_users_callbacks_are_added_to_the_projects(main: Main) -> None:
     main("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.patience=0")
     assert torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 36
     saved = torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)["callbacks"]
-    assert sorted(name.split("{")[0] for name in saved) == ["Checkpoint", "Checkpoint", "EarlyStopping", "RandomState"]
+    assert sorted(name.split("{")[0] for name in saved) == ["Checkpoint", "Checkpoint", "EarlyStopping", "RngState"]
 
 
 def test_without_matplotlib_a_run_says_how_to_get_it(
@@ -95,13 +80,6 @@ def test_without_matplotlib_a_run_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     main("--trainer.max_epochs", "1")
     assert "no figure: it needs matplotlib (pip install 'wnseq[plots]')" in capsys.readouterr().out
-
-
-def test_without_tensorboard_a_run_has_its_csv(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "RequirementCache", lambda name: False)
-    main("--trainer.max_epochs", "1")
-    assert Path("runs/toy/1/metrics.csv").is_file()
-    assert not Path("runs/toy/1/tensorboard").exists()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["--print_config"], ["fit", "--print_config"]])
@@ -122,28 +100,6 @@ def test_a_printed_configuration_runs(main: Main, capsys: pytest.CaptureFixture[
     main("-c", "run.yaml", "--trainer.max_epochs", "1")
     checkpoint = torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)
     assert (checkpoint["hyper_parameters"]["width"], checkpoint["epoch"]) == (3, 0)
-
-
-def test_the_command_line_of_the_process_is_the_default(
-    toy: ModuleType, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["recipes/toy.py", "--model.widht", "3"])
-    with pytest.raises(SystemExit) as exit:
-        toy.main()
-    assert exit.value.code == 2
-    assert capsys.readouterr().err.startswith("python recipes/toy.py fit: error: unknown option --model.widht. Did you")
-    assert sys.argv == ["recipes/toy.py", "--model.widht", "3"]
-
-
-def test_matmul_precision_is_set_for_the_run_alone(
-    main: Main, toy: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-    monkeypatch.setattr(toy.ToyCLI, "report", lambda self: seen.append(torch.get_float32_matmul_precision()))
-    main("--trainer.max_epochs", "1", "--matmul_precision", "medium")
-    main("--trainer.max_epochs", "1")
-    assert seen == ["medium", "highest"]
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_process_of_its_own_prints_nothing_else_and_leaves_the_status(here: Path) -> None:

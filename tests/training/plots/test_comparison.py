@@ -7,6 +7,7 @@ import pytest
 from figures import colors_in, rgb, size_of
 
 from wnseq.training import plots
+from wnseq.training.plots._style import VARIANT_COLORS
 
 RUNS = {
     "one": [{f"{stage}/loss": ([1, 2, 3], [3.0, 2.0, 1.0 + seed]) for stage in ("train", "val")} for seed in range(2)],
@@ -17,7 +18,7 @@ RUNS = {
 def test_each_variant_has_a_colour(tmp_path: Path) -> None:
     both, one = tmp_path / "curves.png", tmp_path / "one.png"
     assert plots.plot_variants(RUNS, both, metric="loss", title="a title")
-    assert {rgb(color) for color in plots.VARIANT_COLORS[:2]} <= colors_in(both)
+    assert {rgb(color) for color in VARIANT_COLORS[:2]} <= colors_in(both)
     assert size_of(both)[0] == 1280
     assert plots.plot_variants({"two": RUNS["two"]}, one, metric="loss", title="a title")
     assert size_of(one)[0] < 1280  # without validation there is one panel
@@ -30,7 +31,7 @@ def test_a_sweep_is_drawn_with_what_diverged(tmp_path: Path) -> None:
     }
     figure = tmp_path / "sweep.png"
     assert plots.plot_sweep(runs, figure, option="model.learning_rate", metric="test/loss", title="")
-    assert {rgb(color) for color in plots.VARIANT_COLORS[:2]} <= colors_in(figure)
+    assert {rgb(color) for color in VARIANT_COLORS[:2]} <= colors_in(figure)
 
 
 def test_a_comparison_says_why_it_has_no_figure(

@@ -1,4 +1,4 @@
-"""What Lightning lacks and every recipe needs: exact resume, throughput, a guard against NaN, safe checkpoints."""
+"""Callbacks of every run: exact resume, speed, a stop at a loss that is not finite, safe checkpoints."""
 
 import math
 import random
@@ -14,19 +14,21 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-RENEWED = 10  # batches after which the throughput is logged again
+__all__ = ["Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput", "all_gather_object"]
+
+LOG_EVERY = 10  # batches between two figures of the throughput: Lightning takes up to a millisecond to log a number
 
 
 def all_gather_object(trainer: Trainer, value: Any) -> list[Any] | None:
-    """Gather what each process of a Trainer has.
+    """Gather a value from each rank of a Trainer. All ranks must call it.
 
     Args:
-        trainer: the Trainer; each of its processes calls this at the same place.
-        value: what this process has: anything that can be pickled, tensors on the CPU.
+        trainer: The Trainer.
+        value: This rank's value: anything that can be pickled, tensors on the CPU.
 
     Returns:
-        The values in the order of the processes, the same in all; None after an exception in one of several processes,
-        where the others may never answer.
+        The values in the order of the ranks, the same in all. None after an exception in one of several ranks, since
+        the others may never answer.
     """
     if trainer.world_size > 1 and trainer.interrupted:
         return None
@@ -37,7 +39,7 @@ def _cuda_is_used() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
-def _generators() -> dict[str, Any]:
+def _rng_states() -> dict[str, Any]:
     numpy_state: Any = np.random.get_state(legacy=False)
     words = numpy_state["state"]
     return {
@@ -49,16 +51,16 @@ def _generators() -> dict[str, Any]:
 
 
 class RngState(Callback):
-    """Keep the random generators in the checkpoint, so that a resumed run draws what the uninterrupted one draws.
+    """Save the state of the random generators in checkpoints, so that a resumed run repeats the uninterrupted one.
 
-    Python's, NumPy's, torch's and every CUDA device's generator of each process, as plain types and tensors, since a
-    checkpoint is resumed with ``weights_only=True``. Lightning saves none of them.
+    These are Python's, NumPy's, torch's and every CUDA device's generator of each rank, as plain types and tensors,
+    since Lightning loads a checkpoint with ``weights_only=True``. Lightning saves none of them.
 
-    Several processes draw their weights alike, and from the start of training on each draws its own: other dropout.
+    All ranks draw the same initial weights. When training starts, each rank is seeded differently, for its own dropout.
 
     Note:
-        Restored when training starts again, and once more at its first batch where that stands inside an epoch:
-        making the loader's iterator may have drawn, and the uninterrupted run made its own earlier.
+        They are restored when training starts again, and once more at its first batch if that is inside an epoch: the
+        loader's new iterator may have drawn numbers, and the uninterrupted run made its own earlier.
     """
 
     def __init__(self) -> None:
@@ -69,7 +71,7 @@ class RngState(Callback):
         self._trainer = trainer
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        own = _generators()
+        own = _rng_states()
         return {"processes": [own] if self._trainer is None else all_gather_object(self._trainer, own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
@@ -81,10 +83,10 @@ class RngState(Callback):
             if saved == trainer.world_size:
                 return
             self._restored = None
-            whose = f"the random generators of {saved}" if saved else "no random generators of its"
+            states = f"the random generators of {saved}" if saved else "no random generators of its"
             pl_module.print(
-                f"the checkpoint has {whose} processes, and this run has {trainer.world_size}: what is drawn from "
-                "here on, dropout among it, is not what the first run would have drawn"
+                f"the checkpoint has {states} processes, and this run has {trainer.world_size}: from here on it draws "
+                "other random numbers than the first run would have drawn, those of dropout among them"
             )
         if trainer.world_size > 1:
             root = np.random.SeedSequence((torch.initial_seed(), trainer.global_rank, trainer.global_step))
@@ -114,15 +116,13 @@ class RngState(Callback):
 
 
 class Throughput(Callback):
-    """Log how fast training goes, as ``train/<unit>_per_s``, validation not counted.
+    """Log the speed of training as ``train/<unit>_per_s``, validation excluded.
 
-    A running mean over about the last 20 batches, renewed every tenth: it follows a change of speed and does not
-    flicker, and Lightning takes up to a millisecond to log a number. With several processes, what all do together, as
-    the first sees it.
+    It is a running mean over about the last 20 batches, over all ranks, logged every tenth batch.
 
     Args:
-        unit: what is counted, in the plural: ``tokens``, ``images``.
-        count: how many of them a batch holds.
+        unit: The plural of what is counted: ``tokens``, ``images``.
+        count: The function from a batch to their number in it.
     """
 
     def __init__(self, unit: str, count: Callable[[Any], int]) -> None:
@@ -131,7 +131,7 @@ class Throughput(Callback):
         self._count = self._seconds = self._since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._since = time.perf_counter()  # a run resumed inside an epoch may not come by its start
+        self._since = time.perf_counter()  # a run that resumes inside an epoch may skip its start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._since = time.perf_counter()
@@ -146,17 +146,46 @@ class Throughput(Callback):
         self._count = 0.95 * self._count + self.count(batch) * trainer.world_size
         self._seconds = 0.95 * self._seconds + now - self._since
         self._since = now
-        if batch_idx % RENEWED == 0:
+        if batch_idx % LOG_EVERY == 0:
             pl_module.log(self.name, self._count / self._seconds, prog_bar=True)
 
 
-class TerminateOnNaN(Callback):
-    """Stop at the first loss that is not finite, before its gradient reaches the weights.
+class EpochTime(Callback):
+    """Log ``train/seconds_per_epoch`` of each whole epoch, validation excluded.
 
-    Several processes look at the mean of their losses, and so stop together.
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[EpochTime()], logger=False, accelerator="cpu")
+    """
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+        self._paused = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        if batch_idx == 0:
+            self._started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self._started is not None:
+            self._started += time.perf_counter() - self._paused
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self._started is not None:
+            pl_module.log("train/seconds_per_epoch", time.perf_counter() - self._started)
+        self._started = None
+
+
+class TerminateOnNaN(Callback):
+    """Stop at the first training loss that is not finite, before its gradient reaches the weights.
+
+    Several ranks check the mean of their losses, and so stop together.
 
     Raises:
-        FloatingPointError: naming the step. No checkpoint is written on it.
+        FloatingPointError: It names the step. No checkpoint is written on it.
     """
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: D102
@@ -165,23 +194,22 @@ class TerminateOnNaN(Callback):
             raise FloatingPointError(
                 f"the training loss is {value} at step {trainer.global_step}, epoch {trainer.current_epoch}. Lower the "
                 "learning rate, clip the gradient (--trainer.gradient_clip_val), or use --trainer.precision 32. "
-                "No checkpoint was written of it; those of earlier epochs stand."
+                "No checkpoint was written of it; those of earlier epochs are kept."
             )
 
 
 class Checkpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, for runs that diverge, are stopped and resumed.
 
-    A run that diverged, or was cut short in the midst of a validation (which Lightning does not resume), keeps the
-    checkpoint it had. A resumed run remembers the best of the one before. Several processes save on SIGTERM, by which
-    Lightning stops them at the same batch, and on no other exception: one may have failed alone, and to save they
-    would have to wait for each other.
+    A run that diverges, or is interrupted in a validation (which Lightning cannot resume), keeps its last checkpoint.
+    Several ranks save on SIGTERM, at which Lightning stops them at the same batch, and on no other exception: one may
+    have failed alone, and saving needs them all.
 
-    Each file also holds, under ``metrics``, what had been measured when it was saved.
+    Each file also holds the metrics at that time, under ``metrics``.
 
     Note:
-        A resumed run writes to a folder of its own, and Lightning then forgets the best score so far, so that a worse
-        checkpoint would be called the best. Files in the old folder are never removed (Lightning checks that).
+        A resumed run writes to a new folder, where Lightning alone would forget the best score so far and call a worse
+        checkpoint the best. Files in the old folder are never removed (Lightning checks that).
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
@@ -195,32 +223,3 @@ class Checkpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
         if Path(state_dict["best_model_path"]).is_file():
             super().load_state_dict({**state_dict, "dirpath": self.dirpath})
-
-
-class EpochTime(Callback):
-    """Log ``train/seconds_per_epoch``, validation not counted; of an epoch that was not seen whole, nothing.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[EpochTime()], logger=False, accelerator="cpu")
-    """
-
-    def __init__(self) -> None:
-        self._began: float | None = None
-        self._paused = 0.0
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        if batch_idx == 0:
-            self._began = time.perf_counter()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._paused = time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        if self._began is not None:
-            self._began += time.perf_counter() - self._paused
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        if self._began is not None:
-            pl_module.log("train/seconds_per_epoch", time.perf_counter() - self._began)
-        self._began = None

@@ -1,4 +1,4 @@
-"""An average of the weights along a run, for evaluation and for checkpoints."""
+"""The exponential moving average of the weights along a run, for evaluation and for checkpoints."""
 
 import math
 from typing import Any, Literal
@@ -9,36 +9,36 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+__all__ = ["PolyakAverage"]
+
 UNITS = ("steps", "epochs")
 
 
 class PolyakAverage(Callback):
-    """Average the weights over the last steps of training, an exponential mean, for evaluation and for checkpoints.
+    """Average the weights over the last steps of training, exponentially, for evaluation and for checkpoints.
 
     ā ← ā + max(1/M, 9/(10 + t)) (w − ā) after each step of an optimiser, t the number of steps in ā
 
-    That is a decay of 1 − 1/M, but while few steps are taken it looks back over about a ninth of them, so that the
-    start is soon forgotten. Validation sees the average, and so does what comes after training. The weights of a
-    checkpoint are the average, with which it evaluates and samples alone; the weights as they move lie beside it
-    under ``current_model_state``, and a resumed run goes on with them. Buffers are not averaged.
+    The decay is 1 − 1/M. Over the first steps it is smaller: the average then covers about the last ninth of them, so
+    that it soon forgets the initial weights. Validation uses the average, and so does everything after training. The
+    weights of a checkpoint are the average. The weights before averaging are in it too, under ``current_model_state``,
+    and a resumed run continues with them. Buffers are not averaged. Half types are averaged in float32.
 
     Args:
         memory: M. 2000 steps are the decay of 0.9995 of PixelCNN++.
-        unit: What memory counts: ``steps`` or ``epochs``.
+        unit: The unit of memory: ``steps`` or ``epochs``.
 
     Raises:
-        ValueError: The memory is not greater than 0 or its unit is neither of the two; a checkpoint is to be saved with
-            ``save_weights_only``, on which Lightning calls no callback; a parameter is sharded, or not in the state
-            dict under its own name, so that no checkpoint could hold its average; or the memory is in epochs and the
+        ValueError: The memory is not greater than 0, or its unit is unknown. A checkpoint callback has
+            ``save_weights_only``, with which Lightning calls no callback. A parameter is sharded, or not in the state
+            dict under its own name, so that no checkpoint could hold its average. The memory is in epochs and the
             loader has no length.
 
     Note:
         Lightning's WeightAveraging (2.6) evaluates ``test(ckpt_path=…)`` with the weights before averaging, leaves the
-        last step out of a checkpoint that another callback's exception after a batch brings about, saves the average
-        as the weights to go on with after the end of training, and averages nothing in a second fit. It also copies
-        the whole module.
-
-        Half types are averaged in float32.
+        last step out of a checkpoint that is saved after another callback's exception, saves the average as the
+        weights to continue with after the end of training, and averages nothing in a second fit. It also copies the
+        whole module.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -54,11 +54,11 @@ class PolyakAverage(Callback):
         if unit not in UNITS:
             raise ValueError(f"PolyakAverage: unit must be {' or '.join(UNITS)}, got {unit!r}")
         self.memory, self.unit = memory, unit
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
-        self._average: dict[str, Tensor] = {}  # of each parameter, from the first step on
-        self._training: dict[str, Tensor] = {}  # the parameters themselves, while the model has the average
+    def _reset(self) -> None:
+        self._average: dict[str, Tensor] = {}  # by parameter, empty before the first step
+        self._training: dict[str, Tensor] = {}  # the weights before averaging, while the model has the average
         self._taken = 0  # steps in the average
         self._seen = 0  # the Trainer's count of steps at the last of them
         self._steps = math.inf  # of memory
@@ -66,7 +66,7 @@ class PolyakAverage(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         if stage != "fit":
             return
-        self._forget()
+        self._reset()
         if any(getattr(callback, "save_weights_only", False) for callback in trainer.checkpoint_callbacks):
             raise ValueError(
                 "PolyakAverage: with save_weights_only Lightning calls no callback, so the checkpoint would hold the "
@@ -96,10 +96,10 @@ class PolyakAverage(Callback):
         self._update(trainer, pl_module)
 
     def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the weights to the average, unless no step was taken since the last time."""
+        """Add the weights to the average, unless no step was taken since the last call."""
         if trainer.global_step == self._seen or self._training:
             return
-        now = {name: _widened(parameter.detach()) for name, parameter in pl_module.named_parameters()}
+        now = {name: _at_least_float32(parameter.detach()) for name, parameter in pl_module.named_parameters()}
         if self._taken:
             average = [self._average[name].to(value.device) for name, value in now.items()]  # resumed from the CPU
             share = max(1 / self._steps, 9 / (10 + self._taken))
@@ -111,22 +111,22 @@ class PolyakAverage(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.state.fn == TrainerFn.FITTING:
-            self._put_in(pl_module)
+            self._use_average(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.state.fn == TrainerFn.FITTING:
-            _fill(pl_module, self._training)
+            _copy_into(pl_module, self._training)
             self._training = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._put_in(pl_module)
+        self._use_average(pl_module)
 
-    def _put_in(self, pl_module: LightningModule) -> None:
-        """Give the model the average; the weights wait for the validation's end, or for a checkpoint."""
+    def _use_average(self, pl_module: LightningModule) -> None:
+        """Copy the average into the model, and keep the weights for the end of validation or a checkpoint."""
         if self._average and not self._training:
             with torch.inference_mode(False), torch.no_grad():  # copies made in inference mode are of little use later
                 self._training = {name: value.clone() for name, value in pl_module.named_parameters()}
-            _fill(pl_module, self._average)
+            _copy_into(pl_module, self._average)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         if trainer.state.fn == TrainerFn.FITTING:
@@ -134,14 +134,14 @@ class PolyakAverage(Callback):
         if not self._average:
             return
         model = checkpoint["state_dict"]
-        checkpoint["state_dict"] = _with(model, self._average, pl_module)
-        checkpoint["current_model_state"] = _with(model, self._training, pl_module)
+        checkpoint["state_dict"] = _replace_parameters(model, self._average, pl_module)
+        checkpoint["current_model_state"] = _replace_parameters(model, self._training, pl_module)
         checkpoint["polyak_average"] = {"average": self._average, "taken": self._taken}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
-        self._forget()
+        self._reset()
         if trainer.state.fn != TrainerFn.FITTING:
-            return  # the model has the average that it loaded
+            return  # the model has loaded the average
         if "polyak_average" not in checkpoint:
             pl_module.print("the checkpoint has no average of the weights: one begins with the next step")
             return
@@ -151,19 +151,19 @@ class PolyakAverage(Callback):
         pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
 
 
-def _widened(value: Tensor) -> Tensor:
+def _at_least_float32(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def _fill(pl_module: LightningModule, values: dict[str, Tensor]) -> None:
+def _copy_into(pl_module: LightningModule, values: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in pl_module.named_parameters():
             if name in values:
                 parameter.copy_(values[name])
 
 
-def _with(state: dict[str, Any], values: dict[str, Tensor], pl_module: LightningModule) -> dict[str, Any]:
-    """Put values in the place of a state dict's parameters, under each name of one that has several."""
+def _replace_parameters(state: dict[str, Any], values: dict[str, Tensor], pl_module: LightningModule) -> dict[str, Any]:
+    """Replace the parameters in a state dict by values, under each name of a parameter that has several."""
     first = {id(parameter): name for name, parameter in pl_module.named_parameters()}
     names = {name: first[id(parameter)] for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
     return {

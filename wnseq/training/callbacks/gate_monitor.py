@@ -1,4 +1,4 @@
-"""What the gates of weight-normalised recurrent modules learn over a run, and how fast their directions still turn."""
+"""A log of the gates of weight-normalised recurrent modules: their scales, and how fast their directions turn."""
 
 import csv
 from collections.abc import Iterator
@@ -14,32 +14,31 @@ from wnseq.functional import row_norm
 from wnseq.nn._module import WNModule
 from wnseq.training.plots._gates import GATE_COLUMNS, plot_gates
 
-_GATED = ("weight_ih", "weight_hh")  # a projection belongs to no gate
+__all__ = ["GateMonitor", "gate_weights", "row_angles"]
+
+GATE_WEIGHTS = ("weight_ih", "weight_hh")  # a projection belongs to no gate
 
 
 class GateMonitor(Callback):
-    """Write each gate's mean g, mean ‖v‖ and mean angle turned per step to ``gates.csv``, and draw ``gates.png``.
+    """Write each gate's mean g, mean ‖v‖ and mean angle per step to ``gates.csv``, and draw ``gates.png``.
 
-    angle turned = ∠(v before the step, v after it), in radians, the mean over the rows of the gate
+    angle = ∠(v before the step, v after it), in radians, the mean over the rows of the gate
 
-    For every weight-normalised recurrent module and cell of the model, each layer, direction, input and recurrent
-    weight, and gate. Both files lie in ``trainer.default_root_dir``, the folder of the run; a model without such
-    modules leaves none. The file has a line a gate: ``step``, ``weight`` (as the state dict spells it, without ``_v``
-    and ``_g``), ``gate``, ``g``, ``v_norm``, ``radians_per_step``.
+    It measures each gate of each input and recurrent weight of every weight-normalised recurrent module and cell. Both
+    files are in ``trainer.default_root_dir``, the folder of the run. The CSV has one row per gate and measurement:
+    ``step``, ``weight`` (its name in the state dict, without ``_v`` and ``_g``), ``gate``, ``g``, ``v_norm``,
+    ``radians_per_step``. A model without such modules has no files.
 
     Args:
-        every_n_steps: steps between two measurements. One costs about as much as composing the weights.
+        every_n_steps: Steps between two measurements. One costs about as much as composing the weights.
 
     Raises:
         ValueError: ``every_n_steps`` is less than 1.
 
     Note:
-        The angle is that of the one step that ends at the measurement. The net turn since the last measurement would be
-        smaller, by as much as steps undo one another, and would have to travel in the checkpoint. So nothing is kept
-        from one measurement to the next, and a resumed run measures what the uninterrupted one does.
-
-        The start is measured too, at step 0, with no angle. Parameters that a strategy has sharded are left alone,
-        and a line says so.
+        The angle is that of one step, the last before the measurement. So nothing is kept between measurements, and a
+        resumed run measures the same as an uninterrupted one. At step 0 there is no angle. Sharded parameters are not
+        measured, and a line says so.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -50,20 +49,20 @@ class GateMonitor(Callback):
         if every_n_steps < 1:
             raise ValueError(f"GateMonitor: every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self._log: Path | None = None  # None where there is nothing to measure
-        self._before: dict[str, Tensor] = {}  # copies of v, while a step that is to be measured is taken
-        self._at = 0  # the step they were copied at
+        self._log: Path | None = None  # None if there is nothing to measure
+        self._before: dict[str, Tensor] = {}  # copies of v, during a step that will be measured
+        self._copied_at = 0  # the step of those copies
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._log, self._before = None, {}
-        found = list(gated(pl_module))
+        found = list(gate_weights(pl_module))
         if not found or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if any(v.ndim != 2 or hasattr(v, "full_tensor") for _, _, v, _ in found):
             print("no gates.csv: the parameters are sharded, and one process sees a part of each gate")
             return
         self._log = Path(trainer.default_root_dir) / "gates.csv"
-        _begin(self._log, trainer.global_step)
+        _start_log(self._log, trainer.global_step)
         if trainer.global_step == 0:
             self._measure(0, pl_module)
 
@@ -72,13 +71,13 @@ class GateMonitor(Callback):
             return
         now = trainer.global_step
         if (now + max(1, len(trainer.optimizers))) // self.every_n_steps > now // self.every_n_steps:
-            self._before = {name: v.detach().clone() for name, _, v, _ in gated(pl_module)}
-            self._at = now
+            self._before = {name: v.detach().clone() for name, _, v, _ in gate_weights(pl_module)}
+            self._copied_at = now
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._before and trainer.global_step > self._at:
+        if self._before and trainer.global_step > self._copied_at:
             self._measure(trainer.global_step, pl_module)
             self._before = {}
 
@@ -91,11 +90,11 @@ class GateMonitor(Callback):
         if self._log is None:
             return
         labels, means = [], []
-        for name, gates, v, g in gated(model):
+        for name, gates, v, g in gate_weights(model):
             length = row_norm(v)
-            angle = turned(self._before[name], v) if self._before else torch.zeros_like(length)
-            of_rows = torch.stack([g.to(length.dtype), length, angle])  # (3, G·H)
-            means.append(of_rows.view(3, len(gates), -1).mean(2).cpu())  # (3, G)
+            angle = row_angles(self._before[name], v) if self._before else torch.zeros_like(length)
+            rows = torch.stack([g.to(length.dtype), length, angle])  # (3, G·H)
+            means.append(rows.view(3, len(gates), -1).mean(2).cpu())  # (3, G)
             labels += [(name, gate) for gate in gates]
         values = torch.cat(means, 1).t().tolist()
         with self._log.open("a", newline="", encoding="utf-8") as file:
@@ -104,50 +103,36 @@ class GateMonitor(Callback):
                 csv.writer(file).writerow([step, name, gate, f"{g_mean:.7g}", f"{v_norm:.7g}", angle_cell])
 
 
-def gated(model: nn.Module) -> Iterator[tuple[str, tuple[str, ...], Tensor, Tensor]]:
-    """Go through the weights of a model that are made of gates, as ``(name, gates, v, g)``.
-
-    Args:
-        model: any module.
-
-    Returns:
-        An iterator over the input and recurrent weights of its weight-normalised recurrent modules and cells.
-    """
+def gate_weights(model: nn.Module) -> Iterator[tuple[str, tuple[str, ...], Tensor, Tensor]]:
+    """Yield ``(name, gates, v, g)`` of each input and recurrent weight of a model's weight-normalised recurrences."""
     for path, module in model.named_modules():
         if isinstance(module, WNModule) and hasattr(module, "gate_g"):
             for weight in module.weight_names:
-                if weight.startswith(_GATED):
+                if weight.startswith(GATE_WEIGHTS):
                     yield f"{path}.{weight}".lstrip("."), GATES[module.kind], *module.v_and_g(weight)
 
 
-def turned(before: Tensor, after: Tensor) -> Tensor:
-    """Measure the angle between each row of one matrix and the same row of another.
+def row_angles(before: Tensor, after: Tensor) -> Tensor:
+    """Return the angles in radians between the rows of two matrices; 0 where a row is zero.
 
     ∠(a, b) = 2·atan2(‖ ‖b‖a − ‖a‖b ‖, ‖ ‖b‖a + ‖a‖b ‖)
 
-    Args:
-        before: the rows a.
-        after: the rows b.
-
     Shape:
         - before, after: ``(R, C)``
-
-    Returns:
-        The angles in radians, ``(R,)``; 0 where a row is zero. The norm of half types is taken in float32.
+        - output: ``(R,)``, at least in float32
 
     Note:
-        arccos of the cosine knows no angle below 3e-4 in float32; this form resolves 1e-7, and equal rows give 0.
+        arccos of the cosine cannot resolve angles below 3e-4 in float32. This form resolves 1e-7; equal rows give 0.
 
     Source:
         Kahan 2006, How futile are mindless assessments of roundoff in floating-point computation?, section 12.
     """
-    of_before, of_after = row_norm(before).unsqueeze(1), row_norm(after).unsqueeze(1)
-    a, b = of_after * before, of_before * after
+    a, b = row_norm(after).unsqueeze(1) * before, row_norm(before).unsqueeze(1) * after
     return 2 * torch.atan2(row_norm(a - b), row_norm(a + b))
 
 
-def _begin(log: Path, step: int) -> None:
-    """Start a log; in the folder of a run that is resumed at ``step``, keep what it had measured until then."""
+def _start_log(log: Path, step: int) -> None:
+    """Start a log. In the folder of a run that is resumed at ``step``, keep its rows until then."""
     kept: list[list[str]] = []
     if step > 0 and log.is_file():
         with log.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stop between two batches, where a checkpoint is exact, and leave with the right status."""
+"""Ctrl-C and SIGTERM stop a run between two batches, where a checkpoint is exact, with the shell's exit status."""
 
 import os
 import signal
@@ -12,33 +12,35 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+__all__ = ["GracefulShutdown", "exit_on_signals"]
+
 
 class GracefulShutdown(Callback):
-    """Let the first Ctrl-C or SIGTERM take effect after a training batch, and the second at once.
+    """Stop after the current training batch at the first Ctrl-C or SIGTERM, and at once at the second.
 
-    Lightning's own handling stops in the middle of a batch (Ctrl-C) or of a validation (SIGTERM), and resumes neither
-    to the bit: the batch's data, or the rest of the validation, is skipped. A stop that is asked for during validation,
-    or during the batch before it, therefore comes after the next batch.
+    Lightning alone stops in the middle of a batch (Ctrl-C) or of a validation (SIGTERM), and cannot resume either to
+    the bit: the batch's data, or the rest of the validation, is skipped. A request during validation, or during the
+    batch before it, therefore takes effect after the next batch.
 
     Note:
-        Lightning puts the former handlers back when the fit ends. With several processes they must agree when to stop,
-        so Lightning's own handling is left in place there.
+        Lightning restores the former handlers when the fit ends. Several ranks must agree when to stop, so Lightning's
+        own handlers stay in place there.
     """
 
     def __init__(self) -> None:
-        self._asked: int | None = None
+        self._requested: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         # only the main thread may have handlers
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._ask)
+                signal.signal(number, self._request)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is not None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self._requested is not None:
             raise KeyboardInterrupt
-        self._asked = number
-        # not print: its buffer may be in use where the signal struck
+        self._requested = number
+        # not print: its buffer may be in use when the signal arrives
         os.write(2, b"\nstopping after this batch; the same again stops at once\n")
 
     def on_train_batch_end(  # noqa: D102
@@ -46,27 +48,27 @@ class GracefulShutdown(Callback):
     ) -> None:
         validation_follows = (batch_idx + 1) % (trainer.val_check_batch or float("inf")) == 0
         if not trainer.is_last_batch and not validation_follows:
-            self.leave()
+            self.stop_if_requested()
 
-    def leave(self) -> None:
-        """Stop now if that was asked for.
+    def stop_if_requested(self) -> None:
+        """Stop if a signal has requested it.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C.
-            SIGTERMException: after SIGTERM.
+            KeyboardInterrupt: After Ctrl-C.
+            SIGTERMException: After SIGTERM.
         """
-        if self._asked == signal.SIGINT:
+        if self._requested == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._asked == signal.SIGTERM:
+        if self._requested == signal.SIGTERM:
             raise SIGTERMException
 
 
 @contextmanager
-def statuses() -> Iterator[None]:
-    """Leave with the shell's statuses: 130 after Ctrl-C, 143 after SIGTERM (Lightning has 1 and 0).
+def exit_on_signals() -> Iterator[None]:
+    """Exit with the shell's status after a signal: 130 after Ctrl-C, 143 after SIGTERM (Lightning has 1 and 0).
 
     Raises:
-        SystemExit: with that status.
+        SystemExit: With that status.
     """
     try:
         yield
@@ -74,7 +76,7 @@ def statuses() -> Iterator[None]:
         sys.exit(130)
     except SIGTERMException:
         sys.exit(143)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way out of Ctrl-C
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way out of Ctrl-C
             sys.exit(130)
         raise

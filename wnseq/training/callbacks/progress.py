@@ -1,4 +1,4 @@
-"""Progress as people expect it: epoch, loss, speed, time spent and left; a bar in a terminal, lines in a file."""
+"""Progress of a run: epoch, loss, speed, time spent and left; a bar in a terminal, lines in a file."""
 
 import re
 import time
@@ -10,12 +10,14 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from rich.progress import BarColumn, ProgressColumn, Task
 from rich.text import Text
 
+__all__ = ["PlainProgress", "RichProgress", "Timing", "format_epoch", "format_metrics", "format_number", "format_time"]
 
-def clock(seconds: float) -> str:
-    """Minutes and seconds, hours where there are any.
+
+def format_time(seconds: float) -> str:
+    """Format a time as minutes and seconds, with hours if there are any.
 
     Example:
-        >>> clock(75), clock(3675)
+        >>> format_time(75), format_time(3675)
         ('1:15', '1:01:15')
     """
     minutes, rest = divmod(round(seconds), 60)
@@ -23,11 +25,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def readable(value: float) -> str:
-    """Four digits that matter; thousands with separators.
+def format_number(value: float) -> str:
+    """Format a number with four significant digits, thousands with separators.
 
     Example:
-        >>> readable(21345.67), readable(1.72345), readable(3e-05)
+        >>> format_number(21345.67), format_number(1.72345), format_number(3e-05)
         ('21,346', '1.723', '3e-05')
     """
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -38,46 +40,48 @@ class Timing:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._began = time.monotonic()
-        self._first = trainer.global_step  # not 0 in a resumed run
+        self._started = time.monotonic()
+        self._first_step = trainer.global_step  # not 0 in a resumed run
         self._steps = trainer.estimated_stepping_batches
 
     @property
     def elapsed(self) -> float:
         """Seconds since the fit began."""
-        return time.monotonic() - self._began
+        return time.monotonic() - self._started
 
     @property
     def left(self) -> float | None:
-        """Seconds to the end at the pace so far, validation included; None before the first step or without an end."""
-        done = self._trainer.global_step - self._first
+        """Seconds to the end at the pace so far, validation included; None before the first step, or without an end."""
+        done = self._trainer.global_step - self._first_step
         if done <= 0 or self._steps == float("inf"):
             return None
         return self.elapsed * max(0.0, self._steps - self._trainer.global_step) / done
 
     def __str__(self) -> str:
-        return clock(self.elapsed) + (f" · {clock(self.left)} left" if self.left is not None else "")
+        return format_time(self.elapsed) + (f" · {format_time(self.left)} left" if self.left is not None else "")
 
 
-def epoch_name(epoch: int, trainer: Trainer) -> str:
-    """``epoch 3/10``, counted from 1."""
+def format_epoch(epoch: int, trainer: Trainer) -> str:
+    """Format an epoch, counted from 1: ``epoch 3/10``."""
     last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
     return f"epoch {epoch + 1}{last}"
 
 
-def worth_showing(metrics: dict[str, Any], trainer: Trainer, monitor: str) -> dict[str, str]:
-    """The metrics that the model asks to show and the monitored one, written as people read them."""
+def format_metrics(metrics: dict[str, Any], trainer: Trainer, monitor: str) -> dict[str, str]:
+    """Format the metrics that the model logs to the progress bar, and the monitored one."""
     metrics = {name: value for name, value in metrics.items() if name != "v_num"}  # the logger's version
     if monitor in trainer.callback_metrics:
         metrics[monitor] = trainer.callback_metrics[monitor]
-    return {re.sub(r"^train/(\w+)_per_s$", r"\1/s", name): readable(float(value)) for name, value in metrics.items()}
+    return {
+        re.sub(r"^train/(\w+)_per_s$", r"\1/s", name): format_number(float(value)) for name, value in metrics.items()
+    }
 
 
 class PlainProgress(ProgressBar):
-    """One plain line an epoch, and one for each validation inside an epoch: for output that goes to a file.
+    """Print a plain line after each epoch and each validation inside an epoch, for output that goes to a file.
 
     Args:
-        monitor: the metric of the validation to show beside those that the model asks to show.
+        monitor: The validation metric to show, in addition to those that the model logs with ``prog_bar=True``.
     """
 
     def __init__(self, monitor: str) -> None:
@@ -90,24 +94,26 @@ class PlainProgress(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch:
-            self._line(trainer, pl_module, f"{epoch_name(trainer.current_epoch, trainer)} step {trainer.global_step}")
+            self._print_line(
+                trainer, pl_module, f"{format_epoch(trainer.current_epoch, trainer)} step {trainer.global_step}"
+            )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._line(trainer, pl_module, epoch_name(trainer.current_epoch, trainer))
+        self._print_line(trainer, pl_module, format_epoch(trainer.current_epoch, trainer))
 
     @property
     def is_enabled(self) -> bool:
-        """False: nothing is drawn that a line of the model's own would disturb."""
+        """Return True if a bar would be disturbed by lines that the model prints: never."""
         return False
 
     def disable(self) -> None:
-        """Print nothing: Lightning's call on all processes but the first."""
-        self._line = lambda *_: None  # type: ignore[method-assign]
+        """Print nothing. Lightning calls this on all ranks but the first."""
+        self._print_line = lambda *_: None  # type: ignore[method-assign]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:  # noqa: D102
-        return worth_showing(super().get_metrics(trainer, pl_module), trainer, self._monitor)
+        return format_metrics(super().get_metrics(trainer, pl_module), trainer, self._monitor)
 
-    def _line(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+    def _print_line(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
         metrics = self.get_metrics(trainer, pl_module)
         print(" · ".join([name, *(f"{key} {value}" for key, value in metrics.items()), str(self._timing)]), flush=True)
 
@@ -119,7 +125,7 @@ class _EpochColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         epoch = re.match(r"Epoch (\d+)", task.description)  # not the trainer's, which is ahead at an epoch's end
-        return Text(epoch_name(int(epoch[1]), self._trainer) if epoch else task.description.lower())
+        return Text(format_epoch(int(epoch[1]), self._trainer) if epoch else task.description.lower())
 
 
 class _TimingColumn(ProgressColumn):
@@ -131,14 +137,14 @@ class _TimingColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         training = task.description.startswith("Epoch") and self._bar.timing is not None
-        return Text(str(self._bar.timing) if training else clock(task.elapsed or 0), style="dim")
+        return Text(str(self._bar.timing) if training else format_time(task.elapsed or 0), style="dim")
 
 
 class RichProgress(RichProgressBar):
-    """Lightning's rich bar with the columns people read: epoch, bar, time spent and left, metrics.
+    """Lightning's rich bar with other columns: epoch, bar, time spent and left, metrics.
 
     Args:
-        monitor: the metric of the validation to show beside those that the model asks to show.
+        monitor: As in PlainProgress.
     """
 
     def __init__(self, monitor: str) -> None:
@@ -151,9 +157,9 @@ class RichProgress(RichProgressBar):
         super().on_train_start(trainer, pl_module)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:  # noqa: D102
-        metrics = worth_showing(super().get_metrics(trainer, pl_module), trainer, self._monitor)
+        metrics = format_metrics(super().get_metrics(trainer, pl_module), trainer, self._monitor)
         monitored = self._monitor.partition("/")[2]
-        return {name.removesuffix(f"/{monitored}"): value for name, value in metrics.items()}  # a bar has little room
+        return {name.removesuffix(f"/{monitored}"): value for name, value in metrics.items()}  # a bar is short
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:  # noqa: D102
         return [_EpochColumn(trainer), BarColumn(bar_width=10), _TimingColumn(self)]

@@ -1,4 +1,4 @@
-"""Directions of weight-normalised weights held at their length while a model is trained."""
+"""Weight normalisation in a run: data-dependent initialisation before the first step, constant ‖v‖ after each step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,22 +10,86 @@ from wnseq.init._data_dependent import data_init
 from wnseq.init._report import InitReport
 from wnseq.optim import direction_norms, renormalize_
 
+__all__ = ["DataInit", "Renormalize", "model_input"]
 
-class Renormalize(Callback):
-    """Put the norm of every direction back to its start after each step of an optimiser.
 
-    v ← ‖v₀‖ · v/‖v‖, row by row, which changes no function: see :func:`wnseq.optim.renormalize_`.
-
-    The start is the first training batch, after whatever initialises the model when training starts. It travels in the
-    checkpoint, and a resumed run goes on with it.
+def model_input(batch: Any) -> Tensor:
+    """Return the model's input from a batch: the batch itself, or the first of a tuple or a list.
 
     Raises:
-        ValueError: The model has no weight-normalised module of this library, or it is another one than the norms
-            were taken of: a callback serves one model.
+        TypeError: It is not a tensor.
+    """
+    input = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"DataInit: the model's input must be a tensor or the first of a tuple, got {type(batch).__name__}; name "
+            "the model's input with DataInit(inputs=lambda batch: …)"
+        )
+    return input
+
+
+class DataInit(Callback):
+    """Set g and bias of every weight-normalised layer from the first training batch, as :func:`wnseq.data_init` does.
+
+    It acts before the first step of a new run, never when a run resumes. The batch is then trained on as any other, and
+    no random generator is used, so that the data of the run do not change. The report is in ``report`` afterwards.
+
+    Args:
+        inputs: The function from a batch to the model's input: one argument, a plain tuple of several, or a dictionary.
+        init_scale: As in :func:`wnseq.data_init`, like the next two.
+        input_share: In recurrent modules, the input's share of the variance.
+        horizon: In recurrent modules, the number of steps to remember; it replaces input_share.
+
+    Raises:
+        TypeError: A batch does not begin with a tensor, and ``inputs`` was not given.
 
     Note:
-        Lightning calls callbacks in the order given. One that averages or records weights after each batch comes after
-        this one; those that write checkpoints always do.
+        A callback that reads the weights in ``on_train_start``, as GateMonitor does, sees them before this.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[DataInit(horizon=30)], logger=False, accelerator="cpu")
+
+    Source:
+        Salimans & Kingma 2016, arXiv 1602.07868, section 3.
+    """
+
+    def __init__(
+        self,
+        inputs: Callable[[Any], Any] = model_input,
+        init_scale: float | Mapping[str, float] = 1.0,
+        input_share: float = 0.8,
+        horizon: int | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.init_scale = init_scale
+        self.input_share = input_share
+        self.horizon = horizon
+        self.report: InitReport | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        if trainer.global_step > 0 or batch_idx > 0 or trainer.ckpt_path is not None:
+            return
+        inputs = trainer.precision_plugin.convert_input(self.inputs(batch))
+        options = {"input_share": self.input_share, "horizon": self.horizon}
+        self.report = data_init(pl_module, inputs, self.init_scale, **options)  # type: ignore[arg-type]
+        pl_module.print(self.report)
+
+
+class Renormalize(Callback):
+    """Restore the initial norm of every direction after each step of an optimiser.
+
+    v ← ‖v₀‖ · v/‖v‖, row by row, which does not change the model's function: see :func:`wnseq.optim.renormalize_`.
+
+    The norms are those at the first training batch, after any initialisation when training starts. Checkpoints hold
+    them, and a resumed run keeps them.
+
+    Raises:
+        ValueError: The model has no weight-normalised module of wnseq, or is not the one that the norms belong to.
+
+    Note:
+        Lightning calls callbacks in the order given. One that averages or records weights after each batch must come
+        after this one; those that write checkpoints always do.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -60,69 +124,3 @@ class Renormalize(Callback):
     ) -> None:
         if trainer.global_step != self._step:  # not while gradients are accumulated
             renormalize_(pl_module, self.norms)
-
-
-def first_batch(batch: Any) -> Tensor:
-    """Take the input of a batch: the batch itself, or the first of a tuple or a list.
-
-    Args:
-        batch: What the loader gives.
-
-    Raises:
-        TypeError: That is no tensor.
-    """
-    input = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(input, Tensor):
-        raise TypeError(
-            f"DataInit: the model's input must be a tensor or the first of a tuple, got {type(batch).__name__}; say "
-            "what the model is called with: DataInit(inputs=lambda batch: …)"
-        )
-    return input
-
-
-class DataInit(Callback):
-    """Set g and bias of every weight-normalised layer from the first training batch: see :func:`wnseq.data_init`.
-
-    Once, before the first step of a fresh fit; never in one that resumes a checkpoint. The batch is trained on all the
-    same, and no random generator is used, so that the run sees what it sees without. ``started`` tells what was set.
-
-    Args:
-        inputs: what the model is called with, from a batch: one argument, a plain tuple of several, or a dictionary.
-        init_scale: deviation of the pre-activations, or several by patterns of names.
-        input_share: in recurrent modules, the input's share of the variance.
-        horizon: in recurrent modules, the number of steps to remember; it takes the place of input_share.
-
-    Raises:
-        TypeError: what a batch holds is no tensor, and ``inputs`` was not given.
-
-    Note:
-        What measures the start at ``on_train_start``, as GateMonitor does, still sees the draw.
-
-    Example:
-        >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(callbacks=[DataInit(horizon=30)], logger=False, accelerator="cpu")
-
-    Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 3.
-    """
-
-    def __init__(
-        self,
-        inputs: Callable[[Any], Any] = first_batch,
-        init_scale: float | Mapping[str, float] = 1.0,
-        input_share: float = 0.8,
-        horizon: int | None = None,
-    ) -> None:
-        self.inputs = inputs
-        self.init_scale = init_scale
-        self.input_share = input_share
-        self.horizon = horizon
-        self.started: InitReport | None = None
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        if trainer.global_step > 0 or batch_idx > 0 or trainer.ckpt_path is not None:
-            return
-        given = trainer.precision_plugin.convert_input(self.inputs(batch))
-        options = {"input_share": self.input_share, "horizon": self.horizon}
-        self.started = data_init(pl_module, given, self.init_scale, **options)  # type: ignore[arg-type]
-        pl_module.print(self.started)

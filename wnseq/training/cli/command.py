@@ -1,4 +1,4 @@
-"""The ``wnseq`` command: list the recipes, run one, copy one out. It imports nothing heavy until a recipe runs."""
+"""The ``wnseq`` command lists the recipes, runs one or copies one out. Only a recipe that runs imports Lightning."""
 
 import argparse
 import ast
@@ -12,14 +12,16 @@ from pathlib import Path
 
 from wnseq import __version__
 
+__all__ = ["find_recipes", "main"]
+
 RECIPES = "wnseq.recipes"
 
 
-def recipes() -> dict[str, Traversable]:
-    """Name and source of every recipe that is installed.
+def find_recipes() -> dict[str, Traversable]:
+    """Return name and source of every installed recipe.
 
     Raises:
-        ModuleNotFoundError: if this ``wnseq`` has no recipes beside it.
+        ModuleNotFoundError: This ``wnseq`` was installed without recipes.
     """
     try:
         folder = importlib.resources.files(RECIPES)
@@ -32,8 +34,8 @@ def recipes() -> dict[str, Traversable]:
     return {name: files[name] for name in sorted(files) if not name.startswith("_")}
 
 
-def headline(source: Traversable) -> str:
-    """The first line of a recipe's docstring, read without running it."""
+def read_summary(source: Traversable) -> str:
+    """Return the first line of a recipe's docstring, without running the recipe."""
     docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
     return (docstring or "").partition("\n")[0]
 
@@ -42,28 +44,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: its arguments; None reads those of the process.
+        argv: Its arguments; None means those of the process.
 
     Returns:
-        The exit status: 0, 1 for what could not be done, 2 for a wrong name.
+        The exit status: 0, 1 if something could not be done, 2 for a wrong name.
     """
     parser = argparse.ArgumentParser(
         "wnseq", description="Weight-normalised recurrent networks: recipes that train them.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"wnseq {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("list", help="list the recipes (also without a command)")
-    running = commands.add_parser("run", help="run a recipe: wnseq run NAME --help shows what it takes")
-    running.add_argument("name")
-    running.add_argument("rest", nargs=argparse.REMAINDER)
-    copying = commands.add_parser("copy", help="copy a recipe to a file of your own, to run and to change")
-    copying.add_argument("name")
-    copying.add_argument("file", type=Path)
+    commands.add_parser("list", help="list the recipes, as wnseq alone does")
+    run = commands.add_parser("run", help="run a recipe: wnseq run NAME --help lists its options")
+    run.add_argument("name")
+    run.add_argument("rest", nargs=argparse.REMAINDER)
+    copy = commands.add_parser("copy", help="copy a recipe to a file of your own, to run and to change")
+    copy.add_argument("name")
+    copy.add_argument("file", type=Path)
     given = parser.parse_args(argv)
     try:
-        found = recipes()
+        found = find_recipes()
         if given.command in (None, "list"):
-            return _list(found)
+            return _print_list(found)
         if given.name not in found:
             near = difflib.get_close_matches(given.name, found, 1)
             meant = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found)}."
@@ -74,15 +76,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModuleNotFoundError, OSError) as error:
         print(f"wnseq: error: {error}", file=sys.stderr)
         return 1
-    sys.argv = [f"wnseq run {given.name}", *given.rest]  # what its usage texts and its command to resume begin with
-    importlib.import_module(f"{RECIPES}.{given.name}").main()
+    arguments = sys.argv
+    sys.argv = [f"wnseq run {given.name}", *given.rest]  # its usage texts and its command to resume begin with that
+    try:
+        importlib.import_module(f"{RECIPES}.{given.name}").main()
+    finally:
+        sys.argv = arguments
     return 0
 
 
-def _list(found: dict[str, Traversable]) -> int:
+def _print_list(found: dict[str, Traversable]) -> int:
     width = max(map(len, found), default=0)
     for name, source in found.items():
-        print(f"{name:<{width}}  {headline(source)}")
+        print(f"{name:<{width}}  {read_summary(source)}")
     print("\nwnseq run NAME [--help] runs one; wnseq copy NAME FILE copies one out to be changed.")
     return 0
 

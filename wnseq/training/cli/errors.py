@@ -1,4 +1,4 @@
-"""How a run ends when it does not end well: one paragraph and an exit status, instead of a traceback."""
+"""How a run ends after a user's mistake: one paragraph and an exit status, instead of a traceback."""
 
 import difflib
 import os
@@ -10,21 +10,25 @@ from contextlib import contextmanager
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+__all__ = ["suggest", "user_errors"]
+
 TRACEBACK = "WNSEQ_TRACEBACK"
-# What a user's mistake looks like. Everything else (AttributeError, KeyError, RuntimeError, ...) is a bug of ours or of
-# the recipe and keeps its traceback, except where torch raises a bare RuntimeError: weights that do not fit the model,
+# What a user's mistake raises. Everything else (AttributeError, KeyError, RuntimeError, ...) is a bug of wnseq or of
+# the recipe and keeps its traceback, except where torch raises a plain RuntimeError: weights that do not fit the model,
 # a full disk.
 MISTAKES = (ValueError, TypeError, OSError, FloatingPointError, MisconfigurationException, torch.OutOfMemoryError)
-BARE = re.compile(r"Error\(s\) in loading state_dict|\[enforce fail at inline_container|PytorchStreamWriter failed")
+RUNTIME_MISTAKES = re.compile(
+    r"Error\(s\) in loading state_dict|\[enforce fail at inline_container|PytorchStreamWriter failed"
+)
 
 
-def guess(word: str, words: Iterable[str]) -> str:
-    """Ask whether the nearest of ``words`` was meant, or say nothing where none is near.
+def suggest(word: str, words: Iterable[str]) -> str:
+    """Return a sentence that suggests the nearest of ``words``, or nothing if none is near.
 
     Example:
-        >>> guess("--model.cel", ["--model.cell", "--model.layers"])
+        >>> suggest("--model.cel", ["--model.cell", "--model.layers"])
         ' Did you mean --model.cell?'
-        >>> guess("--xyz", ["--model.cell"])
+        >>> suggest("--xyz", ["--model.cell"])
         ''
     """
     nearest = difflib.get_close_matches(word, list(words), n=1)
@@ -36,7 +40,7 @@ def user_errors() -> Iterator[None]:
     """Turn a user's mistake into one paragraph on stderr and exit status 1.
 
     Raises:
-        SystemExit: status 1, caused by the mistake; in a terminal and in Python alike, as argparse does.
+        SystemExit: Status 1, caused by the mistake; in a terminal and in Python alike, as argparse does.
 
     Note:
         With the environment variable ``WNSEQ_TRACEBACK`` set, the exception passes as it was raised.
@@ -44,8 +48,9 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (*MISTAKES, RuntimeError) as mistake:
-        if os.environ.get(TRACEBACK) or not (isinstance(mistake, MISTAKES) or BARE.search(str(mistake))):
+        is_users = isinstance(mistake, MISTAKES) or RUNTIME_MISTAKES.search(str(mistake))
+        if os.environ.get(TRACEBACK) or not is_users:
             raise
-        sys.stdout.flush()  # what the run had to say stands before the error also in a file
+        sys.stdout.flush()  # so that the run's output comes before the error in a file too
         print(f"error: {mistake}\n({TRACEBACK}=1 shows where it was raised)", file=sys.stderr)
         raise SystemExit(1) from mistake

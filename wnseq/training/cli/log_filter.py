@@ -1,10 +1,12 @@
-"""What Lightning says on every run and nobody needs, silenced by name and by nothing broader."""
+"""Lightning's messages that come with every run and that nobody needs, silenced by name and by nothing broader."""
 
 import logging
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+__all__ = ["filter_lightning_logs"]
 
 # The first words of messages of information. Errors and warnings about the run itself are never listed here.
 TIPS = re.compile(
@@ -15,7 +17,7 @@ TIPS = re.compile(
     r"|Initializing distributed: |-{100}\ndistributed_backend=)"
 )
 WARNINGS = (
-    r"The '\w+' does not have many workers",  # our loaders read memory and need none
+    r"The '\w+' does not have many workers",  # wnseq's loaders read memory and need none
     r"The number of training batches \(\d+\) is smaller than the logging interval",
     r"GPU available but not used",  # the user chose
     r"You are using `LearningRateMonitor` callback with models that have no learning rate schedulers",
@@ -30,23 +32,22 @@ LOGGERS = (
     "lightning.fabric.utilities.rank_zero",
     "lightning.pytorch.utilities.rank_zero",
     "lightning.fabric.utilities.distributed",
-    "lightning.fabric.utilities.distributed",
     "lightning.fabric.utilities.seed",
     "lightning.pytorch.trainer.connectors.signal_connector",
     "lightning.pytorch.accelerators.cuda",
 )
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_kept(record: logging.LogRecord) -> bool:
     return TIPS.match(record.getMessage()) is None
 
 
 @contextmanager
 def filter_lightning_logs() -> Iterator[None]:
-    """Silence the messages named in this file while the block runs."""
+    """Silence Lightning's routine messages and warnings while the block runs."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
-        logger.addFilter(_is_news)
+        logger.addFilter(_is_kept)
     try:
         with warnings.catch_warnings():
             for message in WARNINGS:
@@ -56,4 +57,4 @@ def filter_lightning_logs() -> Iterator[None]:
             yield
     finally:
         for logger in loggers:
-            logger.removeFilter(_is_news)
+            logger.removeFilter(_is_kept)

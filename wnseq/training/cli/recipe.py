@@ -13,36 +13,41 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 
-from wnseq.training import checkpoint_files, plots
+from wnseq.training._lightning_internals import FlagsFirstCLI, subparsers
 from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.callbacks.basic import Checkpoint, RngState, TerminateOnNaN, Throughput
-from wnseq.training.callbacks.graceful_stop import GracefulShutdown, statuses
-from wnseq.training.callbacks.progress import PlainProgress, RichProgress, readable
-from wnseq.training.cli import run_folder
+from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
+from wnseq.training.callbacks.progress import PlainProgress, RichProgress, format_number
+from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
-from wnseq.training.cli.parser import RecipeParser, with_subcommand
+from wnseq.training.cli.parser import RecipeParser, insert_subcommand
+from wnseq.training.cli.process_state import restored_process_state
+from wnseq.training.cli.run_folder import make_loggers, make_run_folder, run_files
+from wnseq.training.plots._curves import plot_run
 
-RUN = "WNSEQ_RUN"  # tells the processes that Lightning starts the folder of the run
+__all__ = ["RecipeCLI", "run"]
+
+RUN_FOLDER = "WNSEQ_RUN"  # by this variable the processes that Lightning starts learn the folder of the run
 Precision = Literal["highest", "high", "medium"]
 
 
-class RecipeCLI(LightningCLI):
-    """LightningCLI that trains, tests the best checkpoint, shows what the user came to see, and says where it all is.
+class RecipeCLI(FlagsFirstCLI):
+    """LightningCLI that trains, tests the best checkpoint, reports, and prints where the files of the run are.
 
     A recipe overrides :meth:`report` and :meth:`callbacks`, and Lightning's hooks ``add_arguments_to_parser`` and
     ``before_instantiate_classes``, which are empty here.
 
     Args:
-        model_class: the recipe's LightningModule.
-        data_class: its LightningDataModule.
-        recipe: its name: the runs go to ``<trainer.default_root_dir>/<recipe>/<number>``.
-        monitor: the metric whose smallest value makes a checkpoint the best.
-        defaults: defaults of options by their names: ``{"trainer.max_epochs": 10}``.
-        arguments: the command line, the subcommand first.
-        program: what a user types before the arguments.
+        model_class: The recipe's LightningModule.
+        data_class: Its LightningDataModule.
+        recipe: Its name. The runs go to ``<trainer.default_root_dir>/<recipe>/<number>``.
+        monitor: The metric whose smallest value makes a checkpoint the best.
+        defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.
+        arguments: The command line, the subcommand first.
+        program: The words that precede the arguments.
     """
 
     def __init__(
@@ -63,15 +68,15 @@ class RecipeCLI(LightningCLI):
         self.program = program
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
-        self._stop = GracefulShutdown()
+        self._shutdown = GracefulShutdown()
         super().__init__(
             model_class,
             data_class,
             parser_class=RecipeParser,
             parser_kwargs={
                 "prog": program,
-                "description": f"The recipe {recipe}. Without a subcommand it fits: it trains, then tests the best "
-                "checkpoint. `fit --help` lists every option.",
+                "description": f"The recipe {recipe}. Without a subcommand it runs fit, which trains, then tests the "
+                "best checkpoint. `fit --help` lists every option.",
             },
             trainer_defaults={
                 "default_root_dir": "runs",
@@ -87,26 +92,26 @@ class RecipeCLI(LightningCLI):
         )
 
     def report(self) -> None:
-        """What the user came to see, after training and test: a recipe prints a sample here. Nothing by default."""
+        """Show the result after training and test, such as a sample. Nothing by default."""
 
     def callbacks(self) -> list[Callback]:
-        """The callbacks that belong to the recipe: by default a count of tokens, which are the targets of a batch."""
+        """Return the recipe's callbacks: by default the throughput in tokens, which are the targets of a batch."""
         return [Throughput("tokens", lambda batch: batch.targets.numel())]
 
     # ---- parsing -----------------------------------------------------------------------------------------------
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's, without the options that would do nothing here."""
-        ours = {"weights_only", "verbose", "return_predictions"}
-        return {name: skipped | ours for name, skipped in LightningCLI.subcommands().items()}
+        """Return Lightning's subcommands, without the options that would do nothing here."""
+        unused = {"weights_only", "verbose", "return_predictions"}
+        return {name: skipped | unused for name, skipped in FlagsFirstCLI.subcommands().items()}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Lightning's parser without abbreviations."""
+        """Return Lightning's parser, which refuses abbreviations here."""
         return super().init_parser(allow_abbrev=False, **kwargs)
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options that are neither the model's nor the data's nor the Trainer's."""
+        """Add the options that do not belong to the Trainer, the model or the data."""
         super().add_default_arguments_to_parser(parser)
         parser.add_argument(
             "--matmul_precision",
@@ -122,13 +127,13 @@ class RecipeCLI(LightningCLI):
         parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; with ``--ckpt_path``, parse again with what the checkpoint was made with as the defaults.
+        """Parse the command line; with ``--ckpt_path``, parse it again with the checkpoint's options as the defaults.
 
-        That are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
+        They are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
         """
         self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
-        subparser = self._subcommand_parsers[self.config.subcommand]
+        subparser = subparsers(parser)[self.config.subcommand]
         if options.get("ckpt_path") is None:
             if self.config.subcommand != "fit" and options.model.get("init_from") is None:
                 subparser.error(
@@ -136,20 +141,17 @@ class RecipeCLI(LightningCLI):
                 )
             return
         with user_errors():
-            path = checkpoint_files.find(options.ckpt_path, self._runs(options))
-            checkpoint = checkpoint_files.read(path)
+            path = find_checkpoint(options.ckpt_path, self._runs_folder(options))
+            checkpoint = load_run_checkpoint(path)
             hparams = checkpoint.get("hyper_parameters", {})
-            checkpoint_files.check_names(path, hparams, known=options.model.as_dict())
+            check_hyper_parameters(path, hparams, known=options.model.as_dict())
         subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
         data = checkpoint.get("wnseq", {}).get("data", {})
         subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
         self.config = parser.parse_args(self.arguments)
         self.config[self.config.subcommand].ckpt_path = str(path)
 
-    def _parse_ckpt_path(self) -> None:
-        """Not Lightning's, by which a checkpoint's hyper-parameters overrule the flags the user has just typed."""
-
-    def _runs(self, options: Namespace) -> Path:
+    def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir) / self.recipe
 
     # ---- building ----------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ class RecipeCLI(LightningCLI):
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer: the user's flags and callbacks first, ours beside them."""
+        """Build the Trainer with the user's flags and callbacks, and add the project's."""
         options = self.config_init[self.subcommand].trainer
         if re.search("spawn|fork|notebook", str(options.strategy)):
             raise ValueError(
@@ -169,17 +171,17 @@ class RecipeCLI(LightningCLI):
                 "whole program once for each device."
             )
         logger = True if options.logger is None else options.logger
-        if self.subcommand != "fit" or options.fast_dev_run or options.barebones:  # these leave no files of ours
+        if self.subcommand != "fit" or options.fast_dev_run or options.barebones:  # these leave no files
             self.save_config_callback = None
             kwargs["logger"] = False if logger is True else logger
         else:
-            self.run_dir = self._new_run()
+            self.run_dir = self._make_run_folder()
             kwargs["default_root_dir"] = str(self.run_dir)
-            kwargs["logger"] = run_folder.loggers(self.run_dir) if logger is True else logger
+            kwargs["logger"] = make_loggers(self.run_dir) if logger is True else logger
         if options.barebones:
-            kwargs |= {"log_every_n_steps": None}  # which barebones refuses to hear of
+            kwargs |= {"log_every_n_steps": None}  # barebones refuses any other value
         else:
-            kwargs["callbacks"] = self._all_callbacks(options, logs=bool(kwargs["logger"]))
+            kwargs["callbacks"] = self._build_callbacks(options, logs=bool(kwargs["logger"]))
         try:
             return super().instantiate_trainer(**kwargs)
         except BaseException:
@@ -187,19 +189,19 @@ class RecipeCLI(LightningCLI):
                 self.run_dir.rmdir()
             raise
 
-    def _new_run(self) -> Path:
-        first = os.environ.get("LOCAL_RANK", "0") == "0"
-        if not first and RUN in os.environ:
-            return Path(os.environ[RUN])
-        folder = run_folder.new_folder(self._runs(self.config_init[self.subcommand]))
-        if first:
-            os.environ[RUN] = str(folder)
+    def _make_run_folder(self) -> Path:
+        is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not is_first and RUN_FOLDER in os.environ:
+            return Path(os.environ[RUN_FOLDER])
+        folder = make_run_folder(self._runs_folder(self.config_init[self.subcommand]))
+        if is_first:
+            os.environ[RUN_FOLDER] = str(folder)
         return folder
 
-    def _all_callbacks(self, options: Namespace, *, logs: bool) -> list[Callback]:
-        given = options.callbacks or []
-        callbacks = [*(given if isinstance(given, list) else [given]), *self.callbacks(), RngState(), TerminateOnNaN()]
-        callbacks.append(self._stop)
+    def _build_callbacks(self, options: Namespace, *, logs: bool) -> list[Callback]:
+        users = options.callbacks or []
+        callbacks = [*(users if isinstance(users, list) else [users]), *self.callbacks()]
+        callbacks += [RngState(), TerminateOnNaN(), self._shutdown]
         if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(RichProgress(self.monitor) if sys.stdout.isatty() else PlainProgress(self.monitor))
         if self.run_dir is None:
@@ -209,25 +211,26 @@ class RecipeCLI(LightningCLI):
         if options.enable_checkpointing in (None, True):
             folder = self.run_dir / "checkpoints"
             if options.limit_val_batches != 0:
+                # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
                 best = Checkpoint(folder, filename="best", monitor=self.monitor, save_on_train_epoch_end=False)
-                callbacks.append(best)  # False: a run that ends before its first validation has nothing to compare
-            # a second one, since with save_last Lightning renews last.ckpt only where it renews the best
+                callbacks.append(best)
+            # a second one, since with save_last Lightning renews last.ckpt only when it renews the best
             callbacks.append(Checkpoint(folder, filename="last", enable_version_counter=False, save_on_exception=True))
         return callbacks
 
     # ---- running -----------------------------------------------------------------------------------------------
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; when stopped, say how to go on, and leave no folder of a run that never took a step."""
+        """Train. If stopped, print how to resume; remove the folder of a run that never took a step."""
         try:
             self.trainer.fit(**kwargs)
-            self._stop.leave()  # asked for after the last batch
-        except BaseException as stop:
+            self._shutdown.stop_if_requested()  # after the last batch
+        except BaseException as error:
             if not self.trainer.is_global_zero or self.run_dir is None:
                 raise
             if self.trainer.global_step == 0:
                 shutil.rmtree(self.run_dir, ignore_errors=True)
-            elif isinstance(stop, SystemExit | KeyboardInterrupt):
+            elif isinstance(error, SystemExit | KeyboardInterrupt):
                 print(self._how_to_resume(self.run_dir / "checkpoints" / "last.ckpt"), flush=True)
             raise
 
@@ -244,20 +247,20 @@ class RecipeCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Validate and print the metrics."""
-        self._keep(self.trainer.validate(**kwargs, verbose=False))
+        self._store_metrics(self.trainer.validate(**kwargs, verbose=False))
         self._print_metrics()
 
     def test(self, **kwargs: Any) -> None:
         """Test and print the metrics."""
-        self._keep(self.trainer.test(**kwargs, verbose=False))
+        self._store_metrics(self.trainer.test(**kwargs, verbose=False))
         self._print_metrics()
 
     def after_fit(self) -> None:
-        """Test the best checkpoint, report, draw the curves, and say where everything is."""
-        best = self._best()
-        measured = checkpoint_files.read(best)["metrics"] if best else self.trainer.callback_metrics
+        """Test the best checkpoint, report, draw the curves, and print where everything is."""
+        best = self._best_checkpoint()
+        measured = load_run_checkpoint(best)["metrics"] if best else self.trainer.callback_metrics
         self.metrics = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
-        self._keep(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
+        self._store_metrics(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
         if not self.trainer.is_global_zero:
             return
         self.report()
@@ -269,11 +272,11 @@ class RecipeCLI(LightningCLI):
             print(f"{'checkpoint':<11}  {os.path.relpath(best)}")
         if self.run_dir is not None:
             title = self.recipe.replace("_", " ")
-            plots.plot_run(self.run_dir, metric=self.monitor.removeprefix("val/"), title=title)
-            for name, path in run_folder.contents(self.run_dir).items():
+            plot_run(self.run_dir, metric=self.monitor.removeprefix("val/"), title=title)
+            for name, path in run_files(self.run_dir).items():
                 print(f"{name:<11}  {os.path.relpath(path)}")
 
-    def _keep(self, results: Sequence[Any]) -> None:
+    def _store_metrics(self, results: Sequence[Any]) -> None:
         for result in results:
             self.metrics |= {name: float(value) for name, value in result.items()}
 
@@ -281,13 +284,13 @@ class RecipeCLI(LightningCLI):
         if self.trainer.is_global_zero:
             width = max(map(len, self.metrics), default=0)
             for name, value in self.metrics.items():
-                print(f"{name:<{width}} {readable(value)}")
+                print(f"{name:<{width}} {format_number(value)}")
 
-    def _best(self) -> Path | None:
-        """The best checkpoint; without validation the last; None where none was written."""
-        ours = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
-        written = [Path(callback.best_model_path) for callback in ours if callback.best_model_path]
-        return written[0] if written else None  # the best stands before the last
+    def _best_checkpoint(self) -> Path | None:
+        """Return the best checkpoint, without validation the last, or None if none was written."""
+        callbacks = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
+        written = [Path(callback.best_model_path) for callback in callbacks if callback.best_model_path]
+        return written[0] if written else None  # the best comes before the last
 
 
 def run(
@@ -302,14 +305,17 @@ def run(
 ) -> dict[str, float]:
     """Run a recipe's command line: the body of every recipe's ``main``.
 
+    Only with ``args=None``, as a program's entry point, does it change the C library's allocator. It restores the
+    environment, ``sys.argv`` and torch's settings.
+
     Args:
-        model_class: the recipe's LightningModule.
-        data_class: its LightningDataModule.
-        recipe: its name, which names the folder of its runs.
-        args: the command line; None reads that of the process. No subcommand means ``fit``.
-        monitor: the metric whose smallest value makes a checkpoint the best.
-        defaults: defaults of options by their names: ``{"trainer.max_epochs": 10}``.
-        cli_class: what the recipe has changed about the command line.
+        model_class: The recipe's LightningModule.
+        data_class: Its LightningDataModule.
+        recipe: Its name, which is also the name of the folder of its runs.
+        args: The command line; None means that of the process. Without a subcommand it runs ``fit``.
+        monitor: The metric whose smallest value makes a checkpoint the best.
+        defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.
+        cli_class: The class with the recipe's changes to the command line.
 
     Returns:
         The final metrics: ``test/*``, and ``val/*`` of the checkpoint that was tested.
@@ -318,27 +324,28 @@ def run(
         SystemExit: 2 for a misspelt option or wrong value, 1 for any other mistake of the user, 130 and 143 after
             SIGINT and SIGTERM, 0 after ``--help``; also when called from Python, caused by the original exception.
     """
-    if args is None:
-        args, program = sys.argv[1:], sys.argv[0]
-        program = f"python {program}" if program.endswith(".py") else Path(program).name
-        typed = sys.orig_argv[-len(args) - 3 :]
-        if typed[1:] == ["run", recipe, *args]:
-            sys.argv = typed  # `wnseq run` put its name in their place, and Lightning starts other processes by them
-    else:
+    with restored_process_state():
         program = recipe
-    keep_freed_memory()
-    precision = torch.get_float32_matmul_precision()
-    try:
-        with filter_lightning_logs(), statuses(), user_errors():
+        if args is None:
+            keep_freed_memory()
+            args, program = _process_command_line(recipe)
+        with filter_lightning_logs(), exit_on_signals(), user_errors():
             cli = cli_class(
                 model_class,
                 data_class,
                 recipe=recipe,
                 monitor=monitor,
                 defaults=defaults or {},
-                arguments=with_subcommand(args),
+                arguments=insert_subcommand(args),
                 program=program,
             )
-        return cli.metrics
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    return cli.metrics
+
+
+def _process_command_line(recipe: str) -> tuple[list[str], str]:
+    """Return the arguments of the process, and the words that precede them."""
+    program, *args = sys.argv
+    typed = sys.orig_argv[-len(args) - 3 :]
+    if typed[1:] == ["run", recipe, *args]:
+        sys.argv = typed  # the wnseq command has shortened it, and Lightning starts other processes by it
+    return args, f"python {program}" if program.endswith(".py") else Path(program).name

@@ -1,36 +1,38 @@
 """The folder of a run: its number, its logs, and what a finished run has left in it."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning_utilities.core.imports import RequirementCache
+from lightning.pytorch.utilities import rank_zero_only
+
+__all__ = ["make_loggers", "make_run_folder", "run_files"]
 
 
-def new_folder(parent: Path) -> Path:
-    """Make and return ``parent/<n>`` with the next free number n; two runs started at once get two."""
+def make_run_folder(parent: Path) -> Path:
+    """Make and return ``parent/<n>`` with the next free number n; two runs started at once get two folders."""
     taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
     number = max(taken, default=0) + 1
-    make = rank_zero_only(Path.mkdir)  # the first process makes it, and tells the others where things go
+    mkdir = rank_zero_only(Path.mkdir)  # the first rank makes the folder; the others learn its path
     while True:
         folder = parent / str(number)
         try:
-            make(folder, parents=True)
+            mkdir(folder, parents=True)
         except FileExistsError:
             number += 1
         else:
             return folder
 
 
-def loggers(folder: Path) -> list[Logger]:
-    """``metrics.csv`` always, TensorBoard's files where it is installed."""
-    found: list[Logger] = [CSVLogger(folder, name="", version="")]
-    if RequirementCache("tensorboard"):
-        found.append(TensorBoardLogger(folder, name="", version="tensorboard"))
-    return found
+def make_loggers(folder: Path) -> list[Logger]:
+    """Return a logger that writes ``metrics.csv``, and one for TensorBoard if that is installed."""
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    if find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    return loggers
 
 
-def contents(folder: Path) -> dict[str, Path]:
-    """What a run has left for the user, by its name."""
+def run_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a run that a user looks at, by name, if they exist."""
     files = {"log": "metrics.csv", "TensorBoard": "tensorboard", "figure": "curves.png", "gates": "gates.png"}
     return {name: folder / file for name, file in files.items() if (folder / file).exists()}

@@ -5,20 +5,15 @@ from wnseq.training.plots._curves import plot_run
 from wnseq.training.plots._gates import plot_gates, read_gates
 from wnseq.training.plots._images import plot_images, save_animation
 from wnseq.training.plots._series import Series, read_metrics
-from wnseq.training.plots._style import VARIANT_COLORS, new_figure, print_failures, set_log_scale
 
 __all__ = [
-    "VARIANT_COLORS",
     "Series",
-    "new_figure",
     "plot_gates",
     "plot_images",
     "plot_run",
     "plot_sweep",
     "plot_variants",
-    "print_failures",
     "read_gates",
     "read_metrics",
     "save_animation",
-    "set_log_scale",
 ]

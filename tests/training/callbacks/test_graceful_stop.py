@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from wnseq.training.callbacks import basic
+from wnseq.training.cli import recipe
 
 Main = Callable[..., dict[str, float]]
 Fails = Callable[..., str]
@@ -17,22 +18,38 @@ Fails = Callable[..., str]
 STOP = "--trainer.callbacks+=toy.StopAt", "--trainer.callbacks.step"
 
 
+PLACES = {
+    "inside": (17, False, 18),
+    "first": (12, False, 13),
+    "last": (23, False, 25),
+    "validation": (24, True, 25),
+    "very last": (35, False, 36),
+    "last validation": (36, True, 36),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here looks at the curves, which take half the time of a run."""
+    monkeypatch.setattr(recipe, "plot_run", lambda *_, **__: True)
+
+
 @pytest.mark.parametrize(
-    ("step", "validation", "stopped"),
-    [(17, False, 18), (12, False, 13), (23, False, 25), (24, True, 25), (35, False, 36), (36, True, 36)],
-    ids=["inside", "first", "last", "validation", "very last", "last validation"],
+    ("place", "number", "status"),
+    [
+        *((place, signal.SIGTERM, 143) for place in PLACES),
+        *((place, signal.SIGINT, 130) for place in ("inside", "validation", "very last")),
+    ],
 )
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_a_stopped_run_goes_on_to_the_bit(
     after: dict[str, float],
     main: Main,
     capsys: pytest.CaptureFixture[str],
+    place: str,
     number: int,
     status: int,
-    step: int,
-    validation: bool,
-    stopped: int,
 ) -> None:
+    step, validation, stopped = PLACES[place]
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     stop = [STOP[0], f"{STOP[1]}={step}", f"--trainer.callbacks.number={int(number)}"]
     with pytest.raises(SystemExit) as exit:

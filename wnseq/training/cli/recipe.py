@@ -32,6 +32,12 @@ __all__ = ["RecipeCLI", "run"]
 
 RUN_FOLDER = "WNSEQ_RUN"  # by this variable the processes that Lightning starts learn the folder of the run
 Precision = Literal["highest", "high", "medium"]
+DESCRIPTIONS = {
+    "fit": "Train, test the best checkpoint, and show the result.",
+    "validate": "Measure a checkpoint on the validation data.",
+    "test": "Measure a checkpoint on the test data.",
+    "predict": "Show what the model of a checkpoint does: a recipe samples, or writes its predictions.",
+}
 
 
 class RecipeCLI(FlagsFirstCLI):
@@ -77,6 +83,7 @@ class RecipeCLI(FlagsFirstCLI):
                 "prog": program,
                 "description": f"The recipe {recipe}. Without a subcommand it runs fit, which trains, then tests the "
                 "best checkpoint. `fit --help` lists every option.",
+                **{name: {"description": text} for name, text in DESCRIPTIONS.items()},
             },
             trainer_defaults={
                 "default_root_dir": "runs",

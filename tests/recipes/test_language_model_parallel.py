@@ -120,7 +120,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(here: Path) -> None:
 
 
 def test_each_process_draws_its_own_dropout(here: Path) -> None:
-    first, second = load(last(2))["callbacks"]["RandomState"]["processes"]
+    first, second = load(last(2))["callbacks"]["RngState"]["processes"]
     assert not torch.equal(first["torch"], second["torch"])
 
 
@@ -149,7 +149,7 @@ def test_a_checkpoint_of_stopped_processes_starts_from_the_zero_state(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = load(last(2))
-    checkpoint["carried_state"] = checkpoint["callbacks"]["RandomState"]["processes"] = None
+    checkpoint["carried_state"] = checkpoint["callbacks"]["RngState"]["processes"] = None
     torch.save(checkpoint, tmp_path / "stopped.ckpt")
     main([*FIT, "--data.batch_size=8", "--trainer.devices=1", "--trainer.max_steps=8", "--model.schedule=constant",
           f"--ckpt_path={tmp_path / 'stopped.ckpt'}", f"--trainer.default_root_dir={tmp_path}"])  # fmt: skip
@@ -173,7 +173,7 @@ def test_the_command_starts_the_second_process_itself(here: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "language_model").iterdir()] == ["1"]
     checkpoint = load(tmp_path / "language_model/1/checkpoints/last.ckpt")
     assert checkpoint["carried_state"][0].shape == (2, 32, 16)
-    assert len(checkpoint["callbacks"]["RandomState"]["processes"]) == 2
+    assert len(checkpoint["callbacks"]["RngState"]["processes"]) == 2
 
 
 def test_a_strategy_that_loses_the_model_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

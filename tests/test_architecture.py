@@ -48,7 +48,7 @@ FLOORS = 7
 LIBRARIES: dict[str, set[str]] = {
     "onnx": {"onnxscript", "torch"},  # the first imported only where it is used
     "data": {"lightning", "numpy", "pooch", "sentencepiece", "sklearn", "torch", "torchtext", "tqdm"},
-    "training": {"jsonargparse", "lightning", "lightning_utilities", "matplotlib", "numpy", "rich", "torch"},
+    "training": {"jsonargparse", "lightning", "matplotlib", "numpy", "rich", "torch"},
 }
 
 LONGEST = 400  # lines of a file of the library, docstrings counted; lines of code of a recipe

@@ -1,8 +1,13 @@
-"""The private names that the command line needs still mean what it takes them for."""
+"""The private names that the command line needs still mean what it takes them for, and are in one file."""
+
+import ast
+from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from wnseq.training import _lightning_internals as internals
+
+FOLDER = Path(internals.__file__).parent
 
 
 def test_options_and_subcommands_are_found() -> None:
@@ -17,3 +22,19 @@ def test_options_and_subcommands_are_found() -> None:
 
 def test_lightning_still_has_the_method_that_is_overridden() -> None:
     assert callable(LightningCLI._parse_ckpt_path)
+
+
+def private_names(source: str) -> list[str]:
+    """Return the private attributes that are read from anything but ``self``."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    ]
+
+
+def test_no_other_file_reads_private_names() -> None:
+    sources = {path.name: path.read_text("utf-8") for path in FOLDER.rglob("*.py")}
+    found = {name for name, source in sources.items() if private_names(source)}
+    assert found == {"_lightning_internals.py"}

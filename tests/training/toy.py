@@ -39,7 +39,7 @@ class Windows:
         return len(self.windows)
 
     def __iter__(self) -> Iterator[Window]:
-        self.position %= len(self.windows)  # Lightning asks for no more than len() windows, so the end is not seen
+        self.position %= len(self.windows)  # Lightning takes len() windows and does not see the end
         while self.position < len(self.windows):
             window = self.windows[self.position]
             self.position += 1

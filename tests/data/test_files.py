@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wnseq.data._files import atomic_write, cache_folder
+from wnseq.data._files import atomic_write, cache_folder, data_root
 
 
 def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -12,6 +12,14 @@ def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytes
     assert cache_folder() == tmp_path
     monkeypatch.delenv("WNSEQ_CACHE")
     assert cache_folder().name == "wnseq"
+
+
+def test_the_root_is_the_argument_else_the_variable_else_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WNSEQ_DATA", "/somewhere")
+    assert data_root("here") == Path("here")
+    assert data_root() == Path("/somewhere")
+    monkeypatch.delenv("WNSEQ_DATA")
+    assert data_root() == Path("data")
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ def test_only_a_fit_minds_how_the_batches_are_made(tmp_path: Path) -> None:
 
 
 def test_without_a_trainer_each_iteration_is_an_epoch() -> None:
-    place = DataPosition()
-    loader = EpochLoader(place, 3, lambda epoch, first: iter([(epoch, at) for at in range(first, 3)]), None)
+    position = DataPosition()
+    loader = EpochLoader(position, 3, lambda epoch, first: iter([(epoch, at) for at in range(first, 3)]), None)
     assert [*loader, *loader] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-    assert place.trained(None) == {"epoch": 1, "position": 3}
+    assert position.state_dict(None, {}) == {"epoch": 1, "batch": 3}
     assert loader.state_dict() == {}

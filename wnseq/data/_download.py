@@ -1,4 +1,4 @@
-"""Fetching a file: mirrors in order, resumed, checked against its hash, never half-written."""
+"""Downloads: mirrors in order, resumed, checked against a hash, never half-written."""
 
 import logging
 import shutil
@@ -16,7 +16,7 @@ from wnseq.data._files import UNWRITABLE, atomic_write, explain_os_errors
 
 AGENT = "wnseq"  # some mirrors refuse Python's default
 BLOCK = 1 << 16
-ATTEMPTS = 3  # a dropped connection is taken up again where it broke off
+ATTEMPTS = 3  # a dropped connection is resumed where it broke off
 TIMEOUT = 30  # seconds without a byte
 
 
@@ -24,16 +24,14 @@ def fetch(urls: Sequence[str], path: Path, known_hash: str, *, progress: bool = 
     """Download a file unless it is there already with the right hash.
 
     Args:
-        urls: mirrors, tried in order.
-        path: where it is kept; until it is complete it is ``path`` + ``.part``, from which the next call goes on.
+        urls: Mirrors, tried in order.
+        path: The file, which is also returned; until it is complete it is ``path`` + ``.part``, and the next call
+            resumes that.
         known_hash: ``sha256:…`` or ``md5:…`` in hexadecimal.
-        progress: show a bar.
-
-    Returns:
-        ``path``.
+        progress: Whether to show a bar.
 
     Raises:
-        OSError: no mirror delivered the file, or the disk is full.
+        OSError: No mirror delivered the file, or the disk is full.
     """
     pooch.get_logger().setLevel(logging.WARNING)
     part = path.with_name(path.name + ".part")
@@ -57,7 +55,7 @@ def fetch(urls: Sequence[str], path: Path, known_hash: str, *, progress: bool = 
 
 
 class _Resuming:
-    """What pooch calls to download: writes to the ``.part`` file, from where it ends, then hands it over whole."""
+    """A downloader for pooch that appends to the ``.part`` file and renames it when it is complete."""
 
     def __init__(self, part: Path, progress: bool) -> None:
         self.part = part
@@ -82,7 +80,9 @@ class _Resuming:
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
-            if done and error.code == 416:  # nothing follows: the part is whole, or of another file; the hash tells
+            if (
+                done and error.code == 416
+            ):  # nothing follows: the part is complete, or of another file; the hash decides
                 return
             raise
         with response:
@@ -112,12 +112,12 @@ def unpack(archive: Path, member: str, path: Path) -> Path:
     """Copy one member of a zip to a file of its own.
 
     Args:
-        archive: the ``.zip`` file.
-        member: its name inside the archive.
-        path: where the content goes; names inside the archive never become paths.
+        archive: The ``.zip`` file.
+        member: Its name inside the archive.
+        path: The copy, which is also returned; names inside the archive never become paths.
 
     Raises:
-        ValueError: the archive is damaged, or has no such member.
+        ValueError: The archive is damaged, or has no such member.
     """
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(member) as source, atomic_write(path) as target:

@@ -1,4 +1,4 @@
-"""Where caches live, and files that are never half-written."""
+"""The folders of data and caches, and files that are never half-written."""
 
 import errno
 import os
@@ -15,11 +15,15 @@ FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM)
 UNWRITABLE = (*FULL, *FORBIDDEN)
 
 
-def cache_folder() -> Path:
-    """Return the folder of everything that can be made again: ``$WNSEQ_CACHE``, else the user's cache folder.
+def data_root(root: str | None = None) -> Path:
+    """Return the folder of the standard corpora and image sets: the argument, else ``$WNSEQ_DATA``, else ``./data``."""
+    return Path(root or os.environ.get("WNSEQ_DATA") or "data").expanduser()
 
-    Note:
-        Not beside the data: a shared data folder is often read-only.
+
+def cache_folder() -> Path:
+    """Return the folder of what can be made again: ``$WNSEQ_CACHE``, else the user's cache folder.
+
+    It is not in the data folder, which is often shared and read-only.
     """
     chosen = os.environ.get("WNSEQ_CACHE")
     return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("wnseq"))
@@ -30,10 +34,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when it is complete and on the disk.
 
     Args:
-        path: the final name; missing parent folders are made.
+        path: The final name; missing parent folders are made.
 
     Raises:
-        OSError: the disk is full; nothing is left under the name, nor beside it.
+        OSError: The disk is full; no file is left.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -51,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def explain_os_errors(error: OSError, path: Path) -> OSError:
-    """Return the error in words that say what to do, if it is a full disk or a read-only folder; else as it is."""
+    """Return an error with the remedy for a full disk or a read-only folder; any other error as it is."""
     if error.errno in FULL:
         remedy = "the disk is full; nothing was kept under that name. Free some space"
     elif error.errno in FORBIDDEN:

@@ -1,51 +1,77 @@
-"""Where training is inside its data, so that a run can be stopped anywhere and go on with the next batch."""
+"""The position of training in its data: a run can stop anywhere and resume with the next batch."""
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 Batch = TypeVar("Batch")
 
 
 class DataPosition:
-    """The epoch that is trained on, and how many of its batches have been handed out."""
+    """The epoch and the next batch of training. A data module saves it in each checkpoint."""
 
     def __init__(self) -> None:
-        self.epoch = 0
-        self.position = 0
+        self.reset()
 
-    def trained(self, trainer: Trainer | None) -> dict[str, int]:
-        """Return epoch and position of the next batch to train on, for a checkpoint.
+    def reset(self) -> None:
+        """Start at the first batch of the first epoch."""
+        self.epoch = 0
+        self.batch = 0  # the number handed out in this epoch
+
+    def state_dict(self, trainer: Trainer | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return epoch and batch to resume with, and the settings by which they were counted.
 
         Args:
-            trainer: the one that trains, if any: interrupted inside a step, it has not trained on that step's batch.
+            trainer: The one that trains, if any: interrupted inside a step, it has not trained on that step's batch.
+            settings: Whatever changes the batches, as plain types.
         """
-        position = self.position
+        batch = self.batch
         if trainer is not None:
             batches = trainer.fit_loop.epoch_loop.batch_progress.current
-            position -= batches.ready - batches.processed  # type: ignore[attr-defined]
-        return {"epoch": self.epoch, "position": position}
+            batch -= batches.ready - batches.processed  # type: ignore[attr-defined]
+        return {"epoch": self.epoch, "batch": batch, **settings}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Resume from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: The settings differ, so that the batches are other ones.
+        """
+        for name, now in settings.items():
+            if (before := state_dict.get(name, now)) != now:
+                what = "batch_size over all processes" if name == "batch_size" else name
+                raise ValueError(
+                    f"The run to be resumed had {what} {before}, this one has {now}: it can't go on with the next "
+                    f"batch. Give the same {what.removesuffix('_sha256')}, or start a new run from the checkpoint's "
+                    "weights."
+                )
+        self.epoch, self.batch = state_dict["epoch"], state_dict["batch"]
 
 
 class EpochLoader(Generic[Batch]):
-    """The batches of one epoch after the other, from a place on.
+    """The batches of one epoch after the other, from a position on.
 
-    Each iteration is one epoch, or the rest of one that was broken off; the length is always that of a whole epoch, as
+    Each iteration is one epoch, or the rest of an interrupted one; the length is always that of a whole epoch, as
     Lightning counts the batches trained on before a restart as well.
 
     Args:
-        place: moved on with each batch.
-        length: batches an epoch.
-        batches: epoch, first batch → the batches from there to the epoch's end. What is random in them is drawn from
-            these two, so that it can be drawn again.
-        trainer: the one that trains, if any.
+        position: Advances with each batch.
+        length: Batches per epoch.
+        batches: Maps the epoch and its first batch to the batches from there to its end. Their random draws depend on
+            nothing but these two and a seed, so that a restart repeats them.
+        trainer: The one that trains, if any.
     """
 
     def __init__(
-        self, place: DataPosition, length: int, batches: Callable[[int, int], Iterator[Batch]], trainer: Trainer | None
+        self,
+        position: DataPosition,
+        length: int,
+        batches: Callable[[int, int], Iterator[Batch]],
+        trainer: Trainer | None,
     ) -> None:
-        self.place = place
+        self.position = position
         self.length = length
         self.batches = batches
         self.trainer = trainer
@@ -55,22 +81,32 @@ class EpochLoader(Generic[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing moves before the first batch: Lightning calls iter() without starting an epoch.
-        place = self.place
-        ended = place.position >= self.length
+        position = self.position
+        ended = position.batch >= self.length
         if self.trainer is not None and self.trainer.training:
             done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
             if done >= self.trainer.num_training_batches:
-                return  # resumed from the very end of an epoch, Lightning may ask for a batch more than it has
-            ended = place.position > 0 and done == 0  # limit_train_batches may have ended it before its last batch
+                return  # resumed at the very end of an epoch, Lightning may draw a batch more than the epoch has
+            ended = position.batch > 0 and done == 0  # limit_train_batches may have ended it before its last batch
         if ended:
-            place.epoch, place.position = place.epoch + 1, 0
-        for batch in self.batches(place.epoch, place.position):
-            place.position += 1
+            position.epoch, position.batch = position.epoch + 1, 0
+        for batch in self.batches(position.epoch, position.batch):
+            position.batch += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return nothing: the data module keeps the place. Lightning warns of a loader without this."""
+        """Return nothing: the data module keeps the position. Lightning warns of a loader without this."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Do nothing, as the data module has gone on already."""
+        """Do nothing: the data module has loaded the position."""
+
+
+def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes, ``(0, 1)`` without a Trainer."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+def is_resumable(trainer: Trainer | None) -> bool:
+    """Return True if a loaded checkpoint is trained on: not in validation, test and prediction."""
+    return trainer is None or trainer.state.fn == TrainerFn.FITTING

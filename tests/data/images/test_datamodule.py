@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wnseq.data.images.datamodule import ImageDataModule, shifted
-from wnseq.data.images.transforms import Preprocess
+from wnseq.data.images.datamodule import ImageDataModule
+from wnseq.data.images.transforms import Preprocess, translate
 
 
 def ready(**options) -> ImageDataModule:
@@ -105,9 +105,9 @@ def test_processes_share_each_batch(processes: int, options: dict) -> None:
     assert alone.state_dict()["batch_size"] == shares[0].resume_settings()["batch_size"] == 20
 
 
-def test_shifted_images() -> None:
+def test_translated_images() -> None:
     image = torch.arange(1, 10).view(1, 1, 3, 3)
-    moved = shifted(image.expand(3, 1, 3, 3), torch.tensor([[1, 2, 0], [1, 1, 0]]), 1)
+    moved = translate(image.expand(3, 1, 3, 3), torch.tensor([[1, 2, 0], [1, 1, 0]]), 1)
     assert torch.equal(moved[0], image[0])
     assert moved[1, 0].tolist() == [[4, 5, 6], [7, 8, 9], [0, 0, 0]]
     assert moved[2, 0].tolist() == [[0, 0, 0], [0, 1, 2], [0, 4, 5]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wnseq.data.text import corpora
-from wnseq.data.text.corpora import PARTS, STANDARD, check_name, data_root, fetch_corpus, open_corpus
+from wnseq.data.text.corpora import CORPORA, PARTS, check_name, fetch_corpus, open_corpus
 
 EXAMPLES = Path(__file__).parents[3] / "data" / "examples"
 LINES = "".join(f"line number {number}\n" for number in range(1000))
@@ -106,7 +106,7 @@ def test_a_part_has_a_key_of_its_own(tmp_path: Path) -> None:
 def test_word_level_sets_are_read_as_published(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     texts = {part: f" = {part} =\n" for part in PARTS}
-    for part, file in STANDARD[name].parts.items():
+    for part, file in CORPORA[name].parts.items():
         (tmp_path / name / file).write_text(texts[part])
     assert read(name, tmp_path) == texts
 
@@ -156,7 +156,7 @@ def test_files_that_are_there_are_not_fetched(real_data: Callable[[str], Path]) 
 def test_the_pinned_hashes_are_those_of_the_files(real_data: Callable[[str], Path]) -> None:
     for name in ("ptb", "tinyshakespeare"):
         folder = real_data(name)
-        for download in STANDARD[name].downloads:
+        for download in CORPORA[name].downloads:
             digest = hashlib.sha256((folder / download.name).read_bytes()).hexdigest()
             assert download.known_hash == f"sha256:{digest}"
 
@@ -181,18 +181,10 @@ def test_an_archive_is_fetched_and_unpacked(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_every_download_has_a_whole_hash_and_asks_https_first() -> None:
-    for standard in STANDARD.values():
-        for download in standard.downloads:
+    for source in CORPORA.values():
+        for download in source.downloads:
             assert re.fullmatch(r"sha256:[0-9a-f]{64}", download.known_hash)
             assert download.urls[0].startswith("https://")
-
-
-def test_the_root_is_the_argument_else_the_variable_else_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WNSEQ_DATA", "/somewhere")
-    assert data_root("here") == Path("here")
-    assert data_root() == Path("/somewhere")
-    monkeypatch.delenv("WNSEQ_DATA")
-    assert data_root() == Path("data")
 
 
 @pytest.mark.parametrize(

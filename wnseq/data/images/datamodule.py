@@ -1,27 +1,25 @@
-"""Images for classifiers and for generative models: a standard set, prepared, in shuffled batches."""
+"""Images for classifiers and generative models: a standard set, prepared, in shuffled batches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from wnseq.data._position import DataPosition, EpochLoader
-from wnseq.data.images.datasets import PARTS, ImageSet, fetch_images, open_images
-from wnseq.data.images.transforms import Preprocess, cached_whitening
+from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
+from wnseq.data.images.datasets import PARTS, DatasetName, ImageSet, fetch_images, open_images
+from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
 
 
 class ImageBatch(NamedTuple):
     """One step's batch.
 
     Args:
-        images: what a network sees: scaled, perhaps whitened.
-        labels: classes; None where the set has none.
-        pixels: the same images as whole numbers from 0 to the number of values less 1.
+        images: The network's input: scaled, perhaps whitened.
+        labels: Classes; None where the set has none.
+        pixels: The same images as whole numbers from 0 to ``num_values`` − 1.
 
     Shape:
         - images: ``(N, C, H, W)``, float32
@@ -35,34 +33,34 @@ class ImageBatch(NamedTuple):
 
 
 class ImageDataModule(LightningDataModule):
-    """A standard image set in batches, prepared and shuffled so that a run can be repeated and resumed to the bit.
+    """A standard image set in batches that repeat and resume to the bit.
 
-    Several processes of a Trainer take ``batch_size`` images each of a batch that many times as large, so that it is
-    the batch of a single process with that batch_size. Validation and test deal each batch out among the processes.
+    With several processes each reads ``batch_size`` images of a batch that many times as large; in validation and test
+    they divide each batch among themselves.
 
     Args:
         dataset: digits (scikit-learn's, 8 x 8, no download), mnist, binarized_mnist or cifar10.
-        root: folder of the standard sets; default $WNSEQ_DATA, else ./data.
-        batch_size: images a training step sees, in each process. The last, smaller batch of an epoch is left out; which
-            images are in it changes by epoch.
-        eval_batch_size: images at once in validation, test and prediction; changes nothing but the speed.
-        size: height and width to enlarge images to: each pixel repeated as often as it fits, zeros around (after
+        root: Folder of the standard sets; default $WNSEQ_DATA, else ./data.
+        batch_size: Images per training step and process. An epoch's last, smaller batch is dropped; which images are
+            in it changes by epoch.
+        eval_batch_size: Images at once in validation, test and prediction; changes the speed alone.
+        size: Height and width to enlarge images to: each pixel repeated as often as it fits, zeros around (after
             whitening: the mean). Default: as they are.
         normalize: symmetric: to about -1 to 1, (x - 127.5)/128 for 256 values; unit: to 0 to 1; standard: each channel
-            to mean 0 and deviation 1 over the training part.
-        whiten: whether to apply ZCA whitening, fitted on the training part before enlarging, regularised by 1e-5.
-        shift: pixels by which training images are moved at random, at most, both ways, before enlarging.
-        flip: whether training images are mirrored left to right, at random, half of them.
-        val_size: images held out of the training part for validation, the last of its files; default 300 of digits,
+            to mean 0 and standard deviation 1 over the training part.
+        whiten: Whether to apply ZCA whitening, fitted on the training part before enlarging, regularised by 1e-5.
+        shift: Pixels by which training images are moved at random, at most, both ways, before enlarging.
+        flip: Whether to mirror a random half of the training images left to right.
+        val_size: Images held out of the training part for validation, the last of its files; default 300 of digits,
             10000 of mnist, 5000 of cifar10. 0: none.
-        seed: of order, shifts and flips; the split does not depend on it.
+        seed: Seed of order, shifts and flips; the split does not depend on it.
 
     Raises:
-        ValueError: an argument that can't be, or a damaged file.
-        FileNotFoundError: a file is missing and can't be fetched.
+        ValueError: An argument is out of range, or a file is damaged.
+        FileNotFoundError: A file is missing and can't be downloaded.
 
     Note:
-        After ``setup``: ``images`` (the ``ImageSet``) and ``preprocess``. Batches are ``ImageBatch``.
+        ``setup`` sets ``images`` (an ``ImageSet``) and ``preprocess``. Batches are ``ImageBatch``.
 
     Example:
         >>> data = ImageDataModule(batch_size=4, size=32)
@@ -77,7 +75,7 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: Literal["digits", "mnist", "binarized_mnist", "cifar10"] = "digits",
+        dataset: DatasetName = "digits",
         root: str | None = None,
         batch_size: int = 100,
         eval_batch_size: int = 100,
@@ -117,32 +115,33 @@ class ImageDataModule(LightningDataModule):
     # ---- from files to tensors
 
     def prepare_data(self) -> None:
-        """Download the set if it is not there yet."""
+        """Download the set if it is missing."""
         fetch_images(self.dataset, self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the set, and fit what prepares its images to the training part, or find that in the cache."""
+        """Read the set, and fit the preprocessing on its training part or find it in the cache."""
         if stage == "fit":
-            self.position = DataPosition()  # Lightning restores a resumed run's position after this
+            self.position.reset()  # Lightning loads the position of a resumed run after this
         if hasattr(self, "images"):
             return
         images = open_images(self.dataset, self.root, self.val_size)
         train = images.parts["train"]
-        size = self.batch_size * self._rank_and_world_size[1]
+        size = self.batch_size * rank_and_world_size(self.trainer)[1]
         if stage in (None, "fit") and len(train) < size:
             raise ValueError(
                 f"The training part of {self.dataset!r} has {len(train):,} images, fewer than the {size} of one batch "
                 "(batch_size times the number of processes)."
             )
-        self.preprocess = self._fit(images)
+        content = train.sha256 if self.whiten else None
+        self.preprocess = fit_preprocess(train.pixels, images.num_values, self.normalize, self.size, content)
         self._white = {}
         if self.whiten:
             self._white = {part: self.preprocess.normalise(images.parts[part].pixels) for part in PARTS}
-        self.preprocess.enlarge(train.pixels[:1])  # a size that is too small is refused here
+        self.preprocess.enlarge(train.pixels[:1])  # raises if the size is too small
         self.images = images
 
     def describe(self) -> str:
-        """Return what the set is, in two lines for the screen."""
+        """Return two lines about the set, for the screen."""
         images = self._after_setup()
         sizes = ", ".join(f"{len(images.parts[part]):,} {part}" for part in PARTS)
         shape = " x ".join(map(str, images.parts["train"].pixels.shape[1:]))
@@ -155,46 +154,21 @@ class ImageDataModule(LightningDataModule):
             f"split: {images.split}; {', '.join(made)}; order drawn by seed {self.seed}"
         )
 
-    def _fit(self, images: ImageSet) -> Preprocess:
-        train, top = images.parts["train"], images.num_values - 1
-        channels = train.pixels.shape[1]
-        if self.normalize == "standard":
-            # exact, from whole numbers: the sums do not depend on the order of the images
-            counts = torch.stack(
-                [torch.bincount(train.pixels[:, c].flatten(), minlength=top + 1) for c in range(channels)]
-            )
-            shares, values = counts.double() / counts[0].sum(), torch.arange(top + 1, dtype=torch.float64)
-            mean = shares @ values
-            deviation = (shares @ values.square() - mean.square()).sqrt()
-            offset, scale = tuple(mean.tolist()), tuple(deviation.tolist())
-        elif self.normalize == "unit":
-            offset, scale = (0.0,) * channels, (float(top),) * channels
-        else:
-            offset, scale = (top / 2,) * channels, ((top + 1) / 2,) * channels
-        plain = Preprocess(images.num_values, offset, scale, self.size)
-        if not self.whiten:
-            return plain
-        content = f"{train.sha256} {offset} {scale}"
-        return Preprocess(
-            images.num_values, offset, scale, self.size, cached_whitening(plain.normalise(train.pixels), content)
-        )
-
     # ---- batches
 
     def train_dataloader(self) -> EpochLoader[ImageBatch]:
         """Return the training batches, each epoch in an order of its own."""
         number = len(self._after_setup().parts["train"])
-        size = self.batch_size * self._rank_and_world_size[1]  # of all processes together
+        rank, world_size = rank_and_world_size(self.trainer)
+        size = self.batch_size * world_size  # of all processes together
+        own = slice(rank * self.batch_size, (rank + 1) * self.batch_size)
         length = number // size
 
         def batches(epoch: int, first: int) -> Iterator[ImageBatch]:
             order = np.random.default_rng((self.seed, epoch)).permutation(number)
-            for position in range(first, length):
-                own = slice(
-                    self._rank_and_world_size[0] * self.batch_size, (self._rank_and_world_size[0] + 1) * self.batch_size
-                )
-                move = self._moves(size, own, epoch, position)
-                yield self._batch("train", order[position * size : (position + 1) * size][own], move)
+            for index in range(first, length):
+                augment = self._augmentation(size, own, epoch, index)
+                yield self._batch("train", order[index * size : (index + 1) * size][own], augment)
 
         return EpochLoader(self.position, length, batches, self.trainer)
 
@@ -202,7 +176,7 @@ class ImageDataModule(LightningDataModule):
         """Return the validation part.
 
         Raises:
-            ValueError: no image was held out for it.
+            ValueError: No image was held out for it.
         """
         if not len(self._after_setup().parts["val"]):
             raise ValueError(
@@ -219,64 +193,49 @@ class ImageDataModule(LightningDataModule):
         """Return the test part."""
         return EvaluationLoader(self, "test")
 
-    def _batch(self, part: str, index: Any, move: Callable[[Tensor], Tensor] | None = None) -> ImageBatch:
+    def _batch(self, part: str, index: Any, augment: Callable[[Tensor], Tensor] = lambda images: images) -> ImageBatch:
         images = self.images.parts[part]
         chosen = torch.as_tensor(index)
-        move = move or _still
-        pixels = self.preprocess.enlarge(move(images.pixels[chosen]))
+        pixels = self.preprocess.enlarge(augment(images.pixels[chosen]))
         labels = None if images.labels is None else images.labels[chosen]
         if self.whiten:
-            return ImageBatch(self.preprocess.enlarge(move(self._white[part][chosen])), labels, pixels)
+            return ImageBatch(self.preprocess.enlarge(augment(self._white[part][chosen])), labels, pixels)
         return ImageBatch(self.preprocess.normalise(pixels), labels, pixels)
 
-    def _moves(self, number: int, own: slice, epoch: int, position: int) -> Callable[[Tensor], Tensor]:
-        """Draw the shifts and flips of one batch; what is returned moves the images of one process."""
-        random = np.random.default_rng((self.seed, epoch, position))
-        by = torch.from_numpy(random.integers(0, 2 * self.shift + 1, (2, number))[:, own])
-        mirrored = torch.from_numpy(random.random(number)[own] < 0.5)
+    def _augmentation(self, size: int, own: slice, epoch: int, index: int) -> Callable[[Tensor], Tensor]:
+        """Draw the shifts and flips of a batch of all processes; return what applies those of this process."""
+        random = np.random.default_rng((self.seed, epoch, index))
+        by = torch.from_numpy(random.integers(0, 2 * self.shift + 1, (2, size))[:, own])
+        mirrored = torch.from_numpy(random.random(size)[own] < 0.5)
 
-        def move(images: Tensor) -> Tensor:
+        def augment(images: Tensor) -> Tensor:
             if self.shift:
-                images = shifted(images, by, self.shift)
+                images = translate(images, by, self.shift)
             return torch.where(mirrored[:, None, None, None], images.flip(3), images) if self.flip else images
 
-        return move
+        return augment
 
-    @property
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        """Rank of this process, and number of processes."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    # ---- where training is
+    # ---- the position of training, in checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Return epoch and position of the next training batch, and what they count; before ``setup`` nothing."""
-        return {**self.position.trained(self.trainer), **self.resume_settings()} if hasattr(self, "images") else {}
+        """Return the position of the next training batch; before ``setup`` nothing."""
+        return self.position.state_dict(self.trainer, self.resume_settings()) if hasattr(self, "images") else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a place saved by ``state_dict``.
+        """Resume from a position saved by ``state_dict``.
 
         Raises:
-            ValueError: the batches are other ones now, so that a position means another place.
+            ValueError: The batches are other ones now.
         """
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        for name, now in self.resume_settings().items():
-            if state_dict.get(name, now) != now:
-                raise ValueError(
-                    f"The run to be resumed had {name} {state_dict[name]}, this one has {now}: it can't go on with the "
-                    "next batch. Give the same, or start a new run from the checkpoint's weights."
-                )
-        self.position.epoch, self.position.position = state_dict["epoch"], state_dict["position"]
+        if is_resumable(self.trainer):
+            self.position.load_state_dict(state_dict, self.resume_settings())
 
     def resume_settings(self) -> dict[str, Any]:
-        """Return what must be as before for a run to be resumed at its position."""
-        options = ("size", "normalize", "whiten", "shift", "flip", "seed")
-        batch = self.batch_size * self._rank_and_world_size[1]
+        """Return whatever must be as before for a run to resume at its position."""
         return {
             "images_sha256": self._after_setup().sha256,
-            "batch_size": batch,
-            **{name: getattr(self, name) for name in options},
+            "batch_size": self.batch_size * rank_and_world_size(self.trainer)[1],
+            **{name: getattr(self, name) for name in ("size", "normalize", "whiten", "shift", "flip", "seed")},
         }
 
     def _after_setup(self) -> ImageSet:
@@ -286,12 +245,7 @@ class ImageDataModule(LightningDataModule):
 
 
 class EvaluationLoader:
-    """One part of the set in its own order, each process with its shard of each batch.
-
-    Args:
-        data: the data module, after ``setup``.
-        part: val or test.
-    """
+    """One part of the set in its own order, each process with its share of each batch."""
 
     def __init__(self, data: ImageDataModule, part: str) -> None:
         self.data = data
@@ -304,26 +258,6 @@ class EvaluationLoader:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         size = self.data.eval_batch_size
-        rank, world_size = self.data._rank_and_world_size
+        rank, world_size = rank_and_world_size(self.data.trainer)
         for first in range(0, self.number, size):
             yield self.data._batch(self.part, range(first, min(first + size, self.number))[rank::world_size])
-
-
-def _still(images: Tensor) -> Tensor:
-    return images
-
-
-def shifted(images: Tensor, by: Tensor, most: int) -> Tensor:
-    """Move each image by a number of pixels of its own, zeros moving in.
-
-    Args:
-        images: of shape ``(N, C, H, W)``.
-        by: rows and columns, of shape ``(2, N)``, from 0 to ``2 * most``; ``most`` leaves an image where it is.
-        most: largest distance.
-    """
-    number, _, height, width = images.shape
-    padded = F.pad(images, (most,) * 4)
-    rows = by[0, :, None] + torch.arange(height)  # (N, H)
-    columns = by[1, :, None] + torch.arange(width)  # (N, W)
-    which = torch.arange(number)[:, None, None]
-    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (N, H, W, C) → (N, C, H, W)

@@ -1,14 +1,14 @@
-"""Image sets by name, each as a training, a validation and a test part of pixels."""
+"""Image sets by name, each as a training, a validation and a test part of pixels. A new set is a row of ``SETS``."""
 
 import os
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,23 +16,14 @@ import torch
 from torch import Tensor
 
 from wnseq.data._download import fetch
-from wnseq.data._files import atomic_write, cache_folder
+from wnseq.data._files import atomic_write, cache_folder, data_root
 from wnseq.data.images.formats import read_amat, read_cifar, read_idx
-from wnseq.data.text.corpora import data_root
 
-NAMES = ("digits", "mnist", "binarized_mnist", "cifar10")
+DatasetName = Literal["digits", "mnist", "binarized_mnist", "cifar10"]
 PARTS = ("train", "val", "test")
-HELD_OUT = {"digits": 300, "mnist": 10_000, "cifar10": 5_000}  # images of the training part, for validation
 DIGITS_TEST = 300
-DIGITS_ORDER = 0  # seed: the set comes writer by writer
-DIGITS = tuple("0123456789")
-CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR_FOLDER = "cifar-10-batches-bin"
-CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
-CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
-CIFAR_TEST = "test_batch.bin"
-# file -> mirrors and hash. Of binarised MNIST no hash is published, so it is never fetched.
-MNIST = {
+DIGITS_SEED = 0  # of the order: the set comes writer by writer
+MNIST_HASHES = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
@@ -42,9 +33,12 @@ MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
+CIFAR_FOLDER = "cifar-10-batches-bin"
+CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+CIFAR_TEST = "test_batch.bin"
 CIFAR_MIRROR = "https://www.cs.toronto.edu/~kriz/"
 CIFAR_HASH = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-Pair = tuple[Tensor, Tensor]  # pixels and labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +46,8 @@ class Images:
     """One part of a set.
 
     Args:
-        pixels: whole numbers, uint8, of shape ``(N, C, H, W)``.
-        labels: classes, int64, of shape ``(N,)``; None where the set has none.
+        pixels: Whole numbers, uint8, ``(N, C, H, W)``.
+        labels: Classes, int64, ``(N,)``; None where the set has none.
     """
 
     pixels: Tensor
@@ -61,6 +55,9 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def __getitem__(self, index: slice) -> "Images":
+        return Images(self.pixels[index], None if self.labels is None else self.labels[index])
 
     @cached_property
     def sha256(self) -> str:
@@ -77,10 +74,10 @@ class ImageSet:
     """A set in three parts.
 
     Args:
-        name: see ``NAMES``.
-        num_values: values that a pixel can have.
-        classes: names of the classes; empty where there are no labels.
-        split: how the parts were made, in words.
+        name: Name in ``SETS``.
+        num_values: Values a pixel can have.
+        classes: Names of the classes; empty where there are no labels.
+        split: How the parts were made, in words.
         parts: ``train``, ``val``, ``test``.
     """
 
@@ -97,78 +94,72 @@ class ImageSet:
 
 
 def fetch_images(name: str, root: str | None = None) -> None:
-    """Download an image set unless its files are there; what can't be fetched is reported when it is opened.
-
-    Args:
-        name: see ``NAMES``.
-        root: folder of the standard sets.
+    """Download an image set unless its files are there; ``open_images`` reports what can't be downloaded.
 
     Raises:
-        OSError: it could not be downloaded or written.
+        ValueError: An unknown name.
+        OSError: It could not be downloaded or written.
     """
-    folder = data_root(root) / name
-    if name == "mnist":
-        for file, digest in MNIST.items():
-            if _found(folder, file.removesuffix(".gz")) is None:
-                fetch([mirror + file for mirror in MNIST_MIRRORS], folder / file, f"sha256:{digest}")
-    elif name == "cifar10" and any(_found_cifar(folder, file) is None for file in (*CIFAR_TRAIN, CIFAR_TEST)):
-        archive = folder / CIFAR_ARCHIVE
-        if not archive.exists():
-            fetch([CIFAR_MIRROR + CIFAR_ARCHIVE], archive, f"sha256:{CIFAR_HASH}")
-        _unpack_cifar(archive, (folder if os.access(folder, os.W_OK) else cache_folder() / "cifar10") / CIFAR_FOLDER)
+    if (download := _source(name).fetch) is not None:
+        download(data_root(root) / name)
 
 
 def open_images(name: str, root: str | None = None, val_size: int | None = None) -> ImageSet:
     """Return an image set in its three parts.
 
     Args:
-        name: digits (scikit-learn's, no file), mnist, binarized_mnist, cifar10.
-        root: folder of the standard sets; default ``$WNSEQ_DATA``, else ``./data``.
-        val_size: images held out of the training part for validation, the last of its files; None takes the usual
-            number, 0 holds none out.
+        name: digits (scikit-learn's, no file), mnist, binarized_mnist or cifar10.
+        root: Folder of the standard sets; default ``$WNSEQ_DATA``, else ``./data``.
+        val_size: Images held out of the training part for validation, the last of its files; None for the usual number,
+            0 for none.
 
     Raises:
-        ValueError: an unknown name, a damaged file, or more images held out than there are.
-        FileNotFoundError: a file is missing, or scikit-learn, which holds that of digits.
+        ValueError: An unknown name, a damaged file, or more images held out than there are.
+        FileNotFoundError: A file is missing, or scikit-learn, which holds that of digits.
     """
-    if name not in NAMES:
-        raise ValueError(f"There is no image set {name!r}. Known are {', '.join(NAMES)}.")
-    folder = data_root(root) / name
-    if name == "binarized_mnist":
-        if val_size is not None:
-            raise ValueError("binarized_mnist has a validation part of its own. Leave val_size out.")
-        found = (_binarized(folder, f"binarized_mnist_{part}.amat") for part in ("train", "valid", "test"))
-        parts = dict(zip(PARTS, found, strict=True))
-        return ImageSet(name, 2, (), "as published (Larochelle)", parts)
-    if name == "digits":
-        train, test = _digits()
-        how = f"order permuted (seed {DIGITS_ORDER}), the last {DIGITS_TEST} for test, {{}} before them for validation"
-    elif name == "mnist":
-        train, test = _mnist(folder, "train", 60_000), _mnist(folder, "t10k", 10_000)
-        how = "test as published, validation: the last {} of the training files"
-    else:
-        train, test = _cifar(folder, CIFAR_TRAIN), _cifar(folder, (CIFAR_TEST,))
-        how = "test as published, validation: the last {} of the training files"
-    held = HELD_OUT[name] if val_size is None else val_size
-    if not 0 <= held < len(train[0]):
+    source = _source(name)
+    if source.val_size is None and val_size is not None:
+        raise ValueError(f"{name} has a validation part of its own. Leave val_size out.")
+    found = source.read(data_root(root) / name)
+    if source.val_size is None:
+        return ImageSet(name, source.num_values, source.classes, source.split, dict(zip(PARTS, found, strict=True)))
+    train, test = found
+    held = source.val_size if val_size is None else val_size
+    if not 0 <= held < len(train):
         raise ValueError(
-            f"val_size must be at least 0 and less than {len(train[0]):,}, the training images of {name}; got {held}"
+            f"val_size must be at least 0 and less than {len(train):,}, the training images of {name}; got {held}"
         )
-    cut = len(train[0]) - held
-    parts = {
-        "train": Images(*(each[:cut] for each in train)),
-        "val": Images(*(each[cut:] for each in train)),
-        "test": Images(*test),
-    }
-    num_values, classes = (17, DIGITS) if name == "digits" else (256, DIGITS if name == "mnist" else CIFAR)
-    return ImageSet(name, num_values, classes, how.format(held), parts)
+    cut = len(train) - held
+    parts = {"train": train[:cut], "val": train[cut:], "test": test}
+    return ImageSet(name, source.num_values, source.classes, source.split.format(held), parts)
 
 
-def _pair(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any]) -> Pair:
-    return (torch.from_numpy(pixels.copy()), torch.from_numpy(labels.astype(np.int64)))
+def _source(name: str) -> "Source":
+    if name not in SETS:
+        raise ValueError(f"There is no image set {name!r}. Known are {', '.join(SETS)}.")
+    return SETS[name]
 
 
-def _digits() -> tuple[Pair, Pair]:
+def _images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any]) -> Images:
+    return Images(torch.from_numpy(pixels.copy()), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _existing(folder: Path, file: str) -> Path | None:
+    """Return the path of a file, gzipped or not, if it exists."""
+    return next((path for path in (folder / f"{file}.gz", folder / file) if path.exists()), None)
+
+
+def _missing(name: str, path: Path, remedy: str = "`fit` fetches it") -> FileNotFoundError:
+    return FileNotFoundError(
+        f"Image set {name!r} is not complete: {path} is missing. Put it there ({remedy}); --data.root or "
+        "WNSEQ_DATA name the folder above."
+    )
+
+
+# ---- digits
+
+
+def _read_digits(folder: Path) -> list[Images]:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
@@ -176,66 +167,66 @@ def _digits() -> tuple[Pair, Pair]:
             "The images of 'digits' are scikit-learn's, which is not installed: pip install 'wnseq[images]'"
         ) from error
     found = load_digits()
-    order = np.random.default_rng(DIGITS_ORDER).permutation(len(found.target))
-    pixels, labels = found.images[order, None].astype(np.uint8), found.target[order]
-    return _pair(pixels[:-DIGITS_TEST], labels[:-DIGITS_TEST]), _pair(pixels[-DIGITS_TEST:], labels[-DIGITS_TEST:])
+    order = np.random.default_rng(DIGITS_SEED).permutation(len(found.target))
+    images = _images(found.images[order, None].astype(np.uint8), found.target[order])
+    return [images[:-DIGITS_TEST], images[-DIGITS_TEST:]]
 
 
-def _mnist(folder: Path, part: str, images: int) -> Pair:
-    path = _existing(folder, f"{part}-images-idx3-ubyte")
-    pixels = read_idx(path, 3)
+# ---- MNIST
+
+
+def _fetch_mnist(folder: Path) -> None:
+    for file, digest in MNIST_HASHES.items():
+        if _existing(folder, file.removesuffix(".gz")) is None:
+            fetch([mirror + file for mirror in MNIST_MIRRORS], folder / file, f"sha256:{digest}")
+
+
+def _read_mnist(folder: Path) -> list[Images]:
+    return [_read_mnist_part(folder, "train", 60_000), _read_mnist_part(folder, "t10k", 10_000)]
+
+
+def _read_mnist_part(folder: Path, part: str, images: int) -> Images:
+    paths = []
+    for file in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
+        if (path := _existing(folder, file)) is None:
+            raise _missing("mnist", folder / f"{file}.gz")
+        paths.append(path)
+    pixels = read_idx(paths[0], 3)
     if pixels.shape != (images, 28, 28):
         raise ValueError(
-            f"{path}: expected {images} x 28 x 28, got {' x '.join(map(str, pixels.shape))}. Get it again."
+            f"{paths[0]}: expected {images} x 28 x 28, got {' x '.join(map(str, pixels.shape))}. Get it again."
         )
-    path = _existing(folder, f"{part}-labels-idx1-ubyte")
-    labels = read_idx(path, 1)
+    labels = read_idx(paths[1], 1)
     if labels.shape != (images,) or labels.max() > 9:
         raise ValueError(
-            f"{path}: expected {images} labels from 0 to 9, got {len(labels)} up to {labels.max(initial=0)}. "
+            f"{paths[1]}: expected {images} labels from 0 to 9, got {len(labels)} up to {labels.max(initial=0)}. "
             "Get it again."
         )
-    return _pair(pixels[:, None], labels)
+    return _images(pixels[:, None], labels)
 
 
-def _binarized(folder: Path, file: str) -> Images:
-    return Images(torch.from_numpy(read_amat(_existing(folder, file), 784).reshape(-1, 1, 28, 28)), None)
+def _read_binarized_mnist(folder: Path) -> list[Images]:
+    parts = []
+    for part in ("train", "valid", "test"):
+        file = f"binarized_mnist_{part}.amat"
+        if (path := _existing(folder, file)) is None:
+            raise _missing(
+                "binarized_mnist", folder / f"{file}.gz", "it can't be fetched, as no hash of it is published"
+            )
+        parts.append(Images(torch.from_numpy(read_amat(path, 784).reshape(-1, 1, 28, 28)), None))
+    return parts
 
 
-def _cifar(folder: Path, files: tuple[str, ...]) -> Pair:
-    batches = []
-    for file in files:
-        path = _found_cifar(folder, file)
-        if path is None:
-            raise _missing(folder, f"{CIFAR_FOLDER}/{file}", "cifar10")
-        batches.append(read_cifar(path, 10_000))
-    pixels, labels = (np.concatenate(each) for each in zip(*batches, strict=True))
-    return _pair(pixels, labels)
+# ---- CIFAR-10
 
 
-def _found(folder: Path, file: str) -> Path | None:
-    """Return a file of that name, gzipped or not, if it is there."""
-    return next((path for path in (folder / f"{file}.gz", folder / file) if path.exists()), None)
-
-
-def _found_cifar(folder: Path, file: str) -> Path | None:
-    places = (folder / CIFAR_FOLDER, folder, cache_folder() / "cifar10" / CIFAR_FOLDER)
-    return next((place / file for place in places if (place / file).exists()), None)
-
-
-def _existing(folder: Path, file: str) -> Path:
-    path = _found(folder, file)
-    if path is None:
-        raise _missing(folder, f"{file}.gz", folder.name)
-    return path
-
-
-def _missing(folder: Path, file: str, name: str) -> FileNotFoundError:
-    how = "it can't be fetched, as no hash of it is published" if name == "binarized_mnist" else "`fit` fetches it"
-    return FileNotFoundError(
-        f"Image set {name!r} is not complete: {folder / file} is missing. Put it there ({how}); --data.root or "
-        "WNSEQ_DATA name the folder above."
-    )
+def _fetch_cifar(folder: Path) -> None:
+    if all(_existing_cifar(folder, file) for file in (*CIFAR_TRAIN, CIFAR_TEST)):
+        return
+    archive = folder / CIFAR_ARCHIVE
+    if not archive.exists():
+        fetch([CIFAR_MIRROR + CIFAR_ARCHIVE], archive, f"sha256:{CIFAR_HASH}")
+    _unpack_cifar(archive, (folder if os.access(folder, os.W_OK) else cache_folder() / "cifar10") / CIFAR_FOLDER)
 
 
 def _unpack_cifar(archive: Path, folder: Path) -> None:
@@ -250,3 +241,59 @@ def _unpack_cifar(archive: Path, folder: Path) -> None:
                         target.write(source.read())
     except (EOFError, tarfile.TarError, zlib.error) as error:
         raise ValueError(f"{archive} is damaged ({error}). Delete it and run again.") from error
+
+
+def _existing_cifar(folder: Path, file: str) -> Path | None:
+    places = (folder / CIFAR_FOLDER, folder, cache_folder() / "cifar10" / CIFAR_FOLDER)
+    return next((place / file for place in places if (place / file).exists()), None)
+
+
+def _read_cifar(folder: Path) -> list[Images]:
+    return [_read_cifar_part(folder, CIFAR_TRAIN), _read_cifar_part(folder, (CIFAR_TEST,))]
+
+
+def _read_cifar_part(folder: Path, files: tuple[str, ...]) -> Images:
+    batches = []
+    for file in files:
+        if (path := _existing_cifar(folder, file)) is None:
+            raise _missing("cifar10", folder / CIFAR_FOLDER / file)
+        batches.append(read_cifar(path, 10_000))
+    pixels, labels = (np.concatenate(each) for each in zip(*batches, strict=True))
+    return _images(pixels, labels)
+
+
+# ---- the table
+
+
+@dataclass(frozen=True)
+class Source:
+    """How an image set is downloaded, read and split.
+
+    Args:
+        fetch: Downloads into the set's folder what is missing there; None for a set that can't be downloaded.
+        read: Reads from the folder the training and the test part; all three where ``val_size`` is None.
+        num_values: Values a pixel can have.
+        classes: Names of the classes; empty where there are no labels.
+        val_size: Images of the training part held out for validation; None for a set with a validation part.
+        split: How the parts are made, in words; ``{}`` is the number of images held out.
+    """
+
+    fetch: Callable[[Path], None] | None
+    read: Callable[[Path], Sequence[Images]]
+    num_values: int
+    classes: tuple[str, ...]
+    val_size: int | None
+    split: str
+
+
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DIGITS_SPLIT = f"order permuted (seed {DIGITS_SEED}), the last {DIGITS_TEST} for test, {{}} before them for validation"
+HELD_OUT = "test as published, validation: the last {} of the training files"
+SETS: Mapping[
+    str, Source
+] = {  # a new row needs its name in DatasetName, for --help, and its provenance in data/README.md
+    "digits": Source(None, _read_digits, 17, tuple("0123456789"), 300, DIGITS_SPLIT),
+    "mnist": Source(_fetch_mnist, _read_mnist, 256, tuple("0123456789"), 10_000, HELD_OUT),
+    "binarized_mnist": Source(None, _read_binarized_mnist, 2, (), None, "as published (Larochelle)"),
+    "cifar10": Source(_fetch_cifar, _read_cifar, 256, CIFAR_CLASSES, 5_000, HELD_OUT),
+}

@@ -1,9 +1,9 @@
-"""From pixels to what a network sees: scaled, whitened, enlarged. A checkpoint carries it."""
+"""Pixels to what a network sees: scaled, whitened, enlarged. A checkpoint holds the parameters."""
 
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,16 +19,17 @@ CHUNK = 4096  # images at once: memory stays bounded
 
 @dataclass(frozen=True)
 class Whitening:
-    """x → (x − μ) W, with W = U (Λ + ε)^(−1/2) Uᵀ from the covariance U Λ Uᵀ of the training images.
+    """ZCA whitening.
 
-    The covariance of what comes out is U Λ/(Λ + ε) Uᵀ: the identity, but where the images vary by less than ε.
+    x → (x − μ) W, with W = U (Λ + ε)^(−1/2) Uᵀ from the covariance U Λ Uᵀ of the training images. The covariance of the
+    output is U Λ/(Λ + ε) Uᵀ: the identity, except where the images vary by less than ε.
 
     Args:
-        mean: μ, of shape ``(D,)``, one entry a pixel and channel.
-        matrix: W, of shape ``(D, D)``, symmetric.
+        mean: μ, ``(D,)``, one entry per pixel and channel.
+        matrix: W, ``(D, D)``, symmetric.
 
     Shape:
-        - images: ``(N, *)`` of D entries each; the output likewise
+        - images, output: ``(N, *)`` of D entries each
 
     Source:
         Bell & Sejnowski 1997; ε as in the code of Salimans & Kingma 2016, arXiv 1602.07868, section 5.1.
@@ -38,7 +39,7 @@ class Whitening:
     matrix: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Whiten images."""
+        """Return the whitened images."""
         mean, matrix = self.mean.to(images), self.matrix.to(images)
         white = torch.empty_like(images)
         for first in range(0, len(images), CHUNK):
@@ -47,73 +48,16 @@ class Whitening:
         return white
 
 
-def fit_whitening(images: Tensor, regulariser: float = REGULARISER) -> Whitening:
-    """Fit the map on images, in float64.
-
-    Args:
-        images: of shape ``(N, *)``.
-        regulariser: ε; what keeps a pixel that never varies from being divided by zero.
-
-    Raises:
-        ValueError: the regulariser is not greater than 0.
-    """
-    if not regulariser > 0:
-        raise ValueError(f"whitening: the regulariser must be greater than 0, got {regulariser}")
-    chunks = [images[first : first + CHUNK].flatten(1) for first in range(0, len(images), CHUNK)]
-    mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(images)
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for chunk in chunks:
-        centred = chunk.double() - mean
-        covariance += centred.T @ centred / len(images)
-    values, vectors = torch.linalg.eigh(covariance)
-    scale = (values.clamp(min=0) + regulariser).rsqrt()  # rounding leaves the smallest a little below 0
-    return Whitening(mean, (vectors * scale) @ vectors.T)
-
-
-def cached_whitening(images: Tensor, content: str, regulariser: float = REGULARISER) -> Whitening:
-    """Return the map of :func:`fit`, fitted now or found in the cache.
-
-    Args:
-        images: of shape ``(N, *)``.
-        content: a hash of the images.
-        regulariser: ε.
-
-    Raises:
-        OSError: the disk is full; nothing is left that a later run would find.
-    """
-    key = sha256(f"{FORMAT} {content} {regulariser}".encode()).hexdigest()
-    path = cache_folder() / "whitening" / f"{key}.npy"
-    size = images[0].numel()
-    found = _stored(path, size)
-    if found is None:
-        whitening = fit_whitening(images, regulariser)
-        found = np.concatenate([whitening.mean[None].numpy(), whitening.matrix.numpy()])
-        with atomic_write(path) as file:
-            np.save(file, found)
-    table = torch.from_numpy(found)
-    return Whitening(table[0], table[1:])
-
-
-def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]] | None:
-    """Return a cached file's table, None where it is missing or damaged."""
-    try:
-        table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = table.shape == (size + 1, size) and table.dtype == np.float64 and np.isfinite(table).all()
-    return table if fits else None
-
-
 @dataclass(frozen=True)
 class Preprocess:
-    """Pixels to images: (pixel − offset) / scale, then ZCA whitening where it is asked for, then the asked-for size.
+    """Map pixels to images: (pixel − offset) / scale, optional ZCA whitening, optional enlarging.
 
     Args:
-        num_values: how many values a pixel can have: 2, 17, 256.
-        offset: one number a channel.
-        scale: one number a channel.
-        size: height and width that come out, None for those of the images.
-        whitening: fitted on scaled images, or None.
+        num_values: Values a pixel can have: 2, 17, 256.
+        offset: One number per channel.
+        scale: One number per channel.
+        size: Height and width of the output; None for those of the input.
+        whitening: Fitted on scaled images, or None.
 
     Shape:
         - pixels: ``(N, C, H, W)``, integers from 0 to ``num_values`` − 1
@@ -133,17 +77,17 @@ class Preprocess:
         return self.enlarge(self.normalise(pixels))  # the margin is the mean image's
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Scale and whiten, at the images' own size."""
+        """Scale and whiten, at the input's own size."""
         channels = (-1, 1, 1)
         offset = torch.tensor(self.offset, device=pixels.device).view(channels)
         images = (pixels.float() - offset) / torch.tensor(self.scale, device=pixels.device).view(channels)
         return images if self.whitening is None else self.whitening(images)
 
     def enlarge(self, images: Tensor) -> Tensor:
-        """Repeat each pixel as often as it fits into ``size``, and put zeros around; pixels stay whole numbers.
+        """Repeat each pixel as often as it fits into ``size``, and pad with zeros; the dtype stays.
 
         Raises:
-            ValueError: the images are larger than that.
+            ValueError: The images are larger than that.
         """
         if self.size is None:
             return images
@@ -156,7 +100,7 @@ class Preprocess:
         return F.pad(images, (left, self.size - times * width - left, above, self.size - times * height - above))
 
     def state(self) -> dict[str, Any]:
-        """Return plain types and tensors, for a checkpoint; the whitening in float32."""
+        """Return plain types and tensors for a checkpoint, the whitening in float32."""
         white = self.whitening and [self.whitening.mean.float(), self.whitening.matrix.float()]
         return {
             "num_values": self.num_values,
@@ -168,10 +112,10 @@ class Preprocess:
 
     @staticmethod
     def from_state(state: dict[str, Any]) -> "Preprocess":
-        """Return what ``state`` was taken of.
+        """Return the preprocessing whose ``state`` this is.
 
         Raises:
-            ValueError: the state is not one.
+            ValueError: The state is not one.
         """
         try:
             white = state["whitening"]
@@ -186,3 +130,101 @@ class Preprocess:
             raise ValueError(
                 f"This is not the state of a preprocessing: {type(error).__name__} {error} while it was read."
             ) from error
+
+
+def fit_preprocess(
+    pixels: Tensor,
+    num_values: int,
+    normalize: Literal["symmetric", "unit", "standard"],
+    size: int | None = None,
+    whiten_as: str | None = None,
+) -> Preprocess:
+    """Return the preprocessing of a set, fitted on its training part.
+
+    Args:
+        pixels: The training part, ``(N, C, H, W)``.
+        num_values: Values a pixel can have.
+        normalize: As in ``ImageDataModule``.
+        size: Height and width of the output.
+        whiten_as: Hash of the training part, by which the whitening is cached; None for no whitening.
+    """
+    channels, top = pixels.shape[1], num_values - 1
+    if normalize == "standard":
+        # exact, from whole numbers: the sums do not depend on the order of the images
+        counts = torch.stack([torch.bincount(pixels[:, c].flatten(), minlength=num_values) for c in range(channels)])
+        frequencies, values = counts.double() / counts[0].sum(), torch.arange(num_values, dtype=torch.float64)
+        mean = frequencies @ values
+        std = (frequencies @ values.square() - mean.square()).sqrt()
+        offset, scale = tuple(mean.tolist()), tuple(std.tolist())
+    elif normalize == "unit":
+        offset, scale = (0.0,) * channels, (float(top),) * channels
+    else:
+        offset, scale = (top / 2,) * channels, ((top + 1) / 2,) * channels
+    scaled = Preprocess(num_values, offset, scale, size)
+    if whiten_as is None:
+        return scaled
+    whitening = cached_whitening(scaled.normalise(pixels), f"{whiten_as} {offset} {scale}")
+    return Preprocess(num_values, offset, scale, size, whitening)
+
+
+def fit_whitening(images: Tensor, regulariser: float = REGULARISER) -> Whitening:
+    """Fit ZCA whitening on images, ``(N, *)``, in float64.
+
+    Args:
+        images: Scaled images.
+        regulariser: ε; without it a pixel that never varies would be divided by zero.
+
+    Raises:
+        ValueError: The regulariser is not greater than 0.
+    """
+    if not regulariser > 0:
+        raise ValueError(f"whitening: the regulariser must be greater than 0, got {regulariser}")
+    chunks = [images[first : first + CHUNK].flatten(1) for first in range(0, len(images), CHUNK)]
+    mean = torch.stack([chunk.double().sum(0) for chunk in chunks]).sum(0) / len(images)
+    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for chunk in chunks:
+        centred = chunk.double() - mean
+        covariance += centred.T @ centred / len(images)
+    values, vectors = torch.linalg.eigh(covariance)
+    scale = (values.clamp(min=0) + regulariser).rsqrt()  # rounding leaves the smallest a little below 0
+    return Whitening(mean, (vectors * scale) @ vectors.T)
+
+
+def cached_whitening(images: Tensor, content: str, regulariser: float = REGULARISER) -> Whitening:
+    """Return ``fit_whitening(images, regulariser)``, from the cache if it holds one of the same ``content``."""
+    key = sha256(f"{FORMAT} {content} {regulariser}".encode()).hexdigest()
+    path = cache_folder() / "whitening" / f"{key}.npy"
+    found = _stored(path, images[0].numel())
+    if found is None:
+        whitening = fit_whitening(images, regulariser)
+        found = np.concatenate([whitening.mean[None].numpy(), whitening.matrix.numpy()])
+        with atomic_write(path) as file:
+            np.save(file, found)
+    table = torch.from_numpy(found)
+    return Whitening(table[0], table[1:])
+
+
+def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]] | None:
+    """Return a cached file's table, None where it is missing or damaged."""
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = table.shape == (size + 1, size) and table.dtype == np.float64 and np.isfinite(table).all()
+    return table if fits else None
+
+
+def translate(images: Tensor, by: Tensor, most: int) -> Tensor:
+    """Move each image by its own number of pixels, padding with zeros.
+
+    Args:
+        images: Images, ``(N, C, H, W)``.
+        by: Rows and columns, ``(2, N)``, from 0 to ``2 * most``; ``most`` leaves an image where it is.
+        most: The largest distance.
+    """
+    number, _, height, width = images.shape
+    padded = F.pad(images, (most,) * 4)
+    rows = by[0, :, None] + torch.arange(height)  # (N, H)
+    columns = by[1, :, None] + torch.arange(width)  # (N, W)
+    which = torch.arange(number)[:, None, None]
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # (N, H, W, C) → (N, C, H, W)

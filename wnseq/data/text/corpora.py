@@ -1,4 +1,4 @@
-"""Texts by name or by path, each as a training, a validation and a test part."""
+"""Texts by name or by path, each as a training, a validation and a test part. A new corpus is a row of ``CORPORA``."""
 
 import difflib
 import os
@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from wnseq.data._download import fetch, unpack
-from wnseq.data._files import cache_folder
+from wnseq.data._files import cache_folder, data_root
 from wnseq.data.text.stream import Text
 
 EMBEDDED = "python"
@@ -19,13 +19,13 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Download:
-    """One file to fetch, and the files that it becomes.
+    """One file to download, and the files that it becomes in the corpus's folder.
 
     Args:
-        urls: mirrors, in order.
-        known_hash: of the file as it is fetched.
-        name: what it is kept as, below the corpus's folder.
-        members: archive member → file, below the corpus's folder; empty for a file that is no archive.
+        urls: Mirrors, in order.
+        known_hash: Hash of the file as it is downloaded.
+        name: Its name.
+        members: Archive member → file; empty for a file that is no archive.
     """
 
     urls: tuple[str, ...]
@@ -35,14 +35,14 @@ class Download:
 
 
 @dataclass(frozen=True)
-class Standard:
-    """A published corpus: its files and where they come from.
+class Source:
+    """The files of a published corpus, and where they come from.
 
     Args:
-        downloads: what to fetch.
+        downloads: What to download.
         parts: train, val, test → file; or one file, which is cut.
-        cuts: where the one file is cut, as fractions of its bytes; with two equal cuts the last part serves as
-            validation and test part.
+        cuts: Where the one file is cut, as fractions of its bytes; with two equal cuts the last part is both the
+            validation and the test part.
     """
 
     downloads: tuple[Download, ...]
@@ -51,7 +51,7 @@ class Standard:
 
     @property
     def files(self) -> list[str]:
-        """All files, below the corpus's folder."""
+        """All files, in the corpus's folder."""
         return [self.parts] if isinstance(self.parts, str) else list(self.parts.values())
 
 
@@ -61,20 +61,20 @@ def _ptb(part: str, digest: str) -> Download:
     return Download((url,), f"sha256:{digest}", name, {})
 
 
-def _wikitext(name: str, digest: str) -> Standard:
+def _wikitext(name: str, digest: str) -> Source:
     members = {f"{name}/wiki.{part}.tokens": f"{part}.txt" for part in ("train", "valid", "test")}
     archive = f"{name}-v1.zip"
     download = Download((f"https://wikitext.smerity.com/{archive}",), f"sha256:{digest}", archive, members)
-    return Standard((download,), {"train": "train.txt", "val": "valid.txt", "test": "test.txt"})
+    return Source((download,), {"train": "train.txt", "val": "valid.txt", "test": "test.txt"})
 
 
-def _mahoney(name: str, digest: str) -> Standard:
+def _mahoney(name: str, digest: str) -> Source:
     urls = tuple(f"{scheme}://mattmahoney.net/dc/{name}.zip" for scheme in ("https", "http"))
-    return Standard((Download(urls, f"sha256:{digest}", f"{name}.zip", {name: name}),), name)
+    return Source((Download(urls, f"sha256:{digest}", f"{name}.zip", {name: name}),), name)
 
 
-STANDARD: Mapping[str, Standard] = {
-    "ptb": Standard(
+CORPORA: Mapping[str, Source] = {  # a new row needs its provenance in data/README.md
+    "ptb": Source(
         (
             _ptb("train", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"),
             _ptb("valid", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2"),
@@ -84,7 +84,7 @@ STANDARD: Mapping[str, Standard] = {
     ),
     "wikitext-2": _wikitext("wikitext-2", "92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c"),
     "wikitext-103": _wikitext("wikitext-103", "242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590"),
-    "tinyshakespeare": Standard(
+    "tinyshakespeare": Source(
         (
             Download(
                 ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",),
@@ -108,7 +108,7 @@ class Corpus:
     """A text in three parts.
 
     Args:
-        name: as the user gave it.
+        name: As the user gave it.
         parts: ``train``, ``val``, ``test``.
     """
 
@@ -117,7 +117,7 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the parts, one after the other: that of the file, where a corpus is one file."""
+        """Hash of the parts, one after the other: that of the file where a corpus is one file."""
         digest = sha256()
         for text in dict.fromkeys(self.parts[part] for part in PARTS):  # validation and test part may be the same
             for block in text.blocks():
@@ -125,30 +125,25 @@ class Corpus:
         return digest.hexdigest()
 
     def part_sha256(self, part: str) -> str:
-        """Return a key for one part's content: the whole corpus's hash and where the part lies."""
+        """Return a hash of one part's content, from the corpus's hash and the place of the part."""
         sizes = [self.parts[each].size for each in PARTS]
         return sha256(f"{self.sha256} {sizes} {part}".encode()).hexdigest()
 
 
-def data_root(root: str | None = None) -> Path:
-    """Return the folder of the standard corpora: the argument, else ``$WNSEQ_DATA``, else ``./data``."""
-    return Path(root or os.environ.get("WNSEQ_DATA") or "data").expanduser()
-
-
 def check_name(name: str) -> None:
-    """Refuse a corpus that is neither a known name nor a path that exists.
+    """Check that a corpus is a known name or an existing path.
 
     Raises:
-        ValueError: a misspelt name.
-        FileNotFoundError: a path where nothing is.
+        ValueError: A misspelt name.
+        FileNotFoundError: A path where nothing is.
     """
-    if name == EMBEDDED or name in STANDARD or Path(name).expanduser().exists():
+    if name == EMBEDDED or name in CORPORA or Path(name).expanduser().exists():
         return
     if "/" in name or os.sep in name or Path(name).suffix:
         raise FileNotFoundError(
             f"There is no text file or folder at {name!r} (looked in {Path.cwd()}). Check the path given as corpus."
         )
-    known = [EMBEDDED, *STANDARD]
+    known = [EMBEDDED, *CORPORA]
     guess = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     raise ValueError(
@@ -158,19 +153,15 @@ def check_name(name: str) -> None:
 
 
 def fetch_corpus(name: str, root: str | None = None) -> None:
-    """Download a standard corpus unless its files are there; for any other corpus there is nothing to do.
-
-    Args:
-        name: name or path of a corpus.
-        root: folder of the standard corpora.
+    """Download a standard corpus unless its files are there. For any other corpus this is a no-op.
 
     Raises:
-        OSError: it could not be downloaded or written.
+        OSError: It could not be downloaded or written.
     """
-    if name not in STANDARD:
+    if name not in CORPORA:
         return
     folder = data_root(root) / name
-    for download in STANDARD[name].downloads:
+    for download in CORPORA[name].downloads:
         targets = [folder / file for file in download.members.values()] or [folder / download.name]
         if all(target.exists() or _unpacked(target).exists() for target in targets):
             continue
@@ -186,16 +177,16 @@ def open_corpus(name: str, root: str | None = None) -> Corpus:
 
     Args:
         name: ``python`` (embedded), a standard name, or the path of a UTF-8 text file or a folder of them.
-        root: folder of the standard corpora; default ``$WNSEQ_DATA``, else ``./data``.
+        root: Folder of the standard corpora; default ``$WNSEQ_DATA``, else ``./data``.
 
     Raises:
-        ValueError: an unknown name, or a text that is empty or too short to be cut.
-        FileNotFoundError: nothing is there.
+        ValueError: An unknown name, or a text that is empty or too short to be cut.
+        FileNotFoundError: A file is missing.
     """
     check_name(name)
     if name == EMBEDDED:
         parts: Mapping[str, Text] = _embedded()
-    elif name in STANDARD:
+    elif name in CORPORA:
         parts = _standard(name, data_root(root) / name)
     else:
         path = Path(name).expanduser()
@@ -206,8 +197,7 @@ def open_corpus(name: str, root: str | None = None) -> Corpus:
 def _embedded() -> dict[str, Text]:
     """Return the language reference that ships inside Python, each paragraph once.
 
-    Note:
-        A fifth of it is verbatim repetition: cut as it is, the test part would be known from the training part.
+    A fifth of it is verbatim repetition: cut as it is, the test part would repeat the training part.
     """
     try:
         from pydoc_data.topics import topics
@@ -230,9 +220,9 @@ def _embedded() -> dict[str, Text]:
 
 
 def _standard(name: str, folder: Path) -> dict[str, Text]:
-    standard = STANDARD[name]
+    source = CORPORA[name]
     found = {}
-    for file in standard.files:
+    for file in source.files:
         path = folder / file
         if not path.exists():
             path = _unpacked(path)
@@ -242,13 +232,13 @@ def _standard(name: str, folder: Path) -> dict[str, Text]:
                 "downloaded by `fit`; --data.root or WNSEQ_DATA name the folder above."
             )
         found[file] = _file(path)
-    if isinstance(standard.parts, str):
-        return _cut(found[standard.parts], standard.cuts, Text.character_boundary, name)
-    return {part: found[file] for part, file in standard.parts.items()}
+    if isinstance(source.parts, str):
+        return _cut(found[source.parts], source.cuts, Text.character_boundary, name)
+    return {part: found[file] for part, file in source.parts.items()}
 
 
 def _unpacked(target: Path) -> Path:
-    """Return where a member goes whose archive lies in a folder that can't be written to."""
+    """Return the place of a member whose archive is in a read-only folder."""
     return cache_folder() / "corpora" / target.parent.name / target.name
 
 
@@ -262,7 +252,7 @@ def _file(path: Path) -> Text:
 
 
 def _folder(folder: Path) -> dict[str, Text]:
-    """Take the parts from the files' names, or cut all files, one after the other in sorted order."""
+    """Return the parts by the files' names, or cut the files, one after the other in sorted order."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".tokens") and path.is_file())
     if not files:
         raise FileNotFoundError(f"Folder {folder} has no .txt (or .tokens) files to be a corpus.")
@@ -276,13 +266,13 @@ def _folder(folder: Path) -> dict[str, Text]:
         have = sorted(path.name for part in PARTS for path in named[part])
         raise ValueError(
             f"Folder {folder} has {', '.join(have)}, but no .txt file whose name says {' or '.join(missing)}. Either "
-            "all of train, val (or valid) and test stand in the names, or none does and the text is cut 90 : 5 : 5."
+            "all of train, val (or valid) and test are in the names, or none is and the text is cut 90 : 5 : 5."
         )
     return _cut(_joined(files), (0.9, 0.95), Text.boundary, str(folder))
 
 
 def _joined(files: list[Path]) -> Text:
-    """Return files one after the other, each ending in a newline."""
+    """Concatenate files, each ending in a newline."""
     joined = Text(())
     for path in files:
         text = _file(path)

@@ -9,49 +9,49 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
 from wnseq.data.text.bptt import Cuts, ResetLoader, StreamLoader, Streams, TextBatch, fixed_cuts, random_cuts
-from wnseq.data.text.corpora import PARTS, Corpus, check_name, fetch_corpus, open_corpus
+from wnseq.data.text.corpora import PARTS, check_name, fetch_corpus, open_corpus
 from wnseq.data.text.encoding import Split, encode
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
 
-SHORTEST_RANDOM = 10  # tokens; half of it is the least that random lengths are drawn around
+MIN_RANDOM_BPTT = 10  # tokens; random_cuts draws around half of it, and no length below 5
 
 
 class TextDataModule(LightningDataModule):
     """Text in batches for truncated back-propagation through time.
 
-    The training part is laid out as ``batch_size`` contiguous streams, read side by side, batch by batch, in order; a
-    model that keeps its state from one batch to the next reads each stream as one long text.
+    The training part is laid out as ``batch_size`` contiguous streams, read side by side, ``bptt`` tokens at a time: a
+    model that carries its state from batch to batch reads each stream as one long text.
 
-    Several processes of a Trainer read ``batch_size`` neighbouring streams each, of as many as all read together.
-    Validation and test have ``eval_batch_size`` streams however many processes deal them out among themselves, so that
-    their figures do not depend on that number.
+    With several processes each reads ``batch_size`` neighbouring streams of its own in training; in validation and test
+    they divide ``eval_batch_size`` streams among themselves, so that the figures do not depend on their number.
 
     Args:
         corpus: python (the language reference inside Python, no download), ptb, wikitext-2, wikitext-103,
             tinyshakespeare, enwik8, text8, or the path of a UTF-8 text file or of a folder of them.
-        tokenizer: word, subword, bpe, char or byte, trained on the training part, or the path of a checkpoint to take
-            its tokenizer from; default subword.
-        vocabulary_size: entries at most, the most frequent; default all words or characters, 2000 subwords.
-        root: folder of the standard corpora; default $WNSEQ_DATA, else ./data.
-        batch_size: streams read side by side in training, by each process.
-        bptt: tokens of each stream that a training step sees; gradients reach no further back.
-        random_bptt: draw each batch's length around ``bptt`` (AWD-LSTM), else all are equal.
-        eval_batch_size: streams in validation and test, each but the first begins with the zero state; with
-            eval_reset_state the number of sequences at once, which changes nothing but the speed.
-        eval_bptt: tokens of each stream at once in validation and test.
-        eval_reset_state: evaluate on independent sequences of eval_bptt tokens, each from the zero state, as some
-            published figures are measured, else with an unbroken state.
-        seed: of the random lengths.
+        tokenizer: word, subword, bpe, char or byte, trained on the training part, or the path of a checkpoint with a
+            tokenizer; default subword.
+        vocabulary_size: Entries at most, the most frequent; default all words or characters, 2000 subwords.
+        root: Folder of the standard corpora; default $WNSEQ_DATA, else ./data.
+        batch_size: Streams read side by side in training, by each process.
+        bptt: Tokens of each stream in a training step; gradients reach no further back.
+        random_bptt: Whether to draw each batch's length around bptt (AWD-LSTM); else all are equal.
+        eval_batch_size: Streams in validation and test, each of which starts from the zero state; with
+            eval_reset_state sequences at once, which changes the speed alone.
+        eval_bptt: Tokens of each stream at once in validation and test.
+        eval_reset_state: Whether to evaluate on independent sequences of eval_bptt tokens, each from the zero state, as
+            some published figures are measured; else the state is carried through each stream.
+        seed: Seed of the random lengths.
 
     Raises:
-        ValueError: an argument that can't be, or a corpus or tokenizer unknown.
-        FileNotFoundError: a path where nothing is.
+        ValueError: An argument is out of range, or corpus or tokenizer are unknown.
+        FileNotFoundError: Nothing is at a path.
 
     Note:
-        After ``setup``: ``tokenizer``, ``corpus_sha256`` and ``splits`` ("train", "val", "test" → ``Split``). A
-        ``tokenizer`` that is set before (``Tokenizer.from_torchtext``) is kept. Batches are ``TextBatch``.
+        ``setup`` sets ``tokenizer``, ``corpus_sha256`` and ``splits`` ("train", "val", "test" → ``Split``). It keeps a
+        ``tokenizer`` that was assigned before (``Tokenizer.from_torchtext``). Batches are ``TextBatch``.
 
     Example:
         >>> data = TextDataModule(tokenizer="byte", batch_size=4, bptt=16)
@@ -82,7 +82,7 @@ class TextDataModule(LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
-            ("bptt", bptt, SHORTEST_RANDOM if random_bptt else 2),
+            ("bptt", bptt, MIN_RANDOM_BPTT if random_bptt else 2),
             ("eval_batch_size", eval_batch_size, 1),
             ("eval_bptt", eval_bptt, 1),
             ("seed", seed, 0),
@@ -104,21 +104,20 @@ class TextDataModule(LightningDataModule):
         self.seed = seed
         self.tokenizer = None
         self.splits = {}
-        self.epoch = 0  # of the training batches handed out
-        self.position = 0  # batches of that epoch handed out
+        self.position = DataPosition()
 
     # ---- from the corpus to ids
 
     def prepare_data(self) -> None:
-        """Download the corpus if it is a standard one that is not there yet.
+        """Download a standard corpus that is missing.
 
-        With several processes the first also trains the tokenizer and encodes the text, and the others wait and find
-        both in the cache.
+        With several processes the first also trains the tokenizer and encodes the text; the others find both in the
+        cache.
         """
-        if self._predicting:
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
             return
         fetch_corpus(self.corpus, self.root)
-        if self._rank_and_world_size[1] > 1 and not self.splits:
+        if rank_and_world_size(self.trainer)[1] > 1 and not self.splits:
             with contextlib.suppress(ValueError, OSError):  # setup raises it again, in every process
                 self._read()
 
@@ -126,31 +125,32 @@ class TextDataModule(LightningDataModule):
         """Train or load the tokenizer and encode the three parts, or find both in the cache.
 
         Args:
-            stage: fit, validate, test or predict; for predict no corpus is touched.
+            stage: fit, validate, test or predict; predict reads no corpus.
         """
         if stage == "fit":
-            self.epoch = self.position = 0  # Lightning restores a resumed run's position after this
+            self.position.reset()  # Lightning loads the position of a resumed run after this
         if stage == "predict" or self.splits:
             return
         splits = self._read()
         if stage in (None, "fit"):
-            self._check_length("train", splits["train"], self.batch_size * self._rank_and_world_size[1], self.bptt)
+            self._check_length("train", splits["train"], self._num_streams(), self.bptt)
         if not self.eval_reset_state:
             for part in ("val", "test"):
                 self._check_length(part, splits[part], self.eval_batch_size, 1)
         self.splits = splits
 
     def _read(self) -> dict[str, Split]:
-        self.text = open_corpus(self.corpus, self.root)
-        self.corpus_sha256 = self.text.sha256
+        text = self.text = open_corpus(self.corpus, self.root)
+        self.corpus_sha256 = text.sha256
         if self.tokenizer is None:
-            self.tokenizer = self._make_tokenizer(self.text)
-        return {
-            part: encode(self.text.parts[part], self.tokenizer, self.text.part_sha256(part), part) for part in PARTS
-        }
+            if self.tokenizer_source in KINDS:
+                self.tokenizer = train_tokenizer(self.tokenizer_source, text.parts["train"], self.vocabulary_size)
+            else:
+                self.tokenizer = Tokenizer.from_checkpoint(self.tokenizer_source)
+        return {part: encode(text.parts[part], self.tokenizer, text.part_sha256(part), part) for part in PARTS}
 
     def describe(self) -> str:
-        """Return what the corpus is, in two lines for the screen."""
+        """Return two lines about the corpus, for the screen."""
         tokenizer = self._after_setup()
         sizes = ", ".join(f"{self.splits[part].counts.tokens:,} {part}" for part in PARTS)
         test = self.splits["test"].counts
@@ -162,9 +162,22 @@ class TextDataModule(LightningDataModule):
 
     # ---- batches
 
-    def train_dataloader(self) -> "TrainLoader":
-        """Return the training batches; see ``TrainLoader``."""
-        return TrainLoader(self)
+    def train_dataloader(self) -> EpochLoader[TextBatch]:
+        """Return the training batches; each epoch with random_bptt has lengths of its own."""
+        start = self._after_setup().start
+        own = rank_and_world_size(self.trainer)
+        tokens = self.splits["train"].tokens
+        streams = Streams(tokens, self._num_streams(), start, trim=True, rank_and_world_size=own)
+
+        def cuts(epoch: int) -> Cuts:
+            if self.random_bptt:
+                return random_cuts(streams.rows, self.bptt, self.seed, epoch)
+            return fixed_cuts(streams.rows, self.bptt)
+
+        def batches(epoch: int, first: int) -> Iterator[TextBatch]:
+            return streams.batches(cuts(epoch), first)
+
+        return EpochLoader(self.position, len(cuts(0)) - 1, batches, self.trainer)
 
     def val_dataloader(self) -> Iterable[TextBatch]:
         """Return the validation part's batches; each token is a target once."""
@@ -175,57 +188,38 @@ class TextDataModule(LightningDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> Iterable[int]:
-        """Return one batch that holds nothing: sampling needs a prompt, not a corpus."""
+        """Return one empty batch: sampling needs a prompt, not a corpus."""
         return range(1)
 
     def _evaluation(self, part: str) -> Iterable[TextBatch]:
         start = self._after_setup().start
-        tokens = self.splits[part].tokens
+        tokens, own = self.splits[part].tokens, rank_and_world_size(self.trainer)
         if self.eval_reset_state:
-            return ResetLoader(
-                tokens, self.eval_bptt, self.eval_batch_size, start, rank_and_world_size=self._rank_and_world_size
-            )
-        return StreamLoader(
-            Streams(tokens, self.eval_batch_size, start, rank_and_world_size=self._rank_and_world_size), self.eval_bptt
-        )
+            return ResetLoader(tokens, self.eval_bptt, self.eval_batch_size, start, rank_and_world_size=own)
+        return StreamLoader(Streams(tokens, self.eval_batch_size, start, rank_and_world_size=own), self.eval_bptt)
 
-    # ---- where training is
+    # ---- the position of training, in checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Return epoch and position of the next training batch, and what they count; before ``setup`` nothing."""
-        if not self.splits:
-            return {}
-        position = self.position
-        if self.trainer is not None:  # interrupted inside a step: its batch is not trained on yet
-            batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            position -= batches.ready - batches.processed  # type: ignore[attr-defined]
-        return {"epoch": self.epoch, "position": position, **self.resume_settings()}
+        """Return the position of the next training batch; before ``setup`` nothing."""
+        return self.position.state_dict(self.trainer, self.resume_settings()) if self.splits else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a position saved by ``state_dict``.
+        """Resume from a position saved by ``state_dict``.
 
         Raises:
-            ValueError: the batches are cut differently now, so that a position means another place.
+            ValueError: The batches are other ones now.
         """
-        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
-            return
-        for name, now in self.resume_settings().items():
-            if (before := state_dict.get(name, now)) != now:
-                what = {"batch_size": "batch_size over all processes"}.get(name, name)
-                raise ValueError(
-                    f"The run to be resumed had {what} {before}, this one has {now}: it can't go on with the next "
-                    f"batch. Give the same {what.removesuffix('_sha256')}, or start a new run from the checkpoint's "
-                    "weights."
-                )
-        self.epoch, self.position = state_dict["epoch"], state_dict["position"]
+        if is_resumable(self.trainer):
+            self.position.load_state_dict(state_dict, self.resume_settings())
 
     def resume_settings(self) -> dict[str, Any]:
-        """Return what must be as before for a run to be resumed at its position."""
+        """Return whatever must be as before for a run to resume at its position."""
         tokenizer = self._after_setup()
         return {
             "corpus_sha256": self.corpus_sha256,
             "tokenizer_sha256": tokenizer.sha256,
-            "batch_size": self.batch_size * self._rank_and_world_size[1],
+            "batch_size": self._num_streams(),
             "bptt": self.bptt,
             "random_bptt": self.random_bptt,
             "seed": self.seed,
@@ -233,30 +227,19 @@ class TextDataModule(LightningDataModule):
 
     # ---- checks
 
+    def _num_streams(self) -> int:
+        return self.batch_size * rank_and_world_size(self.trainer)[1]
+
     def _after_setup(self) -> Tokenizer:
         if self.tokenizer is None or not self.splits:
             raise RuntimeError("TextDataModule: there are no batches before setup(); call it, or let a Trainer do so.")
         return self.tokenizer
 
-    @property
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        """Rank of this process, and number of processes."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    @property
-    def _predicting(self) -> bool:
-        return self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
-
-    def _make_tokenizer(self, text: Corpus) -> Tokenizer:
-        if self.tokenizer_source in KINDS:
-            return train_tokenizer(self.tokenizer_source, text.parts["train"], self.vocabulary_size)
-        return Tokenizer.from_checkpoint(self.tokenizer_source)
-
-    def _check_length(self, part: str, split: Split, streams: int, rows: int) -> None:
+    def _check_length(self, part: str, split: Split, num_streams: int, rows: int) -> None:
         tokens = split.counts.tokens
-        if tokens >= streams * rows:
+        if tokens >= num_streams * rows:
             return
-        processes = self._rank_and_world_size[1] if part == "train" else 1
+        processes = rank_and_world_size(self.trainer)[1] if part == "train" else 1
         option = "batch_size" if part == "train" else "eval_batch_size"
         of_each = f" on {processes} processes" if processes > 1 else ""
         if tokens < rows * processes:
@@ -266,59 +249,9 @@ class TextDataModule(LightningDataModule):
             )
         raise ValueError(
             f"The {part} part of corpus {self.corpus!r} has {tokens:,} tokens, too few for {option} "
-            f"{streams // processes}{of_each} times bptt {rows}, which is {streams * rows:,}. The largest {option} "
-            f"that fits is {tokens // rows // processes}."
+            f"{num_streams // processes}{of_each} times bptt {rows}, which is {num_streams * rows:,}. The largest "
+            f"{option} that fits is {tokens // rows // processes}."
         )
-
-
-class TrainLoader:
-    """The training batches of one epoch after the other, from the position that the data module holds.
-
-    Each iteration is one epoch, or the rest of one that was broken off; the length is always that of a whole epoch, as
-    Lightning counts the batches trained on before a restart as well.
-
-    Args:
-        data: the data module, after ``setup``.
-    """
-
-    def __init__(self, data: TextDataModule) -> None:
-        self.data = data
-        start = data._after_setup().start
-        num_streams = data.batch_size * data._rank_and_world_size[1]
-        self.streams = Streams(
-            data.splits["train"].tokens, num_streams, start, trim=True, rank_and_world_size=data._rank_and_world_size
-        )
-        self.length = len(self._cuts(0)) - 1
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[TextBatch]:
-        # A generator, so that nothing moves before the first batch: Lightning calls iter() without starting an epoch.
-        data = self.data
-        ended = data.position >= self.length
-        if data.trainer is not None and data.trainer.training:
-            done = data.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            if done >= data.trainer.num_training_batches:
-                return  # resumed from the very end of an epoch, Lightning may ask for a batch more than it has
-            ended = data.position > 0 and done == 0  # limit_train_batches may have ended it before its last batch
-        if ended:
-            data.epoch, data.position = data.epoch + 1, 0
-        for batch in self.streams.batches(self._cuts(data.epoch), data.position):
-            data.position += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the position is in the data module's state. Lightning warns of a loader without this."""
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing, as the data module has gone on already."""
-
-    def _cuts(self, epoch: int) -> Cuts:
-        if self.data.random_bptt:
-            return random_cuts(self.streams.rows, self.data.bptt, self.data.seed, epoch)
-        return fixed_cuts(self.streams.rows, self.data.bptt)
 
 
 def _check_integer(name: str, value: int, least: int) -> None:

@@ -549,7 +549,7 @@ class DrawData(ImageDataModule):
         return range(1)
 
     def resume_settings(self) -> dict[str, Any]:
-        """Return what must be as before for a run to be resumed at its position."""
+        """Return the settings that must be as before for a run to resume."""
         return {**super().resume_settings(), "fixed_order": self.fixed_order}
 
 

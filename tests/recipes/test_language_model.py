@@ -2,6 +2,7 @@ import copy
 import csv
 import itertools
 import math
+import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +12,18 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from wnseq.data.text.bptt import IGNORE, TextBatch
-from wnseq.data.text.datamodule import TextDataModule
-from wnseq.data.text.tokenizer import Tokenizer
-from wnseq.recipes.language_model import LanguageModel, Network, Sampling, draw, exp, generate, main, sample
+from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
+from wnseq.recipes.language_model import (
+    LanguageModel,
+    Network,
+    Sampling,
+    compressed_bits_per_byte,
+    draw,
+    exp,
+    generate,
+    main,
+    sample,
+)
 
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
 SMALL = [
@@ -302,6 +311,19 @@ def test_a_nucleus_is_that_of_the_whole_vocabulary(sharpness, monkeypatch):
 def test_a_bad_manner_of_sampling_is_refused(how, text):
     with pytest.raises(ValueError, match=text):
         Sampling(**how)
+
+
+def test_what_was_seen_costs_nothing_and_what_is_random_costs_eight_bits():
+    generator = random.Random(0)
+    first, second = generator.randbytes(20_000), generator.randbytes(20_000)
+    assert compressed_bits_per_byte(first, first) < 0.5
+    assert compressed_bits_per_byte(first, second) == pytest.approx(8, rel=0.01)
+    assert compressed_bits_per_byte(first + second, first) < 0.5
+
+
+def test_the_embedded_text_is_prose_and_its_test_part_is_new():
+    parts = open_corpus("python").parts
+    assert 1.5 < compressed_bits_per_byte(parts["train"].read(), parts["test"].read()) < 2.2
 
 
 def test_fine_tuning_takes_weights_and_tokenizer():

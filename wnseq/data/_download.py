@@ -80,9 +80,7 @@ class _Resuming:
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
-            if (
-                done and error.code == 416
-            ):  # nothing follows: the part is complete, or of another file; the hash decides
+            if done and error.code == 416:  # nothing follows: the part is complete, or its hash is wrong
                 return
             raise
         with response:

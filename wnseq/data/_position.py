@@ -25,7 +25,7 @@ class DataPosition:
 
         Args:
             trainer: The one that trains, if any: interrupted inside a step, it has not trained on that step's batch.
-            settings: Whatever changes the batches, as plain types.
+            settings: All that changes the batches, as plain types.
         """
         batch = self.batch
         if trainer is not None:
@@ -108,5 +108,5 @@ def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
 
 
 def is_resumable(trainer: Trainer | None) -> bool:
-    """Return True if a loaded checkpoint is trained on: not in validation, test and prediction."""
+    """Return True if the loaded position counts: in a fit, not in validation, test or prediction."""
     return trainer is None or trainer.state.fn == TrainerFn.FITTING

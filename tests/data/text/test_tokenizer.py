@@ -185,7 +185,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path: Path, content: Any) -> None:
         ({}, "not the state of a tokenizer: KeyError 'kind'"),
         ({"kind": "word"}, "not the state of a tokenizer: KeyError 'tokens'"),
         ({"kind": "word", "tokens": 3}, "not the state of a tokenizer: TypeError"),
-        ({"kind": "word", "tokens": ["<unk>", "a"]}, "needs the entry <eos>, which this one of 2 has not"),
+        ({"kind": "word", "tokens": ["<unk>", "a"]}, "needs the entry <eos>, which this one of 2 lacks"),
         ({"kind": "char", "tokens": ["a", "b"]}, "is <unk> followed by single characters"),
         ({"kind": "char", "tokens": ["<unk>", "ab"]}, "is <unk> followed by single characters"),
         ({"kind": "subword", "model": b"nonsense"}, "needs a sentencepiece model; these bytes are not one"),

@@ -73,13 +73,13 @@ def test_rare_characters_leave_room_for_words() -> None:
     assert tokenizer.decode(tokenizer.encode(many)) == many
 
 
-def test_nothing_to_learn_is_said(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"Subwords can't be learned from the training part.*Tokenizer byte"):
+def test_a_text_without_words_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"Subwords can't be trained on the training part.*Tokenizer byte"):
         train_tokenizer("subword", text("\n" * 50))
     assert capfd.readouterr() == ("", "")
 
 
-def test_learning_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+def test_training_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     train_tokenizer("subword", text(PROSE), 300)
     assert capfd.readouterr() == ("", "")
 

@@ -3,7 +3,7 @@
 from wnseq.data._position import EpochLoader
 from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
 from wnseq.data.images.datasets import Images, ImageSet, open_images
-from wnseq.data.images.transforms import Preprocess, Whitening
+from wnseq.data.images.transforms import Preprocess
 
 __all__ = [
     "EpochLoader",
@@ -12,6 +12,5 @@ __all__ = [
     "ImageSet",
     "Images",
     "Preprocess",
-    "Whitening",
     "open_images",
 ]

@@ -231,7 +231,7 @@ class ImageDataModule(LightningDataModule):
             self.position.load_state_dict(state_dict, self.resume_settings())
 
     def resume_settings(self) -> dict[str, Any]:
-        """Return whatever must be as before for a run to resume at its position."""
+        """Return the settings that must be as before for a run to resume."""
         return {
             "images_sha256": self._after_setup().sha256,
             "batch_size": self.batch_size * rank_and_world_size(self.trainer)[1],

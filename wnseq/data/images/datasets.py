@@ -1,4 +1,4 @@
-"""Image sets by name, each as a training, a validation and a test part of pixels. A new set is a row of ``SETS``."""
+"""Image sets by name, each as a training, a validation and a test part. A new set is a row of ``SETS``."""
 
 import os
 import tarfile
@@ -289,9 +289,8 @@ class Source:
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_SPLIT = f"order permuted (seed {DIGITS_SEED}), the last {DIGITS_TEST} for test, {{}} before them for validation"
 HELD_OUT = "test as published, validation: the last {} of the training files"
-SETS: Mapping[
-    str, Source
-] = {  # a new row needs its name in DatasetName, for --help, and its provenance in data/README.md
+# A new row also needs its name in DatasetName, for --help, and its provenance in data/README.md.
+SETS: Mapping[str, Source] = {
     "digits": Source(None, _read_digits, 17, tuple("0123456789"), 300, DIGITS_SPLIT),
     "mnist": Source(_fetch_mnist, _read_mnist, 256, tuple("0123456789"), 10_000, HELD_OUT),
     "binarized_mnist": Source(None, _read_binarized_mnist, 2, (), None, "as published (Larochelle)"),

@@ -12,17 +12,17 @@ IDX_UINT8 = 8  # the third byte of an idx file's magic number
 
 
 def read_idx(path: Path, dimensions: int) -> Bytes:
-    """Read an idx file of bytes, as MNIST comes: a magic number, the sizes (big-endian, 32 bits), the bytes.
+    """Read an idx file of bytes (MNIST): a magic number, the sizes (big-endian, 32 bits), the bytes.
 
     Args:
-        path: the file, gzipped or not.
-        dimensions: 3 for images, 1 for labels; the magic number says which of them a file holds.
+        path: The file, gzipped or not.
+        dimensions: 3 for images, 1 for labels; the magic number must agree.
 
     Returns:
-        Its array, read-only.
+        The array, read-only.
 
     Raises:
-        ValueError: the file is cut short, too long, or holds something else.
+        ValueError: The file is cut short, too long, or of another kind.
     """
     raw = _content(path)
     if len(raw) < 4 or raw[:2] != b"\0\0":
@@ -44,17 +44,17 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
 
 
 def read_amat(path: Path, columns: int) -> Bytes:
-    """Read an amat file of zeros and ones, as binarised MNIST comes: one image a line, blanks between the values.
+    """Read an amat file (binarised MNIST): one image per line, zeros and ones with blanks between them.
 
     Args:
-        path: the file, gzipped or not.
-        columns: values a line.
+        path: The file, gzipped or not.
+        columns: Values per line.
 
     Returns:
-        Zeros and ones, of shape ``(lines, columns)``.
+        Zeros and ones, ``(lines, columns)``.
 
     Raises:
-        ValueError: a line is too short or too long, or has a value that is neither 0 nor 1.
+        ValueError: A line is too short or too long, or has a value that is neither 0 nor 1.
     """
     raw = np.frombuffer(_content(path), np.uint8)
     value = (raw == ord("0")) | (raw == ord("1"))
@@ -78,14 +78,14 @@ def read_cifar(path: Path, images: int | None = None) -> tuple[Bytes, Bytes]:
     """Read a batch of CIFAR-10 in its binary form: a label byte, then 32 x 32 bytes each of red, green and blue.
 
     Args:
-        path: the ``.bin`` file.
-        images: how many there must be; None takes any number.
+        path: The ``.bin`` file.
+        images: The number of images it must have; None for any.
 
     Returns:
-        Pixels, of shape ``(images, 3, 32, 32)``, and labels.
+        Pixels, ``(images, 3, 32, 32)``, and labels.
 
     Raises:
-        ValueError: the size is not that of whole images, or not that of so many, or a label is not below 10.
+        ValueError: The size is wrong, or a label is not below 10.
     """
     raw = path.read_bytes()
     record = 1 + 3 * 32 * 32
@@ -107,7 +107,7 @@ def read_cifar(path: Path, images: int | None = None) -> tuple[Bytes, Bytes]:
 
 
 def _content(path: Path) -> bytes:
-    """Return a file's bytes, those of a gzipped one unpacked."""
+    """Return a file's bytes, unpacked if it is gzipped."""
     raw = path.read_bytes()
     if raw[:2] != b"\x1f\x8b":
         if path.suffix == ".gz":

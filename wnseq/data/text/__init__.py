@@ -1,6 +1,6 @@
 """Text: corpora, tokenizers, and batches for truncated back-propagation through time."""
 
-from wnseq.data.text.bptt import IGNORE, StreamLoader, Streams, TextBatch, shard
+from wnseq.data.text.bptt import IGNORE, TextBatch, shard
 from wnseq.data.text.corpora import Corpus, open_corpus
 from wnseq.data.text.datamodule import TextDataModule
 from wnseq.data.text.tokenizer import (
@@ -21,8 +21,6 @@ __all__ = [
     "ByteTokenizer",
     "CharTokenizer",
     "Corpus",
-    "StreamLoader",
-    "Streams",
     "SubwordTokenizer",
     "TextBatch",
     "TextDataModule",

@@ -73,7 +73,8 @@ def _mahoney(name: str, digest: str) -> Source:
     return Source((Download(urls, f"sha256:{digest}", f"{name}.zip", {name: name}),), name)
 
 
-CORPORA: Mapping[str, Source] = {  # a new row needs its provenance in data/README.md
+# A new row also needs its name in TextDataModule, for --help, and its provenance in data/README.md.
+CORPORA: Mapping[str, Source] = {
     "ptb": Source(
         (
             _ptb("train", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf"),

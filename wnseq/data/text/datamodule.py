@@ -214,7 +214,7 @@ class TextDataModule(LightningDataModule):
             self.position.load_state_dict(state_dict, self.resume_settings())
 
     def resume_settings(self) -> dict[str, Any]:
-        """Return whatever must be as before for a run to resume at its position."""
+        """Return the settings that must be as before for a run to resume."""
         tokenizer = self._after_setup()
         return {
             "corpus_sha256": self.corpus_sha256,

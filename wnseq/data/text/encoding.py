@@ -1,4 +1,4 @@
-"""A text encoded once, kept on the disk and mapped into memory."""
+"""Token ids of a text, encoded once, cached on the disk and mapped into memory."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ Ids = np.ndarray[tuple[int], np.dtype[np.integer]]
 
 @dataclass(frozen=True)
 class Counts:
-    """What a text consists of, so that losses per token can be stated per word, character or byte.
+    """Sizes of a text, by which a loss per token becomes one per word, character or byte.
 
     Args:
-        tokens: number of ids.
-        words: whitespace-separated words, plus one for each line's end: what a word tokenizer counts as tokens.
+        tokens: Number of ids.
+        words: Whitespace-separated words, plus one for each line's end: the tokens of a word tokenizer.
         characters: Unicode characters.
-        bytes: bytes of UTF-8.
-        unknown: tokens that stand for what the tokenizer does not have (a ``<unk>`` in the text itself not counted).
+        bytes: Bytes of UTF-8.
+        unknown: Tokens outside the vocabulary (a ``<unk>`` in the text itself not counted).
     """
 
     tokens: int
@@ -42,8 +42,8 @@ class Split:
     """One part of a corpus, encoded.
 
     Args:
-        tokens: the ids, mapped from the disk, read-only.
-        counts: what the text consists of.
+        tokens: The ids, mapped from the disk, read-only.
+        counts: Sizes of the text.
     """
 
     tokens: Ids
@@ -51,17 +51,17 @@ class Split:
 
 
 def encode(text: Text, tokenizer: Tokenizer, content: str, name: str = "") -> Split:
-    """Return a text's ids, encoded now or found in the cache.
+    """Return a text's ids, encoded now, in bounded memory, or found in the cache.
 
     Args:
-        text: the part; it is read once, in bounded memory.
-        tokenizer: what encodes it.
-        content: a hash of the text.
-        name: what the progress bar says.
+        text: One part of a corpus.
+        tokenizer: The tokenizer.
+        content: A hash of the text.
+        name: Label of the progress bar.
 
     Raises:
-        ValueError: the text is not UTF-8.
-        OSError: the disk is full; nothing is left that a later run would find.
+        ValueError: The text is not UTF-8.
+        OSError: The disk is full; no file is left.
     """
     key = sha256(f"{FORMAT} {content} {tokenizer.sha256}".encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{key}.bin"
@@ -86,7 +86,7 @@ def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts | None:
 
 def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.integer], name: str) -> Counts:
     tokens = words = characters = unknown = 0
-    spelt = tokenizer.kind == "word"  # only there is "<unk>" in the text the same entry
+    literal = tokenizer.kind == "word"  # only there is "<unk>" in the text the same entry
     bar = tqdm(total=text.size, desc=f"encoding {name}".strip(), unit="B", unit_scale=True, delay=PATIENCE, leave=False)
     path.with_suffix(".json").unlink(missing_ok=True)
     with atomic_write(path) as file, contextlib.closing(bar):
@@ -98,7 +98,7 @@ def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.int
             words += len(seen) + chunk.count("\n")
             characters += len(chunk)
             if tokenizer.unknown is not None:
-                unknown += int((ids == tokenizer.unknown).sum()) - (seen.count(UNKNOWN) if spelt else 0)
+                unknown += int((ids == tokenizer.unknown).sum()) - (seen.count(UNKNOWN) if literal else 0)
             bar.update(len(chunk.encode()))
     counts = Counts(tokens, words, characters, text.size, unknown)
     with atomic_write(path.with_suffix(".json")) as file:  # last: without it the ids are not trusted

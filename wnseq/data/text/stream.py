@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = 1 << 18  # bytes read at once; encoding takes about twenty times as much memory
-LONGEST = 1 << 24  # characters; a run without white space longer than this is cut anywhere
+LONGEST = 1 << 24  # characters; a longer run without white space is cut anywhere
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Piece:
     """One run of bytes: of a file, or held in memory.
 
     Args:
-        source: a file, or the bytes themselves.
-        start: first byte.
-        stop: one past the last byte.
+        source: A file, or the bytes themselves.
+        start: First byte.
+        stop: One past the last byte.
     """
 
     source: Path | bytes
@@ -26,7 +26,7 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """What an error message calls it."""
+        """Name for error messages."""
         return str(self.source) if isinstance(self.source, Path) else "the embedded text"
 
     def blocks(self) -> Iterator[bytes]:
@@ -51,7 +51,7 @@ class Text:
     """Pieces read one after the other as one UTF-8 text.
 
     Args:
-        pieces: the byte ranges, in order; each begins and ends between two characters.
+        pieces: The byte ranges, in order; each begins and ends between two characters.
     """
 
     pieces: tuple[Piece, ...]
@@ -87,11 +87,11 @@ class Text:
             yield from piece.blocks()
 
     def read(self) -> bytes:
-        """Return all bytes at once; for texts that fit into memory."""
+        """Return all bytes at once, of a text that fits into memory."""
         return b"".join(self.blocks())
 
     def sha256(self) -> str:
-        """Return the hash of the bytes, which is that of the file where the text is one file."""
+        """Return the hash of the bytes: that of the file, if the text is one file."""
         digest = hashlib.sha256()
         for block in self.blocks():
             digest.update(block)
@@ -101,7 +101,7 @@ class Text:
         """Yield the characters in chunks, cut after a line where there is one, else before a space.
 
         Raises:
-            ValueError: the bytes are not UTF-8.
+            ValueError: The bytes are not UTF-8.
 
         Note:
             No tokenizer has a token across such a cut, so encoding chunk by chunk is encoding the text.
@@ -117,11 +117,7 @@ class Text:
             yield rest
 
     def boundary(self, position: int) -> int:
-        """Return the first line start after a byte position; where no line ends before the text, a word or character.
-
-        Args:
-            position: where to look from, in bytes.
-        """
+        """Return the first line start after a byte position; if there is none, the next word's or character's."""
         ahead = self.slice(position, min(position + BLOCK, self.size)).read()
         for end in (b"\n", b" "):
             if 0 < (start := ahead.find(end) + 1) < len(ahead):
@@ -150,7 +146,7 @@ class Text:
 
 
 def _cut(text: str) -> int:
-    """Return where a chunk may end: after the last line, else before the last run of spaces; 0 for nowhere yet."""
+    """Return where a chunk may end: after the last line, else before the last run of spaces; 0 if nowhere yet."""
     if newline := text.rfind("\n") + 1:
         return newline
     space = text.rfind(" ")
@@ -162,5 +158,5 @@ def _cut(text: str) -> int:
 
 
 def _continuation_bytes(data: bytes) -> int:
-    """Count the bytes at the front that continue a character begun before."""
+    """Count the leading bytes that continue a character of the bytes before."""
     return next((index for index, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)

@@ -1,4 +1,4 @@
-"""Between text and token ids: words, subwords, characters or bytes."""
+"""Tokenizers: text to token ids and back, by words, subwords, characters or bytes."""
 
 import codecs
 import hashlib
@@ -15,12 +15,12 @@ import torch
 KINDS = ("word", "subword", "bpe", "char", "byte")
 UNKNOWN = "<unk>"
 LINE_END = "<eos>"
-SPACE = "▁"  # sentencepiece's own sign for a space; in a text it would come back as one
+SPACE = "▁"  # sentencepiece's sign for a space; decoding would turn one in the text into a space
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Tokenizer(ABC):
-    """The tokens of a language model, and the ways from text to ids and back.
+    """Text to token ids and back.
 
     Example:
         >>> tokenizer = ByteTokenizer()
@@ -31,23 +31,23 @@ class Tokenizer(ABC):
     """
 
     kind: ClassVar[str]  # "word", "subword", "char" or "byte"
-    start: int  # what stands before the first token of a text: the end of a line
-    unknown: int | None = None  # what everything outside the vocabulary becomes; None: nothing is outside
+    start: int  # the id before the first token of a text: the end of a line
+    unknown: int | None = None  # the id of everything outside the vocabulary; None: nothing is outside
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text. Encoding two texts cut after a line is encoding both at once."""
+        """Return the ids of a text; a text cut after a line has the ids of its two pieces."""
 
     @abstractmethod
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield the text of ids as they come, for a terminal: a character only when all its bytes are there."""
+        """Yield the text of ids as they come, a character with its last byte."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return plain types from which ``from_state`` makes the tokenizer again; loads with ``weights_only=True``."""
+        """Return plain types for ``from_state``, which load with ``weights_only=True``."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -60,10 +60,10 @@ class Tokenizer(ABC):
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> "Tokenizer":
-        """Return the tokenizer from what ``state`` returned.
+        """Return the tokenizer whose ``state`` this is.
 
         Raises:
-            ValueError: it is not such a state.
+            ValueError: The state is not one.
         """
         try:
             match state["kind"]:
@@ -87,11 +87,11 @@ class Tokenizer(ABC):
         """Return the tokenizer in a language model's checkpoint.
 
         Args:
-            path: a ``.ckpt`` file written by a recipe of wnseq.
+            path: A ``.ckpt`` file of a recipe.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is damaged, no checkpoint, or one without a tokenizer.
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, no checkpoint, or one without a tokenizer.
         """
         path = Path(path).expanduser()
         if not path.is_file():
@@ -102,8 +102,8 @@ class Tokenizer(ABC):
             raise ValueError(
                 f"{path} can't be read as a checkpoint: it is damaged, cut short, or a file of another kind."
             ) from error
-        ours = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
-        state = ours.get("tokenizer") if isinstance(ours, dict) else None
+        about = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
+        state = about.get("tokenizer") if isinstance(about, dict) else None
         if not isinstance(state, dict):
             raise ValueError(
                 f"{path} is a checkpoint, but holds no tokenizer of wnseq: it was not written by a language model "
@@ -113,17 +113,14 @@ class Tokenizer(ABC):
 
     @staticmethod
     def from_torchtext(vocabulary: Any) -> "WordTokenizer":
-        """Take over the words of a torchtext vocabulary, of release 0.6 or of any later one.
+        """Return a tokenizer with the words of a torchtext vocabulary, and ``<eos>`` at the end if it is missing.
 
         Args:
-            vocabulary: an object with ``get_itos()`` or ``itos``.
+            vocabulary: A ``Vocab`` of torchtext 0.6 (``itos``) or of a later release (``get_itos()``).
 
         Raises:
-            TypeError: it has neither.
-            ValueError: it has no ``<unk>``.
-
-        Note:
-            ``<eos>``, which ends each line here, is added at the end where it is missing.
+            TypeError: It has neither.
+            ValueError: It has no ``<unk>``.
         """
         tokens = vocabulary.get_itos() if hasattr(vocabulary, "get_itos") else getattr(vocabulary, "itos", None)
         if tokens is None:
@@ -137,7 +134,7 @@ class WordTokenizer(Tokenizer):
     """Whitespace-separated words, ``<unk>`` for all others and ``<eos>`` for the end of a line.
 
     Args:
-        tokens: the words, ``<unk>`` and ``<eos>`` among them; an id is a place in this list.
+        tokens: The words, ``<unk>`` and ``<eos>`` among them; an id is an index in this list.
     """
 
     kind = "word"
@@ -147,7 +144,7 @@ class WordTokenizer(Tokenizer):
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         for needed in (UNKNOWN, LINE_END):
             if needed not in self._ids:
-                raise ValueError(f"A word vocabulary needs the entry {needed}, which this one of {len(self)} has not.")
+                raise ValueError(f"A word vocabulary needs the entry {needed}, which this one of {len(self)} lacks.")
         self.unknown: int = self._ids[UNKNOWN]
         self.start = self._ids[LINE_END]
 
@@ -160,7 +157,7 @@ class WordTokenizer(Tokenizer):
         for line in text.split("\n"):
             ids += [get(word, unknown) for word in line.split()]
             ids.append(self.start)
-        return ids[:-1]  # what follows the last newline is no line yet
+        return ids[:-1]  # the last line has no newline
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the words, with a space between two of a line."""
@@ -179,10 +176,10 @@ class WordTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """Characters, and an entry for those never seen.
+    """Characters, and ``<unk>`` for those outside the vocabulary.
 
     Args:
-        tokens: ``<unk>`` and then the characters; an id is a place in this list.
+        tokens: ``<unk>`` and then the characters; an id is an index in this list.
     """
 
     kind = "char"
@@ -199,7 +196,7 @@ class CharTokenizer(Tokenizer):
         return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Return one id a character."""
+        """Return one id per character."""
         get = self._ids.get
         return [get(character, 0) for character in text]
 
@@ -213,7 +210,7 @@ class CharTokenizer(Tokenizer):
 
 
 class ByteTokenizer(Tokenizer):
-    """The 256 bytes of UTF-8: nothing to learn, nothing lost."""
+    """The 256 bytes of UTF-8: without training, and without loss."""
 
     kind = "byte"
     start = ord("\n")
@@ -235,10 +232,10 @@ class ByteTokenizer(Tokenizer):
 
 
 class SubwordTokenizer(Tokenizer):
-    """Parts of words, learned by sentencepiece; what no part covers is spelt in bytes, so that nothing is lost.
+    """Pieces of words, trained by sentencepiece; characters outside them become bytes, so that nothing is lost.
 
     Args:
-        model: a serialised sentencepiece model with byte fallback and a newline piece, as
+        model: A serialised sentencepiece model with byte fallback and a newline piece, as
             ``train_tokenizer`` makes.
     """
 
@@ -252,15 +249,15 @@ class SubwordTokenizer(Tokenizer):
             self._processor = SentencePieceProcessor(model_proto=self.model)
         except RuntimeError as error:
             raise ValueError("A subword tokenizer needs a sentencepiece model; these bytes are not one.") from error
-        # Decoded by ourselves: sentencepiece can't be asked for a text bit by bit.
-        self._bytes = [self._spell(index) for index in range(len(self))]
+        # Decoded here: sentencepiece does not decode incrementally.
+        self._bytes = [self._piece_bytes(index) for index in range(len(self))]
         self.start = self._processor.piece_to_id("\n")
         if self.start == self._processor.unk_id() or not self._processor.is_byte(self._processor.piece_to_id("<0x00>")):
             raise ValueError(
                 "This sentencepiece model has no newline piece or no byte pieces: text would be lost. Train it with "
                 "user_defined_symbols='\\n' and byte_fallback=True."
             )
-        self._sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+        self._space = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
 
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())
@@ -270,18 +267,18 @@ class SubwordTokenizer(Tokenizer):
         first, *others = text.split(SPACE)
         ids: list[int] = self._processor.encode(first)
         for other in others:
-            ids += self._sign + self._processor.encode(other)
+            ids += self._space + self._processor.encode(other)
         return ids
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield the pieces; a character spelt in bytes only with its last byte."""
+        """Yield the pieces, a character that is bytes with its last one."""
         return _characters(self._bytes[index] for index in ids)
 
     def state(self) -> dict[str, Any]:
         """Return the kind and the model's bytes."""
         return {"kind": self.kind, "model": self.model}
 
-    def _spell(self, index: int) -> bytes:
+    def _piece_bytes(self, index: int) -> bytes:
         piece: str = self._processor.id_to_piece(index)
         if self._processor.is_byte(index):
             return bytes((int(piece[1:-1], 16),))
@@ -290,11 +287,11 @@ class SubwordTokenizer(Tokenizer):
         return piece.replace(SPACE, " ").encode()
 
 
-def _characters(spelt: Iterable[bytes]) -> Iterator[str]:
-    """Yield text from bytes as they come, holding back unfinished characters."""
+def _characters(data: Iterable[bytes]) -> Iterator[str]:
+    """Yield text from bytes as they come, without unfinished characters."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for data in spelt:
-        if text := decoder.decode(data):
+    for block in data:
+        if text := decoder.decode(block):
             yield text
     if text := decoder.decode(b"", final=True):
         yield text

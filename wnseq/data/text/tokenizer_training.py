@@ -1,4 +1,4 @@
-"""Training a tokenizer on a text of any length, once: it is kept in the cache."""
+"""Training a tokenizer on a text of any length. It is cached."""
 
 import io
 import json
@@ -22,21 +22,21 @@ from wnseq.data.text.tokenizer import (
 )
 
 SUBWORDS = 2000  # default size
-SAMPLE = 8 << 20  # bytes that sentencepiece sees of a longer text: a quarter of a minute, and 400 MB of memory
+SAMPLE = 8 << 20  # bytes that sentencepiece sees of a longer text: 15 seconds and 400 MB
 SENTENCE = 2000  # characters; sentencepiece skips longer lines
-FORMAT = 1  # of the cached file; changes with everything that changes what is learned
+FORMAT = 1  # of the cached file; changes with everything that changes the tokenizer
 
 
 def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer:
-    """Return a tokenizer trained on a text, learned now or found in the cache.
+    """Return a tokenizer trained on a text, now or found in the cache.
 
     Args:
         kind: ``word``, ``subword`` (sentencepiece's unigram model), ``bpe``, ``char`` or ``byte``.
-        text: the training part.
-        size: number of entries at most, the most frequent; None for all words or characters, 2000 subwords.
+        text: The training part.
+        size: Entries at most, the most frequent; None for all words or characters, 2000 subwords.
 
     Raises:
-        ValueError: the size doesn't suit the kind or the text.
+        ValueError: The size does not suit the kind or the text.
     """
     if kind == "byte":
         return ByteTokenizer()
@@ -70,24 +70,28 @@ def _train(kind: str, text: Text, size: int | None) -> Tokenizer:
 
 
 def _words(text: Text, size: int | None) -> WordTokenizer:
+    counts: Counter[str] = Counter()
+    for chunk in text.chunks():
+        counts.update(chunk.split())
+    return WordTokenizer(_vocabulary(counts, size, [UNKNOWN, LINE_END]))
+
+
+def _characters(text: Text, size: int | None) -> CharTokenizer:
+    unknown, *characters = _vocabulary(_count_characters(text), size, [UNKNOWN])
+    return CharTokenizer([unknown, *sorted(characters)])
+
+
+def _vocabulary(counts: Counter[str], size: int | None, specials: list[str]) -> list[str]:
+    """Return ``specials`` and then the most frequent entries, equal counts in alphabetical order."""
     try:
         from torchtext.vocab import Vocab
     except (ImportError, OSError) as error:  # OSError: a release with a binary for another torch
         raise ImportError(
-            "Word vocabularies need torchtext 0.6, its last release that runs beside any torch: "
+            "Word and char tokenizers need torchtext 0.6, its last release that runs beside any torch: "
             f'pip install "torchtext==0.6.*" (what is installed failed with: {error}).'
         ) from error
-    counts: Counter[str] = Counter()
-    for chunk in text.chunks():
-        counts.update(chunk.split())
-    specials = [UNKNOWN, LINE_END]
-    return WordTokenizer(Vocab(counts, max_size=None if size is None else size - len(specials), specials=specials).itos)
-
-
-def _characters(text: Text, size: int | None) -> CharTokenizer:
-    counts = _count_characters(text)
-    kept = sorted(counts, key=lambda character: (-counts[character], character))[: None if size is None else size - 1]
-    return CharTokenizer([UNKNOWN, *sorted(kept)])
+    entries: list[str] = Vocab(counts, max_size=None if size is None else size - len(specials), specials=specials).itos
+    return entries
 
 
 def _subwords(text: Text, size: int | None, model_type: str) -> SubwordTokenizer:
@@ -96,7 +100,7 @@ def _subwords(text: Text, size: int | None, model_type: str) -> SubwordTokenizer
     sample = _sample(text)
     wanted = size or SUBWORDS
     # Of the pieces, 256 are bytes, one is <unk>, one the newline. Characters may take half of the rest; the rarer ones
-    # are spelt in bytes (Chinese has more characters than a small vocabulary has pieces).
+    # become bytes (Chinese has more characters than a small vocabulary has pieces).
     counts = _count_characters(sample)
     rare = [character for character, _ in counts.most_common()[(wanted - 258) // 2 :]]
     breaks = dict.fromkeys(map(ord, [*rare, SPACE]), "\n")
@@ -119,13 +123,13 @@ def _subwords(text: Text, size: int | None, model_type: str) -> SubwordTokenizer
                 bos_id=-1,
                 eos_id=-1,
                 pad_id=-1,
-                num_threads=4,  # fixed: sums in another order could learn other pieces
+                num_threads=4,  # fixed: sums in another order could give other pieces
                 minloglevel=2,
             )
         except RuntimeError as error:
             if (limit := re.search(r"value <= (\d+)", str(error))) is None:
                 raise ValueError(
-                    "Subwords can't be learned from the training part: it has hardly anything but line ends. "
+                    "Subwords can't be trained on the training part: it has hardly anything but line ends. "
                     "Tokenizer byte takes any text."
                 ) from error
             if size is not None:

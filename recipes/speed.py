@@ -32,7 +32,6 @@ Deviations from common benchmarks:
 
 import contextlib
 import copy
-import importlib
 import importlib.util
 import math
 import sys
@@ -57,9 +56,8 @@ from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.benchmark import Benchmark, RecurrentTask, Row, TrainingProcess, TurnTaker, quartiles
 from wnseq.training.cli.errors import guess
 
-TORCH, TORCH_AGAIN = "torch.nn", "torch.nn again"
+TORCH, TORCH_AGAIN, READ = "torch.nn", "torch.nn again", "plain read"
 USUAL, USUAL_AGAIN = "usual loop", "usual loop again"
-READ = "plain read"
 TOLERANCE = {"float32": 1e-4, "bf16": 0.1}  # of the largest value of what is compared
 QUICK = ["1x1x512x1", "35x20x200x2", "35x20x650x2"]
 FULL = [*QUICK, "70x20x1150x1", "35x64x1024x1", "256x32x128x1"]
@@ -111,7 +109,7 @@ class Layers(Benchmark):
             raise ValueError(f"device is {self.device}, and this torch sees no GPU")
 
     def set_up_process(self) -> None:
-        """Let the process keep freed memory."""
+        """Keep freed memory, unless told otherwise."""
         if self.keep_memory:
             keep_freed_memory()
 
@@ -161,10 +159,10 @@ class Layers(Benchmark):
             text += benchmark.doubts(part, TORCH_AGAIN, SIZE + " {phase}") + "\n"
         return text
 
-    def draw(self, rows: list[Row], figure: Path) -> bool:
+    def draw(self, rows: list[Row], figure: Path) -> None:
         """Draw the ratios of forward and backward together, or of the forward in inference."""
         shown = [row for row in rows if row["phase"] == PHASES[row["mode"]][-1] and row["variant"] != TORCH]
-        return benchmark.plot_ratios(shown, figure, panel=TITLE, tick=SIZE, label=f"time over {TORCH}")
+        benchmark.plot_ratios(shown, figure, panel=TITLE, tick=SIZE, label=f"time over {TORCH}")
 
 
 def chosen(names: list[str] | None, known: Iterable[str], *always: str) -> list[str]:
@@ -204,9 +202,8 @@ class LayerNormLSTM(nn.Module):
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run over a sequence, the input's products of all steps in one."""
         final = []
-        for h, c, weights, norms in zip(*state, self.plain.all_weights, self.norms, strict=True):
+        for h, c, (w_ih, w_hh, b_ih, b_hh), norms in zip(*state, self.plain.all_weights, self.norms, strict=True):
             norm_x, norm_h, norm_c = norms if self.normalises else (nn.Identity(),) * 3
-            w_ih, w_hh, b_ih, b_hh = weights
             outputs = []
             for gates_x in norm_x(F.linear(x, w_ih)).unbind(0):  # (N, 4·H)
                 i, f, g, o = (gates_x + norm_h(F.linear(h, w_hh)) + (b_ih + b_hh)).chunk(4, 1)
@@ -215,8 +212,7 @@ class LayerNormLSTM(nn.Module):
                 outputs.append(h)
             x = torch.stack(outputs)  # (T, N, H)
             final.append((h, c))
-        h, c = map(torch.stack, zip(*final, strict=True))
-        return x, (h, c)
+        return x, tuple(map(torch.stack, zip(*final, strict=True)))
 
 
 class FlashLSTM(nn.Module):
@@ -239,8 +235,7 @@ class FlashLSTM(nn.Module):
             states, last = self.run(gates_x, recurrent, bias, states=start, function="lstm", dtype=name)
             x = states[0, :, :, 0].transpose(0, 1)  # (T, N, H)
             final.append((last[0].reshape(h.shape), last[1].reshape(c.shape)))
-        h, c = map(torch.stack, zip(*final, strict=True))
-        return x, (h, c)
+        return x, tuple(map(torch.stack, zip(*final, strict=True)))
 
 
 def parametrised(plain: nn.Module) -> nn.Module:
@@ -348,9 +343,7 @@ class Step(Benchmark):
                 process.take(WARM_UP)
                 for part in (FIRST, ALL):
                     check_loss(name, process.mean_loss(part), processes[USUAL].mean_loss(part), part)
-            times = benchmark.take_turns(
-                list(processes), lambda name: (median(processes[name].take(TURN)),), self.pairs
-            )
+            times = benchmark.take_turns(self.variants, lambda name: [median(processes[name].take(TURN))], self.pairs)
             if left := self.steps - WARM_UP - TURN * self.pairs:
                 for process in processes.values():
                     process.take(left)
@@ -360,9 +353,9 @@ class Step(Benchmark):
             loss, usual = process.mean_loss(LAST), processes[USUAL].mean_loss(LAST)
             faster = [1 / row[key] for key in ("ratio", "ratio_upper", "ratio_lower")]
             row |= dict(zip(("speedup", "speedup_lower", "speedup_upper"), faster, strict=True))
-            row |= {"tokens_per_s": 1e3 * self.batch_size * self.bptt / row["ms"]}
-            row |= {"peak_mb": process.peak / benchmark.MEGABYTE, "steps": self.steps}
-            rows.append({"threads": threads, "words": words, **row, "loss": loss, "loss_off": loss / usual - 1})
+            row |= {"tokens_per_s": 1e3 * self.batch_size * self.bptt / row["ms"], "steps": self.steps}
+            row |= {"peak_mb": process.peak / benchmark.MEGABYTE, "loss": loss, "loss_off": loss / usual - 1}
+            rows.append({"threads": threads, "words": words, **row})
         yield rows
 
     def prepare(self, folder: Path) -> int:
@@ -578,8 +571,8 @@ class Stream(Benchmark):
         """Return the results in markdown."""
         columns = {"what": "{what}", "variant": "{variant}", "threads": "{threads}"}
         columns |= {"ms a step": quartiles("ms", ".3g"), "ratio": quartiles("ratio", ".3f")}
-        columns |= {"steps a second": "{per_second:,.0f}", "MB": "{mb:.1f}", "GB/s": "{gb_per_s:.1f}"}
-        columns |= {"of the limit": "{of_limit:.0%}"}
+        columns |= {"steps a second": "{per_second:,.0f}", "MB": "{mb:.1f}"}
+        columns |= {"GB/s": "{gb_per_s:.1f}", "of the limit": "{of_limit:.0%}"}
         text = f"Inference, float32, cpu, torch {torch.__version__}\n\n{benchmark.table(rows, columns)}"
         return text + benchmark.doubts(rows, TORCH_AGAIN, "{what}, {threads} threads")
 
@@ -591,13 +584,8 @@ def cell_steps(hidden: int) -> tuple[Calls, int]:
     layer.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
     x, h, c = (torch.randn(1, hidden) for _ in range(3))
     with torch.no_grad():
-        cells = {
-            TORCH: copy.deepcopy(cell),
-            TORCH_AGAIN: copy.deepcopy(cell),
-            "wnseq": normalised(cell),
-            "wnseq removed": removed(cell),
-            "wnseq bound": normalised(cell).bind(),
-        }
+        cells = {TORCH: copy.deepcopy(cell), TORCH_AGAIN: copy.deepcopy(cell), "wnseq": normalised(cell)}
+        cells |= {"wnseq removed": removed(cell), "wnseq bound": normalised(cell).bind()}
         layers = {"nn.LSTM": layer, "WNLSTM bound": normalised(layer).bind()}
         calls: Calls = {name: partial(step, x, (h, c)) for name, step in cells.items()}
         calls |= {name: partial(step, x[None], (h[None], c[None])) for name, step in layers.items()}

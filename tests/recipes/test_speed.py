@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_figure(monkeypatch):
-    monkeypatch.setattr(speed.Layers, "draw", lambda *given: False)
+    monkeypatch.setattr(speed.Layers, "draw", lambda *given: None)
 
 
 def run(mode, *options):

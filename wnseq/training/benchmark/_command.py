@@ -44,9 +44,8 @@ class Benchmark(ABC):
     def table(self, rows: list[Row]) -> str:
         """Return all rows as markdown."""
 
-    def draw(self, rows: list[Row], figure: Path) -> bool:
-        """Draw all rows; return whether there is a figure."""
-        return False
+    def draw(self, rows: list[Row], figure: Path) -> None:  # noqa: B027
+        """Draw all rows: nothing by default."""
 
     def set_up_process(self) -> None:  # noqa: B027
         """Set what holds for the whole process, when run by a command line: nothing by default."""
@@ -63,9 +62,7 @@ class Benchmark(ABC):
         text = self.table(rows)
         file.with_suffix(".md").write_text(text, "utf-8")
         print(f"\n{text}")
-        figure = file.with_suffix(".png")
-        if self.draw(rows, figure):
-            print(f"figure   {os.path.relpath(figure)}")
+        self.draw(rows, file.with_suffix(".png"))
         print(f"results  {os.path.relpath(self.out)}")
         return rows
 

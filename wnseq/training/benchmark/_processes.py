@@ -66,10 +66,6 @@ class TrainingProcess:
         args: its arguments.
         folder: where its output is written.
         threads: number of torch's threads.
-
-    Example:
-        >>> process = TrainingProcess("usual loop", usual_loop, (folder,), folder, threads=2)  # doctest: +SKIP
-        >>> seconds = process.take(3)  # doctest: +SKIP
     """
 
     def __init__(
@@ -86,7 +82,7 @@ class TrainingProcess:
         other_end.close()
 
     def take(self, steps: int) -> list[float]:
-        """Let it take some steps; return the seconds of each.
+        """Have it take some steps; return the seconds of each.
 
         Raises:
             ValueError: it has ended; the message quotes its output.

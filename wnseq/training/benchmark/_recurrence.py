@@ -32,10 +32,9 @@ class RecurrentTask(NamedTuple):
     autocast: bool = False
 
     def compute(self, call: Callable[..., Any]) -> dict[str, Tensor]:
-        """Run once; return output, final states and, in training, the gradients of the input and of ``call``'s weights.
+        """Run once; return output, final states and, in training, the gradients of the input and of the weights.
 
-        Args:
-            call: a module; in inference any function of input and state.
+        In inference ``call`` may be any function of input and state, in training it is a module.
         """
         x = self._input()
         output, final, _ = self._run(call, x)
@@ -48,11 +47,7 @@ class RecurrentTask(NamedTuple):
         return {name: value.detach().float() for name, value in found.items()}
 
     def timed(self, call: Callable[..., Any]) -> TimedCall:
-        """Return a function that runs once and returns the seconds of the forward and, in training, backward and both.
-
-        Args:
-            call: a module; in inference any function of input and state.
-        """
+        """Return a function that runs once and returns the seconds of forward and, in training, backward and both."""
         x = self._input()
 
         def run() -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """What a benchmark leaves: rows in a CSV, tables in markdown, a figure of the ratios."""
 
 import csv
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,11 @@ def table(rows: Iterable[Row], columns: Mapping[str, str]) -> str:
 
 
 def phase_columns(rows: Iterable[Row], key: str) -> list[Row]:
-    """Merge rows that differ in their phase: the phase and an underscore go before the names of its figures.
+    """Merge the rows of a variant's phases, such as ``ms`` of the phase ``both`` to ``both_ms``.
 
     Args:
         rows: see :func:`summarise`.
-        key: format string that is the same for the phases of a variant.
-
-    Example:
-        >>> phase_columns([{"variant": "a", "phase": "up", "ms": 1}, {"variant": "a", "phase": "down", "ms": 2}], "")
-        [{'variant': 'a', 'phase': 'up', 'ms': 1, 'up_ms': 1, 'down_ms': 2}]
+        key: format string that differs between rows that stay apart.
     """
     merged: dict[tuple[str, str], Row] = {}
     for row in rows:
@@ -75,19 +72,16 @@ def groups(rows: Iterable[Row], key: str) -> dict[str, list[Row]]:
 
 
 def doubts(rows: Iterable[Row], again: str, where: str) -> str:
-    """Return a line that names where the baseline's second run is off, or an empty string.
+    """Return a line that names where the baseline's second run, ``again``, is off, or an empty string.
 
-    Args:
-        rows: see :func:`summarise`.
-        again: name of the second run.
-        where: format string that names a row.
+    Each row is named by the format string ``where``.
     """
     off = [where.format(**row) for row in rows if row["variant"] == again and abs(row["ratio"] - 1) > MAX_OFFSET]
     return f"\n{again} is off by more than {MAX_OFFSET:.0%}, so that no ratio counts: {'; '.join(off)}\n" if off else ""
 
 
-def plot_ratios(rows: Iterable[Row], figure: Path, *, panel: str, tick: str, label: str) -> bool:
-    """Draw ratios with their quartiles; without matplotlib, print a line instead.
+def plot_ratios(rows: Iterable[Row], figure: Path, *, panel: str, tick: str, label: str) -> None:
+    """Draw ratios with their quartiles, and print where; without matplotlib, print that.
 
     Args:
         rows: see :func:`summarise`; one phase of each variant.
@@ -95,16 +89,13 @@ def plot_ratios(rows: Iterable[Row], figure: Path, *, panel: str, tick: str, lab
         panel: format string of the title of a row's panel.
         tick: format string of its label on the horizontal axis.
         label: that of the vertical axis.
-
-    Returns:
-        Whether the figure was written.
     """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         print("no figure: it needs matplotlib (pip install 'wnseq[plots]')")
-        return False
+        return
     panels = groups(rows, panel)
     names = list(dict.fromkeys(row["variant"] for part in panels.values() for row in part))
     with rc_context(plots.STYLE):
@@ -130,4 +121,4 @@ def plot_ratios(rows: Iterable[Row], figure: Path, *, panel: str, tick: str, lab
             axes.set_ylabel(label)
         drawing.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=4)
         drawing.savefig(figure)
-    return True
+    print(f"figure   {os.path.relpath(figure)}")

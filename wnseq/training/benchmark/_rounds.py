@@ -13,7 +13,7 @@ from torch import Tensor
 
 Row = dict[str, Any]
 TimedCall = Callable[[], tuple[float, ...]]  # runs a variant once; returns the seconds of each of its phases
-Times = dict[str, list[tuple[float, ...]]]  # of each variant, round by round
+Times = dict[str, list[Sequence[float]]]  # of each variant, round by round
 
 
 def check_same(
@@ -21,15 +21,10 @@ def check_same(
 ) -> float:
     """Return the largest difference of what a variant computes from what the baseline does.
 
-    Args:
-        name: the variant.
-        found: what it computes, by name.
-        expected: what the baseline computes.
-        baseline: its name.
-        tolerance: the largest difference that rounding explains, relative to the largest expected value.
+    A difference is relative to the largest expected value of the same tensor.
 
     Raises:
-        ValueError: a difference is greater, or not a number.
+        ValueError: a difference is greater than the tolerance, or not a number.
     """
     largest = 0.0
     for part, value in expected.items():
@@ -44,13 +39,7 @@ def check_same(
 
 
 def timed(call: Callable[[], Any]) -> TimedCall:
-    """Return a function that runs a call and returns its seconds, as one phase.
-
-    Example:
-        >>> seconds, = timed(lambda: sum(range(1000)))()
-        >>> 0 < seconds < 1
-        True
-    """
+    """Return a function that runs a call and returns its seconds, as one phase."""
 
     def run() -> tuple[float, ...]:
         start = time.perf_counter()
@@ -81,7 +70,7 @@ def time_rounds(calls: Mapping[str, TimedCall], *, pairs: int, least: float) -> 
     return take_turns(list(calls), take, pairs)
 
 
-def take_turns(names: Sequence[str], take: Callable[[str], tuple[float, ...]], pairs: int) -> Times:
+def take_turns(names: Sequence[str], take: Callable[[str], Sequence[float]], pairs: int) -> Times:
     """Call ``take`` with every name once a round, in a new order each round; return its results by name."""
     times: Times = {name: [] for name in names}
     order, shuffle = list(names), random.Random(0).shuffle
@@ -95,12 +84,8 @@ def take_turns(names: Sequence[str], take: Callable[[str], tuple[float, ...]], p
 def summarise(times: Times, phases: Sequence[str]) -> Iterator[Row]:
     """Yield median and quartiles of each variant's times, and of its ratios to the baseline in the same round.
 
-    Args:
-        times: those of each variant, the baseline first.
-        phases: names of the phases.
-
-    Returns:
-        An iterator over rows: variant, phase, pairs; ms and ratio, each also with _lower and _upper.
+    The keys of a row are variant, phase, pairs, ms and ratio, the last two also with _lower and _upper. The baseline is
+    the first of the variants.
     """
     baseline = next(iter(times.values()))
     for k, phase in enumerate(phases):

@@ -87,6 +87,12 @@ def test_a_wrong_value_is_refused(option: str, text: str, capsys: pytest.Capture
     assert stop.value.code == 1 and text in capsys.readouterr().err
 
 
+def test_an_unknown_mode_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(["tyo", "--number=3"])
+    assert stop.value.code == 2 and "invalid choice: 'tyo' (choose from " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "texts"),
     [

@@ -81,7 +81,7 @@ def run(modes: Mapping[str, type[Benchmark]], args: Sequence[str] | None, *, rec
     """
     default = next(iter(modes))
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] not in (*modes, "-h", "--help"):
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, default)
     description = f"{headline} Without a subcommand: {default}."
     parser = ArgumentParser(prog=recipe if args is not None else None, description=description)

@@ -54,7 +54,7 @@ from wnseq.data.text import LINE_END, UNKNOWN, TextDataModule, WordTokenizer
 from wnseq.training import benchmark
 from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.benchmark import Benchmark, RecurrentTask, Row, TrainingProcess, TurnTaker, quartiles
-from wnseq.training.cli.errors import guess
+from wnseq.training.cli.errors import suggest
 
 TORCH, TORCH_AGAIN, READ = "torch.nn", "torch.nn again", "plain read"
 USUAL, USUAL_AGAIN = "usual loop", "usual loop again"
@@ -173,7 +173,7 @@ def chosen(names: list[str] | None, known: Iterable[str], *always: str) -> list[
     """
     for name in names or ():
         if name not in known:
-            raise ValueError(f"there is no variant {name!r}.{guess(name, known)}")
+            raise ValueError(f"there is no variant {name!r}.{suggest(name, known)}")
     return [name for name in known if names is None or name in (*always, *names)]
 
 

@@ -71,10 +71,10 @@ def run(modes: Mapping[str, type[Benchmark]], args: Sequence[str] | None, *, rec
     """Run a command line whose first word is a mode; return the rows of the results.
 
     Args:
-        modes: the benchmarks by name; without a name the first is run.
-        args: the words; None reads those of the process.
-        recipe: name of the recipe.
-        headline: what it does.
+        modes: The benchmarks by name; without a name the first is run.
+        args: The words; None reads those of the process.
+        recipe: Name of the recipe.
+        headline: What it does.
 
     Raises:
         SystemExit: 2 for a wrong option, 1 for another mistake of the user, 0 after ``--help``.

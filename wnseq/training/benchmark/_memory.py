@@ -14,8 +14,8 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> float | None:
     """Return by how many MB a call's peak exceeds the memory in use before, or None where it can't be measured.
 
     Args:
-        call: called twice: memory that it keeps for the next call does not count.
-        device: where it runs. On a CPU the figure is the process's, as Linux counts it.
+        call: Called twice: memory that it keeps for the next call does not count.
+        device: Where it runs. On a CPU the figure is the process's, as Linux counts it.
     """
     call()
     if device.type == "cuda":

@@ -61,11 +61,11 @@ class TrainingProcess:
     """A variant's process, as the benchmark sees it.
 
     Args:
-        name: name of the variant.
-        train: runs the whole loop with a :class:`TurnTaker`; a function that pickle finds by its name.
-        args: its arguments.
-        folder: where its output is written.
-        threads: number of torch's threads.
+        name: Name of the variant.
+        train: Runs the whole loop with a :class:`TurnTaker`; a function that pickle finds by its name.
+        args: Its arguments.
+        folder: Where its output is written.
+        threads: Number of torch's threads.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TrainingProcess:
         """Have it take some steps; return the seconds of each.
 
         Raises:
-            ValueError: it has ended; the message quotes its output.
+            ValueError: It has ended; the message quotes its output.
         """
         try:
             self._connection.send(steps)

@@ -17,10 +17,10 @@ class RecurrentTask(NamedTuple):
     """What every variant computes.
 
     Args:
-        x: input.
-        state: initial states.
-        gradient: gradient of the output, for the backward; None in inference.
-        autocast: whether the forward runs under bfloat16 autocast.
+        x: Input.
+        state: Initial states.
+        gradient: Gradient of the output, for the backward; None in inference.
+        autocast: Whether the forward runs under bfloat16 autocast.
 
     Shape:
         - x: ``(T, N, H)``, and as many of the gradient; states ``(L, N, H)``

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wnseq.training import plots
 from wnseq.training.benchmark._rounds import Row
+from wnseq.training.plots._style import VARIANT_COLORS, new_figure, print_failures, set_log_scale
 
 MAX_OFFSET = 0.02  # of the ratio of the baseline's second run from 1; beyond it no ratio counts
 
@@ -35,8 +35,8 @@ def table(rows: Iterable[Row], columns: Mapping[str, str]) -> str:
     """Return a table in markdown, its first two columns aligned to the left and the others to the right.
 
     Args:
-        rows: one a line.
-        columns: the format string of each column, by its heading.
+        rows: One a line.
+        columns: The format string of each column, by its heading.
 
     Example:
         >>> print(table([{"size": 8, "ms": 1.5}], {"size": "N={size}", "what": "step", "ms": "{ms:.2f}"}), end="")
@@ -53,8 +53,8 @@ def phase_columns(rows: Iterable[Row], key: str) -> list[Row]:
     """Merge the rows of a variant's phases, such as ``ms`` of the phase ``both`` to ``both_ms``.
 
     Args:
-        rows: see :func:`summarise`.
-        key: format string that differs between rows that stay apart.
+        rows: See :func:`summarise`.
+        key: Format string that differs between rows that stay apart.
     """
     merged: dict[tuple[str, str], Row] = {}
     for row in rows:
@@ -80,26 +80,20 @@ def doubts(rows: Iterable[Row], again: str, where: str) -> str:
     return f"\n{again} is off by more than {MAX_OFFSET:.0%}, so that no ratio counts: {'; '.join(off)}\n" if off else ""
 
 
+@print_failures("figure")
 def plot_ratios(rows: Iterable[Row], figure: Path, *, panel: str, tick: str, label: str) -> None:
     """Draw ratios with their quartiles, and print where; without matplotlib, print that.
 
     Args:
-        rows: see :func:`summarise`; one phase of each variant.
-        figure: the file to write; its ending names the format.
-        panel: format string of the title of a row's panel.
-        tick: format string of its label on the horizontal axis.
-        label: that of the vertical axis.
+        rows: See :func:`summarise`; one phase of each variant.
+        figure: The file to write; its ending names the format.
+        panel: Format string of the title of a row's panel.
+        tick: Format string of its label on the horizontal axis.
+        label: That of the vertical axis.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        print("no figure: it needs matplotlib (pip install 'wnseq[plots]')")
-        return
     panels = groups(rows, panel)
     names = list(dict.fromkeys(row["variant"] for part in panels.values() for row in part))
-    with rc_context(plots.STYLE):
-        drawing = Figure(figsize=(7.2, 0.8 + 2.4 * len(panels)), layout="constrained")
+    with new_figure(figure, 7.2, 0.8 + 2.4 * len(panels)) as drawing:
         grid = drawing.subplots(len(panels), 1, squeeze=False)[:, 0]
         marks: dict[str, Any] = {}
         for axes, (title, part) in zip(grid, panels.items(), strict=True):
@@ -113,12 +107,11 @@ def plot_ratios(rows: Iterable[Row], figure: Path, *, panel: str, tick: str, lab
                     [row["ratio"] - row["ratio_lower"] for row in points],
                     [row["ratio_upper"] - row["ratio"] for row in points],
                 ]
-                style = {"color": plots.VARIANTS[names.index(name) % len(plots.VARIANTS)], "markersize": 4}
+                style = {"color": VARIANT_COLORS[names.index(name) % len(VARIANT_COLORS)], "markersize": 4}
                 marks[name] = axes.errorbar(x, [row["ratio"] for row in points], error, fmt="o", linewidth=1, **style)
             axes.set_xticks(range(len(ticks)), ticks)
             axes.grid(visible=False, axis="x")
-            plots.logarithmic(axes)
+            set_log_scale(axes)
             axes.set_ylabel(label)
         drawing.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=4)
-        drawing.savefig(figure)
     print(f"figure   {os.path.relpath(figure)}")

@@ -24,7 +24,7 @@ def check_same(
     A difference is relative to the largest expected value of the same tensor.
 
     Raises:
-        ValueError: a difference is greater than the tolerance, or not a number.
+        ValueError: A difference is greater than the tolerance, or not a number.
     """
     largest = 0.0
     for part, value in expected.items():
@@ -53,9 +53,9 @@ def time_rounds(calls: Mapping[str, TimedCall], *, pairs: int, least: float) -> 
     """Run every variant once a round, in a new order each round; return its seconds, round by round.
 
     Args:
-        calls: the variants by name, the baseline first.
-        pairs: rounds.
-        least: seconds. Shorter runs are repeated within a round, as often as the baseline's fits in; their mean counts.
+        calls: The variants by name, the baseline first.
+        pairs: Rounds.
+        least: Seconds. Shorter runs are repeated within a round, as often as the baseline's fits in; their mean counts.
     """
     baseline = next(iter(calls.values()))
     for run in calls.values():

@@ -166,11 +166,7 @@ class Layers(Benchmark):
 
 
 def chosen(names: list[str] | None, known: Iterable[str], *always: str) -> list[str]:
-    """Return the names of the variants to time, all that are known by default, in the order in which they are known.
-
-    Raises:
-        ValueError: A name is not known.
-    """
+    """Check the names of the variants to time, all that are known by default; return them in the known order."""
     for name in names or ():
         if name not in known:
             raise ValueError(f"there is no variant {name!r}.{suggest(name, known)}")
@@ -178,11 +174,7 @@ def chosen(names: list[str] | None, known: Iterable[str], *always: str) -> list[
 
 
 def numbers(size: str) -> dict[str, int]:
-    """Return the numbers of a size.
-
-    Raises:
-        ValueError: It is not four numbers above zero.
-    """
+    """Return the numbers of a size; raise ValueError unless it is four numbers above zero."""
     parts = size.split("x")
     if len(parts) != 4 or not all(part.isdecimal() and int(part) for part in parts):
         raise ValueError(f"a size is steps x batch x hidden size x layers, as in 35x20x650x2; got {size!r}")
@@ -359,11 +351,7 @@ class Step(Benchmark):
         yield rows
 
     def prepare(self, folder: Path) -> int:
-        """Write batches and first weights for all variants; return the size of the vocabulary.
-
-        Raises:
-            ValueError: The corpus has too few batches.
-        """
+        """Write batches and first weights for all variants; return the size of the vocabulary."""
         data = TextDataModule(self.corpus, "word", batch_size=self.batch_size, bptt=self.bptt)
         data.prepare_data()
         data.setup("fit")
@@ -456,11 +444,7 @@ def allowed(name: str, part: slice) -> float:
 
 
 def check_loss(name: str, loss: float, expected: float, part: slice) -> None:
-    """Compare the mean loss of a variant over some steps with that of the usual loop.
-
-    Raises:
-        ValueError: Rounding does not explain the difference.
-    """
+    """Raise ValueError unless rounding explains how far a variant's mean loss is from the usual loop's."""
     if not abs(loss / expected - 1) <= allowed(name, part):
         raise ValueError(
             f"{name} computes something else than the {USUAL}: its loss is {loss:.4f} instead of {expected:.4f}, and "

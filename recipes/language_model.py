@@ -25,7 +25,7 @@ Deviations from the paper:
 
 import lzma
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,84 +38,16 @@ import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, shard
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
-from wnseq.training import checkpoint_files
 from wnseq.training.callbacks import GateMonitor, all_gather_object
-from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.cli.recipe import run
+from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
+from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.hparams import check_ranges
+from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
+from wnseq.training.schedules import total_steps
 
-NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
-LAYERS = {
-    ("lstm", "weight"): wnseq.WNLSTM,
-    ("gru", "weight"): wnseq.WNGRU,
-    ("rnn", "weight"): wnseq.WNRNN,
-    ("lstm", "none"): wnseq.LSTM,
-    ("gru", "none"): wnseq.GRU,
-    ("rnn", "none"): nn.RNN,
-}
 State = Tensor | tuple[Tensor, Tensor]
-
-
-class Network(nn.Module):
-    """Tokens to logits. The names of its parts are those of PyTorch's word language model, whose checkpoints load."""
-
-    def __init__(
-        self,
-        vocabulary_size: int,
-        cell: str,
-        norm: str,
-        embedding_size: int,
-        hidden_size: int,
-        num_layers: int,
-        dropout: float,
-        tied: bool,
-        forget_bias: float,
-    ) -> None:
-        super().__init__()
-        self.encoder = nn.Embedding(vocabulary_size, embedding_size)
-        between = dropout if num_layers > 1 else 0.0
-        self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, dropout=between)
-        self.decoder = nn.Linear(hidden_size, vocabulary_size)
-        self.dropout = wnseq.LockedDropout(dropout)
-        nn.init.uniform_(self.encoder.weight, -0.1, 0.1)
-        nn.init.zeros_(self.decoder.bias)
-        if tied:
-            self.decoder.weight = self.encoder.weight
-        else:
-            nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
-        memory_gate = {"lstm": "forget", "gru": "update"}.get(cell)
-        if memory_gate:
-            rows = gate_slice(cell, memory_gate, hidden_size)
-            for layer in range(num_layers):
-                nn.init.constant_(self.rnn.get_parameter(f"bias_ih_l{layer}")[rows], forget_bias)
-                nn.init.zeros_(self.rnn.get_parameter(f"bias_hh_l{layer}")[rows])
-
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Predict the token after each of the given ones."""
-        return self.bind()(tokens, state)
-
-    def bind(self) -> Callable[[Tensor, State | None], tuple[Tensor, State]]:
-        """Compose the weights once, for a loop over tokens."""
-        recur = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
-
-        def step(tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-            x = self.dropout(self.encoder(tokens))  # (T, N, I)
-            x, state = recur(x, state)  # (T, N, H)
-            logits = memory_bound_linear(self.dropout(x).flatten(0, -2), self.decoder.weight, self.decoder.bias)
-            return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
-
-        return step
-
-    def loss(
-        self, tokens: Tensor, targets: Tensor, state: State | None, reduction: str, chunked: bool = False
-    ) -> tuple[Tensor, State]:
-        """Take the cross-entropy of the targets, in a buffer of logits that become their own gradient."""
-        weight = self.decoder.weight
-        if weight is self.encoder.weight:
-            x, weight = tied_embedding(tokens, weight)  # both gradients in one buffer
-        else:
-            x = self.encoder(tokens)
-        x, state = self.rnn(self.dropout(x), state)  # (T, N, H)
-        options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
-        return fused_linear_cross_entropy(self.dropout(x), weight, targets, self.decoder.bias, **options), state
 
 
 @dataclass
@@ -140,14 +72,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"sampling.max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"sampling.temperature must not be negative, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"sampling.top_k must be at least 1, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling.top_p must be in (0, 1], got {self.top_p}")
+        ranges = {"max_new_tokens": "at least 1", "temperature": "at least 0", "top_k": "at least 1"}
+        check_ranges(vars(self), "sampling.", **ranges, top_p="greater than 0 and at most 1")
 
 
 class LanguageModel(LightningModule):
@@ -210,69 +136,54 @@ class LanguageModel(LightningModule):
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
                 "set --model.tied false or make them equal"
             )
-        for name, value, fits, expected in (
-            ("hidden_size", hidden_size, hidden_size >= 1, "at least 1"),
-            ("embedding_size", embedding_size, embedding_size >= 1, "at least 1"),
-            ("num_layers", num_layers, num_layers >= 1, "at least 1"),
-            ("learning_rate", learning_rate, learning_rate > 0, "greater than 0"),
-            ("decay_factor", decay_factor, 0 < decay_factor < 1, "between 0 and 1"),
-            ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
-            ("warmup", warmup, warmup >= 0, "at least 0"),
-            ("decay_after", decay_after, decay_after >= 0, "at least 0"),
-            ("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1"),
-        ):
-            if not fits:
-                raise ValueError(f"{name} must be {expected}, got {value}")
-        self.save_hyperparameters(ignore=["init_from", "sampling"])  # as they stand now, embedding_size resolved
+        self.save_hyperparameters(ignore=["init_from", "sampling"])  # with embedding_size resolved
+        check_ranges(
+            self.hparams,
+            hidden_size="at least 1",
+            embedding_size="at least 1",
+            num_layers="at least 1",
+            dropout="at least 0 and less than 1",
+            learning_rate="greater than 0",
+            weight_decay="at least 0",
+            warmup="at least 0",
+            decay_factor="greater than 0 and less than 1",
+            decay_after="at least 0",
+        )
         self.init_from = init_from
         self.sampling = sampling
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
-        self._states: dict[str, State] = {}  # the state carried from batch to batch, one a stage
-        self._sums: dict[str, list[float]] = {}  # nats and tokens of the running evaluation
+        self.totals = EvaluationTotals()
+        self._states: dict[str, State] = {}  # carried from batch to batch, one for each stage
 
     def build(self, tokenizer: Tokenizer) -> None:
         """Make the network for a tokenizer."""
         h = self.hparams
         self.tokenizer = tokenizer
-        self.network = Network(
-            len(tokenizer),
-            h.cell,
-            h.norm,
-            h.embedding_size,
-            h.hidden_size,
-            h.num_layers,
-            h.dropout,
-            h.tied,
-            h.forget_bias,
-        )
+        sizes = (h.embedding_size, h.hidden_size, h.num_layers)
+        self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, h.dropout, h.tied, h.forget_bias)
 
     def configure_model(self) -> None:
         """Make the network once the data has a tokenizer, and start it from ``init_from``."""
-        tokenizer = getattr(getattr(self._trainer, "datamodule", None), "tokenizer", None)
-        if tokenizer is None:  # the checkpoint that is about to be loaded brings one
+        tokenizer = getattr(find_datamodule(self), "tokenizer", None)
+        if tokenizer is None:  # the checkpoint that is about to be loaded has one
             return
         if self.tokenizer is not None:
-            check_same(self.tokenizer, tokenizer)
+            check_same_tokenizer(self.tokenizer, tokenizer)
             return
         self.build(tokenizer)
         if self.init_from is not None:
-            load_weights(self.network, tokenizer, Path(self.init_from))
+            sizes = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
+            load_initial_weights(self.network, self.init_from, sizes, check=self._check_tokenizer)
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones: ``(T, N)`` ids to ``(T, N, V)`` logits and the next state."""
         return self.network(tokens, state)
 
     def on_fit_start(self) -> None:
-        """Say what is trained on what."""
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, TextDataModule):
-            self.print(data.describe())
-            for logger in self.loggers:
-                logger.log_hyperparams({"corpus": data.corpus, "corpus_sha256": data.corpus_sha256})
+        """Print what is trained on what."""
         h = self.hparams
-        size = sum(parameter.numel() for parameter in self.parameters())
-        self.print(f"model: {h.num_layers} x {h.hidden_size} {h.cell}, norm {h.norm}, {size:,} parameters\n")
+        print_header(self, f"{h.num_layers} x {h.hidden_size} {h.cell}, norm {h.norm}")
 
     def configure_optimizers(self) -> Any:
         """Set up the optimiser and its schedule."""
@@ -291,9 +202,9 @@ class LanguageModel(LightningModule):
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": plateau, "monitor": "val/nats_per_token", "interval": "epoch"},
             }
-        total = self.trainer.estimated_stepping_batches
-        if h.schedule == "cosine" and not math.isfinite(total):
-            raise ValueError("the cosine schedule needs --trainer.max_epochs or --trainer.max_steps")
+        total = self.trainer.estimated_stepping_batches  # Lightning also counts the batches of an epoch here
+        if h.schedule == "cosine":
+            total = total_steps(self.trainer)
 
         def factor(step: int) -> float:
             if step < h.warmup:
@@ -316,7 +227,7 @@ class LanguageModel(LightningModule):
         return nats, (batch.targets != IGNORE).sum()
 
     def _carried(self, stage: str, streams: int) -> State | None:
-        """Take the state that the batch before left, if it fits this one."""
+        """Return the state that the batch before left, if it fits this one."""
         state = self._states.get(stage)
         kept = state[0].shape[1] if isinstance(state, tuple) else None if state is None else state.shape[1]
         if kept not in (None, streams):
@@ -327,22 +238,25 @@ class LanguageModel(LightningModule):
         return None if state is None else state.to(self.device)
 
     def training_step(self, batch: TextBatch, index: int) -> Tensor:
-        """Take the mean loss per token of one batch."""
+        """Compute the mean loss per token of one batch."""
         loss, _ = self._step(batch, "train", "mean")
         self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
         return loss
 
-    def _evaluate(self, batch: TextBatch, stage: str) -> None:
-        nats, tokens = self._step(batch, stage)
-        sums = self._sums.setdefault(stage, [0.0, 0])
-        sums[0] += float(nats.double())
-        sums[1] += int(tokens)
+    def on_validation_epoch_start(self) -> None:
+        """Forget the totals of the evaluation before, which may have been interrupted."""
+        self.totals.reset()
 
-    def _log_evaluation(self, stage: str) -> None:
+    def validation_step(self, batch: TextBatch, index: int) -> None:
+        """Add one batch to the totals of the validation or the test."""
+        nats, tokens = self._step(batch, evaluation_stage(self.trainer))
+        self.totals.add(nats=nats, tokens=tokens)
+
+    def on_validation_epoch_end(self) -> None:
         """Log every unit in which language models are compared: nats and bits by token, word, character and byte."""
-        nats, tokens = map(sum, zip(*all_gather_object(self.trainer, self._sums.pop(stage)), strict=True))
+        stage, data = evaluation_stage(self.trainer), find_datamodule(self)
+        nats, tokens = self.totals.reduce(self.trainer).values()
         values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
-        data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, TextDataModule):
             counts = data.splits[stage].counts
             nats *= counts.tokens / tokens  # 1, unless the Trainer limits the batches
@@ -351,37 +265,18 @@ class LanguageModel(LightningModule):
             values["bits_per_byte"] = nats / math.log(2) / counts.bytes
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
-    def validation_step(self, batch: TextBatch, index: int) -> None:
-        """Add one batch to the validation."""
-        self._evaluate(batch, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: TextBatch, index: int) -> None:
-        """Add one batch to the test."""
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test."""
-        self._log_evaluation("test")
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Any, index: int) -> str:
         """Sample, writing the text to the terminal as it comes."""
         return stream(self, self.sampling) if self.trainer.is_global_zero else ""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone, and the state carried between batches."""
-        data = getattr(self._trainer, "datamodule", None)
-        checkpoint["wnseq"] = {
-            "version": wnseq.__version__,
-            "recipe": "language_model",
-            "tokenizer": self.tokenizer.state(),
-            "tokenizer_sha256": self.tokenizer.sha256,
-            "corpus": getattr(data, "corpus", None),
-            "corpus_sha256": getattr(data, "corpus_sha256", None),
-        }
+        """Add what a checkpoint needs to stand alone, and the state carried between batchs."""
+        tokenizer = {"tokenizer": self.tokenizer.state(), "tokenizer_sha256": self.tokenizer.sha256}
+        checkpoint["wnseq"] = checkpoint_info(self, "language_model", **tokenizer)
         state = self._states.get("train", ())
         own = [s.cpu() for s in (state if isinstance(state, tuple) else (state,))]
         of_all = all_gather_object(self.trainer, own)
@@ -389,38 +284,33 @@ class LanguageModel(LightningModule):
         checkpoint["carried_state"] = of_all and [torch.cat(streams, 1) for streams in zip(*of_all, strict=True)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take tokenizer and carried state from a checkpoint."""
-        tokenizer = Tokenizer.from_state(checkpoint["wnseq"]["tokenizer"])
-        if self.tokenizer is None:
-            self.build(tokenizer)
-        else:
-            check_same(tokenizer, self.tokenizer)
-        if self._trainer is None or self.trainer.state.fn != "fit":
+        """Make the network of a checkpoint, and continue from its carried state."""
+        if self.network is None:
+            self.build(Tokenizer.from_state(checkpoint["wnseq"]["tokenizer"]))
+        self._check_tokenizer(checkpoint)
+        trainer = find_trainer(self)
+        if trainer is None or trainer.state.fn != "fit":
             return
         state = checkpoint["carried_state"]
         if state is None:
             self.print("the checkpoint was saved as several processes were stopped: the carried state starts from zero")
         elif state:
-            rank_and_world_size = self.global_rank, self.trainer.world_size
-            own = tuple(s[:, shard(s.shape[1], rank_and_world_size)] for s in state)
+            own = tuple(s[:, shard(s.shape[1], (trainer.global_rank, trainer.world_size))] for s in state)
             self._states["train"] = own if len(own) > 1 else own[0]
+
+    def _check_tokenizer(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint whose tokens mean something else; a plain state dict has no tokenizer."""
+        if "wnseq" in checkpoint:
+            check_same_tokenizer(Tokenizer.from_state(checkpoint["wnseq"]["tokenizer"]), self.tokenizer)
 
 
 def exp(x: float) -> float:
-    """Raise e to a power, to infinity where a float ends: an untrained model's perplexity may lie beyond."""
+    """Raise e to a power; infinity where a float overflows, as an untrained model's perplexity may."""
     return math.exp(x) if x < 709 else math.inf
 
 
-def check_same(checkpoint: Tokenizer, data: Tokenizer) -> None:
-    """Refuse to run a model on tokens that mean something else.
-
-    Args:
-        checkpoint: Tokenizer that the weights were trained on.
-        data: Tokenizer that the data is encoded with.
-
-    Raises:
-        ValueError: They differ.
-    """
+def check_same_tokenizer(checkpoint: Tokenizer, data: Tokenizer) -> None:
+    """Refuse to run a model on tokens that mean something else than those it was trained on."""
     if checkpoint.sha256 != data.sha256:
         raise ValueError(
             f"the checkpoint has a {checkpoint.kind} tokenizer of {len(checkpoint):,} entries (sha256 "
@@ -429,35 +319,86 @@ def check_same(checkpoint: Tokenizer, data: Tokenizer) -> None:
         )
 
 
-def load_weights(network: Network, tokenizer: Tokenizer, path: Path) -> None:
-    """Start a network from a checkpoint of this recipe or from a plain torch state dict with the same names.
+LAYERS = {
+    ("lstm", "weight"): wnseq.WNLSTM,
+    ("gru", "weight"): wnseq.WNGRU,
+    ("rnn", "weight"): wnseq.WNRNN,
+    ("lstm", "none"): wnseq.LSTM,
+    ("gru", "none"): wnseq.GRU,
+    ("rnn", "none"): nn.RNN,
+}
 
-    Args:
-        network: Network to fill.
-        tokenizer: Tokenizer that it is for.
-        path: The checkpoint.
 
-    Raises:
-        ValueError: The file is no checkpoint, or its tokenizer or its weights do not fit the network.
-    """
-    loaded = checkpoint_files.load(path)
-    if "wnseq" in loaded:
-        check_same(Tokenizer.from_state(loaded["wnseq"]["tokenizer"]), tokenizer)
-    shape = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
-    checkpoint_files.load_weights(network, path, loaded, shape)
+class Network(nn.Module):
+    """Tokens to logits. The names of its parts are those of PyTorch's word language model, whose checkpoints load."""
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        cell: str,
+        norm: str,
+        embedding_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float,
+        tied: bool,
+        forget_bias: float,
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.Embedding(vocabulary_size, embedding_size)
+        between = dropout if num_layers > 1 else 0.0
+        self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, dropout=between)
+        self.decoder = nn.Linear(hidden_size, vocabulary_size)
+        self.dropout = wnseq.LockedDropout(dropout)
+        nn.init.uniform_(self.encoder.weight, -0.1, 0.1)
+        nn.init.zeros_(self.decoder.bias)
+        if tied:
+            self.decoder.weight = self.encoder.weight
+        else:
+            nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
+        memory_gate = {"lstm": "forget", "gru": "update"}.get(cell)
+        if memory_gate:
+            rows = gate_slice(cell, memory_gate, hidden_size)
+            for layer in range(num_layers):
+                nn.init.constant_(self.rnn.get_parameter(f"bias_ih_l{layer}")[rows], forget_bias)
+                nn.init.zeros_(self.rnn.get_parameter(f"bias_hh_l{layer}")[rows])
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Predict the token after each of the given ones."""
+        return self.bind()(tokens, state)
+
+    def bind(self) -> Callable[[Tensor, State | None], tuple[Tensor, State]]:
+        """Return :meth:`forward` with the weights composed once, for a loop over tokens."""
+        recur = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
+
+        def step(tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+            x = self.dropout(self.encoder(tokens))  # (T, N, I)
+            x, state = recur(x, state)  # (T, N, H)
+            logits = memory_bound_linear(self.dropout(x).flatten(0, -2), self.decoder.weight, self.decoder.bias)
+            return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
+
+        return step
+
+    def loss(
+        self, tokens: Tensor, targets: Tensor, state: State | None, reduction: str, chunked: bool = False
+    ) -> tuple[Tensor, State]:
+        """Compute the cross-entropy of the targets, in a buffer of logits that become their own gradient."""
+        weight = self.decoder.weight
+        if weight is self.encoder.weight:
+            x, weight = tied_embedding(tokens, weight)  # both gradients in one buffer
+        else:
+            x = self.encoder(tokens)
+        x, state = self.rnn(self.dropout(x), state)  # (T, N, H)
+        options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
+        return fused_linear_cross_entropy(self.dropout(x), weight, targets, self.decoder.bias, **options), state
+
+
+NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
 
 
 @torch.no_grad()
 def sample(model: LanguageModel, sampling: Sampling) -> Iterator[int]:
-    """Draw tokens one after the other, the weights composed once.
-
-    Args:
-        model: A model with its network and tokenizer.
-        sampling: Prompt and manner of drawing.
-
-    Returns:
-        An iterator over the new token ids.
-    """
+    """Draw the ids of new tokens one after the other, the weights composed once."""
     network, tokenizer = model.network, model.tokenizer
     was_training = network.training
     network.eval()
@@ -504,42 +445,33 @@ def stream(model: LanguageModel, sampling: Sampling) -> str:
 
 
 def generate(checkpoint: str | Path, **sampling: Any) -> str:
-    """Sample text from a checkpoint alone.
+    """Sample text from a checkpoint alone; return the prompt and what follows it.
 
     Args:
         checkpoint: Path of a checkpoint of this recipe.
         sampling: Fields of :class:`Sampling`.
-
-    Returns:
-        The prompt and what follows it.
     """
     model = LanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
     how = Sampling(**sampling)
     return how.prompt + "".join(model.tokenizer.stream(sample(model, how)))
 
 
-def compressed_bits_per_byte(train: bytes, test: bytes) -> float:
-    """Compute what xz (``-9e``) adds for ``test`` when it comes after ``train``, in bits per byte of ``test``."""
-    with_test, alone = (len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) for text in (train + test, train))
-    return 8 * (with_test - alone) / len(test)
-
-
-class LanguageModelCLI(RecipeCLI):
+class LanguageModelCLI(SamplingCLI):
     """The command line of this recipe."""
 
     def before_instantiate_classes(self) -> None:
-        """Take the tokenizer of the checkpoint that the run starts from, unless one is asked for."""
+        """Use the tokenizer of the checkpoint that the run starts from, unless another is given."""
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
         if config.data.tokenizer is None:
             config.data.tokenizer = config.get("ckpt_path") or config.model.init_from
 
     def callbacks(self) -> list[Callback]:
-        """Show what the gates learn."""
+        """Add the monitor of the gates."""
         return [*super().callbacks(), GateMonitor()]
 
     def report(self) -> None:
-        """Show a sample, and what a compressor makes of the test part."""
+        """Print a sample, and the bits per byte of a compressor."""
         print("\nA sample:\n")
         stream(self.model, self.model.sampling)
         parts = self.datamodule.text.parts

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
@@ -302,10 +302,10 @@ def test_a_nucleus_is_that_of_the_whole_vocabulary(sharpness, monkeypatch):
     ("how", "text"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
-        ({"temperature": -1}, "temperature must not be negative, got -1"),
+        ({"temperature": -1}, "temperature must be at least 0, got -1"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
-        ({"top_p": 0}, r"top_p must be in \(0, 1\], got 0"),
-        ({"top_p": 1.5}, r"top_p must be in \(0, 1\], got 1.5"),
+        ({"top_p": 0}, "top_p must be greater than 0 and at most 1, got 0"),
+        ({"top_p": 1.5}, "top_p must be greater than 0 and at most 1, got 1.5"),
     ],
 )
 def test_a_bad_manner_of_sampling_is_refused(how, text):
@@ -367,13 +367,13 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         (["--model.tied=false", "--model.embedding_size=0"], "embedding_size must be at least 1, got 0"),
         (["--model.num_layers=0"], "num_layers must be at least 1, got 0"),
         (["--model.learning_rate=0"], "learning_rate must be greater than 0, got 0"),
-        (["--model.decay_factor=1"], "decay_factor must be between 0 and 1, got 1"),
+        (["--model.decay_factor=1"], "decay_factor must be greater than 0 and less than 1, got 1"),
         (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),
         (["--model.warmup=-1"], "warmup must be at least 0, got -1"),
         (["--model.decay_after=-1"], "decay_after must be at least 0, got -1"),
         (["--model.dropout=1"], "dropout must be at least 0 and less than 1, got 1"),
-        (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "cosine schedule needs --trainer.max_epochs"),
-        (["--model.sampling.top_p=2"], "top_p must be in"),
+        (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the schedule needs --trainer.max_epochs"),
+        (["--model.sampling.top_p=2"], "top_p must be greater than 0 and at most 1, got 2"),
         (["--data.corpus=nowhere.txt"], "nowhere.txt"),
         (["--data.bptt=100000"], "shorter than one batch"),
         (["--data.tokenizer=words"], "Did you mean 'word'"),
@@ -430,3 +430,21 @@ def test_a_compiled_step_trains_as_the_plain_one_does(cell, backend):
             curves[k].append(loss.item())
     assert sum(curves[0][-5:]) / 5 < curves[0][0] - 0.05
     assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+
+
+class Interrupt(Callback):
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, *_):
+        if batch_idx == 1:
+            raise ValueError("interrupted")
+
+
+def test_an_interrupted_evaluation_leaves_nothing_in_the_next():
+    data = TextDataModule("text.txt", "char", batch_size=4, window=8)
+    model = LanguageModel(hidden_size=8, dropout=0.0)
+    data.setup()
+    model.build(data.vocabulary)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    (expected,) = Trainer(**quiet).validate(model, data, verbose=False)
+    with pytest.raises(ValueError, match="interrupted"):
+        Trainer(callbacks=[Interrupt()], **quiet).validate(model, data, verbose=False)
+    assert Trainer(**quiet).validate(model, data, verbose=False) == [expected]

@@ -160,6 +160,10 @@ class TextDataModule(LightningDataModule):
             f"tokenizer: {tokenizer.kind}, {len(tokenizer):,} entries{unknown}"
         )
 
+    def provenance(self) -> dict[str, str]:
+        """Return which corpus this is, for loggers and checkpoints."""
+        return {"corpus": self.corpus, "corpus_sha256": self.corpus_sha256}
+
     # ---- batches
 
     def train_dataloader(self) -> EpochLoader[TextBatch]:

@@ -1,0 +1,46 @@
+"""Batches of a user's own."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from wnseq.errors import ShapeError
+from wnseq.training.batches import check_image_shape, check_levels, get_tensor
+
+
+class Batch(NamedTuple):
+    images: Tensor
+    levels: Tensor
+
+
+IMAGES, LEVELS = torch.rand(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [(Batch(IMAGES, LEVELS), LEVELS), ((IMAGES, LEVELS), IMAGES), ([IMAGES], IMAGES), (IMAGES, IMAGES)],
+)
+def test_the_tensor_of_a_batch(batch: Any, expected: Tensor) -> None:
+    assert get_tensor(batch, "levels") is expected
+
+
+@pytest.mark.parametrize(("batch", "kind"), [({"x": IMAGES}, "dict"), ((), "tuple"), (["a"], "list")])
+def test_a_batch_without_a_tensor_is_refused(batch: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"expected a batch with levels, a tuple that begins with a tensor.*got {kind}"):
+        get_tensor(batch, "levels")
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    check_image_shape(IMAGES, (1, 4, 4))
+    for images in (IMAGES[:, 0], torch.rand(2, 3, 4, 4)):
+        with pytest.raises(ShapeError, match=r"images must have shape \(N, 1, 4, 4\), which the network is for, got"):
+            check_image_shape(images, (1, 4, 4))
+
+
+@pytest.mark.parametrize("value", [-1, 17, 0.5, float("nan")])
+def test_pixels_that_are_no_levels_are_refused(value: float) -> None:
+    check_levels(torch.tensor([0, 16], dtype=torch.uint8), 17)
+    with pytest.raises(ValueError, match=f"pixels must be whole numbers from 0 to 16, unscaled, got {value:g} to"):
+        check_levels(torch.full((2, 2), value), 17)

@@ -1,0 +1,24 @@
+"""The table of a classifier's predictions."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from wnseq.training.predictions import print_predictions
+
+
+def trainer(rank: int = 0, ranks: int = 1) -> Any:
+    data = SimpleNamespace(eval_batch_size=4)
+    return SimpleNamespace(datamodule=data, global_rank=rank, world_size=ranks, is_global_zero=rank == 0)
+
+
+def test_each_image_has_a_row_with_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    probabilities, labels = torch.tensor([[0.25, 0.75], [1.0, 0.0]]), torch.tensor([0, 1])
+    print_predictions(trainer(), 0, probabilities, labels, ["cat", "dog"])
+    assert capsys.readouterr().out.splitlines() == [
+        "image,label,predicted,probability", "0,cat,dog,0.7500", "1,dog,cat,1.0000"
+    ]  # fmt: skip
+    print_predictions(trainer(rank=1, ranks=2), 1, probabilities, labels, ["cat", "dog"])
+    assert capsys.readouterr().out.splitlines() == ["5,cat,dog,0.7500", "7,dog,cat,1.0000"]

@@ -1,0 +1,62 @@
+"""What a run says on the screen, in its loggers and in its checkpoints."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+import wnseq
+from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
+
+
+class Model(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = torch.nn.Linear(300, 4)
+
+
+class Data:
+    size, flip = 3, True
+
+    def describe(self) -> str:
+        return "three images"
+
+    def provenance(self) -> dict[str, str]:
+        return {"dataset": "toy", "images_sha256": "abc"}
+
+
+def attached(data: Any, loggers: list[Any] | None = None) -> Model:
+    model = Model()
+    trainer: Any = SimpleNamespace(datamodule=data, loggers=loggers or [], world_size=1, is_global_zero=True)
+    model._trainer = trainer
+    model.print = print  # type: ignore[method-assign]
+    return model
+
+
+def test_a_model_without_a_trainer_has_no_data_module() -> None:
+    assert find_trainer(Model()) is None and find_datamodule(Model()) is None
+    model = Model()
+    model.trainer = trainer = Trainer(logger=False, accelerator="cpu")
+    assert find_trainer(model) is trainer
+
+
+def test_the_header_says_what_is_trained_on_what(capsys: pytest.CaptureFixture[str]) -> None:
+    logged: list[dict[str, str]] = []
+    print_header(attached(Data(), [SimpleNamespace(log_hyperparams=logged.append)]), "norm weight")
+    assert capsys.readouterr().out == "three images\nmodel: norm weight, 1,204 parameters\n\n"
+    assert logged == [{"dataset": "toy", "images_sha256": "abc"}]
+
+
+def test_a_users_own_loader_has_no_description(capsys: pytest.CaptureFixture[str]) -> None:
+    print_header(attached(None, [SimpleNamespace()]), "norm weight")
+    assert capsys.readouterr().out == "model: norm weight, 1,204 parameters\n\n"
+
+
+def test_a_checkpoint_says_which_recipe_version_and_data_made_it() -> None:
+    common = {"version": wnseq.__version__, "recipe": "toy"}
+    info = checkpoint_info(attached(Data()), "toy", ("dataset", "size"), levels=17)
+    assert info == {**common, "levels": 17, "images_sha256": "abc", "data": {"size": 3}}
+    assert checkpoint_info(attached(Data()), "toy") == {**common, "dataset": "toy", "images_sha256": "abc"}
+    assert checkpoint_info(Model(), "toy", ("size",)) == {**common, "data": {}}

@@ -1,0 +1,52 @@
+"""Batches that a user's own loader makes: the tensors in them, and whether they fit the network."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from wnseq.errors import ShapeError
+
+
+def get_tensor(batch: Any, field: str) -> Tensor:
+    """Return a field of a named tuple, else the first of a tuple or list, else the batch itself.
+
+    Raises:
+        TypeError: That is no tensor.
+    """
+    named = field in getattr(batch, "_fields", ())
+    found = getattr(batch, field) if named else batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"expected a batch with {field}, a tuple that begins with a tensor, or a tensor, got {type(batch).__name__}"
+        )
+    return found
+
+
+def check_image_shape(images: Tensor, shape: Sequence[int]) -> None:
+    """Check that images have the shape that a network is for.
+
+    Args:
+        images: Images, ``(N, *shape)``.
+        shape: Channels, height and width.
+
+    Raises:
+        ShapeError: They have another one.
+    """
+    if tuple(images.shape[1:]) != tuple(shape):
+        expected = ", ".join(map(str, ("N", *shape)))
+        raise ShapeError(
+            f"images must have shape ({expected}), which the network is for, got {tuple(images.shape)}: give "
+            "--data.size, or start another model"
+        )
+
+
+def check_levels(images: Tensor, levels: int) -> None:
+    """Check that pixels are whole numbers from 0 to the number of levels less 1.
+
+    Raises:
+        ValueError: A pixel is something else.
+    """
+    top, least, most = levels - 1, float(images.min()), float(images.max())
+    if least < 0 or most > top or bool((images != images.round()).any()):
+        raise ValueError(f"pixels must be whole numbers from 0 to {top}, unscaled, got {least:g} to {most:g}")

@@ -1,0 +1,80 @@
+"""What an evaluation accumulates over its batches and ranks, and the random numbers of its examples."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from wnseq.training.callbacks.basic import all_gather_object
+
+
+def evaluation_stage(trainer: Trainer) -> str:
+    """Return the stage that metrics are named after: ``test`` in a test, ``val`` in a validation."""
+    return "test" if trainer.testing else "val"
+
+
+class EvaluationTotals:
+    """Named sums over the batches of an evaluation, in float64.
+
+    Call :meth:`reset` when an evaluation starts: one that was interrupted leaves its sums behind.
+
+    Example:
+        >>> totals = EvaluationTotals()
+        >>> totals.add(nats=torch.tensor(3.0), images=2)
+        >>> totals.add(nats=torch.tensor(1.0), images=2)
+        >>> from lightning.pytorch import Trainer
+        >>> sums = totals.reduce(Trainer(logger=False, accelerator="cpu"))
+        >>> sums["nats"] / sums["images"]
+        1.0
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def reset(self) -> None:
+        """Forget all sums."""
+        self._sums = {}
+
+    def add(self, **values: Tensor | float) -> None:
+        """Add the sums of one batch: numbers, or tensors whose shape stays the same."""
+        for name, value in values.items():
+            value = torch.as_tensor(value).detach().cpu().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def reduce(self, trainer: Trainer) -> dict[str, Any]:
+        """Sum over the ranks of a Trainer; all of them must call this.
+
+        Returns:
+            The same on every rank: a float for each number, a list of floats for each vector.
+        """
+        ranks = all_gather_object(trainer, self._sums) or [self._sums]
+        names = dict.fromkeys(name for sums in ranks for name in sums)  # a rank without a batch has none
+        return {name: sum(sums[name] for sums in ranks if name in sums).tolist() for name in names}
+
+
+class ExampleGenerators:
+    """One random generator for each example of an evaluation.
+
+    An example draws the same numbers in every epoch, whatever the batch size; on several ranks, no two examples share
+    a generator.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def reset(self) -> None:
+        """Start again at the first example."""
+        self._seen = 0
+
+    def take(self, number: int, trainer: Trainer | None = None) -> list[torch.Generator]:
+        """Return the generators of the next examples, on the CPU: a seed means the same draw on every device.
+
+        Args:
+            number: Examples in the batch.
+            trainer: Trainer whose rank evaluates; None for a single process.
+        """
+        rank, ranks = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        seeds = [(self._seen + place) * ranks + rank for place in range(number)]
+        self._seen += number
+        return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -1,0 +1,59 @@
+"""What a run says about itself: on the screen, in its loggers and in its checkpoints."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from wnseq import __version__
+
+
+def find_trainer(model: LightningModule) -> Trainer | None:
+    """Return the Trainer of a model; None where there is none yet."""
+    try:
+        return model.trainer
+    except RuntimeError:  # Lightning's answer
+        return None
+
+
+def find_datamodule(model: LightningModule) -> Any:
+    """Return the data module of a model's Trainer; None where there is no Trainer, or it has plain loaders."""
+    return getattr(find_trainer(model), "datamodule", None)
+
+
+def print_header(model: LightningModule, description: str) -> None:
+    """Print what is trained on what, and log which data it is.
+
+    Args:
+        model: Model whose Trainer starts to fit.
+        description: Sizes and kind of the model, in one line.
+    """
+    data = find_datamodule(model)
+    if hasattr(data, "describe"):
+        model.print(data.describe())
+    if hasattr(data, "provenance"):
+        for logger in model.loggers:
+            logger.log_hyperparams(data.provenance())
+    size = sum(parameter.numel() for parameter in model.parameters())
+    model.print(f"model: {description}, {size:,} parameters\n")
+
+
+def checkpoint_info(
+    model: LightningModule, recipe: str, data_options: Iterable[str] = (), **contents: Any
+) -> dict[str, Any]:
+    """Return what a checkpoint holds under ``wnseq``, so that it can be used alone and its data found again.
+
+    Args:
+        model: Model that is saved.
+        recipe: Name of the recipe.
+        data_options: Options of the data module; with ``--ckpt_path`` they become the defaults of ``--data.*``.
+        contents: What the model needs to be built again: plain types and tensors.
+    """
+    data = find_datamodule(model)
+    info = {"version": __version__, "recipe": recipe, **contents}
+    options = list(data_options)
+    if hasattr(data, "provenance"):
+        info |= {name: value for name, value in data.provenance().items() if name not in options}
+    if options:
+        info["data"] = {name: getattr(data, name) for name in options if hasattr(data, name)}
+    return info

@@ -29,7 +29,7 @@ Deviations from the paper:
    equations 5 and 6. In the paper's code the plain one starts from another draw and keeps a constant first scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,11 +41,195 @@ from torch import Tensor, nn
 import wnseq
 from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_init, draw_directions
-from wnseq.training import checkpoint_files, plots
-from wnseq.training.callbacks import Throughput, all_gather_object
+from wnseq.training import plots
+from wnseq.training.callbacks import Throughput
 from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
+from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.hparams import check_ranges
+from wnseq.training.predictions import print_predictions
+from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
+from wnseq.training.schedules import total_steps
 
 Norm = Literal["none", "weight", "batch", "mean_only", "weight_mean_only"]
+
+
+class ImageClassifier(LightningModule):
+    """ConvPool-CNN-C and how it is trained.
+
+    Args:
+        norm: ``weight``; ``mean_only`` for mean-only batch normalisation, ``weight_mean_only`` for both; ``batch``; or
+            ``none``.
+        width: Factor of the 96 and 192 channels.
+        noise: Standard deviation of the Gaussian noise in the images.
+        dropout: Probability of a zero after each pooling.
+        learning_rate: Adam's step size in the first half; it then falls to zero, in a straight line.
+        beta: Adam's β1 in the first half.
+        late_beta: Adam's β1 in the second half.
+        init_images: Training images for the data-dependent initialisation.
+        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+
+    Shape:
+        - batches: ``ImageBatch``, or a tuple of prepared images ``(N, C, H, W)`` and labels ``(N,)``
+
+    Raises:
+        ValueError: An argument is out of its range, or a checkpoint does not fit.
+    """
+
+    def __init__(
+        self,
+        norm: Norm = "weight",
+        width: float = 0.125,
+        noise: float = 0.15,
+        dropout: float = 0.2,
+        learning_rate: float = 1e-3,
+        beta: float = 0.9,
+        late_beta: float = 0.5,
+        init_images: int = 500,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["init_from"])
+        check_ranges(
+            self.hparams,
+            width="greater than 0",
+            noise="at least 0",
+            dropout="at least 0 and less than 1",
+            learning_rate="greater than 0",
+            beta="at least 0 and less than 1",
+            late_beta="at least 0 and less than 1",
+            init_images="at least 2",
+        )
+        self.init_from = init_from
+        self.network: Network | None = None
+        self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
+        self.preprocess: Preprocess | None = None
+        self.classes: tuple[str, ...] = ()
+        self.mistakes: list[tuple[Tensor, int, int]] = []  # levels, label and prediction, of the last test
+        self.totals = EvaluationTotals()
+
+    def make(self, norm: str) -> "Network":
+        """Make a network of any kind for the images at hand."""
+        h = self.hparams
+        return Network(norm, len(self.preprocess.offset), len(self.classes), h.width, h.noise, h.dropout)
+
+    def build(self, preprocess: Preprocess, classes: Sequence[str]) -> None:
+        """Make the network for images that are prepared in one way."""
+        self.preprocess, self.classes = preprocess, tuple(classes)
+        self.network = self.make(self.hparams.norm)
+        self.needs_init = True
+
+    def configure_model(self) -> None:
+        """Make the network once the data is known, and start it from ``init_from``."""
+        data = find_datamodule(self)
+        if self.network is not None or not isinstance(data, ImageDataModule):
+            return
+        if not data.images.classes:
+            raise ValueError(f"{data.dataset} has no labels: give --data.dataset digits, mnist or cifar10")
+        self.build(data.preprocess, data.images.classes)
+        if self.init_from is not None:
+            load_initial_weights(self.network, self.init_from, ("norm", "width"))
+            self.needs_init = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
+        return self.network(images)
+
+    def on_fit_start(self) -> None:
+        """Print what is trained on what; initialise from images of the data module."""
+        h, data = self.hparams, find_datamodule(self)
+        print_header(self, f"ConvPool-CNN-C, width {h.width}, norm {h.norm}")
+        if isinstance(data, ImageDataModule):
+            train = data.images.parts["train"].pixels
+            seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images for every norm
+            chosen = torch.randperm(len(train), generator=seeded)[: h.init_images]
+            self._initialise(self.preprocess(train[chosen]).to(self.device))
+
+    def _initialise(self, images: Tensor) -> None:
+        """Initialise from a batch, unless the weights come from a checkpoint."""
+        if self.needs_init and self.trainer.ckpt_path is None:
+            initialise_from_batch(self.network, self.hparams.norm, self.make, images)
+        self.needs_init = False
+
+    def configure_optimizers(self) -> Any:
+        """Set up Adam and the paper's schedule."""
+        if self.network is None:
+            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
+        h = self.hparams
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate, betas=(h.beta, 0.999), eps=1e-4)
+        total = total_steps(self.trainer)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
+        """Lower β1 for the second half; initialise from a first batch that no data module made."""
+        h = self.hparams
+        self._initialise(batch[0])
+        late = 2 * self.global_step >= self.trainer.estimated_stepping_batches
+        for group in self.optimizers().param_groups:
+            group["betas"] = (h.late_beta if late else h.beta, 0.999)
+
+    def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Classify one batch; return the summed loss in nats, the predicted classes, and which of them are wrong."""
+        images, labels = batch[:2]
+        logits = self.network(images).float()
+        predicted = logits.argmax(1)
+        return F.cross_entropy(logits, labels, reduction="sum"), predicted, predicted != labels
+
+    def training_step(self, batch: ImageBatch, index: int) -> Tensor:
+        """Compute the mean loss per image of one batch."""
+        nats, _, wrong = self._step(batch)
+        loss = nats / len(wrong)
+        options = {"batch_size": len(wrong), "sync_dist": True}
+        self.log("train/nats_per_image", loss, **options)
+        error = 100 * wrong.float().mean()
+        self.log("train/error_percent", error, on_step=False, on_epoch=True, prog_bar=True, **options)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the totals of the evaluation before, which may have been interrupted."""
+        self.totals.reset()
+        self.mistakes = []
+
+    def validation_step(self, batch: ImageBatch, index: int) -> None:
+        """Add one batch to the totals of the validation or the test."""
+        nats, predicted, wrong = self._step(batch)
+        self.totals.add(nats=nats, errors=wrong.sum(), images=len(wrong))
+        if self.trainer.testing and isinstance(batch, ImageBatch):
+            levels, labels = batch.pixels[wrong].cpu(), batch.labels[wrong].tolist()
+            self.mistakes += zip(levels, labels, predicted[wrong].tolist(), strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean loss and the share of errors."""
+        stage, (nats, errors, images) = evaluation_stage(self.trainer), self.totals.reduce(self.trainer).values()
+        values = {f"{stage}/nats_per_image": nats / images, f"{stage}/error_percent": 100 * errors / images}
+        self.log_dict(values, sync_dist=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(self, batch: ImageBatch, index: int) -> Tensor:
+        """Print a row for each test image; return the classes' probabilities."""
+        images, labels = batch[:2]
+        probabilities = self.network(images).float().softmax(1)
+        print_predictions(self.trainer, index, probabilities, labels, self.classes)
+        return probabilities
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a checkpoint needs to stand alone."""
+        options = ("dataset", "size", "normalize", "whiten", "val_size")
+        own = {"classes": list(self.classes), "preprocess": self.preprocess.state()}
+        checkpoint["wnseq"] = checkpoint_info(self, "image_classifier", options, **own)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the network of a checkpoint."""
+        if self.network is None:
+            info = checkpoint["wnseq"]
+            self.build(Preprocess.from_state(info["preprocess"]), info["classes"])
+        self.needs_init = False
+
+
 WEIGHT_NORMALISED = ("weight", "weight_mean_only")
 CHANNELS = (96, 192)
 
@@ -115,11 +299,11 @@ class Network(nn.Module):
         return self.output(self.features(images).mean((2, 3)))  # (N, 192) → (N, 10)
 
 
-def start(network: Network, norm: str, make: Any, images: Tensor) -> None:
-    """Draw v from N(0, 0.05²), then set g and b from a batch, in place; what is not weight-normalised gets the result.
+def initialise_from_batch(network: Network, norm: str, make: Callable[[str], Network], images: Tensor) -> None:
+    """Draw v from N(0, 0.05²), then set g and b from a batch, in place; a plain network gets the same function.
 
     Args:
-        network: Network to start.
+        network: Network to initialise.
         norm: Its kind.
         make: Makes a network of another kind with the same sizes.
         images: The batch.
@@ -142,221 +326,13 @@ def start(network: Network, norm: str, make: Any, images: Tensor) -> None:
         network.load_state_dict(wnseq.remove_weight_norm(twin).model.state_dict())
 
 
-class ImageClassifier(LightningModule):
-    """ConvPool-CNN-C and how it is trained.
-
-    Args:
-        norm: ``weight``; ``mean_only`` for mean-only batch normalisation, ``weight_mean_only`` for both; ``batch``; or
-            ``none``.
-        width: Factor of the 96 and 192 channels.
-        noise: Standard deviation of the Gaussian noise in the images.
-        dropout: Probability of a zero after each pooling.
-        learning_rate: Adam's step size in the first half; it then falls to zero, in a straight line.
-        beta: Adam's β1 in the first half.
-        late_beta: Adam's β1 in the second half.
-        init_images: Training images from which the start is set.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
-
-    Shape:
-        - batches: ``ImageBatch`` of ``(N, C, H, W)`` images and ``(N,)`` labels
-
-    Raises:
-        ValueError: An argument is out of its range, or a checkpoint does not fit.
-    """
-
-    def __init__(
-        self,
-        norm: Norm = "weight",
-        width: float = 0.125,
-        noise: float = 0.15,
-        dropout: float = 0.2,
-        learning_rate: float = 1e-3,
-        beta: float = 0.9,
-        late_beta: float = 0.5,
-        init_images: int = 500,
-        init_from: str | None = None,
-    ) -> None:
-        super().__init__()
-        for name, value, fits, expected in (
-            ("width", width, width > 0, "greater than 0"),
-            ("noise", noise, noise >= 0, "at least 0"),
-            ("dropout", dropout, 0 <= dropout < 1, "at least 0 and less than 1"),
-            ("learning_rate", learning_rate, learning_rate > 0, "greater than 0"),
-            ("beta", beta, 0 <= beta < 1, "at least 0 and less than 1"),
-            ("late_beta", late_beta, 0 <= late_beta < 1, "at least 0 and less than 1"),
-            ("init_images", init_images, init_images >= 2, "at least 2"),
-        ):
-            if not fits:
-                raise ValueError(f"{name} must be {expected}, got {value}")
-        self.save_hyperparameters(ignore=["init_from"])
-        self.init_from = init_from
-        self.network: Network | None = None
-        self.fresh = False  # whether the start is still to be set
-        self.preprocess: Preprocess | None = None
-        self.classes: tuple[str, ...] = ()
-        self.mistakes: list[tuple[Tensor, int, int]] = []  # levels, label and prediction, of the last test
-        self._sums: dict[str, list[float]] = {}  # nats, errors and images of the running evaluation
-
-    def make(self, norm: str) -> Network:
-        """Make a network of any kind for the images at hand."""
-        h = self.hparams
-        return Network(norm, len(self.preprocess.offset), len(self.classes), h.width, h.noise, h.dropout)
-
-    def build(self, preprocess: Preprocess, classes: Sequence[str]) -> None:
-        """Make the network for images that are prepared in one way."""
-        self.preprocess, self.classes = preprocess, tuple(classes)
-        self.network = self.make(self.hparams.norm)
-        self.fresh = True
-
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
-        data = getattr(self._trainer, "datamodule", None)
-        if self.network is not None or not isinstance(data, ImageDataModule):
-            return
-        if not data.images.classes:
-            raise ValueError(f"{data.dataset} has no labels: give --data.dataset digits, mnist or cifar10")
-        self.build(data.preprocess, data.images.classes)
-        if self.init_from is not None:
-            path = Path(self.init_from)
-            checkpoint_files.load_weights(self.network, path, checkpoint_files.load(path), ("norm", "width"))
-            self.fresh = False
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
-        return self.network(images)
-
-    def on_fit_start(self) -> None:
-        """Say what is trained on what; set the start from data, unless the weights come from a checkpoint."""
-        data = self.trainer.datamodule
-        self.print(data.describe())
-        for logger in self.loggers:
-            logger.log_hyperparams({"dataset": data.dataset, "images_sha256": data.images.sha256})
-        h = self.hparams
-        size = sum(parameter.numel() for parameter in self.parameters())
-        self.print(f"model: ConvPool-CNN-C, width {h.width}, norm {h.norm}, {size:,} parameters\n")
-        if self.fresh and self.trainer.ckpt_path is None:
-            train = data.images.parts["train"].pixels
-            seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images in all variants
-            chosen = torch.randperm(len(train), generator=seeded)[: h.init_images]
-            start(self.network, h.norm, self.make, self.preprocess(train[chosen]).to(self.device))
-        self.fresh = False
-
-    def configure_optimizers(self) -> Any:
-        """Set up Adam and the paper's schedule."""
-        if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
-        h = self.hparams
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate, betas=(h.beta, 0.999), eps=1e-4)
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise ValueError("the schedule needs --trainer.max_epochs or --trainer.max_steps")
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
-        """Lower β1 for the second half."""
-        h = self.hparams
-        late = 2 * self.global_step >= self.trainer.estimated_stepping_batches
-        for group in self.optimizers().param_groups:
-            group["betas"] = (h.late_beta if late else h.beta, 0.999)
-
-    def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify one batch; return the summed loss in nats, the classes found, and which of them are wrong."""
-        logits = self.network(batch.images).float()
-        nats = F.cross_entropy(logits, batch.labels, reduction="sum")
-        found = logits.argmax(1)
-        return nats, found, found != batch.labels
-
-    def training_step(self, batch: ImageBatch, index: int) -> Tensor:
-        """Take the mean loss per image of one batch."""
-        nats, _, wrong = self._step(batch)
-        loss = nats / len(wrong)
-        options = {"batch_size": len(wrong), "sync_dist": True}
-        self.log("train/nats_per_image", loss, **options)
-        error = 100 * wrong.float().mean()
-        self.log("train/error_percent", error, on_step=False, on_epoch=True, prog_bar=True, **options)
-        return loss
-
-    def _evaluate(self, batch: ImageBatch, stage: str) -> None:
-        nats, found, wrong = self._step(batch)
-        sums = self._sums.setdefault(stage, [0.0, 0.0, 0.0])
-        for place, value in enumerate((nats, wrong.sum(), len(wrong))):
-            sums[place] += float(value)
-        if stage == "test":
-            shown = zip(batch.pixels[wrong].cpu(), batch.labels[wrong].tolist(), found[wrong].tolist(), strict=True)
-            self.mistakes += shown
-
-    def _log_evaluation(self, stage: str) -> None:
-        nats, errors, images = map(sum, zip(*all_gather_object(self.trainer, self._sums.pop(stage)), strict=True))
-        values = {f"{stage}/nats_per_image": nats / images, f"{stage}/error_percent": 100 * errors / images}
-        self.log_dict(values, sync_dist=True)
-
-    def validation_step(self, batch: ImageBatch, index: int) -> None:
-        """Add one batch to the validation."""
-        self._evaluate(batch, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation."""
-        self._log_evaluation("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the mistakes of an earlier test."""
-        self.mistakes = []
-
-    def test_step(self, batch: ImageBatch, index: int) -> None:
-        """Add one batch to the test."""
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test."""
-        self._log_evaluation("test")
-
-    def on_predict_start(self) -> None:
-        """Write the head of the table."""
-        self.print("image,label,predicted,probability")
-
-    def predict_step(self, batch: ImageBatch, index: int) -> Tensor:
-        """Write a row for each test image; return the classes' probabilities."""
-        probabilities = self.network(batch.images).float().softmax(1)
-        best = probabilities.max(1)
-        first = index * self.trainer.datamodule.eval_batch_size
-        rows = zip(batch.labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
-        for place, (label, found, probability) in enumerate(rows):
-            number = first + place * self.trainer.world_size + self.global_rank
-            print(f"{number},{self.classes[label]},{self.classes[found]},{probability:.4f}")
-        return probabilities
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone."""
-        data = getattr(self._trainer, "datamodule", None)
-        options = ("dataset", "size", "normalize", "whiten", "val_size")
-        checkpoint["wnseq"] = {
-            "version": wnseq.__version__,
-            "recipe": "image_classifier",
-            "classes": list(self.classes),
-            "preprocess": self.preprocess.state(),
-            "data": {name: getattr(data, name) for name in options} if isinstance(data, ImageDataModule) else {},
-            "images_sha256": data.images.sha256 if isinstance(data, ImageDataModule) else None,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network of a checkpoint."""
-        if self.network is None:
-            about = checkpoint["wnseq"]
-            self.build(Preprocess.from_state(about["preprocess"]), about["classes"])
-        self.fresh = False
-
-
 @torch.no_grad()
 def classify(checkpoint: str | Path, levels: Tensor) -> Tensor:
-    """Classify images by a checkpoint alone.
+    """Compute the classes' probabilities, ``(N, classes)``, by a checkpoint alone.
 
     Args:
         checkpoint: Path of a checkpoint of this recipe.
         levels: Pixels as whole numbers, of the size and the channels of the training images, ``(N, C, H, W)``.
-
-    Returns:
-        The classes' probabilities, ``(N, classes)``.
     """
     model = ImageClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     return model(model.preprocess(levels)).softmax(1)
@@ -366,17 +342,17 @@ class ImageClassifierCLI(RecipeCLI):
     """The command line of this recipe."""
 
     def callbacks(self) -> list[Callback]:
-        """Count images."""
+        """Log images per second."""
         return [Throughput("images", lambda batch: len(batch.images))]
 
     def report(self) -> None:
-        """Draw the test images that were taken for something else."""
+        """Draw the test images that are misclassified."""
         mistakes, names = self.model.mistakes, self.model.classes
         print(f"\n{len(mistakes)} of the test images are taken for another class")
         if not mistakes or self.run_dir is None:
             return
         shown = mistakes[:40]
-        captions = [f"{names[label]} → {names[found]}" for _, label, found in shown]
+        captions = [f"{names[label]} → {names[predicted]}" for _, label, predicted in shown]
         figure = self.run_dir / "mistakes.png"
         images = torch.stack([levels for levels, _, _ in shown]) / (self.model.preprocess.num_values - 1)
         if plots.plot_images(images.numpy(), captions, figure, title="label → prediction"):

@@ -1,4 +1,5 @@
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from torch import nn
 
 import wnseq
 from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
-from wnseq.recipes.image_classifier import ImageClassifier, Network, classify, main, start
+from wnseq.data.images.transforms import Preprocess
+from wnseq.recipes.image_classifier import ImageClassifier, Network, classify, initialise_from_batch, main
 
 NORMS = ["none", "weight", "batch", "mean_only", "weight_mean_only"]
 SMALL = ["--model.width=0.05", "--data.size=16", "--data.batch_size=50", "--trainer.log_every_n_steps=1"]
@@ -59,7 +61,7 @@ def test_the_network_is_the_papers():
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_layer_starts_with_mean_0_and_deviation_1(norm):
     network, images = make(norm, width=0.1), torch.randn(40, 3, 16, 16)
-    start(network, norm, lambda kind: make(kind, width=0.1), images)
+    initialise_from_batch(network, norm, lambda kind: make(kind, width=0.1), images)
     seen = []
     for module in network.modules():
         if type(module).__name__ == "Normalised":
@@ -80,7 +82,7 @@ def test_all_but_batch_norm_start_as_the_same_function():
     outputs = []
     for norm in ("weight", "none", "weight_mean_only", "mean_only"):
         network = make(norm, 0.05, 1)
-        start(network, norm, lambda kind: make(kind, 0.05, 1), images)
+        initialise_from_batch(network, norm, lambda kind: make(kind, 0.05, 1), images)
         for module in network.modules():
             if isinstance(module, nn.Dropout) or type(module).__name__ == "Noise":
                 module.eval()
@@ -200,6 +202,36 @@ def test_fine_tuning_from_a_plain_torch_checkpoint():
     trainer.fit(model, ImageDataModule(size=16))
     images = torch.randn(3, 1, 16, 16)
     torch.testing.assert_close(model.network.eval()(images), plain.eval()(images))
+
+
+class Loader:
+    """Batches that no ImageDataModule made."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_batches_of_ones_own(monkeypatch):
+    starts = []
+    monkeypatch.setattr("wnseq.recipes.image_classifier.initialise_from_batch", lambda *of: starts.append(of[-1]))
+    images, labels = torch.randn(6, 1, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    model = ImageClassifier("weight", width=0.05)
+    model.build(Preprocess(17, (8.0,), (8.5,)), ["a", "b", "c"])
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_steps=2, enable_model_summary=False, log_every_n_steps=1, **quiet)
+    loader = Loader((images, labels), [images + 1, labels])
+    trainer.fit(model, loader, loader)
+    assert len(starts) == 1 and torch.equal(starts[0], images)
+    assert 0 <= trainer.callback_metrics["val/error_percent"] <= 100
+    (tested,) = trainer.test(model, loader, verbose=False)
+    assert math.isfinite(tested["test/nats_per_image"]) and model.mistakes == []
+    assert trainer.predict(model, loader)[0].shape == (6, 3)
 
 
 def test_a_model_without_data_says_what_it_lacks():

@@ -22,3 +22,9 @@ def test_each_image_has_a_row_with_its_number(capsys: pytest.CaptureFixture[str]
     ]  # fmt: skip
     print_predictions(trainer(rank=1, ranks=2), 1, probabilities, labels, ["cat", "dog"])
     assert capsys.readouterr().out.splitlines() == ["5,cat,dog,0.7500", "7,dog,cat,1.0000"]
+
+
+def test_images_of_ones_own_have_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    own: Any = SimpleNamespace(datamodule=None)
+    print_predictions(own, 0, torch.ones(1, 1), torch.tensor([0]), ["cat"])
+    assert capsys.readouterr().out == ""

@@ -9,18 +9,21 @@ from torch import Tensor
 def print_predictions(
     trainer: Trainer, index: int, probabilities: Tensor, labels: Tensor, classes: Sequence[str]
 ) -> None:
-    """Print one row for each image of a batch of the data module's test part.
+    """Print one row for each image of a batch of the data module's test part; nothing for a user's own loader.
 
     Args:
-        trainer: Trainer that predicts with a data module.
+        trainer: Trainer that predicts.
         index: Number of the batch; the first prints the head of the table.
         probabilities: Of the classes, ``(N, classes)``.
         labels: The true classes, ``(N,)``.
         classes: Names of the classes.
     """
+    data = getattr(trainer, "datamodule", None)
+    if data is None:
+        return  # its images have no numbers
     if index == 0 and trainer.is_global_zero:
         print("image,label,predicted,probability")
-    first = index * trainer.datamodule.eval_batch_size  # type: ignore[attr-defined]
+    first = index * data.eval_batch_size
     best = probabilities.max(1)
     rows = zip(labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
     for place, (label, found, probability) in enumerate(rows):

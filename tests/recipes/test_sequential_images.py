@@ -1,3 +1,4 @@
+import copy
 import csv
 import dataclasses
 from pathlib import Path
@@ -10,7 +11,16 @@ from torch import nn
 
 import wnseq
 from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
-from wnseq.recipes.sequential_images import Network, SequentialImages, begin, classify, main, memory, steps
+from wnseq.data.images.transforms import Preprocess
+from wnseq.recipes.sequential_images import (
+    Network,
+    SequentialImages,
+    classify,
+    initialise_from_batch,
+    main,
+    memory,
+    steps,
+)
 
 STARTS = ["torch", "forget_bias", "input", "closed_form", "data"]
 SMALL = ["--model.hidden_size=6", "--data.batch_size=50", "--trainer.log_every_n_steps=1"]
@@ -58,7 +68,7 @@ def test_every_start_is_the_same_function_with_and_without_weight_normalisation(
     torch.manual_seed(0)
     plain = make("none", cell)
     for network in (ours, plain):
-        begin(network, how, None, lambda norm: make(norm, cell), x)
+        initialise_from_batch(network, how, None, lambda norm: make(norm, cell), x)
     torch.testing.assert_close(plain(x), ours(x))
 
 
@@ -68,7 +78,7 @@ def test_what_each_start_sets():
     for how in STARTS:
         torch.manual_seed(0)
         networks[how] = make("weight")
-        begin(networks[how], how, None, make, x)
+        initialise_from_batch(networks[how], how, None, make, x)
     drawn = networks["torch"].rnn
     for how in ("forget_bias", "input", "closed_form", "data"):
         rnn = networks[how].rnn
@@ -77,7 +87,7 @@ def test_what_each_start_sets():
         mean = bias + rnn.weight_ih_l0[:, 0] * seen if how in ("input", "data") else bias
         torch.testing.assert_close(mean[6:12], torch.ones(6), rtol=0, atol=1e-4)
         assert torch.equal(rnn.weight_hh_l0_g, drawn.weight_hh_l0_g) == (how in ("forget_bias", "input"))
-    begin(networks["data"], "data", 40, make, x)
+    initialise_from_batch(networks["data"], "data", 40, make, x)
     assert 0.3 <= float(memory(networks["data"], x)[-41]) <= 1
 
 
@@ -181,6 +191,33 @@ def test_fine_tuning_from_a_plain_torch_checkpoint():
     x = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(model.network(x), plain(x))
     assert isinstance(plain.rnn, nn.LSTM)
+
+
+class Loader:
+    """Batches that no ImageDataModule made."""
+
+    def __init__(self, *batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_batches_of_ones_own():
+    x, labels = torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    model = SequentialImages(hidden_size=6, start="data")
+    model.build(Preprocess(17, (0.0,), (16.0,)), ["a", "b", "c"])
+    before = copy.deepcopy(model.network)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_steps=2, enable_model_summary=False, log_every_n_steps=1, **quiet)
+    loader = Loader((x, labels), [x, labels])
+    trainer.fit(model, loader, loader)
+    assert not torch.equal(before.rnn.weight_hh_l0_g, model.network.rnn.weight_hh_l0_g)
+    assert 0 <= trainer.callback_metrics["val/error_percent"] <= 100
+    assert trainer.predict(model, loader)[0].shape == (6, 3)
 
 
 def test_a_model_without_data_says_what_it_lacks():

@@ -35,7 +35,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
@@ -45,33 +44,279 @@ import wnseq
 from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.init import data_init
-from wnseq.training import checkpoint_files, plots
+from wnseq.training.batches import check_image_shape, check_levels, get_tensor
 from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object
-from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.cli.recipe import run
+from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
+from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.hparams import check_ranges
+from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
+from wnseq.training.sample_files import save_images, save_samples
+
+
+@dataclass
+class Sampling:
+    """How images are drawn from the model.
+
+    Args:
+        number: Images to draw.
+        temperature: Factor of the prior's deviation; less than 1 gives fewer and plainer kinds of images.
+        seed: Seed of the draw.
+        output: Path of the two files that ``predict`` writes, without their endings .png and .npz.
+    """
+
+    number: int = 100
+    temperature: float = 1.0
+    seed: int = 0
+    output: str = "samples"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_ranges(vars(self), "sampling.", number="at least 1", temperature="at least 0")
+
+
+class VAE(LightningModule):
+    """A variational auto-encoder and how it is trained.
+
+    Args:
+        norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
+        posterior: ``gaussian``, diagonal; ``iaf`` for that and inverse autoregressive flow behind it.
+        likelihood: Of a pixel: ``logistic``, discretised, for any number of levels; ``bernoulli`` for zeros and ones.
+            Grey images are then sampled with the grey as the probability: afresh in each training step, by a fixed
+            draw in validation and test.
+        width: Factor of the 16, 32 and 32 channels of the three groups.
+        hidden_size: Units of the fully connected layers.
+        latent_size: Elements of z.
+        iaf_steps: Steps of the flow, with posterior iaf.
+        iaf_size: Hidden units of each step.
+        learning_rate: Adamax's step size.
+        polyak_epochs: Epochs over which the weights are averaged for evaluation; 0 for no average.
+        importance_samples: Samples of z an image from which ``test`` estimates log p(x).
+        sampling: How ``predict`` and the end of a run draw images.
+        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+
+    Shape:
+        - batches: ``ImageBatch``, whose levels are modelled, or a tensor or tuple that begins with levels
+          ``(N, C, H, W)``
+
+    Raises:
+        ValueError: An argument is out of its range, images do not fit, or a checkpoint does not fit.
+    """
+
+    def __init__(
+        self,
+        norm: Literal["weight", "none"] = "weight",
+        posterior: Literal["gaussian", "iaf"] = "iaf",
+        likelihood: Literal["logistic", "bernoulli"] = "logistic",
+        width: float = 1.0,
+        hidden_size: int = 450,
+        latent_size: int = 32,
+        iaf_steps: int = 2,
+        iaf_size: int = 320,
+        learning_rate: float = 2e-3,
+        polyak_epochs: float = 10.0,
+        importance_samples: int = 100,
+        sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["init_from", "sampling"])
+        check_ranges(
+            self.hparams,
+            width="greater than 0",
+            hidden_size="at least 1",
+            latent_size="at least 1",
+            iaf_steps="at least 1",
+            iaf_size="at least 1",
+            learning_rate="greater than 0",
+            polyak_epochs="at least 0",
+            importance_samples="at least 1",
+        )
+        self.sampling = sampling
+        self.init_from = init_from
+        self.network: Network | None = None
+        self.levels = 0  # of the images; the network models two where zeros and ones are drawn from them
+        self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
+        self.generators = ExampleGenerators()
+        self._estimates: list[Tensor] = []  # of log p(x), a row an image, a column a number of samples
+
+    def make(self, norm: str, shape: Sequence[int]) -> "Network":
+        """Make a network of any norm for images of one shape."""
+        h = self.hparams
+        flow = [h.iaf_size] * h.iaf_steps if h.posterior == "iaf" else []
+        levels = 2 if h.likelihood == "bernoulli" else self.levels
+        return Network(norm, shape, levels, h.width, h.hidden_size, h.latent_size, flow)
+
+    def build(self, shape: Sequence[int], levels: int) -> None:
+        """Make the network for images of one shape, ``(C, H, W)``, and number of levels."""
+        self.levels, self.needs_init = levels, True
+        self.network = self.make(self.hparams.norm, tuple(shape))
+
+    def configure_model(self) -> None:
+        """Make the network once the data is known, and start it from ``init_from``."""
+        data = find_datamodule(self)
+        if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
+            raise ValueError("the likelihood is that of the levels themselves: leave out --data.normalize and whiten")
+        if self.network is not None or not isinstance(data, ImageDataModule):
+            return
+        self.build(data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:], data.images.num_values)
+        if self.init_from is not None:
+            load_initial_weights(self.network, self.init_from, self.hparams)
+            self.needs_init = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Average the weights in training."""
+        epochs = self.hparams.polyak_epochs if self.trainer.state.fn == "fit" else 0
+        return [PolyakAverage(epochs, "epochs")] if epochs else []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Set up Adamax."""
+        if self.network is None:
+            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
+        return torch.optim.Adamax(self.network.parameters(), lr=self.hparams.learning_rate)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Decode z, ``(N, D)``, to the probability of a one, or the median of a pixel from 0 to 1, ``(N, C, H, W)``."""
+        centre, *_ = self.network.decode(z)
+        return centre.sigmoid() if self.network.bernoulli else (centre.clamp(-1, 1) + 1) / 2
+
+    def on_fit_start(self) -> None:
+        """Print what is trained on what."""
+        h, net = self.hparams, self.network
+        kind = "Bernoulli" if net.bernoulli else "discretised logistic"
+        pixels = "sampled from the grey in each training step" if net.levels < self.levels else "as they are"
+        print_header(self, f"norm {h.norm}, posterior {h.posterior}, {kind} pixels, {pixels}")
+
+    def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
+        """Initialise from the first batch, unless the weights come from a checkpoint."""
+        if self.needs_init and self.trainer.ckpt_path is None:
+            levels = get_tensor(batch, "pixels")
+            x, noise = self.evaluated(levels, ExampleGenerators().take(len(levels)), 1)
+            reference = self.make("weight", self.network.shape).to(self.device)
+            initialise_from_batch(self.network, reference, x, noise[0])
+        self.needs_init = False
+
+    def observe(self, levels: Tensor, uniform: Tensor) -> Tensor:
+        """Return what is modelled of images ``(N, C, H, W)``: levels, or zeros and ones drawn from the grey.
+
+        Args:
+            levels: The images.
+            uniform: Numbers from 0 to 1, of the same shape, that decide.
+
+        Raises:
+            ShapeError: The images do not have the shape that the network is for.
+            ValueError: A pixel is none of the levels.
+        """
+        check_image_shape(levels, self.network.shape)
+        check_levels(levels, self.levels)
+        if self.network.levels == self.levels:
+            return levels
+        return (uniform * (self.levels - 1) < levels).to(levels.dtype)
+
+    def evaluated(self, levels: Tensor, generators: list[torch.Generator], samples: int) -> tuple[Tensor, Tensor]:
+        """Return what is modelled of images, ``(N, C, H, W)``, and noise, ``(samples, N, D)``, by their generators."""
+        shape, latent = self.network.shape, self.network.latent
+        uniform = torch.stack([torch.rand(shape, generator=each) for each in generators])
+        noise = torch.stack([torch.randn(samples, latent, generator=each) for each in generators], 1)
+        return self.observe(levels, uniform.to(self.device)), noise.to(self.device)
+
+    def _step(self, x: Tensor, noise: Tensor, stage: str) -> Tensor:
+        """Compute the mean bound of a batch; log it and its parts."""
+        reconstruction, kl = (part.mean() for part in self.network(x, noise))
+        bound = reconstruction + kl
+        for name, nats in (("bound", bound), ("kl", kl), ("reconstruction", reconstruction)):
+            self._log(f"{stage}/{name}", nats.detach(), len(x))
+        return bound
+
+    def _log(self, name: str, nats: Tensor, images: int) -> None:
+        """Log a mean over images in nats per image and in bits per dimension."""
+        bits = distributions.bits_per_dim(nats, math.prod(self.network.shape))
+        values = {f"{name}_nats_per_image": nats, f"{name}_bits_per_dim": bits}
+        self.log_dict(values, batch_size=images, sync_dist=True)
+
+    def training_step(self, batch: ImageBatch, index: int) -> Tensor:
+        """Compute the mean bound of one batch."""
+        levels = get_tensor(batch, "pixels")
+        x = self.observe(levels, torch.rand(levels.shape, device=self.device))
+        return self._step(x, torch.randn(len(x), self.network.latent, device=self.device), "train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Start again at the first image."""
+        self.generators.reset()
+        self._estimates = []
+
+    def validation_step(self, batch: ImageBatch, index: int, samples: int = 1) -> tuple[Tensor, Tensor]:
+        """Log the bound of one batch; return what is modelled, and the noise of so many samples of z an image."""
+        levels = get_tensor(batch, "pixels")
+        x, noise = self.evaluated(levels, self.generators.take(len(levels), self.trainer), samples)
+        self._step(x, noise[0], evaluation_stage(self.trainer))
+        return x, noise
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: ImageBatch, index: int) -> None:
+        """Log the bound of one batch, and importance-weighted estimates of log p(x)."""
+        x, noise = self.validation_step(batch, index, self.hparams.importance_samples)
+        estimates = importance_weighted(log_weights(self.network, x, noise), self.numbers).T
+        self._log("test/importance_weighted", -estimates[:, -1].mean(), len(x))
+        self._estimates.append(estimates.cpu())
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of samples at which ``test`` estimates log p(x): 1, 10, 100, …, and all."""
+        most = self.hparams.importance_samples
+        return [*(10**power for power in range(9) if 10**power < most), most]
+
+    def on_test_epoch_end(self) -> None:
+        """Print how the estimate rises with the number of samples."""
+        estimates = torch.cat(all_gather_object(self.trainer, torch.cat(self._estimates))).double()
+        self.print(f"\nlog p(x) of {len(estimates):,} images, estimated by importance-weighted samples of z:")
+        rises = estimates.diff(dim=1, prepend=estimates[:, :1])
+        for number, column, rise in zip(self.numbers, estimates.T, rises.T, strict=True):
+            error = rise.std() / math.sqrt(len(rise))
+            self.print(f"  {number:6,d}: {column.mean():.3f} nats, a rise of {rise.mean():.3f} ± {error:.3f}")
+
+    def predict_step(self, batch: Any, index: int) -> None:
+        """Draw images into two files."""
+        if self.trainer.is_global_zero:
+            print(*write_samples(self, self.sampling.output), sep="\n")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a checkpoint needs to stand alone."""
+        own = {"shape": list(self.network.shape), "levels": self.levels}
+        checkpoint["wnseq"] = checkpoint_info(self, "vae", ("dataset", "size", "val_size"), **own)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the network of a checkpoint."""
+        if self.network is None:
+            self.build(checkpoint["wnseq"]["shape"], checkpoint["wnseq"]["levels"])
+        self.needs_init = False
+
 
 LINEAR = {"weight": wnseq.WNLinear, "none": nn.Linear}
 CONV = {"weight": wnseq.WNConv2d, "none": nn.Conv2d}
 UP = {"weight": wnseq.WNConvTranspose2d, "none": nn.ConvTranspose2d}
-MAPS = (16, 32, 32)  # of the three groups
-SMALL = 0.1  # deviation, at the start, of what is to begin near zero
-DECODED_AT_ONCE = 1000  # images, in the importance-weighted estimate
+CHANNELS = (16, 32, 32)  # of the three groups
+SMALL = 0.1  # initial deviation of what starts near zero
+MAX_DECODED = 1000  # images, in the importance-weighted estimate
 
 
 class Block(nn.Module):
     """A residual block: x + conv(elu(conv(elu(x))))."""
 
-    def __init__(self, norm: str, maps: int) -> None:
+    def __init__(self, norm: str, channels: int) -> None:
         super().__init__()
-        self.first = CONV[norm](maps, maps, 3, padding=1)
-        self.second = CONV[norm](maps, maps, 3, padding=1)
+        self.first = CONV[norm](channels, channels, 3, padding=1)
+        self.second = CONV[norm](channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the branch."""
+        """Return the sum of both branches."""
         return x + self.second(F.elu(self.first(F.elu(x))))
 
 
 class _Masked:
-    """What masked linear maps share: w∘M in the place of w. What the mask hides starts at zero and gets no gradient."""
+    """Base of masked linear maps: w∘M instead of w. What the mask hides starts at zero and gets no gradient."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
@@ -124,7 +369,7 @@ class IAFStep(nn.Module):
         self.direct = LINEAR[norm](context, 2 * latent)  # the first element has no other way to the context
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the step; return z' and the logarithm of the Jacobian's determinant."""
+        """Return z' and the logarithm of the Jacobian's determinant."""
         hidden = F.elu(self.input(z) + self.context(context))
         m, s = (self.output(hidden) + self.direct(context)).to(z).chunk(2, -1)  # (*, N, 2D) → (*, N, D) twice
         s = s + 2  # near the identity at the start
@@ -133,12 +378,7 @@ class IAFStep(nn.Module):
 
 
 class Posterior(NamedTuple):
-    """What the encoder says of z, before the flow.
-
-    Shape:
-        - mean, log_deviation: ``(N, D)``
-        - context: ``(N, context)``
-    """
+    """Mean and log-deviation of z before the flow, ``(N, D)``, and the flow's context, ``(N, context)``."""
 
     mean: Tensor
     log_deviation: Tensor
@@ -152,7 +392,7 @@ class Network(nn.Module):
         norm: ``weight`` or ``none``.
         shape: Channels, height and width.
         levels: Values that a pixel can have; with two the likelihood is Bernoulli, else discretised logistic.
-        width: Factor of the 16, 32 and 32 maps.
+        width: Factor of the 16, 32 and 32 channels.
         hidden: Units of the two fully connected layers.
         latent: D, elements of z.
         flow: Hidden units of each step of the flow; none leaves the posterior Gaussian.
@@ -165,16 +405,15 @@ class Network(nn.Module):
         channels, height, pixels = self.shape = tuple(shape)
         if height % 4 or pixels % 4:
             fits = 4 * math.ceil(max(height, pixels) / 4)
-            raise ValueError(
-                f"images must be multiples of 4 high and wide, got {height} x {pixels}: --data.size {fits}"
-            )
+            size = f"got {height} x {pixels}: --data.size {fits}"
+            raise ValueError(f"images must be multiples of 4 high and wide, {size}")
         self.levels, self.latent, self.bernoulli = levels, latent, levels == 2
-        first, second, third = (max(1, round(width * maps)) for maps in MAPS)
+        first, second, third = (max(1, round(width * number)) for number in CHANNELS)
         smallest = (third, height // 4, pixels // 4)
         conv, up, linear = CONV[norm], UP[norm], LINEAR[norm]
 
-        def blocks(maps: int) -> list[nn.Module]:
-            return [Block(norm, maps) for _ in range(2)]
+        def blocks(channels: int) -> list[nn.Module]:
+            return [Block(norm, channels) for _ in range(2)]
 
         self.encoder = nn.Sequential(
             conv(channels, first, 3, padding=1),  # (N, 16, H, W)
@@ -226,12 +465,10 @@ class Network(nn.Module):
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
         """Compute log p(x | z), ``(*, N)``, of levels, ``(N, C, H, W)``, for z, ``(*, N, D)``."""
         if self.bernoulli:
-            return distributions.bernoulli_log_likelihood(x, *self.decode(z)).flatten(-3).sum(-1)
-        return (
-            distributions.discretized_logistic_log_likelihood(x, *self.decode(z), num_values=self.levels)
-            .flatten(-3)
-            .sum(-1)
-        )
+            pixels = distributions.bernoulli_log_likelihood(x, *self.decode(z))
+        else:
+            pixels = distributions.discretized_logistic_log_likelihood(x, *self.decode(z), levels=self.levels)
+        return pixels.flatten(-3).sum(-1)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Compute both parts of the bound, each ``(N,)``: −log p(x | z) and the divergence of q(z | x) from p(z).
@@ -246,47 +483,11 @@ class Network(nn.Module):
         return -self.log_likelihood(x, z), kl
 
 
-@torch.no_grad()
-def log_weights(network: Network, x: Tensor, noise: Tensor) -> Tensor:
-    """Compute log p(x, z) − log q(z | x) for many z an image, a few at a time.
+def initialise_from_batch(network: Network, twin: Network, x: Tensor, noise: Tensor) -> None:
+    """Set g and b from a batch, in place; a plain network gets the same function.
 
     Args:
-        network: The network.
-        x: Levels, ``(N, C, H, W)``.
-        noise: Standard normal, ``(K, N, D)``.
-
-    Returns:
-        The logarithms of the importance weights, ``(K, N)``. Their mean is the bound.
-    """
-    posterior = network.encode(x)
-    parts = []
-    for some in noise.split(max(1, DECODED_AT_ONCE // len(x))):
-        z, log_q = network.draw(posterior, some)
-        parts.append(network.log_likelihood(x, z) + distributions.gaussian_log_density(z).sum(-1) - log_q)
-    return torch.cat(parts)
-
-
-def importance_weighted(weights: Tensor, samples: Sequence[int]) -> Tensor:
-    """Estimate log p(x) ≥ E log 1/k Σ w by the first k importance weights, for several k.
-
-    Args:
-        weights: Their logarithms, ``(K, N)``.
-        samples: The k, each at most K.
-
-    Returns:
-        The estimates, ``(len(samples), N)``. In expectation they rise with k.
-
-    Source:
-        Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519.
-    """
-    return torch.stack([weights[:k].logsumexp(0) - math.log(k) for k in samples])
-
-
-def start(network: Network, twin: Network, x: Tensor, noise: Tensor) -> None:
-    """Set g and b from a batch, in place; what is not weight-normalised gets the result.
-
-    Args:
-        network: Network to start.
+        network: Network to initialise.
         twin: A weight-normalised one of the same sizes.
         x: Levels, ``(N, C, H, W)``.
         noise: Standard normal, ``(N, D)``.
@@ -301,277 +502,43 @@ def start(network: Network, twin: Network, x: Tensor, noise: Tensor) -> None:
     network.load_state_dict(wnseq.state_dict_as(twin, form))
 
 
-@dataclass
-class Sampling:
-    """How images are drawn from the model.
+@torch.no_grad()
+def log_weights(network: Network, x: Tensor, noise: Tensor) -> Tensor:
+    """Compute log p(x, z) − log q(z | x), ``(K, N)``, for K samples of z an image; their mean is the bound.
 
     Args:
-        number: Images to draw.
-        temperature: Factor of the prior's deviation; less than 1 gives fewer and plainer kinds of images.
-        seed: Seed of the draw.
-        output: Path of the two files that ``predict`` writes, without their endings .png and .npz.
+        network: The network.
+        x: Levels, ``(N, C, H, W)``.
+        noise: Standard normal, ``(K, N, D)``.
     """
-
-    number: int = 100
-    temperature: float = 1.0
-    seed: int = 0
-    output: str = "samples"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.number < 1:
-            raise ValueError(f"sampling.number must be at least 1, got {self.number}")
-        if self.temperature < 0:
-            raise ValueError(f"sampling.temperature must not be negative, got {self.temperature}")
+    posterior = network.encode(x)
+    parts = []
+    for some in noise.split(max(1, MAX_DECODED // len(x))):
+        z, log_q = network.draw(posterior, some)
+        parts.append(network.log_likelihood(x, z) + distributions.gaussian_log_density(z).sum(-1) - log_q)
+    return torch.cat(parts)
 
 
-class VAE(LightningModule):
-    """A variational auto-encoder and how it is trained.
+def importance_weighted(weights: Tensor, samples: Sequence[int]) -> Tensor:
+    """Estimate log p(x) ≥ E log 1/k Σ w by the first k importance weights, for several k: ``(len(samples), N)``.
 
     Args:
-        norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
-        posterior: ``gaussian``, diagonal; ``iaf`` for that and inverse autoregressive flow behind it.
-        likelihood: Of a pixel: ``logistic``, discretised, for any number of levels; ``bernoulli`` for zeros and ones,
-            which of grey images are drawn with the grey as the probability, anew in each training step, and once and
-            for all in validation and test.
-        width: Factor of the 16, 32 and 32 maps of the three groups.
-        hidden_size: Units of the fully connected layers.
-        latent_size: Elements of z.
-        iaf_steps: Steps of the flow, with posterior iaf.
-        iaf_size: Hidden units of each step.
-        learning_rate: Adamax's step size.
-        polyak_epochs: Epochs over which the weights are averaged for evaluation; 0 for no average.
-        importance_samples: Samples of z an image from which ``test`` estimates log p(x).
-        sampling: How ``predict`` and the end of a run draw images.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        weights: Their logarithms, ``(K, N)``.
+        samples: The k, each at most K; in expectation the estimate rises with k.
 
-    Shape:
-        - batches: ``ImageBatch``, of which the levels are used, ``(N, C, H, W)``
-
-    Raises:
-        ValueError: An argument is out of its range, images do not fit, or a checkpoint does not fit.
+    Source:
+        Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519.
     """
-
-    def __init__(
-        self,
-        norm: Literal["weight", "none"] = "weight",
-        posterior: Literal["gaussian", "iaf"] = "iaf",
-        distributions: Literal["logistic", "bernoulli"] = "logistic",
-        width: float = 1.0,
-        hidden_size: int = 450,
-        latent_size: int = 32,
-        iaf_steps: int = 2,
-        iaf_size: int = 320,
-        learning_rate: float = 2e-3,
-        polyak_epochs: float = 10.0,
-        importance_samples: int = 100,
-        sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
-        init_from: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.save_hyperparameters(ignore=["init_from", "sampling"])
-        for name, value in self.hparams.items():
-            if isinstance(value, int | float) and (value < 0 or (value == 0 and name != "polyak_epochs")):
-                raise ValueError(f"{name} must be greater than 0, got {value}")
-        self.sampling = sampling
-        self.init_from = init_from
-        self.network: Network | None = None
-        self.levels = 0  # of the images; zeros and ones may be drawn from them
-        self.fresh = False  # whether the start is still to be set
-        self._estimates: list[Tensor] = []  # of log p(x), a row an image, a column a number of samples
-        self._seen = 0  # images of the running evaluation
-
-    def make(self, norm: str, shape: Sequence[int]) -> Network:
-        """Make a network of any norm for images of one shape."""
-        h = self.hparams
-        flow = [h.iaf_size] * h.iaf_steps if h.posterior == "iaf" else []
-        levels = 2 if h.likelihood == "bernoulli" else self.levels
-        return Network(norm, shape, levels, h.width, h.hidden_size, h.latent_size, flow)
-
-    def build(self, shape: Sequence[int], levels: int) -> None:
-        """Make the network for images of one shape, ``(C, H, W)``, and number of levels."""
-        self.levels, self.fresh = levels, True
-        self.network = self.make(self.hparams.norm, tuple(shape))
-
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
-        data = getattr(self._trainer, "datamodule", None)
-        if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
-            raise ValueError("the likelihood is that of the levels themselves: leave out --data.normalize and whiten")
-        if self.network is not None or not isinstance(data, ImageDataModule):
-            return
-        self.build(data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:], data.images.num_values)
-        if self.init_from is not None:
-            path = Path(self.init_from)
-            checkpoint_files.load_weights(self.network, path, checkpoint_files.load(path), self.hparams)
-            self.fresh = False
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Average the weights in training."""
-        epochs = self.hparams.polyak_epochs if self.trainer.state.fn == "fit" else 0
-        return [PolyakAverage(epochs, "epochs")] if epochs else []
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Set up Adamax."""
-        if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
-        return torch.optim.Adamax(self.network.parameters(), lr=self.hparams.learning_rate)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Decode z, ``(N, D)``: what the pixels are around, from 0 to 1, ``(N, C, H, W)``.
-
-        The probability of a one, or the median of the logistic distribution.
-        """
-        centre, *_ = self.network.decode(z)
-        return centre.sigmoid() if self.network.bernoulli else (centre.clamp(-1, 1) + 1) / 2
-
-    def on_fit_start(self) -> None:
-        """Say what is trained on what."""
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, ImageDataModule):
-            self.print(data.describe())
-            for logger in self.loggers:
-                logger.log_hyperparams({"dataset": data.dataset, "images_sha256": data.images.sha256})
-        h, size = self.hparams, sum(parameter.numel() for parameter in self.parameters())
-        kind = "Bernoulli" if self.network.bernoulli else "discretised logistic"
-        pixels = (
-            "drawn anew from the grey in each training step" if self.network.levels < self.levels else "as they are"
-        )
-        self.print(f"model: norm {h.norm}, posterior {h.posterior}, {size:,} parameters; {kind} pixels, {pixels}\n")
-
-    def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
-        """Set the start from the first batch, unless the weights come from a checkpoint."""
-        if self.fresh and self.trainer.ckpt_path is None:
-            x, noise = self.fixed(batch, 0, 1)
-            start(self.network, self.make("weight", self.network.shape).to(self.device), x, noise[0])
-        self.fresh = False
-
-    def observe(self, levels: Tensor, uniform: Tensor) -> Tensor:
-        """Take what is modelled of images: their levels, or zeros and ones drawn with the grey as the probability.
-
-        Args:
-            levels: ``(N, C, H, W)``.
-            uniform: Numbers from 0 to 1, of the same shape, that decide.
-
-        Raises:
-            ShapeError: The images are not of the shape that the network is for.
-            ValueError: A pixel is none of the levels.
-        """
-        if levels.ndim != 4 or tuple(levels.shape[1:]) != self.network.shape:
-            expected, got = (None, *self.network.shape), tuple(levels.shape)
-            raise wnseq.ShapeError(f"images must have the shape {expected}, which the network is for, got {got}")
-        top, least, most = self.levels - 1, float(levels.min()), float(levels.max())
-        if least < 0 or most > top or bool((levels != levels.round()).any()):
-            raise ValueError(f"pixels must be whole numbers from 0 to {top}, unscaled, got {least:g} to {most:g}")
-        return levels if self.network.levels == self.levels else (uniform * top < levels).to(levels.dtype)
-
-    def fixed(self, batch: ImageBatch, first: int, samples: int) -> tuple[Tensor, Tensor]:
-        """Take images of an evaluation and their noise, the same in every epoch and in batches of any size.
-
-        Args:
-            batch: The batch.
-            first: Number of its first image.
-            samples: K, draws of z an image.
-
-        Returns:
-            What is modelled of the images, ``(N, C, H, W)``, and noise, ``(K, N, D)``.
-        """
-        sources = [torch.Generator().manual_seed(first + place) for place in range(len(batch.pixels))]
-        uniform = torch.stack([torch.rand(self.network.shape, generator=source) for source in sources])
-        noise = torch.stack([torch.randn(samples, self.network.latent, generator=source) for source in sources], 1)
-        return self.observe(batch.pixels, uniform.to(self.device)), noise.to(self.device)
-
-    def _step(self, x: Tensor, noise: Tensor, stage: str) -> Tensor:
-        """Compute the mean bound of a batch; log it and its parts."""
-        reconstruction, kl = (part.mean() for part in self.network(x, noise))
-        bound = reconstruction + kl
-        for name, nats in (("bound", bound), ("kl", kl), ("reconstruction", reconstruction)):
-            self._log(f"{stage}/{name}", nats.detach(), len(x))
-        return bound
-
-    def _log(self, name: str, nats: Tensor, images: int) -> None:
-        """Log a mean over images in nats per image and in bits per dimension."""
-        bits = distributions.bits_per_dim(nats, math.prod(self.network.shape))
-        values = {f"{name}_nats_per_image": nats, f"{name}_bits_per_dim": bits}
-        self.log_dict(values, batch_size=images, sync_dist=True)
-
-    def training_step(self, batch: ImageBatch, index: int) -> Tensor:
-        """Take the mean bound of one batch."""
-        x = self.observe(batch.pixels, torch.rand(batch.pixels.shape, device=self.device))
-        return self._step(x, torch.randn(len(x), self.network.latent, device=self.device), "train")
-
-    def _evaluate(self, batch: ImageBatch, index: int, stage: str, samples: int) -> tuple[Tensor, Tensor]:
-        """Log the bound of one batch; return what is modelled, and the noise."""
-        first = self._seen if index else 0
-        self._seen = first + len(batch.pixels)
-        x, noise = self.fixed(batch, first + 1_000_003 * self.global_rank, samples)  # apart from other processes'
-        self._step(x, noise[0], stage)
-        return x, noise
-
-    def validation_step(self, batch: ImageBatch, index: int) -> None:
-        """Add one batch to the validation."""
-        self._evaluate(batch, index, "val", 1)
-
-    def test_step(self, batch: ImageBatch, index: int) -> None:
-        """Add one batch to the test, with importance-weighted estimates of log p(x)."""
-        x, noise = self._evaluate(batch, index, "test", self.hparams.importance_samples)
-        estimates = importance_weighted(log_weights(self.network, x, noise), self.numbers).T
-        self._log("test/importance_weighted", -estimates[:, -1].mean(), len(x))
-        self._estimates = [*(self._estimates if index else []), estimates.cpu()]
-
-    @property
-    def numbers(self) -> list[int]:
-        """Numbers of samples at which ``test`` estimates log p(x): 1, 10, 100, …, and all."""
-        most = self.hparams.importance_samples
-        return [*(10**power for power in range(9) if 10**power < most), most]
-
-    def on_test_epoch_end(self) -> None:
-        """Show how the estimate rises, the samples of a number being the first of those of the next."""
-        estimates = torch.cat(all_gather_object(self.trainer, torch.cat(self._estimates))).double()
-        self.print(f"\nlog p(x) of {len(estimates):,} images, estimated by importance-weighted samples of z:")
-        rises = estimates.diff(dim=1, prepend=estimates[:, :1])
-        for number, column, rise in zip(self.numbers, estimates.T, rises.T, strict=True):
-            error = rise.std() / math.sqrt(len(rise))
-            self.print(f"  {number:6,d}: {column.mean():.3f} nats, a rise of {rise.mean():.3f} ± {error:.3f}")
-
-    def predict_step(self, batch: Any, index: int) -> None:
-        """Draw images and write them to two files."""
-        if self.trainer.is_global_zero:
-            for path in write_samples(self, self.sampling, Path(self.sampling.output)):
-                print(path)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone."""
-        data = getattr(self._trainer, "datamodule", None)
-        given = isinstance(data, ImageDataModule)
-        checkpoint["wnseq"] = {
-            "version": wnseq.__version__,
-            "recipe": "vae",
-            "shape": list(self.network.shape),
-            "levels": self.levels,
-            "data": {name: getattr(data, name) for name in ("dataset", "size", "val_size")} if given else {},
-            "images_sha256": data.images.sha256 if given else None,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network of a checkpoint."""
-        if self.network is None:
-            self.build(checkpoint["wnseq"]["shape"], checkpoint["wnseq"]["levels"])
-        self.fresh = False
+    return torch.stack([weights[:k].logsumexp(0) - math.log(k) for k in samples])
 
 
 class Samples(NamedTuple):
     """Images drawn from a model.
 
     Args:
-        z: What was drawn from the prior, times the temperature.
-        centres: What the pixels are around, from 0 to 1: see :meth:`VAE.forward`.
-        levels: The images, drawn pixel by pixel.
-
-    Shape:
-        - z: ``(N, D)``
-        - centres: ``(N, C, H, W)``
-        - levels: ``(N, C, H, W)``, uint8
+        z: Latents, ``(N, D)``: the prior's, times the temperature.
+        centres: What the pixels are around, from 0 to 1, ``(N, C, H, W)``: see :meth:`VAE.forward`.
+        levels: The images, sampled pixel by pixel, ``(N, C, H, W)``, uint8.
     """
 
     z: Tensor
@@ -581,12 +548,7 @@ class Samples(NamedTuple):
 
 @torch.no_grad()
 def sample(model: VAE, sampling: Sampling) -> Samples:
-    """Draw images.
-
-    Args:
-        model: A model with its network.
-        sampling: How many and how.
-    """
+    """Draw images."""
     source, network = torch.Generator().manual_seed(sampling.seed), model.network
     z = sampling.temperature * torch.randn(sampling.number, network.latent, generator=source)
     centre, *scale = (part.cpu() for part in network.decode(z.to(model.device)))
@@ -609,26 +571,10 @@ def generate(checkpoint: str | Path, **sampling: Any) -> Samples:
     return sample(VAE.load_from_checkpoint(checkpoint, map_location="cpu"), Sampling(**sampling))
 
 
-def write_samples(model: VAE, sampling: Sampling, path: Path) -> list[Path]:
-    """Draw images and write them as a grid and as arrays.
-
-    Args:
-        model: A model with its network.
-        sampling: How many and how.
-        path: Where to, without the ending.
-
-    Returns:
-        The files.
-    """
-    drawn = sample(model, sampling)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(f"{path}.npz", **{name: value.numpy() for name, value in drawn._asdict().items()})
-    return [*draw_grid(drawn.centres, Path(f"{path}.png"), "samples"), Path(f"{path}.npz")]
-
-
-def draw_grid(images: Tensor, figure: Path, title: str) -> list[Path]:
-    """Draw images, ten a row; return the file, if there is one."""
-    return [figure] if plots.plot_images(images.cpu().numpy(), [""] * len(images), figure, title=title) else []
+def write_samples(model: VAE, output: str | Path) -> list[Path]:
+    """Draw images into two files; see :func:`wnseq.training.sample_files.save_samples`."""
+    drawn = sample(model, model.sampling)
+    return save_samples(output, drawn.centres, **drawn._asdict())
 
 
 @torch.no_grad()
@@ -639,44 +585,32 @@ def middle(model: VAE, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def walk(model: VAE, x: Tensor) -> Tensor:
-    """Go from each of a few images to the next, in ten straight steps through latent space.
-
-    Args:
-        model: A model with its network.
-        x: Levels, ``(N, C, H, W)``.
-
-    Returns:
-        What the pixels are around, ``(10 · (N − 1), C, H, W)``.
-    """
+    """Decode ten straight steps through latent space from each of a few images to the next, from their levels."""
     z, along = middle(model, x), torch.linspace(0, 1, 10, device=x.device).view(-1, 1)
     return model(torch.cat([here.lerp(there, along) for here, there in itertools.pairwise(z)]))
 
 
-class VAECLI(RecipeCLI):
+class VAECLI(SamplingCLI):
     """The command line of this recipe."""
 
     def callbacks(self) -> list[Callback]:
-        """Count images."""
+        """Log images per second."""
         return [Throughput("images", lambda batch: len(batch.pixels))]
-
-    def predict(self, model: VAE, ckpt_path: str, **kwargs: Any) -> None:
-        """Draw images from the checkpoint; no data is read."""
-        self.trainer.predict(model, range(1), ckpt_path=ckpt_path)
 
     def report(self) -> None:
         """Draw samples, reconstructions and a walk through latent space."""
         if self.run_dir is None:
             return
         model = self.model.eval()
-        files = write_samples(model, model.sampling, self.run_dir / "samples")
-        batch = next(iter(self.datamodule.test_dataloader()))
-        x, _ = model.fixed(batch._replace(pixels=batch.pixels[:20].to(model.device)), 0, 1)
+        files = write_samples(model, self.run_dir / "samples")
+        levels = next(iter(self.datamodule.test_dataloader())).pixels[:20].to(model.device)
+        x, _ = model.evaluated(levels, ExampleGenerators().take(len(levels)), 1)
         with torch.no_grad():
             given, made = x.float() / (model.network.levels - 1), model(middle(model, x))
         rows = [part for pair in zip(given.split(10), made.split(10), strict=True) for part in pair]
-        files += draw_grid(torch.cat(rows), self.run_dir / "reconstructions.png", "test images, reconstructed below")
-        files += draw_grid(walk(model, x[:7]), self.run_dir / "walk.png", "from one test image to the next")
-        print("\n" + "\n".join(map(str, files)))
+        files += save_images(torch.cat(rows), self.run_dir / "reconstructions.png", "test images, reconstructed below")
+        files += save_images(walk(model, x[:7]), self.run_dir / "walk.png", "from one test image to the next")
+        print("", *files, sep="\n")
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

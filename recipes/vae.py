@@ -44,7 +44,7 @@ import wnseq
 from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.init import data_init
-from wnseq.training.batches import check_image_shape, check_levels, get_tensor
+from wnseq.training.batches import check_image_multiple, check_image_shape, check_levels, get_tensor
 from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -160,7 +160,7 @@ class VAE(LightningModule):
             raise ValueError("the likelihood is that of the levels themselves: leave out --data.normalize and whiten")
         if self.network is not None or not isinstance(data, ImageDataModule):
             return
-        self.build(data.preprocess.enlarge(data.images.parts["train"].pixels[:1]).shape[1:], data.images.num_values)
+        self.build(data.image_shape, data.images.num_values)
         if self.init_from is not None:
             load_initial_weights(self.network, self.init_from, self.hparams)
             self.needs_init = False
@@ -198,16 +198,7 @@ class VAE(LightningModule):
         self.needs_init = False
 
     def observe(self, levels: Tensor, uniform: Tensor) -> Tensor:
-        """Return what is modelled of images ``(N, C, H, W)``: levels, or zeros and ones drawn from the grey.
-
-        Args:
-            levels: The images.
-            uniform: Numbers from 0 to 1, of the same shape, that decide.
-
-        Raises:
-            ShapeError: The images do not have the shape that the network is for.
-            ValueError: A pixel is none of the levels.
-        """
+        """Return what is modelled: the levels, or zeros and ones where ``uniform`` numbers are below the grey."""
         check_image_shape(levels, self.network.shape)
         check_levels(levels, self.levels)
         if self.network.levels == self.levels:
@@ -264,7 +255,7 @@ class VAE(LightningModule):
 
     @property
     def numbers(self) -> list[int]:
-        """Numbers of samples at which ``test`` estimates log p(x): 1, 10, 100, …, and all."""
+        """Numbers of samples at which the test estimates log p(x): 1, 10, 100, …, and all."""
         most = self.hparams.importance_samples
         return [*(10**power for power in range(9) if 10**power < most), most]
 
@@ -344,16 +335,8 @@ class IAFStep(nn.Module):
 
     log |dz'/dz| = Σ log σ
 
-    Args:
-        norm: ``weight`` or ``none``.
-        latent: D, elements of z.
-        hidden: Units of the hidden layer.
-        context: Features of the context.
-
     Shape:
-        - z: ``(*, N, D)``
-        - context: ``(N, context)``
-        - outputs: ``(*, N, D)`` and ``(*, N)``
+        - z and z': ``(*, N, D)``; context: ``(N, context)``; logarithm of the determinant: ``(*, N)``
 
     Source:
         Kingma et al. 2016, arXiv 1606.04934, algorithm 1; the masks of Germain et al. 2015, arXiv 1502.03509.
@@ -386,16 +369,9 @@ class Posterior(NamedTuple):
 
 
 class Network(nn.Module):
-    """Encoder, flow and decoder, for images whose height and width are multiples of 4.
+    """Encoder, flow and decoder, for images ``shape``, ``(C, H, W)``, whose height and width are multiples of 4.
 
-    Args:
-        norm: ``weight`` or ``none``.
-        shape: Channels, height and width.
-        levels: Values that a pixel can have; with two the likelihood is Bernoulli, else discretised logistic.
-        width: Factor of the 16, 32 and 32 channels.
-        hidden: Units of the two fully connected layers.
-        latent: D, elements of z.
-        flow: Hidden units of each step of the flow; none leaves the posterior Gaussian.
+    With two levels the likelihood is Bernoulli, else discretised logistic. ``flow`` has the hidden units of each step.
     """
 
     def __init__(
@@ -403,10 +379,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, pixels = self.shape = tuple(shape)
-        if height % 4 or pixels % 4:
-            fits = 4 * math.ceil(max(height, pixels) / 4)
-            size = f"got {height} x {pixels}: --data.size {fits}"
-            raise ValueError(f"images must be multiples of 4 high and wide, {size}")
+        check_image_multiple(height, pixels, 4)
         self.levels, self.latent, self.bernoulli = levels, latent, levels == 2
         first, second, third = (max(1, round(width * number)) for number in CHANNELS)
         smallest = (third, height // 4, pixels // 4)
@@ -484,13 +457,7 @@ class Network(nn.Module):
 
 
 def initialise_from_batch(network: Network, twin: Network, x: Tensor, noise: Tensor) -> None:
-    """Set g and b from a batch, in place; a plain network gets the same function.
-
-    Args:
-        network: Network to initialise.
-        twin: A weight-normalised one of the same sizes.
-        x: Levels, ``(N, C, H, W)``.
-        noise: Standard normal, ``(N, D)``.
+    """Set g and b from levels ``(N, C, H, W)`` and noise ``(N, D)``; a plain network gets the same function.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3; also for nets without weight normalisation.
@@ -504,13 +471,7 @@ def initialise_from_batch(network: Network, twin: Network, x: Tensor, noise: Ten
 
 @torch.no_grad()
 def log_weights(network: Network, x: Tensor, noise: Tensor) -> Tensor:
-    """Compute log p(x, z) − log q(z | x), ``(K, N)``, for K samples of z an image; their mean is the bound.
-
-    Args:
-        network: The network.
-        x: Levels, ``(N, C, H, W)``.
-        noise: Standard normal, ``(K, N, D)``.
-    """
+    """Compute log p(x, z) − log q(z | x), ``(K, N)``, by noise ``(K, N, D)``; their mean is the bound."""
     posterior = network.encode(x)
     parts = []
     for some in noise.split(max(1, MAX_DECODED // len(x))):
@@ -520,11 +481,9 @@ def log_weights(network: Network, x: Tensor, noise: Tensor) -> Tensor:
 
 
 def importance_weighted(weights: Tensor, samples: Sequence[int]) -> Tensor:
-    """Estimate log p(x) ≥ E log 1/k Σ w by the first k importance weights, for several k: ``(len(samples), N)``.
+    """Estimate log p(x) ≥ E log 1/k Σ w by the first k of K importance weights, for each k of ``samples``.
 
-    Args:
-        weights: Their logarithms, ``(K, N)``.
-        samples: The k, each at most K; in expectation the estimate rises with k.
+    The logarithms of the weights are ``(K, N)``, the estimates ``(len(samples), N)``: in expectation they rise with k.
 
     Source:
         Burda, Grosse & Salakhutdinov 2016, arXiv 1509.00519.
@@ -562,12 +521,7 @@ def sample(model: VAE, sampling: Sampling) -> Samples:
 
 
 def generate(checkpoint: str | Path, **sampling: Any) -> Samples:
-    """Draw images from a checkpoint alone.
-
-    Args:
-        checkpoint: Path of a checkpoint of this recipe.
-        sampling: Fields of :class:`Sampling`.
-    """
+    """Draw images from a checkpoint alone; ``sampling`` are fields of :class:`Sampling`."""
     return sample(VAE.load_from_checkpoint(checkpoint, map_location="cpu"), Sampling(**sampling))
 
 

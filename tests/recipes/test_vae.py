@@ -228,7 +228,7 @@ def test_the_estimate_is_the_integral_over_z(monkeypatch):
     whole = log_weights(network, x, noise)
     (estimate,) = importance_weighted(whole, [4000])
     torch.testing.assert_close(estimate, exact, rtol=0, atol=0.1)
-    monkeypatch.setattr(vae, "DECODED_AT_ONCE", 14)
+    monkeypatch.setattr(vae, "MAX_DECODED", 14)
     torch.testing.assert_close(log_weights(network, x, noise[:20]), whole[:20])
 
 
@@ -239,7 +239,9 @@ def test_both_norms_start_as_the_same_function_of_small_parameters(posterior):
     for norm in ("weight", "none"):
         torch.manual_seed(0)
         network = Network(norm, (1, 8, 8), 17, 0.25, 12, 3, [6] if posterior == "iaf" else [])
-        vae.start(network, Network("weight", (1, 8, 8), 17, 0.25, 12, 3, [6] * len(network.flow)), x, noise)
+        vae.initialise_from_batch(
+            network, Network("weight", (1, 8, 8), 17, 0.25, 12, 3, [6] * len(network.flow)), x, noise
+        )
         outputs.append(torch.stack(network(x, noise)).detach())
         mean, log_deviation, _ = (part.detach() for part in network.encode(x))
         assert mean.std(0, correction=0) == pytest.approx(torch.full((3,), 0.1), abs=1e-3)
@@ -435,6 +437,9 @@ def own(levels, steps=1, **options):
 
 def test_batches_of_ones_own():
     assert own(pixels(6).to(torch.uint8)).changed
+    model, levels = own(pixels(6)), pixels(6).float()
+    for batch in (levels, (levels,), [levels, torch.zeros(6)]):
+        Trainer(max_steps=1, **QUIET).fit(model, Loader(batch), Loader(batch))
 
 
 @pytest.mark.parametrize(
@@ -445,9 +450,9 @@ def test_batches_of_ones_own():
         (torch.full((4, 1, 8, 8), 0.5), "whole numbers from 0 to 16, unscaled, got 0.5 to 0.5"),
         (
             torch.zeros(4, 1, 8, 12),
-            r"must have the shape \(None, 1, 8, 8\), which the network is for, got \(4, 1, 8, 12",
+            r"must have shape \(N, 1, 8, 8\), which the network is for, got \(4, 1, 8, 12",
         ),
-        (torch.zeros(4, 8, 8), r"must have the shape \(None, 1, 8, 8\), which the network is for, got \(4, 8, 8\)"),
+        (torch.zeros(4, 8, 8), r"must have shape \(N, 1, 8, 8\), which the network is for, got \(4, 8, 8\)"),
     ],
 )
 def test_images_that_do_not_fit_are_refused_before_the_first_step(levels, text):
@@ -465,11 +470,12 @@ def test_a_model_without_data_says_what_it_lacks():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        *((f"--model.{name}=0", f"{name} must be greater than 0, got 0") for name in (
-            "width", "hidden_size", "latent_size", "iaf_steps", "iaf_size", "learning_rate", "importance_samples")),
-        ("--model.polyak_epochs=-1", "polyak_epochs must be greater than 0, got -1"),
+        *((f"--model.{name}=0", f"{name} must be greater than 0, got 0") for name in ("width", "learning_rate")),
+        *((f"--model.{name}=0", f"{name} must be at least 1, got 0") for name in (
+            "hidden_size", "latent_size", "iaf_steps", "iaf_size", "importance_samples")),
+        ("--model.polyak_epochs=-1", "polyak_epochs must be at least 0, got -1"),
         ("--model.sampling.number=0", "sampling.number must be at least 1, got 0"),
-        ("--model.sampling.temperature=-1", "sampling.temperature must not be negative, got -1"),
+        ("--model.sampling.temperature=-1", "sampling.temperature must be at least 0, got -1"),
         ("--model.norm=layer", "norm"),
         ("--model.posterior=normal", "posterior"),
         ("--data.size=10", "images must be multiples of 4 high and wide, got 10 x 10: --data.size 12"),

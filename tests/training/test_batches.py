@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wnseq.errors import ShapeError
-from wnseq.training.batches import check_image_shape, check_levels, get_tensor
+from wnseq.training.batches import check_image_multiple, check_image_shape, check_levels, get_tensor
 
 
 class Batch(NamedTuple):
@@ -37,6 +37,14 @@ def test_images_of_another_shape_are_refused() -> None:
     for images in (IMAGES[:, 0], torch.rand(2, 3, 4, 4)):
         with pytest.raises(ShapeError, match=r"images must have shape \(N, 1, 4, 4\), which the network is for, got"):
             check_image_shape(images, (1, 4, 4))
+
+
+@pytest.mark.parametrize("size", [(10, 8), (8, 10)])
+def test_sizes_that_are_no_multiples_are_refused(size: tuple[int, int]) -> None:
+    check_image_multiple(8, 12, 4)
+    text = f"images must be multiples of 4 high and wide, got {size[0]} x {size[1]}: --data.size 12"
+    with pytest.raises(ValueError, match=text):
+        check_image_multiple(*size, 4)
 
 
 @pytest.mark.parametrize("value", [-1, 17, 0.5, float("nan")])

@@ -41,6 +41,19 @@ def check_image_shape(images: Tensor, shape: Sequence[int]) -> None:
         )
 
 
+def check_image_multiple(height: int, width: int, multiple: int) -> None:
+    """Check that a network can halve the size of images as often as it does.
+
+    Raises:
+        ValueError: Height or width is not a multiple; with the size to enlarge the images to.
+    """
+    if height % multiple or width % multiple:
+        fits = -(-max(height, width) // multiple) * multiple
+        raise ValueError(
+            f"images must be multiples of {multiple} high and wide, got {height} x {width}: --data.size {fits}"
+        )
+
+
 def check_levels(images: Tensor, levels: int) -> None:
     """Check that pixels are whole numbers from 0 to the number of levels less 1.
 

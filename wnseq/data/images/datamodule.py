@@ -154,6 +154,11 @@ class ImageDataModule(LightningDataModule):
             f"split: {images.split}; {', '.join(made)}; order drawn by seed {self.seed}"
         )
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images in a batch."""
+        return tuple(self.preprocess.enlarge(self._after_setup().parts["train"].pixels[:1]).shape[1:])
+
     def provenance(self) -> dict[str, str]:
         """Return which images these are, for loggers and checkpoints."""
         return {"dataset": self.dataset, "images_sha256": self._after_setup().sha256}

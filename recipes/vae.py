@@ -44,7 +44,7 @@ import wnseq
 from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.init import data_init
-from wnseq.training.batches import check_image_multiple, check_image_shape, check_levels, get_tensor
+from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_tensor
 from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -200,7 +200,7 @@ class VAE(LightningModule):
     def observe(self, levels: Tensor, uniform: Tensor) -> Tensor:
         """Return what is modelled: the levels, or zeros and ones where ``uniform`` numbers are below the grey."""
         check_image_shape(levels, self.network.shape)
-        check_levels(levels, self.levels)
+        check_pixels(levels, self.levels)
         if self.network.levels == self.levels:
             return levels
         return (uniform * (self.levels - 1) < levels).to(levels.dtype)

@@ -7,29 +7,29 @@ import torch
 from torch import Tensor
 
 from wnseq.errors import ShapeError
-from wnseq.training.batches import check_image_multiple, check_image_shape, check_levels, get_tensor
+from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_tensor
 
 
 class Batch(NamedTuple):
     images: Tensor
-    levels: Tensor
+    pixels: Tensor
 
 
-IMAGES, LEVELS = torch.rand(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+IMAGES, PIXELS = torch.rand(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
 
 
 @pytest.mark.parametrize(
     ("batch", "expected"),
-    [(Batch(IMAGES, LEVELS), LEVELS), ((IMAGES, LEVELS), IMAGES), ([IMAGES], IMAGES), (IMAGES, IMAGES)],
+    [(Batch(IMAGES, PIXELS), PIXELS), ((IMAGES, PIXELS), IMAGES), ([IMAGES], IMAGES), (IMAGES, IMAGES)],
 )
 def test_the_tensor_of_a_batch(batch: Any, expected: Tensor) -> None:
-    assert get_tensor(batch, "levels") is expected
+    assert get_tensor(batch, "pixels") is expected
 
 
 @pytest.mark.parametrize(("batch", "kind"), [({"x": IMAGES}, "dict"), ((), "tuple"), (["a"], "list")])
 def test_a_batch_without_a_tensor_is_refused(batch: Any, kind: str) -> None:
-    with pytest.raises(TypeError, match=f"expected a batch with levels, a tuple that begins with a tensor.*got {kind}"):
-        get_tensor(batch, "levels")
+    with pytest.raises(TypeError, match=f"expected a batch with pixels, a tuple that begins with a tensor.*got {kind}"):
+        get_tensor(batch, "pixels")
 
 
 def test_images_of_another_shape_are_refused() -> None:
@@ -48,7 +48,7 @@ def test_sizes_that_are_no_multiples_are_refused(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 17, 0.5, float("nan")])
-def test_pixels_that_are_no_levels_are_refused(value: float) -> None:
-    check_levels(torch.tensor([0, 16], dtype=torch.uint8), 17)
+def test_pixels_that_are_no_whole_numbers_are_refused(value: float) -> None:
+    check_pixels(torch.tensor([0, 16], dtype=torch.uint8), 17)
     with pytest.raises(ValueError, match=f"pixels must be whole numbers from 0 to 16, unscaled, got {value:g} to"):
-        check_levels(torch.full((2, 2), value), 17)
+        check_pixels(torch.full((2, 2), value), 17)

@@ -54,12 +54,12 @@ def check_image_multiple(height: int, width: int, multiple: int) -> None:
         )
 
 
-def check_levels(images: Tensor, levels: int) -> None:
-    """Check that pixels are whole numbers from 0 to the number of levels less 1.
+def check_pixels(pixels: Tensor, num_values: int) -> None:
+    """Check that pixels are whole numbers from 0 to the number of values less 1.
 
     Raises:
         ValueError: A pixel is something else.
     """
-    top, least, most = levels - 1, float(images.min()), float(images.max())
-    if least < 0 or most > top or bool((images != images.round()).any()):
+    top, least, most = num_values - 1, float(pixels.min()), float(pixels.max())
+    if least < 0 or most > top or bool((pixels != pixels.round()).any()):
         raise ValueError(f"pixels must be whole numbers from 0 to {top}, unscaled, got {least:g} to {most:g}")

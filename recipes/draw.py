@@ -25,8 +25,8 @@ Deviations from the paper:
    paper's, as far as its code tells.
 3. Filters are normalised exactly; the code of the time added 1e-4 to their sums, so that a window far outside the image
    sees nothing, and here its edge.
-4. Grey images are cut at one half, or with --model.binarize sample binarised at random, anew whenever they are seen in
-   training; the binarised MNIST of the paper's code is fixed.
+4. Grey images are cut at one half, or with --model.binarize sample binarised at random, afresh in each training step;
+   the binarised MNIST of the paper's code is fixed.
 """
 
 import math
@@ -44,11 +44,262 @@ import wnseq
 from wnseq.data.images import EpochLoader, ImageBatch, ImageDataModule
 from wnseq.distributions import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
 from wnseq.training import checkpoint_files, plots
-from wnseq.training.callbacks import Throughput, all_gather_object
-from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.batches import check_image_shape, get_tensor
+from wnseq.training.callbacks import Throughput
+from wnseq.training.cli.recipe import run
+from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
+from wnseq.training.hparams import check_ranges
+from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
+from wnseq.training.sample_files import save_arrays, save_images
+from wnseq.training.schedules import total_steps
 
 State = tuple[Tensor, Tensor]
-SIZES = ("norm", "hidden_size", "latent_size", "read_size", "write_size")
+
+
+@dataclass
+class Sampling:
+    """How images are drawn from the model.
+
+    Args:
+        number: Images to draw.
+        seed: Seed of the draw.
+        output: Path of the files that ``predict`` writes, without their endings .png, .gif and .npz.
+    """
+
+    number: int = 50
+    seed: int = 0
+    output: str = "samples"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_ranges(vars(self), "sampling.", number="at least 1")
+
+
+class Draw(LightningModule):
+    """DRAW and how it is trained.
+
+    Args:
+        norm: ``weight`` for weight normalisation of LSTMs and linear maps, ``none`` for torch's own, ``layer`` for
+            LSTMs with layer normalisation.
+        glimpses: T, steps in which an image is drawn.
+        hidden_size: Features of the state of encoder and decoder.
+        latent_size: Latents a glimpse.
+        read_size: n, filters of the reading window along each axis; 0 reads the whole image.
+        write_size: n, filters of the writing window along each axis; 0 writes on the whole canvas.
+        start: ``normal`` with deviation 0.01 and biases of 0, or ``orthogonal`` with rows of norm 1, each gate by
+            itself, and biases of 0 except those of the writing window: its filters are half a stride wide, and a patch
+            of ones adds about 1 to the canvas; with ``normal`` it adds much less.
+        g_start: ``norm`` starts g at ‖v‖, the function that a plain net has, and ``one`` at 1. After an orthogonal
+            start they are the same.
+        binarize: How grey pixels become binary: ``threshold`` cuts at one half; ``sample`` draws with the grey as the
+            probability, afresh in each training step and by a fixed draw in evaluation.
+        learning_rate: Adam's step size.
+        schedule: ``cosine`` to zero, or ``constant``.
+        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        sampling: How ``predict`` and the end of a run draw images.
+
+    Shape:
+        - batches: ``ImageBatch``, or a tensor or tuple that begins with images ``(N, 1, H, W)`` from 0 to 1
+
+    Raises:
+        ValueError: An argument is out of its range, a checkpoint does not fit, or images do not.
+    """
+
+    def __init__(
+        self,
+        norm: Literal["weight", "none", "layer"] = "weight",
+        glimpses: int = 6,
+        hidden_size: int = 128,
+        latent_size: int = 10,
+        read_size: int = 5,
+        write_size: int = 5,
+        start: Literal["orthogonal", "normal"] = "orthogonal",
+        g_start: Literal["norm", "one"] = "norm",
+        binarize: Literal["threshold", "sample"] = "threshold",
+        learning_rate: float = 5e-3,
+        schedule: Literal["cosine", "constant"] = "cosine",
+        init_from: str | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["init_from", "sampling"])
+        check_ranges(
+            self.hparams,
+            glimpses="at least 1",
+            hidden_size="at least 1",
+            latent_size="at least 1",
+            read_size="at least 0",
+            write_size="at least 0",
+            learning_rate="greater than 0",
+        )
+        if g_start == "one" and norm != "weight":
+            raise ValueError(f"g_start must be norm where the norm is not weight, got {g_start}")
+        self.init_from = init_from
+        self.sampling = sampling
+        self.network: Network | None = None
+        self.kl_per_glimpse: list[float] = []  # nats, of the last evaluation
+        self.totals = EvaluationTotals()
+        self.generators = ExampleGenerators()
+
+    def build(self, height: int, width: int) -> None:
+        """Make and initialise the network for images of one size."""
+        h = self.hparams
+        self.network = Network(h.norm, height, width, h.hidden_size, h.latent_size, h.read_size, h.write_size)
+        initialise(self.network, h.start, h.g_start, h.hidden_size)
+
+    def configure_model(self) -> None:
+        """Make the network once the data is known, and start it from ``init_from``."""
+        if self.network is not None:
+            return
+        data = find_datamodule(self)
+        loaded = {} if self.init_from is None else checkpoint_files.load(Path(self.init_from))
+        weights = loaded.get("state_dict", loaded)
+        canvas = weights.get("network.canvas", weights.get("canvas"))
+        if hasattr(data, "images"):
+            channels, *size = data.image_shape
+            if channels != 1:
+                raise ValueError(f"{data.images.name} has {channels} channels, and this recipe draws in one")
+            self.build(*size)
+        elif canvas is not None:  # sampling needs no data
+            self.build(*canvas.shape)
+        elif self.init_from is not None:
+            raise ValueError(f"{self.init_from} has no canvas in it: expected a checkpoint of this recipe")
+        if self.init_from is not None:
+            sizes = ("norm", "hidden_size", "latent_size", "read_size", "write_size")
+            checkpoint_files.load_weights(self.network, Path(self.init_from), loaded, sizes)
+
+    def on_fit_start(self) -> None:
+        """Print what is trained on what."""
+        h = self.hparams
+        windows = f"read {h.read_size or 'all'}, write {h.write_size or 'all'}"
+        print_header(self, f"{h.glimpses} glimpses, {windows}, norm {h.norm}")
+
+    def configure_optimizers(self) -> Any:
+        """Set up Adam and its schedule."""
+        if self.network is None:
+            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build(height, width) first")
+        h = self.hparams
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate)
+        if h.schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps(self.trainer))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def binary(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """Return images with pixels of zero and one, ``(N, H, W)``.
+
+        Args:
+            images: Grey images, ``(N, 1, H, W)``.
+            uniform: Numbers from 0 to 1, ``(N, H, W)``, that decide where grey is sampled; by default drawn here.
+        """
+        check_image_shape(images, (1, self.network.height, self.network.width))
+        low, high = map(float, images.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"pixels must be from 0 to 1, got {low:.3g} to {high:.3g}: give --data.normalize unit")
+        grey = images[:, 0]
+        if self.hparams.binarize == "threshold":
+            return (grey > 0.5).to(grey.dtype)
+        return ((torch.rand_like(grey) if uniform is None else uniform.to(grey)) < grey).to(grey.dtype)
+
+    def noise(self, number: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return standard normal noise, ``(T, N, Z)``; with a generator the same on every device."""
+        shape = (self.hparams.glimpses, number, self.hparams.latent_size)
+        device = self.device if generator is None else "cpu"
+        return torch.randn(shape, generator=generator, device=device).to(self.device)
+
+    def evaluated(self, images: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Return binary images, ``(N, H, W)``, and noise, ``(T, N, Z)``, both drawn by the images' generators."""
+        uniform = torch.stack([torch.rand(images.shape[2:], generator=each) for each in generators])
+        noise = torch.cat([self.noise(1, each) for each in generators], 1)
+        return self.binary(images, uniform), noise
+
+    def _step(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Bound binary images: −log p(x|z) of each, ``(N,)``, and its KL at each glimpse, ``(T, N)``, in nats."""
+        drawing = self.network(noise, images)
+        return -bernoulli_log_likelihood(images, drawing.canvases[-1]).sum((1, 2)), drawing.kl
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        """Compute the mean bound of one batch."""
+        images = self.binary(get_tensor(batch, "images"))
+        reconstruction, kl = self._step(images, self.noise(len(images)))
+        options = {"batch_size": len(images), "sync_dist": True}
+        loss = (reconstruction + kl.sum(0)).mean()
+        self.log("train/nats_per_image", loss, prog_bar=True, **options)
+        self.log("train/kl_nats", kl.sum(0).mean(), **options)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the evaluation before, which may have been interrupted."""
+        self.totals.reset()
+        self.generators.reset()
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        """Add one batch to the totals of the validation or the test."""
+        images = get_tensor(batch, "images")
+        reconstruction, kl = self._step(*self.evaluated(images, self.generators.take(len(images), self.trainer)))
+        self.totals.add(images=len(images), reconstruction=reconstruction.sum(), kl=kl.sum(1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the bound and its parts, and the KL at each glimpse."""
+        stage, sums = evaluation_stage(self.trainer), self.totals.reduce(self.trainer)
+        reconstruction = sums["reconstruction"] / sums["images"]
+        self.kl_per_glimpse = [kl / sums["images"] for kl in sums["kl"]]
+        nats = reconstruction + sum(self.kl_per_glimpse)
+        values = {
+            "nats_per_image": nats,
+            "kl_nats": sum(self.kl_per_glimpse),
+            "reconstruction_nats": reconstruction,
+            "bits_per_dim": bits_per_dim(nats, self.network.height * self.network.width),
+        }
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
+        glimpses = {f"{stage}/kl_nats_{t:02d}": kl for t, kl in enumerate(self.kl_per_glimpse, 1)}
+        for logger in self.loggers:  # not on the screen: there may be 64
+            logger.log_metrics(glimpses, self.global_step)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(self, batch: Any, index: int) -> None:
+        """Draw images into files."""
+        if self.trainer.is_global_zero:
+            print(*write_samples(self, self.sampling.output), sep="\n")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a checkpoint needs to stand alone."""
+        options = ("dataset", "size", "normalize", "val_size", "fixed_order")
+        checkpoint["wnseq"] = checkpoint_info(self, "draw", options)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the network of a checkpoint."""
+        if self.network is None:
+            self.build(*checkpoint["state_dict"]["network.canvas"].shape)
+
+
+class DrawData(ImageDataModule):
+    """Images in batches, if wanted in the same order in every epoch.
+
+    Args:
+        fixed_order: Whether every epoch has the order of the first, as in the code of the paper.
+        kwargs: See ``ImageDataModule``.
+    """
+
+    def __init__(self, fixed_order: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fixed_order = fixed_order
+
+    def train_dataloader(self) -> EpochLoader[ImageBatch]:
+        """Return the training batches, each epoch in an order of its own or in that of the first."""
+        loader = super().train_dataloader()
+        batches = loader.batches
+        if self.fixed_order:
+            loader.batches = lambda epoch, first: batches(0, first)
+        return loader
+
+    def resume_settings(self) -> dict[str, Any]:
+        """Return what must be as before for a run to be resumed at its position."""
+        return {**super().resume_settings(), "fixed_order": self.fixed_order}
 
 
 class LayerNormLSTMCell(nn.Module):
@@ -81,20 +332,16 @@ CELLS = {"weight": wnseq.WNLSTMCell, "none": nn.LSTMCell, "layer": LayerNormLSTM
 
 
 def filterbank(centre: Tensor, stride: Tensor, log_variance: Tensor, size: int, length: int) -> Tensor:
-    """Make the Gaussian filters of one axis.
+    """Return the Gaussian filters of one axis, ``(N, n, A)``.
 
     F[i, a] = exp(−(a − μ_i)²/2σ²) / Z_i, Σ_a F[i, a] = 1, μ_i = g + (i − n/2 − ½) δ; i = 1…n, a = 1…A
 
     Args:
-        centre: g, in pixels.
-        stride: δ, in pixels.
-        log_variance: log σ².
+        centre: g, in pixels, ``(N,)``.
+        stride: δ, in pixels, ``(N,)``.
+        log_variance: log σ², ``(N,)``.
         size: n, filters.
         length: A, pixels.
-
-    Shape:
-        - centre, stride, log_variance: ``(N,)``
-        - output: ``(N, n, A)``
 
     Source:
         Gregor et al. 2015, equations 19, 20, 25 and 26.
@@ -109,14 +356,11 @@ class Window(NamedTuple):
     """A grid of Gaussian filters on images.
 
     Args:
-        rows: F_Y.
-        columns: F_X.
-        intensity: γ.
-        box: left, top, right and bottom of the outermost filters' centres with a deviation around, in pixels from the
-            upper left corner.
-
-    Shape:
-        - rows: ``(N, n, H)``; columns: ``(N, n, W)``; intensity: ``(N, 1, 1)``; box: ``(N, 4)``
+        rows: F_Y, ``(N, n, H)``.
+        columns: F_X, ``(N, n, W)``.
+        intensity: γ, ``(N, 1, 1)``.
+        box: Left, top, right and bottom of the outermost filters' centres with a deviation around, in pixels from the
+            upper left corner, ``(N, 4)``.
     """
 
     rows: Tensor
@@ -125,18 +369,18 @@ class Window(NamedTuple):
     box: Tensor
 
     def read(self, images: Tensor) -> Tensor:
-        """Look at images: γ F_Y x F_Xᵀ, ``(N, H, W)`` to ``(N, n, n)``."""
+        """Filter images: γ F_Y x F_Xᵀ, ``(N, H, W)`` to ``(N, n, n)``."""
         return self.intensity * (self.rows @ images @ self.columns.mT)
 
     def write(self, patches: Tensor) -> Tensor:
-        """Lay patches on images: F_Yᵀ w F_X / γ, ``(N, n, n)`` to ``(N, H, W)``."""
+        """Spread patches over images: F_Yᵀ w F_X / γ, ``(N, n, n)`` to ``(N, H, W)``."""
         return self.rows.mT @ patches @ self.columns / self.intensity
 
 
 def window(parameters: Tensor, size: int, height: int, width: int) -> Window:
-    """Place a window.
+    """Return the window of each image.
 
-    g_X = (W + 1)/2 · (g̃_X + 1), g_Y likewise; δ = (max(H, W) − 1)/(n − 1) · δ̃
+    g_X = (W + 1)/2 · (g̃_X + 1), g_Y = (H + 1)/2 · (g̃_Y + 1), δ = (max(H, W) − 1)/(n − 1) · δ̃
 
     Args:
         parameters: g̃_X, g̃_Y, log σ², log δ̃, log γ, ``(N, 5)``.
@@ -162,9 +406,9 @@ class Drawing(NamedTuple):
     """What was drawn, glimpse by glimpse.
 
     Args:
-        canvases: logits of the pixels after each glimpse, ``(N, H, W)`` each.
-        written: where was written, ``(N, 4)`` each; None without a window.
-        read: where was read, likewise; None too where nothing was read.
+        canvases: Logits of the pixels after each glimpse, ``(N, H, W)`` each.
+        written: Box that was written, ``(N, 4)`` each; None without a window.
+        read: Box that was read, ``(N, 4)`` each; None without a window, or where nothing was read.
         kl: KL(Q(z_t) ‖ P(z_t)) in nats, ``(T, N)``; None where the latents were given.
     """
 
@@ -178,14 +422,7 @@ class Network(nn.Module):
     """The encoder, which reads, and the decoder, which writes."""
 
     def __init__(
-        self,
-        norm: str,
-        height: int,
-        width: int,
-        hidden_size: int,
-        latent_size: int,
-        read_size: int,
-        write_size: int,
+        self, norm: str, height: int, width: int, hidden_size: int, latent_size: int, read_size: int, write_size: int
     ) -> None:
         super().__init__()
         for name, size in (("read_size", read_size), ("write_size", write_size)):
@@ -214,8 +451,8 @@ class Network(nn.Module):
         return {name: part.bind() if hasattr(part, "bind") else part for name, part in parts}
 
     def forward(self, noise: Tensor, images: Tensor | None = None) -> Drawing:
-        """Redraw binary images ``(N, H, W)``, given normal noise ``(T, N, Z)``; without them it is the latents."""
-        number, place = noise.shape[1], (self.height, self.width)
+        """Redraw binary images ``(N, H, W)`` by normal noise ``(T, N, Z)``; without images the noise is the latents."""
+        number, size = noise.shape[1], (self.height, self.width)
         use = self.bind()
         canvas = self.canvas.expand(number, -1, -1)
         encoder, decoder = (tuple(s.expand(number, -1) for s in of) for of in (self.encoder_state, self.decoder_state))
@@ -224,7 +461,7 @@ class Network(nn.Module):
             if images is not None:
                 seen = [images, images - canvas.sigmoid()]
                 if self.read_size:
-                    eye = window(use["read_window"](decoder[0]), self.read_size, *place)
+                    eye = window(use["read_window"](decoder[0]), self.read_size, *size)
                     seen = [eye.read(image) for image in seen]  # (N, n, n) each
                     read.append(eye.box)
                 encoder = use["encoder"](torch.cat([*(s.flatten(1) for s in seen), decoder[0]], 1), encoder)
@@ -234,23 +471,23 @@ class Network(nn.Module):
             decoder = use["decoder"](latent, decoder)
             patch = use["write_patch"](decoder[0])
             if self.write_size:
-                pen = window(use["write_window"](decoder[0]), self.write_size, *place)
+                pen = window(use["write_window"](decoder[0]), self.write_size, *size)
                 canvas = canvas + pen.write(patch.unflatten(1, (self.write_size, self.write_size)))
                 written.append(pen.box)
             else:
-                canvas = canvas + patch.unflatten(1, place)
+                canvas = canvas + patch.unflatten(1, size)
             canvases.append(canvas)  # (N, H, W)
         return Drawing(canvases, written or None, read or None, torch.stack(divergences) if divergences else None)
 
 
 @torch.no_grad()
-def begin(network: Network, start: str, g_start: str, hidden_size: int) -> None:
-    """Draw the start of a network, in place; from one seed, the same weights with every norm.
+def initialise(network: Network, start: str, g_start: str, hidden_size: int) -> None:
+    """Draw the weights of a network in place; from one seed, the same with every norm.
 
     Args:
-        network: Network to start.
+        network: Network to initialise.
         start: ``normal`` or ``orthogonal``, see ``Draw``.
-        g_start: ``norm`` or ``one``, likewise.
+        g_start: ``norm`` or ``one``, see ``Draw``.
         hidden_size: Rows of an orthogonal block: one gate.
     """
     for module in network.modules():
@@ -281,324 +518,50 @@ def begin(network: Network, start: str, g_start: str, hidden_size: int) -> None:
         network.write_window.bias[4] = -2 * math.log(stride)
 
 
-@dataclass
-class Sampling:
-    """What ``predict`` draws.
-
-    Args:
-        number: Images.
-        seed: Seed of the draw.
-        file: What the files are called: ``.png``, ``.gif`` and ``.npz`` are added.
-    """
-
-    number: int = 50
-    seed: int = 0
-    file: str = "samples"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.number < 1:
-            raise ValueError(f"sampling.number must be at least 1, got {self.number}")
-
-
-class Draw(LightningModule):
-    """DRAW and how it is trained.
-
-    Args:
-        norm: ``weight`` for weight normalisation of LSTMs and linear maps, ``none`` for torch's own, ``layer`` for
-            LSTMs with layer normalisation.
-        glimpses: T, steps in which an image is drawn.
-        hidden_size: Features of the state of encoder and decoder.
-        latent_size: Latents a glimpse.
-        read_size: n, filters of the reading window along each axis; 0 reads the whole image.
-        write_size: n, filters of the writing window along each axis; 0 writes on the whole canvas.
-        start: ``normal`` with deviation 0.01 and biases of 0, or ``orthogonal`` with rows of norm 1, each gate by
-            itself, and biases of 0 but for the window that writes: its filters are half a stride wide, and lay a patch
-            of ones on the canvas as 1 in the mean, where those of the other start leave much less.
-        g_start: ``norm`` starts g at ‖v‖, the function that a plain net has, and ``one`` at 1. After an orthogonal
-            start they are the same.
-        binarize: How grey pixels become binary: ``threshold`` cuts at one half; ``sample`` draws with the grey as the
-            probability, anew each time an image is seen in training and by a fixed draw in evaluation.
-        learning_rate: Adam's step size.
-        schedule: ``cosine`` to zero, or ``constant``.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
-        sampling: What ``predict`` and the end of a run draw.
-
-    Shape:
-        - batches: ``ImageBatch``, or a tuple whose first is, or a tensor that is, images ``(N, 1, H, W)`` from 0 to 1
-
-    Raises:
-        ValueError: An argument is out of its range, a checkpoint does not fit, or images do not.
-    """
-
-    def __init__(
-        self,
-        norm: Literal["weight", "none", "layer"] = "weight",
-        glimpses: int = 6,
-        hidden_size: int = 128,
-        latent_size: int = 10,
-        read_size: int = 5,
-        write_size: int = 5,
-        start: Literal["orthogonal", "normal"] = "orthogonal",
-        g_start: Literal["norm", "one"] = "norm",
-        binarize: Literal["threshold", "sample"] = "threshold",
-        learning_rate: float = 5e-3,
-        schedule: Literal["cosine", "constant"] = "cosine",
-        init_from: str | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
-    ) -> None:
-        super().__init__()
-        for name, value, fits, expected in (
-            ("glimpses", glimpses, glimpses >= 1, "at least 1"),
-            ("hidden_size", hidden_size, hidden_size >= 1, "at least 1"),
-            ("latent_size", latent_size, latent_size >= 1, "at least 1"),
-            ("read_size", read_size, read_size >= 0, "at least 0"),
-            ("write_size", write_size, write_size >= 0, "at least 0"),
-            ("g_start", g_start, g_start == "norm" or norm == "weight", "norm where the norm is not weight"),
-            ("learning_rate", learning_rate, learning_rate > 0, "greater than 0"),
-        ):
-            if not fits:
-                raise ValueError(f"{name} must be {expected}, got {value}")
-        self.save_hyperparameters(ignore=["init_from", "sampling"])
-        self.init_from = init_from
-        self.sampling = sampling
-        self.network: Network | None = None
-        self.kl_per_glimpse: list[float] = []  # nats, of the last evaluation
-        self._sums: dict[str, Tensor] = {}  # images, reconstruction and KL per glimpse of the running evaluation
-
-    def build(self, height: int, width: int) -> None:
-        """Make and start the network for images of one size."""
-        h = self.hparams
-        self.network = Network(h.norm, height, width, h.hidden_size, h.latent_size, h.read_size, h.write_size)
-        begin(self.network, h.start, h.g_start, h.hidden_size)
-
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
-        if self.network is not None:
-            return
-        images = getattr(getattr(self._trainer, "datamodule", None), "images", None)
-        loaded = {} if self.init_from is None else checkpoint_files.load(Path(self.init_from))
-        weights = loaded.get("state_dict", loaded)
-        canvas = weights.get("network.canvas", weights.get("canvas"))
-        if images is not None:
-            channels = images.parts["train"].pixels.shape[1]
-            if channels != 1:
-                raise ValueError(f"{images.name} has {channels} channels, and this recipe draws in one")
-            self.build(*self._trainer.datamodule.preprocess.enlarge(images.parts["train"].pixels[:1]).shape[2:])
-        elif canvas is not None:  # sampling needs no data
-            self.build(*canvas.shape)
-        elif self.init_from is not None:
-            raise ValueError(f"{self.init_from} has no canvas in it: expected a checkpoint of this recipe")
-        if self.init_from is not None:
-            checkpoint_files.load_weights(self.network, Path(self.init_from), loaded, SIZES)
-
-    def on_fit_start(self) -> None:
-        """Say what is trained on what."""
-        h, data = self.hparams, getattr(self.trainer, "datamodule", None)
-        if isinstance(data, ImageDataModule):
-            self.print(data.describe())
-            for logger in self.loggers:
-                logger.log_hyperparams({"dataset": data.dataset, "images_sha256": data.images.sha256})
-        size = f"{sum(parameter.numel() for parameter in self.parameters()):,} parameters"
-        windows = f"read {h.read_size or 'all'}, write {h.write_size or 'all'}"
-        self.print(f"model: {h.glimpses} glimpses, {windows}, norm {h.norm}, {size}\n")
-
-    def configure_optimizers(self) -> Any:
-        """Set up Adam and its schedule."""
-        if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build(height, width) first")
-        h = self.hparams
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate)
-        if h.schedule == "constant":
-            return optimizer
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise ValueError("the cosine schedule needs --trainer.max_epochs or --trainer.max_steps")
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def binary(self, batch: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Take the images of a batch, check them, and make their pixels zeros and ones: ``(N, H, W)``."""
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        expected = (1, self.network.height, self.network.width)
-        if images.shape[1:] != expected:
-            shapes = f"shape (N, {', '.join(map(str, expected))}), got {tuple(images.shape)}"
-            raise wnseq.ShapeError(f"images must have {shapes}: give --data.size, or start another model")
-        low, high = map(float, images.aminmax())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"pixels must be from 0 to 1, got {low:.3g} to {high:.3g}: give --data.normalize unit")
-        if self.hparams.binarize == "threshold":
-            return (images[:, 0] > 0.5).to(images.dtype)
-        drawn = torch.rand(images[:, 0].shape, generator=generator, device=generator and "cpu").to(images)
-        return (drawn < images[:, 0]).to(images.dtype)
-
-    def _noise(self, number: int, generator: torch.Generator | None = None) -> Tensor:
-        shape = (self.hparams.glimpses, number, self.hparams.latent_size)
-        place = self.device if generator is None else "cpu"  # a seed means the same draw everywhere
-        return torch.randn(shape, generator=generator, device=place).to(self.device)
-
-    def _step(self, batch: Any, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Bound one batch: −log p(x|z) of each image ``(N,)``, and its KL at each glimpse ``(T, N)``, in nats."""
-        images = self.binary(batch, generator)
-        drawing = self.network(self._noise(len(images), generator), images)
-        return -bernoulli_log_likelihood(images, drawing.canvases[-1]).sum((1, 2)), drawing.kl
-
-    def training_step(self, batch: Any, index: int) -> Tensor:
-        """Take the bound of one batch, the mean over its images."""
-        reconstruction, kl = self._step(batch)
-        options = {"batch_size": len(reconstruction), "sync_dist": True}
-        loss = (reconstruction + kl.sum(0)).mean()
-        self.log("train/nats_per_image", loss, prog_bar=True, **options)
-        self.log("train/kl_nats", kl.sum(0).mean(), **options)
-        return loss
-
-    def _evaluate(self, batch: Any, index: int, stage: str) -> None:
-        seed = index * self.trainer.world_size + self.global_rank
-        reconstruction, kl = self._step(batch, torch.Generator().manual_seed(seed))
-        number, total = kl.new_tensor(len(reconstruction)), reconstruction.sum()
-        found = torch.cat((torch.stack((number, total)), kl.sum(1))).double().cpu()
-        self._sums[stage] = self._sums.get(stage, 0) + found
-
-    def _log_evaluation(self, stage: str) -> None:
-        sums = sum(all_gather_object(self.trainer, self._sums.pop(stage)))
-        reconstruction, *kl = (sums[1:] / sums[0]).tolist()
-        nats = reconstruction + sum(kl)
-        self.log_dict(
-            {
-                f"{stage}/nats_per_image": nats,
-                f"{stage}/kl_nats": sum(kl),
-                f"{stage}/reconstruction_nats": reconstruction,
-                f"{stage}/bits_per_dim": bits_per_dim(nats, self.network.height * self.network.width),
-            },
-            sync_dist=True,
-        )
-        self.kl_per_glimpse = kl
-        for logger in self.loggers:  # not on the screen: there may be 64
-            logger.log_metrics({f"{stage}/kl_nats_{t:02d}": value for t, value in enumerate(kl, 1)}, self.global_step)
-
-    def validation_step(self, batch: Any, index: int) -> None:
-        """Add one batch to the validation."""
-        self._evaluate(batch, index, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: Any, index: int) -> None:
-        """Add one batch to the test."""
-        self._evaluate(batch, index, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test."""
-        self._log_evaluation("test")
-
-    def predict_step(self, batch: Any, index: int) -> None:
-        """Draw samples into files."""
-        if self.trainer.is_global_zero:
-            print(*save_samples(self, Path(self.sampling.file)), sep="\n")
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone."""
-        data = getattr(self._trainer, "datamodule", None)
-        options = ("dataset", "size", "normalize", "val_size", "fixed_order")
-        checkpoint["wnseq"] = {
-            "version": wnseq.__version__,
-            "recipe": "draw",
-            "data": {name: getattr(data, name) for name in options} if isinstance(data, DrawData) else {},
-            "images_sha256": data.images.sha256 if isinstance(data, ImageDataModule) else None,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network of a checkpoint."""
-        if self.network is None:
-            self.build(*checkpoint["state_dict"]["network.canvas"].shape)
-
-
-class DrawData(ImageDataModule):
-    """Images in batches; sampling asks for none.
-
-    Args:
-        fixed_order: Whether every epoch has the order of the first, as in the code of the paper.
-        kwargs: See ``ImageDataModule``.
-    """
-
-    def __init__(self, fixed_order: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fixed_order = fixed_order
-
-    def prepare_data(self) -> None:
-        """Download the set if it is not there yet, unless only samples are asked for."""
-        if self.trainer is None or not self.trainer.predicting:
-            super().prepare_data()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Read the set, unless only samples are asked for."""
-        if stage != "predict":
-            super().setup(stage)
-
-    def train_dataloader(self) -> EpochLoader[ImageBatch]:
-        """Return the training batches, each epoch in an order of its own or in that of the first."""
-        loader = super().train_dataloader()
-        batches = loader.batches
-        if self.fixed_order:
-            loader.batches = lambda epoch, first: batches(0, first)
-        return loader
-
-    def predict_dataloader(self) -> range:
-        """Return one batch that holds nothing."""
-        return range(1)
-
-    def resume_settings(self) -> dict[str, Any]:
-        """Return the settings that must be as before for a run to resume."""
-        return {**super().resume_settings(), "fixed_order": self.fixed_order}
-
-
-def stacked(found: list[Tensor]) -> np.ndarray:
-    """Turn what there is for each glimpse into an array, ``(T, N, …)``."""
-    return torch.stack(found).float().cpu().numpy()
-
-
 @torch.no_grad()
-def save_samples(model: Draw, file: Path) -> list[Path]:
-    """Draw samples into a grid, an animation and a file of numbers.
+def write_samples(model: Draw, output: str | Path) -> list[Path]:
+    """Draw images into a grid, an animation and arrays.
 
     Args:
-        model: The model.
-        file: What the files are called, without an ending.
+        model: A model with its network.
+        output: Path of the files without their endings.
 
     Returns:
         The files. The ``.npz`` holds ``probabilities`` ``(N, 1, H, W)`` of the pixels and ``latents`` ``(T, N, Z)``.
     """
-    latents = model._noise(model.sampling.number, torch.Generator().manual_seed(model.sampling.seed))
+    latents = model.noise(model.sampling.number, torch.Generator().manual_seed(model.sampling.seed))
     drawing = model.network(latents)
-    shown = stacked([canvas.sigmoid() for canvas in drawing.canvases])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    files = [file.with_name(file.name + ending) for ending in (".png", ".gif", ".npz")]
-    np.savez_compressed(files[2], probabilities=shown[-1][:, None], latents=latents.cpu().numpy())
-    if not plots.plot_images(shown[-1][:, None], [""] * latents.shape[1], files[0], title="samples"):
-        return files[2:]
-    written = None if drawing.written is None else stacked(drawing.written)[:, :20]
-    plots.save_animation(shown[:, :20], written, files[1], columns=10)
-    return files
+    shown = torch.stack(drawing.canvases).sigmoid()  # (T, N, H, W)
+    arrays = save_arrays(Path(f"{output}.npz"), probabilities=shown[-1][:, None], latents=latents)
+    files = save_images(shown[-1][:, None], Path(f"{output}.png"), "samples")
+    if files:
+        boxes = None if drawing.written is None else as_array(drawing.written)[:, :20]
+        files.append(plots.animated(as_array(shown)[:, :20], boxes, Path(f"{output}.gif"), columns=10))
+    return [*files, arrays]
 
 
 @torch.no_grad()
-def save_redrawing(model: Draw, batch: Any, figure: Path) -> Path:
-    """Animate how images are redrawn: above what is read and where, below what is written and where."""
-    seeded = torch.Generator().manual_seed(model.sampling.seed)
-    images = model.binary(batch, seeded)
-    drawing = model.network(model._noise(len(images), seeded), images)
-    canvases = stacked([torch.cat((images, canvas.sigmoid())) for canvas in drawing.canvases])
-    none = np.full((len(canvases), len(images), 4), np.nan)
-    places = [none if found is None else stacked(found) for found in (drawing.read, drawing.written)]
-    return plots.save_animation(canvases, np.concatenate(places, 1), figure, columns=len(images))
+def write_redrawing(model: Draw, images: Tensor, figure: Path) -> Path:
+    """Animate how images ``(N, 1, H, W)`` are redrawn: above what is read and where, below what is written."""
+    x, noise = model.evaluated(images, ExampleGenerators().take(len(images)))
+    drawing = model.network(noise, x)
+    canvases = as_array([torch.cat((x, canvas.sigmoid())) for canvas in drawing.canvases])
+    none = np.full((len(canvases), len(x), 4), np.nan)
+    boxes = [none if found is None else as_array(found) for found in (drawing.read, drawing.written)]
+    return plots.animated(canvases, np.concatenate(boxes, 1), figure, columns=len(x))
 
 
-class DrawCLI(RecipeCLI):
+def as_array(glimpses: list[Tensor] | Tensor) -> np.ndarray:
+    """Return what there is for each glimpse as an array, ``(T, N, …)``."""
+    stacked = glimpses if isinstance(glimpses, Tensor) else torch.stack(glimpses)
+    return stacked.float().cpu().numpy()
+
+
+class DrawCLI(SamplingCLI):
     """The command line of this recipe."""
 
     def callbacks(self) -> list[Callback]:
-        """Count images."""
+        """Log images per second."""
         return [Throughput("images", lambda batch: len(batch.images))]
 
     def report(self) -> None:
@@ -606,11 +569,11 @@ class DrawCLI(RecipeCLI):
         print("\nKL at each glimpse, in nats: " + " ".join(f"{value:.2f}" for value in self.model.kl_per_glimpse))
         if self.run_dir is None:
             return
-        files = save_samples(self.model, self.run_dir / "samples")
+        files = write_samples(self.model, self.run_dir / "samples")
         if len(files) > 1:
             images = next(iter(self.datamodule.test_dataloader())).images[:10].to(self.model.device)
-            files.append(save_redrawing(self.model, images, self.run_dir / "redrawn.gif"))
-        print(*(f"{file.stem:<11}  {file}" for file in files), sep="\n")
+            files.append(write_redrawing(self.model, images, self.run_dir / "redrawn.gif"))
+        print("", *files, sep="\n")
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 import wnseq
 from wnseq.data.images.datamodule import ImageDataModule
-from wnseq.recipes.draw import Draw, DrawData, Network, begin, filterbank, main, window
+from wnseq.recipes.draw import Draw, DrawData, Network, filterbank, initialise, main, window
+from wnseq.training.evaluation import ExampleGenerators
 
 NORMS = ["weight", "none", "layer"]
 SIZES = ["--model.hidden_size=6", "--model.latent_size=2", "--model.glimpses=3"]
@@ -138,9 +139,8 @@ def test_the_bound_is_that_of_the_equations(norm, read, write):
     model = Draw(norm, 3, 6, 2, read, write)
     model.network = make(norm, read, write).double()
     images, noise = torch.bernoulli(torch.full((4, 1, 5, 4), 0.4)).double(), torch.randn(3, 4, 2).double()
-    model._noise = lambda number, generator: noise
     with torch.no_grad():
-        reconstruction, kl = model._step(images)
+        reconstruction, kl = model._step(model.binary(images), noise)
     for n in range(4):
         nats, divergences = loop_bound(model.network, images[n, 0].numpy(), noise[:, n].numpy())
         assert float(reconstruction[n]) == pytest.approx(nats, rel=1e-12)
@@ -208,7 +208,7 @@ def test_a_step_of_64_glimpses_composes_each_weight_once(monkeypatch):
     model = Draw(glimpses=64, hidden_size=6, latent_size=2, read_size=2, write_size=3)
     model.build(5, 4)
     composed.clear()
-    reconstruction, kl = model._step(torch.rand(4, 1, 5, 4))
+    reconstruction, kl = model._step(model.binary(torch.rand(4, 1, 5, 4)), model.noise(4))
     (reconstruction.mean() + kl.sum(0).mean()).backward()
     assert kl.shape == (64, 4)
     assert len(composed) == 8 == len({id(v) for v, *_ in composed})  # two LSTMs with two each, four linear maps
@@ -226,7 +226,7 @@ def test_one_seed_starts_every_norm_with_the_same_weights(start):
     for norm in NORMS:
         networks[norm] = make(norm)
         torch.manual_seed(0)
-        begin(networks[norm], start, "norm", 6)
+        initialise(networks[norm], start, "norm", 6)
     ours, plain, layer = (networks[norm] for norm in NORMS)
     for of in ("encoder", "decoder"):
         for name, renamed in (("weight_ih", "ih"), ("weight_hh", "hh")):
@@ -240,15 +240,15 @@ def test_one_seed_starts_every_norm_with_the_same_weights(start):
 
 def test_what_each_start_sets():
     network = Network("weight", 8, 8, 64, 10, 2, 5)
-    begin(network, "normal", "norm", 64)
-    w = network.encoder.compose_weights()["weight_hh"].detach()
+    initialise(network, "normal", "norm", 64)
+    w = network.encoder.composed()["weight_hh"].detach()
     assert float(w.std()) == pytest.approx(0.01, rel=0.05)
     torch.testing.assert_close(network.encoder.weight_hh_g, network.encoder.weight_hh_v.norm(dim=1))
-    begin(network, "normal", "one", 64)
+    initialise(network, "normal", "one", 64)
     assert (network.encoder.weight_hh_g == 1).all() and (network.posterior.weight_g == 1).all()
     assert float(network.encoder.weight_hh_v.detach().std()) == pytest.approx(0.01, rel=0.05)
-    begin(network, "orthogonal", "norm", 64)
-    for w in (network.encoder.compose_weights()["weight_hh"][64:128], network.posterior.compose_weights()["weight"]):
+    initialise(network, "orthogonal", "norm", 64)
+    for w in (network.encoder.composed()["weight_hh"][64:128], network.posterior.composed()["weight"]):
         torch.testing.assert_close(w @ w.T, torch.eye(len(w)))
     torch.testing.assert_close(network.decoder.compose_weights()["weight_ih"].norm(dim=1), torch.ones(256))
     assert not network.read_window.bias.any()
@@ -266,8 +266,9 @@ def test_grey_becomes_binary():
     drawn = model.binary(grey)
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and float(drawn.mean()) == pytest.approx(0.25, abs=0.03)
     assert not torch.equal(drawn, model.binary(grey))
-    fixed = [model.binary(grey, torch.Generator().manual_seed(3)) for _ in range(2)]
-    assert torch.equal(*fixed)
+    fixed = [model.evaluated(grey, ExampleGenerators().take(50)) for _ in range(2)]
+    assert torch.equal(fixed[0][0], fixed[1][0]) and torch.equal(fixed[0][1], fixed[1][1])
+    assert not torch.equal(fixed[0][0][0], fixed[0][0][1])
     assert torch.equal(model.binary(drawn[:, None]), drawn)  # what is binary stays
     model.hparams.binarize = "threshold"
     assert model.binary(torch.tensor([0.2, 0.7]).repeat(32).view(1, 1, 8, 8)).flatten()[:2].tolist() == [0, 1]
@@ -316,6 +317,28 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
         assert animation.n_frames >= 3
 
 
+def test_an_evaluation_does_not_depend_on_the_size_of_its_batches():
+    fit("--model.binarize=sample", steps=2)
+    once = main(["test", f"--ckpt_path={newest()}"])
+    assert once == pytest.approx(main(["test", f"--ckpt_path={newest()}", "--data.eval_batch_size=7"]), rel=1e-5)
+
+
+class Interrupt(Callback):
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, *_):
+        raise KeyError("interrupted")
+
+
+def test_an_interrupted_evaluation_leaves_nothing_in_the_next():
+    model = Draw("weight", 3, 6, 2, read_size=2, write_size=3)
+    model.build(5, 4)
+    loader = Batches(torch.rand(4, 1, 5, 4))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    (expected,) = Trainer(**quiet).validate(model, loader, verbose=False)
+    with pytest.raises(KeyError, match="interrupted"):
+        Trainer(callbacks=[Interrupt()], **quiet).validate(model, loader, verbose=False)
+    assert Trainer(**quiet).validate(model, loader, verbose=False) == [expected]
+
+
 def test_seeds_repeat():
     first, second, other = fit(), fit(), fit("--seed_everything=1")
     assert first == second != other
@@ -346,7 +369,14 @@ def test_a_checkpoint_alone_draws(capsys):
     for flag in (f"--ckpt_path={path}", f"--model.init_from={path}"):
         sizes = SIZES if "init_from" in flag else []
         main(
-            ["predict", flag, *sizes, "--data.root=nowhere", "--model.sampling.number=7", "--model.sampling.file=to/x"]
+            [
+                "predict",
+                flag,
+                *sizes,
+                "--data.root=nowhere",
+                "--model.sampling.number=7",
+                "--model.sampling.output=to/x",
+            ]
         )
         assert capsys.readouterr().out.split() == ["to/x.png", "to/x.gif", "to/x.npz"]
         with np.load("to/x.npz") as found:
@@ -400,13 +430,13 @@ def test_batches_of_ones_own():
     model = Draw("weight", 3, 6, 2, read_size=2, write_size=3)
     model.build(5, 4)
     images = torch.rand(4, 1, 5, 4)
-    for batch in (images, (images,), [images, torch.zeros(4)]):
-        assert model._step(batch)[0].shape == (4,)
     before = model.network.canvas.clone()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_steps=2, enable_model_summary=False, log_every_n_steps=1, **quiet)
     trainer.fit(model, Batches(images), Batches(images))
     assert (model.network.canvas != before).all() and trainer.callback_metrics["val/kl_nats"] > 0
+    for batch in ((images,), [images, torch.zeros(4)]):
+        Trainer(max_steps=1, enable_model_summary=False, **quiet).fit(model, Batches(batch), Batches(batch))
 
 
 # ---- mistakes
@@ -423,8 +453,11 @@ def test_a_model_without_data_says_what_it_lacks():
 @pytest.mark.parametrize(
     ("images", "text"),
     [
-        (torch.rand(2, 1, 4, 5), r"images must have shape \(N, 1, 5, 4\), got \(2, 1, 4, 5\): give --data\.size"),
-        (torch.rand(2, 5, 4), r"images must have shape \(N, 1, 5, 4\), got \(2, 5, 4\)"),
+        (
+            torch.rand(2, 1, 4, 5),
+            r"images must have shape \(N, 1, 5, 4\), which the network is for, got \(2, 1, 4, 5\): give --data\.size",
+        ),
+        (torch.rand(2, 5, 4), r"images must have shape \(N, 1, 5, 4\), which the network is for, got \(2, 5, 4\)"),
         (torch.rand(2, 1, 5, 4) - 1, r"pixels must be from 0 to 1, got -.* to -.*: give --data\.normalize unit"),
         (torch.full((2, 1, 5, 4), 255.0), r"pixels must be from 0 to 1, got 255 to 255"),
         (torch.full((2, 1, 5, 4), math.nan), r"pixels must be from 0 to 1, got nan to nan"),
@@ -434,7 +467,7 @@ def test_images_that_do_not_fit_are_refused(images, text):
     model = Draw(read_size=2, write_size=3)
     model.build(5, 4)
     with pytest.raises(ValueError, match=text):
-        model._step(images)
+        model.training_step(images, 0)
 
 
 @pytest.mark.parametrize(
@@ -450,7 +483,7 @@ def test_images_that_do_not_fit_are_refused(images, text):
         (["--model.norm=layer", "--model.g_start=one"], "g_start must be norm where the norm is not weight, got one"),
         (["--model.learning_rate=0"], "learning_rate must be greater than 0, got 0"),
         (["--model.sampling.number=0"], "sampling.number must be at least 1, got 0"),
-        (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the cosine schedule needs --trainer.max_epochs"),
+        (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the schedule needs --trainer.max_epochs"),
         (["--data.normalize=symmetric"], "pixels must be from 0 to 1, got -0.941 to 0.941"),
         (["--data.batch_size=2000"], "fewer than the 2000 of one batch"),
         (["--data.dataset=binarized_mnist", "--data.root=nowhere"], "binarized_mnist_train.amat.gz is missing"),

@@ -439,10 +439,10 @@ class Interrupt(Callback):
 
 
 def test_an_interrupted_evaluation_leaves_nothing_in_the_next():
-    data = TextDataModule("text.txt", "char", batch_size=4, window=8)
+    data = TextDataModule("text.txt", "char", batch_size=4, bptt=8)
     model = LanguageModel(hidden_size=8, dropout=0.0)
     data.setup()
-    model.build(data.vocabulary)
+    model.build(data.tokenizer)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     (expected,) = Trainer(**quiet).validate(model, data, verbose=False)
     with pytest.raises(ValueError, match="interrupted"):

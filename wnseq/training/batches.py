@@ -7,6 +7,8 @@ from torch import Tensor
 
 from wnseq.errors import ShapeError
 
+__all__ = ["check_image_multiple", "check_image_shape", "check_pixels", "get_tensor"]
+
 
 def get_tensor(batch: Any, field: str) -> Tensor:
     """Return a field of a named tuple, else the first of a tuple or list, else the batch itself.

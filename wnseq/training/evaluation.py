@@ -8,6 +8,8 @@ from torch import Tensor
 
 from wnseq.training.callbacks.basic import all_gather_object
 
+__all__ = ["EvaluationTotals", "ExampleGenerators", "evaluation_stage"]
+
 
 def evaluation_stage(trainer: Trainer) -> str:
     """Return the stage that metrics are named after: ``test`` in a test, ``val`` in a validation."""

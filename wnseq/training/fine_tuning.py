@@ -8,6 +8,8 @@ from torch import nn
 
 from wnseq.training import checkpoint_files
 
+__all__ = ["load_initial_weights"]
+
 
 def load_initial_weights(
     network: nn.Module,

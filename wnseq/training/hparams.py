@@ -4,6 +4,8 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+__all__ = ["check_ranges"]
+
 COMPARE = {
     "at least": operator.ge,
     "at most": operator.le,

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+__all__ = ["print_predictions"]
+
 
 def print_predictions(
     trainer: Trainer, index: int, probabilities: Tensor, labels: Tensor, classes: Sequence[str]

@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from wnseq import __version__
 
+__all__ = ["checkpoint_info", "find_datamodule", "find_trainer", "print_header"]
+
 
 def find_trainer(model: LightningModule) -> Trainer | None:
     """Return the Trainer of a model; None where there is none yet."""

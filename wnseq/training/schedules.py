@@ -2,6 +2,8 @@
 
 from lightning.pytorch import Trainer
 
+__all__ = ["total_steps"]
+
 
 def total_steps(trainer: Trainer) -> int:
     """Return how many steps of the optimiser a fit takes.

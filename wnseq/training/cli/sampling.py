@@ -6,6 +6,8 @@ from lightning.pytorch import LightningModule
 
 from wnseq.training.cli.recipe import RecipeCLI
 
+__all__ = ["SamplingCLI"]
+
 
 class SamplingCLI(RecipeCLI):
     """RecipeCLI whose ``predict`` reads no data: it calls the model's ``predict_step`` once."""

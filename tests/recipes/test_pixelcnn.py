@@ -62,7 +62,7 @@ def make(
     network = Network(norm, *own).double()
     if started:
         label = torch.arange(40) % classes if classes else None
-        pixelcnn.start(network, Network("weight", *own).double(), pixels(40, num_values, shape), label)
+        pixelcnn.initialise_from_batch(network, Network("weight", *own).double(), pixels(40, num_values, shape), label)
         move(network)
     return network
 
@@ -202,7 +202,7 @@ def test_both_norms_start_as_the_same_function(classes):
         network = make(norm, started=False, classes=classes, channels=8).eval()
         if started:
             own = ((1, 8, 8), 17, "categorical", 8, 1, 3, classes, 0.5, False)
-            pixelcnn.start(network, Network("weight", *own).double(), x, label)
+            pixelcnn.initialise_from_batch(network, Network("weight", *own).double(), x, label)
         outputs.append(network(x, label).detach())
     torch.testing.assert_close(outputs[0], outputs[2])
     torch.testing.assert_close(outputs[1], outputs[3])
@@ -218,7 +218,7 @@ def test_the_start_is_the_published_one():
             assert module.weight.detach().std() == pytest.approx(0.05, rel=0.3) and not module.bias.any()
             module.register_forward_hook(lambda module, _, out: seen.update({module: out}))
     twin, x = Network("weight", (1, 8, 8), 17, "categorical", 8, 1, 3, 0, 0.5, False).double(), pixels(60)
-    pixelcnn.start(network, twin, x, None)
+    pixelcnn.initialise_from_batch(network, twin, x, None)
     network(x)
     small = {block.second.conv for block in network.modules() if isinstance(block, wnseq.pixelcnn.layers.GatedBlock)}
     for module, out in seen.items():
@@ -432,8 +432,10 @@ def own(images, labels=None, model=None, shape=(1, 8, 8)):
 
 
 def test_batches_of_ones_own():
-    own(pixels(6).to(torch.uint8))
+    model = own(pixels(6).to(torch.uint8))
     assert own.changed
+    for batch in (pixels(6), (pixels(6),), [pixels(6), torch.zeros(6)]):
+        Trainer(max_steps=1, **QUIET).fit(model, Loader(batch), Loader(batch))
     model = own(pixels(6), torch.tensor([0, 1, 2, 0, 1, 2]), PixelCNN(channels=4, blocks=1, conditional=True))
     assert own.changed
     images, known = pixels(3), torch.zeros(8, 8, dtype=torch.bool)
@@ -450,8 +452,8 @@ def test_batches_of_ones_own():
         (torch.full((4, 1, 8, 8), 17), "whole numbers from 0 to 16, unscaled, got 17 to 17"),
         (torch.full((4, 1, 8, 8), -1), "whole numbers from 0 to 16, unscaled, got -1 to -1"),
         (torch.full((4, 1, 8, 8), 0.5), "whole numbers from 0 to 16, unscaled, got 0.5 to 0.5"),
-        (torch.zeros(4, 3, 8, 8), r"shape \(None, 1, 8, 8\), which the network is for, got \(4, 3, 8, 8\)"),
-        (torch.zeros(4, 8, 8), r"shape \(None, 1, 8, 8\), which the network is for, got \(4, 8, 8\)"),
+        (torch.zeros(4, 3, 8, 8), r"shape \(N, 1, 8, 8\), which the network is for, got \(4, 3, 8, 8\)"),
+        (torch.zeros(4, 8, 8), r"shape \(N, 1, 8, 8\), which the network is for, got \(4, 8, 8\)"),
     ],
 )
 def test_images_that_do_not_fit_are_refused_before_the_first_step(images, text):
@@ -491,7 +493,7 @@ def test_sizes_that_are_no_multiples_of_4_are_refused(shape):
 def test_images_of_four_rows_have_no_start_from_data():
     network = make(started=False, shape=(1, 4, 8))
     with pytest.raises(ValueError, match=r"4 rows .* sees nothing above: --model.data_init false"):
-        pixelcnn.start(network, network, pixels(4, shape=(1, 4, 8)), None)
+        pixelcnn.initialise_from_batch(network, network, pixels(4, shape=(1, 4, 8)), None)
     assert draw(network, noise(network, 2, 0).double()).shape == (2, 1, 4, 8)
 
 
@@ -527,7 +529,7 @@ def test_a_checkpoint_for_another_number_of_channels_is_refused(capsys):
     torch.save({"state_dict": colour.state_dict(), "loops": {}, "wnseq": about}, "colour.ckpt")
     with pytest.raises(SystemExit):
         fit("--model.init_from=colour.ckpt", steps=1)
-    assert "colour.ckpt is of images with 3 channels, these have 1" in capsys.readouterr().err
+    assert "the checkpoint is of images with 3 channels, these have 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="the checkpoint is of images with 3 channels, these have 1"):
         model = PixelCNN(channels=4, blocks=1)
         model.build((1, 8, 8), 17)
@@ -545,9 +547,9 @@ def test_a_checkpoint_of_another_width_is_refused(capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        *((f"--model.{name}=0", f"{name} must be greater than 0, got 0") for name in (
-            "channels", "blocks", "mixtures", "learning_rate")),
-        ("--model.polyak_steps=-1", "polyak_steps must be greater than 0, got -1"),
+        *((f"--model.{name}=0", f"{name} must be at least 1, got 0") for name in ("channels", "blocks", "mixtures")),
+        ("--model.learning_rate=0", "learning_rate must be greater than 0, got 0"),
+        ("--model.polyak_steps=-1", "polyak_steps must be at least 0, got -1"),
         ("--model.dropout=1", "dropout must be at least 0 and less than 1, got 1"),
         ("--model.sampling.number=0", "sampling.number must be at least 1, got 0"),
         ("--model.sampling.batch_size=0", "sampling.batch_size must be at least 1, got 0"),

@@ -18,7 +18,7 @@ Expect a bound of 85.5 nats an image on the test images and samples in which mos
 83 seconds of one CPU core.
 
 Deviations from the paper:
-1. By default the data are digits of 8 x 8 pixels and 17 levels, under a discretised logistic likelihood.
+1. By default the data are digits of 8 x 8 pixels and 17 values, under a discretised logistic likelihood.
 2. The paper gives neither the size of the latent space nor the flow: they are 32, and two steps of one hidden layer.
 3. The directions are torch's draw; g and b are set from the first training batch, with a deviation of 1, but 0.1 where
    a residual branch ends, for the posterior's parameters and for those of the pixels. The plain network starts as the
@@ -82,7 +82,7 @@ class VAE(LightningModule):
     Args:
         norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
         posterior: ``gaussian``, diagonal; ``iaf`` for that and inverse autoregressive flow behind it.
-        likelihood: Of a pixel: ``logistic``, discretised, for any number of levels; ``bernoulli`` for zeros and ones.
+        likelihood: Of a pixel: ``logistic``, discretised, for any number of values; ``bernoulli`` for zeros and ones.
             Grey images are then sampled with the grey as the probability: afresh in each training step, by a fixed
             draw in validation and test.
         width: Factor of the 16, 32 and 32 channels of the three groups.
@@ -97,8 +97,7 @@ class VAE(LightningModule):
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
 
     Shape:
-        - batches: ``ImageBatch``, whose levels are modelled, or a tensor or tuple that begins with levels
-          ``(N, C, H, W)``
+        - batches: ``ImageBatch``, or a tensor or tuple that begins with pixels ``(N, C, H, W)``, whole numbers
 
     Raises:
         ValueError: An argument is out of its range, images do not fit, or a checkpoint does not fit.
@@ -136,7 +135,7 @@ class VAE(LightningModule):
         self.sampling = sampling
         self.init_from = init_from
         self.network: Network | None = None
-        self.levels = 0  # of the images; the network models two where zeros and ones are drawn from them
+        self.num_values = 0  # of a pixel of the images; the network models two where zeros and ones are drawn from them
         self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
         self.generators = ExampleGenerators()
         self._estimates: list[Tensor] = []  # of log p(x), a row an image, a column a number of samples
@@ -145,19 +144,19 @@ class VAE(LightningModule):
         """Make a network of any norm for images of one shape."""
         h = self.hparams
         flow = [h.iaf_size] * h.iaf_steps if h.posterior == "iaf" else []
-        levels = 2 if h.likelihood == "bernoulli" else self.levels
-        return Network(norm, shape, levels, h.width, h.hidden_size, h.latent_size, flow)
+        num_values = 2 if h.likelihood == "bernoulli" else self.num_values
+        return Network(norm, shape, num_values, h.width, h.hidden_size, h.latent_size, flow)
 
-    def build(self, shape: Sequence[int], levels: int) -> None:
-        """Make the network for images of one shape, ``(C, H, W)``, and number of levels."""
-        self.levels, self.needs_init = levels, True
+    def build(self, shape: Sequence[int], num_values: int) -> None:
+        """Make the network for images of one shape, ``(C, H, W)``, and number of values."""
+        self.num_values, self.needs_init = num_values, True
         self.network = self.make(self.hparams.norm, tuple(shape))
 
     def configure_model(self) -> None:
         """Make the network once the data is known, and start it from ``init_from``."""
         data = find_datamodule(self)
         if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
-            raise ValueError("the likelihood is that of the levels themselves: leave out --data.normalize and whiten")
+            raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
         if self.network is not None or not isinstance(data, ImageDataModule):
             return
         self.build(data.image_shape, data.images.num_values)
@@ -185,32 +184,32 @@ class VAE(LightningModule):
         """Print what is trained on what."""
         h, net = self.hparams, self.network
         kind = "Bernoulli" if net.bernoulli else "discretised logistic"
-        pixels = "sampled from the grey in each training step" if net.levels < self.levels else "as they are"
+        pixels = "sampled from the grey in each training step" if net.num_values < self.num_values else "as they are"
         print_header(self, f"norm {h.norm}, posterior {h.posterior}, {kind} pixels, {pixels}")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
         """Initialise from the first batch, unless the weights come from a checkpoint."""
         if self.needs_init and self.trainer.ckpt_path is None:
-            levels = get_tensor(batch, "pixels")
-            x, noise = self.evaluated(levels, ExampleGenerators().take(len(levels)), 1)
+            pixels = get_tensor(batch, "pixels")
+            x, noise = self.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)
             reference = self.make("weight", self.network.shape).to(self.device)
             initialise_from_batch(self.network, reference, x, noise[0])
         self.needs_init = False
 
-    def observe(self, levels: Tensor, uniform: Tensor) -> Tensor:
-        """Return what is modelled: the levels, or zeros and ones where ``uniform`` numbers are below the grey."""
-        check_image_shape(levels, self.network.shape)
-        check_pixels(levels, self.levels)
-        if self.network.levels == self.levels:
-            return levels
-        return (uniform * (self.levels - 1) < levels).to(levels.dtype)
+    def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
+        """Return what is modelled: the pixels, or zeros and ones where ``uniform`` numbers are below the grey."""
+        check_image_shape(pixels, self.network.shape)
+        check_pixels(pixels, self.num_values)
+        if self.network.num_values == self.num_values:
+            return pixels
+        return (uniform * (self.num_values - 1) < pixels).to(pixels.dtype)
 
-    def evaluated(self, levels: Tensor, generators: list[torch.Generator], samples: int) -> tuple[Tensor, Tensor]:
+    def evaluated(self, pixels: Tensor, generators: list[torch.Generator], samples: int) -> tuple[Tensor, Tensor]:
         """Return what is modelled of images, ``(N, C, H, W)``, and noise, ``(samples, N, D)``, by their generators."""
         shape, latent = self.network.shape, self.network.latent
         uniform = torch.stack([torch.rand(shape, generator=each) for each in generators])
         noise = torch.stack([torch.randn(samples, latent, generator=each) for each in generators], 1)
-        return self.observe(levels, uniform.to(self.device)), noise.to(self.device)
+        return self.observe(pixels, uniform.to(self.device)), noise.to(self.device)
 
     def _step(self, x: Tensor, noise: Tensor, stage: str) -> Tensor:
         """Compute the mean bound of a batch; log it and its parts."""
@@ -228,8 +227,8 @@ class VAE(LightningModule):
 
     def training_step(self, batch: ImageBatch, index: int) -> Tensor:
         """Compute the mean bound of one batch."""
-        levels = get_tensor(batch, "pixels")
-        x = self.observe(levels, torch.rand(levels.shape, device=self.device))
+        pixels = get_tensor(batch, "pixels")
+        x = self.observe(pixels, torch.rand(pixels.shape, device=self.device))
         return self._step(x, torch.randn(len(x), self.network.latent, device=self.device), "train")
 
     def on_validation_epoch_start(self) -> None:
@@ -239,8 +238,8 @@ class VAE(LightningModule):
 
     def validation_step(self, batch: ImageBatch, index: int, samples: int = 1) -> tuple[Tensor, Tensor]:
         """Log the bound of one batch; return what is modelled, and the noise of so many samples of z an image."""
-        levels = get_tensor(batch, "pixels")
-        x, noise = self.evaluated(levels, self.generators.take(len(levels), self.trainer), samples)
+        pixels = get_tensor(batch, "pixels")
+        x, noise = self.evaluated(pixels, self.generators.take(len(pixels), self.trainer), samples)
         self._step(x, noise[0], evaluation_stage(self.trainer))
         return x, noise
 
@@ -275,13 +274,13 @@ class VAE(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone."""
-        own = {"shape": list(self.network.shape), "levels": self.levels}
+        own = {"shape": list(self.network.shape), "num_values": self.num_values}
         checkpoint["wnseq"] = checkpoint_info(self, "vae", ("dataset", "size", "val_size"), **own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
         if self.network is None:
-            self.build(checkpoint["wnseq"]["shape"], checkpoint["wnseq"]["levels"])
+            self.build(checkpoint["wnseq"]["shape"], checkpoint["wnseq"]["num_values"])
         self.needs_init = False
 
 
@@ -371,16 +370,16 @@ class Posterior(NamedTuple):
 class Network(nn.Module):
     """Encoder, flow and decoder, for images ``shape``, ``(C, H, W)``, whose height and width are multiples of 4.
 
-    With two levels the likelihood is Bernoulli, else discretised logistic. ``flow`` has the hidden units of each step.
+    Pixels of two values are Bernoulli, else discretised logistic. ``flow`` has the hidden units of each step.
     """
 
     def __init__(
-        self, norm: str, shape: Any, levels: int, width: float, hidden: int, latent: int, flow: Sequence[int]
+        self, norm: str, shape: Any, num_values: int, width: float, hidden: int, latent: int, flow: Sequence[int]
     ) -> None:
         super().__init__()
         channels, height, pixels = self.shape = tuple(shape)
         check_image_multiple(height, pixels, 4)
-        self.levels, self.latent, self.bernoulli = levels, latent, levels == 2
+        self.num_values, self.latent, self.bernoulli = num_values, latent, num_values == 2
         first, second, third = (max(1, round(width * number)) for number in CHANNELS)
         smallest = (third, height // 4, pixels // 4)
         conv, up, linear = CONV[norm], UP[norm], LINEAR[norm]
@@ -417,8 +416,8 @@ class Network(nn.Module):
         self.pixels = conv(first, channels * (1 if self.bernoulli else 2), 3, padding=1)
 
     def encode(self, x: Tensor) -> Posterior:
-        """Map levels, ``(N, C, H, W)``, to the parameters of the posterior."""
-        context = self.encoder(2 * x.to(self.posterior.bias) / (self.levels - 1) - 1)
+        """Map pixels, ``(N, C, H, W)``, to the parameters of the posterior."""
+        context = self.encoder(2 * x.to(self.posterior.bias) / (self.num_values - 1) - 1)
         return Posterior(*self.posterior(context).to(self.posterior.bias).chunk(2, 1), context)
 
     def draw(self, posterior: Posterior, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -436,11 +435,11 @@ class Network(nn.Module):
         return parameters.unflatten(0, z.shape[:-1]).chunk(1 if self.bernoulli else 2, -3)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """Compute log p(x | z), ``(*, N)``, of levels, ``(N, C, H, W)``, for z, ``(*, N, D)``."""
+        """Compute log p(x | z), ``(*, N)``, of pixels, ``(N, C, H, W)``, for z, ``(*, N, D)``."""
         if self.bernoulli:
             pixels = distributions.bernoulli_log_likelihood(x, *self.decode(z))
         else:
-            pixels = distributions.discretized_logistic_log_likelihood(x, *self.decode(z), levels=self.levels)
+            pixels = distributions.discretized_logistic_log_likelihood(x, *self.decode(z), levels=self.num_values)
         return pixels.flatten(-3).sum(-1)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -457,7 +456,7 @@ class Network(nn.Module):
 
 
 def initialise_from_batch(network: Network, twin: Network, x: Tensor, noise: Tensor) -> None:
-    """Set g and b from levels ``(N, C, H, W)`` and noise ``(N, D)``; a plain network gets the same function.
+    """Set g and b from pixels ``(N, C, H, W)`` and noise ``(N, D)``; a plain network gets the same function.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3; also for nets without weight normalisation.
@@ -497,12 +496,12 @@ class Samples(NamedTuple):
     Args:
         z: Latents, ``(N, D)``: the prior's, times the temperature.
         centres: What the pixels are around, from 0 to 1, ``(N, C, H, W)``: see :meth:`VAE.forward`.
-        levels: The images, sampled pixel by pixel, ``(N, C, H, W)``, uint8.
+        pixels: The images, sampled pixel by pixel, ``(N, C, H, W)``, uint8.
     """
 
     z: Tensor
     centres: Tensor
-    levels: Tensor
+    pixels: Tensor
 
 
 @torch.no_grad()
@@ -513,11 +512,11 @@ def sample(model: VAE, sampling: Sampling) -> Samples:
     centre, *scale = (part.cpu() for part in network.decode(z.to(model.device)))
     uniform = torch.rand(centre.shape, generator=source)
     if network.bernoulli:
-        levels = uniform < centre.sigmoid()
+        pixels = uniform < centre.sigmoid()
     else:
         drawn = centre + scale[0].exp() * torch.logit(uniform, eps=1e-6)
-        levels = ((drawn + 1) / 2 * (network.levels - 1)).round().clamp(0, network.levels - 1)
-    return Samples(z, model(z.to(model.device)).cpu(), levels.to(torch.uint8))
+        pixels = ((drawn + 1) / 2 * (network.num_values - 1)).round().clamp(0, network.num_values - 1)
+    return Samples(z, model(z.to(model.device)).cpu(), pixels.to(torch.uint8))
 
 
 def generate(checkpoint: str | Path, **sampling: Any) -> Samples:
@@ -533,13 +532,13 @@ def write_samples(model: VAE, output: str | Path) -> list[Path]:
 
 @torch.no_grad()
 def middle(model: VAE, x: Tensor) -> Tensor:
-    """Encode levels, ``(N, C, H, W)``, to the middle of their posterior, ``(N, D)``."""
+    """Encode pixels, ``(N, C, H, W)``, to the middle of their posterior, ``(N, D)``."""
     return model.network.draw(model.network.encode(x), torch.zeros(len(x), model.network.latent, device=x.device))[0]
 
 
 @torch.no_grad()
 def walk(model: VAE, x: Tensor) -> Tensor:
-    """Decode ten straight steps through latent space from each of a few images to the next, from their levels."""
+    """Decode ten straight steps through latent space from each of a few images to the next, from their pixels."""
     z, along = middle(model, x), torch.linspace(0, 1, 10, device=x.device).view(-1, 1)
     return model(torch.cat([here.lerp(there, along) for here, there in itertools.pairwise(z)]))
 
@@ -557,10 +556,10 @@ class VAECLI(SamplingCLI):
             return
         model = self.model.eval()
         files = write_samples(model, self.run_dir / "samples")
-        levels = next(iter(self.datamodule.test_dataloader())).pixels[:20].to(model.device)
-        x, _ = model.evaluated(levels, ExampleGenerators().take(len(levels)), 1)
+        pixels = next(iter(self.datamodule.test_dataloader())).pixels[:20].to(model.device)
+        x, _ = model.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)
         with torch.no_grad():
-            given, made = x.float() / (model.network.levels - 1), model(middle(model, x))
+            given, made = x.float() / (model.network.num_values - 1), model(middle(model, x))
         rows = [part for pair in zip(given.split(10), made.split(10), strict=True) for part in pair]
         files += save_images(torch.cat(rows), self.run_dir / "reconstructions.png", "test images, reconstructed below")
         files += save_images(walk(model, x[:7]), self.run_dir / "walk.png", "from one test image to the next")

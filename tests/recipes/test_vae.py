@@ -128,7 +128,7 @@ class Reference:
 
     def bound(self, x, noise):
         net = self.network
-        context = self.sequence("encoder", 2 * x.double() / (net.levels - 1) - 1)
+        context = self.sequence("encoder", 2 * x.double() / (net.num_values - 1) - 1)
         mean, log_deviation = self.linear("posterior", context).chunk(2, 1)
         z, log_q = mean + torch.exp(log_deviation) * noise, 0
         for row, value in enumerate(z):
@@ -145,12 +145,12 @@ class Reference:
             rows = zip(mean, log_deviation, strict=True)
             kl = torch.stack([reference.gaussian_kl(m, a, zero, zero).sum() for m, a in rows])
         out = self.conv("pixels", self.sequence("decoder", z))
-        if net.levels == 2:
+        if net.num_values == 2:
             return -reference.bernoulli_log_likelihood(x, out).flatten(1).sum(1), kl
         means, log_scales = out.chunk(2, 1)
         total = torch.zeros(len(x), dtype=z.dtype)
         for place in np.ndindex(*x.shape):
-            probabilities = reference.discretized_logistic(means[place], log_scales[place], net.levels)
+            probabilities = reference.discretized_logistic(means[place], log_scales[place], net.num_values)
             total[place[0]] -= torch.log(probabilities[x[place]])
         return total, kl
 
@@ -281,7 +281,7 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
         "checkpoints/best.ckpt",
     ):
         assert Path("runs/vae/1", left).exists() and f"runs/vae/1/{left}" in printed, left
-    assert np.load("runs/vae/1/samples.npz")["levels"].shape == (12, 1, 8, 8)
+    assert np.load("runs/vae/1/samples.npz")["pixels"].shape == (12, 1, 8, 8)
     assert "posterior iaf" in printed and "discretised logistic pixels, as they are" in printed
     assert "log p(x) of 300 images, estimated by importance-weighted samples of z:" in printed
     assert [line.split(":")[0].strip() for line in printed.splitlines() if "a rise of" in line] == ["1", "10", "20"]
@@ -360,7 +360,7 @@ def test_a_checkpoint_alone_draws_images(likelihood, capsys, monkeypatch):
     drawn, expected = np.load("out/drawn.npz"), generate(newest(), number=12, seed=3)
     for name, value in expected._asdict().items():
         np.testing.assert_array_equal(drawn[name], value.numpy())
-    assert drawn["levels"].dtype == np.uint8 and drawn["levels"].max() <= (16 if likelihood == "logistic" else 1)
+    assert drawn["pixels"].dtype == np.uint8 and drawn["pixels"].max() <= (16 if likelihood == "logistic" else 1)
     assert 0 <= drawn["centres"].min() <= drawn["centres"].max() <= 1
     assert Path("out/drawn.png").stat().st_size > 1000
     plain = generate(newest(), number=12, temperature=0)
@@ -371,15 +371,15 @@ def test_colour_images():
     model = VAE(width=0.125, hidden_size=4, latent_size=2)
     model.build((3, 8, 12), 256)
     drawn = vae.sample(model, vae.Sampling(number=5))
-    assert drawn.levels.shape == drawn.centres.shape == (5, 3, 8, 12)
-    assert vae.walk(model, drawn.levels[:3]).shape == (20, 3, 8, 12)
+    assert drawn.pixels.shape == drawn.centres.shape == (5, 3, 8, 12)
+    assert vae.walk(model, drawn.pixels[:3]).shape == (20, 3, 8, 12)
 
 
 def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "vae" and about["version"] == wnseq.__version__
-    assert about["shape"] == [1, 8, 8] and about["levels"] == 17 and len(about["images_sha256"]) == 64
+    assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and len(about["images_sha256"]) == 64
     assert about["data"] == {"dataset": "digits", "size": None, "val_size": None}
 
 

@@ -105,7 +105,7 @@ class ImageClassifier(LightningModule):
         self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
         self.preprocess: Preprocess | None = None
         self.classes: tuple[str, ...] = ()
-        self.mistakes: list[tuple[Tensor, int, int]] = []  # levels, label and prediction, of the last test
+        self.mistakes: list[tuple[Tensor, int, int]] = []  # pixels, label and prediction, of the last test
         self.totals = EvaluationTotals()
 
     def make(self, norm: str) -> "Network":
@@ -196,8 +196,8 @@ class ImageClassifier(LightningModule):
         nats, predicted, wrong = self._step(batch)
         self.totals.add(nats=nats, errors=wrong.sum(), images=len(wrong))
         if self.trainer.testing and isinstance(batch, ImageBatch):
-            levels, labels = batch.pixels[wrong].cpu(), batch.labels[wrong].tolist()
-            self.mistakes += zip(levels, labels, predicted[wrong].tolist(), strict=True)
+            pixels, labels = batch.pixels[wrong].cpu(), batch.labels[wrong].tolist()
+            self.mistakes += zip(pixels, labels, predicted[wrong].tolist(), strict=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean loss and the share of errors."""
@@ -327,15 +327,15 @@ def initialise_from_batch(network: Network, norm: str, make: Callable[[str], Net
 
 
 @torch.no_grad()
-def classify(checkpoint: str | Path, levels: Tensor) -> Tensor:
+def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
     """Compute the classes' probabilities, ``(N, classes)``, by a checkpoint alone.
 
     Args:
         checkpoint: Path of a checkpoint of this recipe.
-        levels: Pixels as whole numbers, of the size and the channels of the training images, ``(N, C, H, W)``.
+        pixels: Images of whole numbers, of the size and the channels of the training images, ``(N, C, H, W)``.
     """
     model = ImageClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    return model(model.preprocess(levels)).softmax(1)
+    return model(model.preprocess(pixels)).softmax(1)
 
 
 class ImageClassifierCLI(RecipeCLI):
@@ -354,7 +354,7 @@ class ImageClassifierCLI(RecipeCLI):
         shown = mistakes[:40]
         captions = [f"{names[label]} → {names[predicted]}" for _, label, predicted in shown]
         figure = self.run_dir / "mistakes.png"
-        images = torch.stack([levels for levels, _, _ in shown]) / (self.model.preprocess.num_values - 1)
+        images = torch.stack([pixels for pixels, _, _ in shown]) / (self.model.preprocess.num_values - 1)
         if plots.plot_images(images.numpy(), captions, figure, title="label → prediction"):
             print(f"the first {len(shown)} of them: {figure}")
 

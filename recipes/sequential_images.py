@@ -269,15 +269,15 @@ def initialise_from_batch(
 
 
 @torch.no_grad()
-def classify(checkpoint: str | Path, levels: Tensor) -> Tensor:
+def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
     """Compute the classes' probabilities, ``(N, classes)``, by a checkpoint alone.
 
     Args:
         checkpoint: Path of a checkpoint of this recipe.
-        levels: Pixels as whole numbers, with the channels of the training images, ``(N, C, H, W)``.
+        pixels: Images of whole numbers, with the channels of the training images, ``(N, C, H, W)``.
     """
     model = SequentialImages.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    return model(model.preprocess(levels)).softmax(1)
+    return model(model.preprocess(pixels)).softmax(1)
 
 
 @torch.enable_grad()

@@ -439,7 +439,7 @@ class Network(nn.Module):
         if self.bernoulli:
             pixels = distributions.bernoulli_log_likelihood(x, *self.decode(z))
         else:
-            pixels = distributions.discretized_logistic_log_likelihood(x, *self.decode(z), levels=self.num_values)
+            pixels = distributions.discretized_logistic_log_likelihood(x, *self.decode(z), num_values=self.num_values)
         return pixels.flatten(-3).sum(-1)
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -241,14 +241,14 @@ def test_one_seed_starts_every_norm_with_the_same_weights(start):
 def test_what_each_start_sets():
     network = Network("weight", 8, 8, 64, 10, 2, 5)
     initialise(network, "normal", "norm", 64)
-    w = network.encoder.composed()["weight_hh"].detach()
+    w = network.encoder.compose_weights()["weight_hh"].detach()
     assert float(w.std()) == pytest.approx(0.01, rel=0.05)
     torch.testing.assert_close(network.encoder.weight_hh_g, network.encoder.weight_hh_v.norm(dim=1))
     initialise(network, "normal", "one", 64)
     assert (network.encoder.weight_hh_g == 1).all() and (network.posterior.weight_g == 1).all()
     assert float(network.encoder.weight_hh_v.detach().std()) == pytest.approx(0.01, rel=0.05)
     initialise(network, "orthogonal", "norm", 64)
-    for w in (network.encoder.composed()["weight_hh"][64:128], network.posterior.composed()["weight"]):
+    for w in (network.encoder.compose_weights()["weight_hh"][64:128], network.posterior.compose_weights()["weight"]):
         torch.testing.assert_close(w @ w.T, torch.eye(len(w)))
     torch.testing.assert_close(network.decoder.compose_weights()["weight_ih"].norm(dim=1), torch.ones(256))
     assert not network.read_window.bias.any()

@@ -1,9 +1,8 @@
 """Comparison of variants of any recipe: runs each with several seeds, draws the curves, writes the table.
 
 The form of figure 1 and of the table of Salimans & Kingma 2016 (arXiv 1602.07868), for any recipe and any of its
-options. Runs are processes of their own, one at a time. What is finished is not run again, and what was interrupted
-goes on from its last checkpoint: the same command, given again, continues a comparison, and one more variant or seed
-costs its own runs alone.
+options. Each run is a process, one at a time. A finished run is not repeated, and an interrupted one resumes from its
+last checkpoint: the same command again continues a comparison, and another variant or seed costs only its own runs.
 
 From a file, whose keys are these options:
     wnseq run compare --config compare.yaml
@@ -14,12 +13,11 @@ A sweep over one option, which draws the final value against it:
     wnseq run compare --recipe language_model --metric nats_per_token --out runs/rates --variants.weight ""
         --variants.none "--model.norm none" --sweep model.learning_rate --values "[1e-3, 3e-3, 1e-2]"
 
-Expect, beside a folder for each run, in the folder ``out``: ``runs.csv``, ``table.md``, and ``curves.png`` or
-``sweep.png``.
+Expect in the folder ``out`` a folder for each run, ``runs.csv``, ``table.md``, and ``curves.png`` or ``sweep.png``.
 
 Deviations from the paper:
-1. Curves are means over the seeds with their range; the paper's are of one run each.
-2. The final figure is that of the checkpoint with the best validation, where the recipe has a validation.
+1. Curves are means over the seeds with their range; the paper shows one run each.
+2. The final figure is that of the checkpoint with the best validation, if the recipe has a validation.
 """
 
 import csv
@@ -42,21 +40,21 @@ from wnseq.training import plots
 from wnseq.training.cli.errors import user_errors
 
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
-DIVERGED = "the training loss is"  # the words of a run that stops itself
+DIVERGED = "the training loss is"  # begins the error of TerminateOnNaN
 DONE = "finished.json"
 
 
 @dataclass
 class Plan:
-    """What is compared.
+    """A comparison.
 
     Args:
-        recipe: Name of an installed recipe, or path of a file of your own.
-        metric: What follows ``train/``, ``val/`` and ``test/`` in its metrics; smaller is better.
+        recipe: Name of an installed recipe, or path of your own file.
+        metric: Name of a metric without ``train/``, ``val/`` or ``test/``; smaller is better.
         out: Folder of the runs and of the results.
-        variants: Arguments of each variant, by the name it has in figure and table.
+        variants: Arguments of each variant, by its name in figure and table.
         arguments: Arguments of all runs.
-        seeds: Each variant is run with each of them.
+        seeds: Seeds of each variant.
         sweep: Option to sweep over, without its dashes.
         values: Values of that option, numbers.
     """
@@ -77,22 +75,14 @@ class Plan:
                 raise ValueError(f"{name} must not be empty: there is nothing to compare")
         for name in self.variants:
             if name in (".", "..") or Path(name).name != name:
-                raise ValueError(f"the name of a variant becomes that of a folder, which {name!r} can't be")
+                raise ValueError(f"the name of a variant is that of a folder, which {name!r} can't be")
         if (self.sweep is None) != (not self.values):
             raise ValueError("sweep and values go together: the option, and what it is set to")
 
 
 @dataclass
 class Run:
-    """One run of a variant with a seed, and at a value where the plan sweeps.
-
-    Args:
-        variant: Name of the variant.
-        seed: The seed.
-        value: Value of the swept option.
-        folder: Where it writes.
-        command: The process.
-    """
+    """One run of a variant with a seed, and with a value of the option if the plan sweeps."""
 
     variant: str
     seed: int
@@ -106,23 +96,18 @@ class Run:
 
 @dataclass
 class Result:
-    """What a run left.
-
-    Args:
-        run: The run.
-        series: Steps and values of everything logged, by name; empty where the run diverged.
-    """
+    """What a run has logged."""
 
     run: Run
-    series: dict[str, plots.Series]
+    series: dict[str, plots.Series]  # steps and values by metric; empty if the run diverged
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss was not finite."""
+        """Return True if the loss was not finite."""
         return not self.series
 
     def final(self, name: str) -> float | None:
-        """Return the last value of a metric; of a validation the smallest, as its checkpoint is what is tested."""
+        """Return the last value of a metric; of a validation the smallest, since its checkpoint is tested."""
         if name not in self.series:
             return None
         values = self.series[name][1]
@@ -130,13 +115,13 @@ class Result:
 
     @property
     def seconds(self) -> float | None:
-        """Median seconds an epoch; the first, in which everything is new, does not count where there is another."""
+        """Return the median seconds of an epoch, without the first, slower one if there are more."""
         values = self.series.get("train/seconds_per_epoch", ([], []))[1]
         return median(values[1:] or values) if values else None
 
 
 def runs(plan: Plan) -> Iterator[Run]:
-    """Lay out the runs, seed by seed, so that a comparison that is broken off has all variants."""
+    """Yield the runs, seed by seed, so that an interrupted comparison has all variants."""
     program = recipe_file(plan.recipe)
     for seed in plan.seeds:
         for value in plan.values or [None]:
@@ -151,11 +136,7 @@ def runs(plan: Plan) -> Iterator[Run]:
 
 
 def recipe_file(recipe: str) -> str:
-    """Find the file of a recipe.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Return the path of a recipe's file."""
     if recipe.endswith(".py"):
         if Path(recipe).is_file():
             return recipe
@@ -167,26 +148,26 @@ def recipe_file(recipe: str) -> str:
 
 
 def execute(run: Run) -> None:
-    """Run one process to its end, from its last checkpoint if it has one.
+    """Run one process to its end, resumed from its last checkpoint if it has one.
 
     Raises:
         ValueError: The folder holds a run of another command, or the process failed.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     started = run.folder / "command.json"
-    told = run.command[2:]  # another interpreter or place of the recipe is no other run
-    if started.exists() and (before := json.loads(started.read_text("utf-8"))) != told:
+    arguments = run.command[2:]  # with another interpreter or path of the recipe it is the same run
+    if started.exists() and (before := json.loads(started.read_text("utf-8"))) != arguments:
         raise ValueError(
             f"{run.folder} holds a run of another command ({shlex.join(before)}). Delete the folder, or give another "
             "name to the variant or another out."
         )
-    started.write_text(json.dumps(told), "utf-8")
+    started.write_text(json.dumps(arguments), "utf-8")
     checkpoint = sorted(run.folder.glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     command = [*run.command, *(["--ckpt_path", str(checkpoint[-1])] if checkpoint else [])]
     output = run.folder / "output.txt"
     with (
         output.open("ab") as file,
-        # a session of its own: Ctrl-C reaches it once, from here
+        # in a new session, so that Ctrl-C reaches it only from here
         subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True) as process,
     ):
         try:
@@ -196,16 +177,15 @@ def execute(run: Run) -> None:
             process.wait()
             raise
     if status:
-        said = output.read_text("utf-8", "replace").splitlines()
-        diverged = any(DIVERGED in line for line in said[-4:])
-        if not diverged:
-            tail = "\n".join(said[-5:])
-            raise ValueError(f"the run {run} ended with status {status}; {output} says:\n{tail}")
+        lines = output.read_text("utf-8", "replace").splitlines()
+        if not any(DIVERGED in line for line in lines[-4:]):
+            tail = "\n".join(lines[-5:])
+            raise ValueError(f"the run {run} ended with status {status}; {output} ends with:\n{tail}")
     (run.folder / DONE).write_text(json.dumps({"diverged": bool(status)}), "utf-8")
 
 
 def collect(run: Run) -> Result:
-    """Read what a finished run has logged; of a resumed one, what was logged last of each step."""
+    """Read what a finished run has logged; of a resumed run, the last value of each step."""
     if json.loads((run.folder / DONE).read_text("utf-8"))["diverged"]:
         return Result(run, {})
     merged: dict[str, dict[int, float]] = {}
@@ -217,7 +197,7 @@ def collect(run: Run) -> Result:
 
 
 def spread(values: list[float | None]) -> str:
-    """Write mean and standard deviation over the seeds."""
+    """Format mean and standard deviation over the seeds."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -225,7 +205,7 @@ def spread(values: list[float | None]) -> str:
 
 
 def table(plan: Plan, results: list[Result]) -> str:
-    """Write the final figures as a table in markdown."""
+    """Return the final figures as a table in markdown."""
     swept = [plan.sweep.split(".")[-1].replace("_", " ")] if plan.sweep else []
     metrics = [f"test/{plan.metric}", f"val/{plan.metric}", f"train/{plan.metric}"]
     head = ["variant", *swept, "runs", *metrics, "seconds per epoch"]
@@ -244,7 +224,7 @@ def table(plan: Plan, results: list[Result]) -> str:
 
 
 def write(plan: Plan, results: list[Result]) -> None:
-    """Write table and figure of the runs that are finished."""
+    """Write the table and the figure of the results."""
     out = Path(plan.out)
     names = [f"test/{plan.metric}", f"val/{plan.metric}", f"train/{plan.metric}"]
     with (out / "runs.csv").open("w", newline="", encoding="utf-8") as file:
@@ -271,11 +251,7 @@ def write(plan: Plan, results: list[Result]) -> None:
 
 
 def compare(plan: Plan) -> dict[str, float]:
-    """Run what is not finished yet, then write table and figure.
-
-    Returns:
-        The mean final test metric of each variant, at each value where the plan sweeps.
-    """
+    """Run what is not finished, write table and figure; return each variant's mean final test metric."""
     layout = list(runs(plan))
     results = []
     for number, run in enumerate(layout, start=1):
@@ -286,7 +262,7 @@ def compare(plan: Plan) -> dict[str, float]:
         results.append(result := collect(run))
         figure = result.final(f"test/{plan.metric}")
         if not result.diverged and figure is None:
-            raise ValueError(f"the runs of {plan.recipe} log no test/{plan.metric}; {run.folder} shows what they log")
+            raise ValueError(f"the runs of {plan.recipe} log no test/{plan.metric}; {run.folder} has what they log")
         if not known:
             print("diverged" if result.diverged else f"test/{plan.metric} {figure:.4g}", flush=True)
     write(plan, results)
@@ -312,14 +288,14 @@ def main(args: list[str] | None = None) -> dict[str, float]:
         try:
             return compare(plan)
         except KeyboardInterrupt:
-            print("\nstopped; the same command goes on", flush=True)
+            print("\nstopped; the same command continues", flush=True)
             sys.exit(130)
         finally:
             signal.signal(signal.SIGTERM, before)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """Leave on SIGTERM as on Ctrl-C, so that the running process saves a checkpoint."""
+    """Stop on SIGTERM as on Ctrl-C, so that the running process saves a checkpoint."""
     raise KeyboardInterrupt
 
 

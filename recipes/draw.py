@@ -187,12 +187,7 @@ class Draw(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def binary(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
-        """Return images with pixels of zero and one, ``(N, H, W)``.
-
-        Args:
-            images: Grey images, ``(N, 1, H, W)``.
-            uniform: Numbers from 0 to 1, ``(N, H, W)``, that decide where grey is sampled; by default drawn here.
-        """
+        """Binarise ``(N, 1, H, W)``: ``(N, H, W)`` of zeros and ones; ``uniform`` decides where grey is sampled."""
         check_image_shape(images, (1, self.network.height, self.network.width))
         low, high = map(float, images.aminmax())
         if not (low >= 0 and high <= 1):
@@ -278,7 +273,7 @@ class Draw(LightningModule):
 
 
 class DrawData(ImageDataModule):
-    """Images in batches, if wanted in the same order in every epoch.
+    """ImageDataModule whose order of the images can be fixed.
 
     Args:
         fixed_order: Whether every epoch has the order of the first, as in the code of the paper.
@@ -290,7 +285,7 @@ class DrawData(ImageDataModule):
         self.fixed_order = fixed_order
 
     def train_dataloader(self) -> EpochLoader[ImageBatch]:
-        """Return the training batches, each epoch in an order of its own or in that of the first."""
+        """Return the training batches."""
         loader = super().train_dataloader()
         batches = loader.batches
         if self.fixed_order:
@@ -321,7 +316,7 @@ class LayerNormLSTMCell(nn.Module):
         self.norm_c = nn.LayerNorm(hidden_size)
 
     def forward(self, x: Tensor, state: State) -> State:
-        """Take one step."""
+        """Return the next state."""
         h, c = state
         i, f, g, o = (self.norm_ih(self.ih(x)) + self.norm_hh(self.hh(h))).chunk(4, -1)  # (N, H) each
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -332,16 +327,11 @@ CELLS = {"weight": wnseq.WNLSTMCell, "none": nn.LSTMCell, "layer": LayerNormLSTM
 
 
 def filterbank(centre: Tensor, stride: Tensor, log_variance: Tensor, size: int, length: int) -> Tensor:
-    """Return the Gaussian filters of one axis, ``(N, n, A)``.
+    """Return the n = ``size`` Gaussian filters of an axis of A = ``length`` pixels, ``(N, n, A)``.
 
     F[i, a] = exp(−(a − μ_i)²/2σ²) / Z_i, Σ_a F[i, a] = 1, μ_i = g + (i − n/2 − ½) δ; i = 1…n, a = 1…A
 
-    Args:
-        centre: g, in pixels, ``(N,)``.
-        stride: δ, in pixels, ``(N,)``.
-        log_variance: log σ², ``(N,)``.
-        size: n, filters.
-        length: A, pixels.
+    The centre g, the stride δ (both in pixels) and log σ² are ``(N,)``.
 
     Source:
         Gregor et al. 2015, equations 19, 20, 25 and 26.
@@ -353,20 +343,12 @@ def filterbank(centre: Tensor, stride: Tensor, log_variance: Tensor, size: int, 
 
 
 class Window(NamedTuple):
-    """A grid of Gaussian filters on images.
+    """A grid of Gaussian filters on images."""
 
-    Args:
-        rows: F_Y, ``(N, n, H)``.
-        columns: F_X, ``(N, n, W)``.
-        intensity: γ, ``(N, 1, 1)``.
-        box: Left, top, right and bottom of the outermost filters' centres with a deviation around, in pixels from the
-            upper left corner, ``(N, 4)``.
-    """
-
-    rows: Tensor
-    columns: Tensor
-    intensity: Tensor
-    box: Tensor
+    rows: Tensor  # F_Y, (N, n, H)
+    columns: Tensor  # F_X, (N, n, W)
+    intensity: Tensor  # γ, (N, 1, 1)
+    box: Tensor  # left, top, right and bottom of the outermost centres, σ around, in pixels from the corner, (N, 4)
 
     def read(self, images: Tensor) -> Tensor:
         """Filter images: γ F_Y x F_Xᵀ, ``(N, H, W)`` to ``(N, n, n)``."""
@@ -378,15 +360,9 @@ class Window(NamedTuple):
 
 
 def window(parameters: Tensor, size: int, height: int, width: int) -> Window:
-    """Return the window of each image.
+    """Return the window of each image, given g̃_X, g̃_Y, log σ², log δ̃, log γ, ``(N, 5)``.
 
     g_X = (W + 1)/2 · (g̃_X + 1), g_Y = (H + 1)/2 · (g̃_Y + 1), δ = (max(H, W) − 1)/(n − 1) · δ̃
-
-    Args:
-        parameters: g̃_X, g̃_Y, log σ², log δ̃, log γ, ``(N, 5)``.
-        size: n, filters an axis; of a single one δ has no meaning.
-        height: H.
-        width: W.
 
     Source:
         Gregor et al. 2015, equations 21 to 24.
@@ -403,19 +379,12 @@ def window(parameters: Tensor, size: int, height: int, width: int) -> Window:
 
 
 class Drawing(NamedTuple):
-    """What was drawn, glimpse by glimpse.
+    """What was drawn, glimpse by glimpse."""
 
-    Args:
-        canvases: Logits of the pixels after each glimpse, ``(N, H, W)`` each.
-        written: Box that was written, ``(N, 4)`` each; None without a window.
-        read: Box that was read, ``(N, 4)`` each; None without a window, or where nothing was read.
-        kl: KL(Q(z_t) ‖ P(z_t)) in nats, ``(T, N)``; None where the latents were given.
-    """
-
-    canvases: list[Tensor]
-    written: list[Tensor] | None
-    read: list[Tensor] | None
-    kl: Tensor | None
+    canvases: list[Tensor]  # logits of the pixels after each glimpse, (N, H, W)
+    written: list[Tensor] | None  # box that was written, (N, 4); None without a window
+    read: list[Tensor] | None  # box that was read, (N, 4); None without a window, or where nothing was read
+    kl: Tensor | None  # KL(Q(z_t) ‖ P(z_t)) in nats, (T, N); None where the latents were given
 
 
 class Network(nn.Module):
@@ -484,11 +453,7 @@ class Network(nn.Module):
 def initialise(network: Network, start: str, g_start: str, hidden_size: int) -> None:
     """Draw the weights of a network in place; from one seed, the same with every norm.
 
-    Args:
-        network: Network to initialise.
-        start: ``normal`` or ``orthogonal``, see ``Draw``.
-        g_start: ``norm`` or ``one``, see ``Draw``.
-        hidden_size: Rows of an orthogonal block: one gate.
+    ``start`` and ``g_start`` are those of :class:`Draw`. Each block of ``hidden_size`` rows, one gate, is orthogonal.
     """
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):
@@ -520,14 +485,9 @@ def initialise(network: Network, start: str, g_start: str, hidden_size: int) -> 
 
 @torch.no_grad()
 def write_samples(model: Draw, output: str | Path) -> list[Path]:
-    """Draw images into a grid, an animation and arrays.
+    """Draw images into a grid, an animation and arrays; ``output`` is their path without endings.
 
-    Args:
-        model: A model with its network.
-        output: Path of the files without their endings.
-
-    Returns:
-        The files. The ``.npz`` holds ``probabilities`` ``(N, 1, H, W)`` of the pixels and ``latents`` ``(T, N, Z)``.
+    The ``.npz`` holds ``probabilities`` ``(N, 1, H, W)`` of the pixels and ``latents`` ``(T, N, Z)``.
     """
     latents = model.noise(model.sampling.number, torch.Generator().manual_seed(model.sampling.seed))
     drawing = model.network(latents)

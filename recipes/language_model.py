@@ -55,7 +55,7 @@ class Sampling:
     """How text is drawn from the model.
 
     Args:
-        prompt: Text to go on from.
+        prompt: Text to continue.
         max_new_tokens: Tokens to draw.
         temperature: Divides the logits; 0 takes the likeliest token each time.
         top_k: Draw among this many likeliest tokens only.

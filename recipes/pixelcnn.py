@@ -100,7 +100,7 @@ class PixelCNN(LightningModule):
 
     Args:
         norm: ``weight`` for weight normalisation, ``none`` for torch's own layers.
-        data_init: Whether g and b, or what they stand for, are set from the first training batch.
+        data_init: Whether g and b, or the plain weights, are set from the first training batch.
         output: Of a pixel: ``logistic``, a mixture of discretised logistics, its channels in turn; ``categorical``, for
             one channel; ``auto``: categorical for one channel of at most 32 values.
         channels: F, the width of both streams; 160 or 192 for the paper's.
@@ -449,18 +449,15 @@ def draw(
     known: Tensor | None = None,
     sampler: type[Cached] | type[Naive] = Cached,
 ) -> Tensor:
-    """Draw images pixel by pixel, or the rest of images of which some pixels are known.
+    """Draw images pixel by pixel, or the rest of images of which some pixels are known: ``(N, C, H, W)``, uint8.
 
     Args:
         network: The network.
         uniform: Noise from 0 to 1, ``(N, K, H, W)``, K the network's ``draws``.
         label: Classes, ``(N,)``, of a network conditioned on them.
-        given: Levels, ``(N, C, H, W)``, of which the known pixels are kept.
+        given: Pixels, ``(N, C, H, W)``, of which the known are kept.
         known: Which those are, ``(H, W)``.
         sampler: What computes the parameters.
-
-    Returns:
-        Levels, ``(N, C, H, W)``, uint8.
     """
     channels, height, width = network.shape
     images = torch.zeros(len(uniform), channels, height, width, dtype=torch.long, device=uniform.device)
@@ -484,15 +481,10 @@ def noise(network: Network, number: int, seed: int) -> Tensor:
 
 
 class Samples(NamedTuple):
-    """Images drawn from a model.
+    """Images drawn from a model."""
 
-    Args:
-        pixels: The images, ``(N, C, H, W)``, uint8.
-        labels: Their classes, ``(N,)``; empty, ``(0,)``, for a model that is not conditioned on them.
-    """
-
-    pixels: Tensor
-    labels: Tensor
+    pixels: Tensor  # (N, C, H, W), uint8
+    labels: Tensor  # (N,), int64; (0,) of a model that is not conditioned on classes
 
 
 def sample(model: PixelCNN, sampling: Sampling) -> Samples:
@@ -520,20 +512,9 @@ def generate(checkpoint: str | Path, **sampling: Any) -> Samples:
 
 
 def complete(model: PixelCNN, pixels: Tensor, known: Tensor, labels: Tensor | None = None, seed: int = 0) -> Tensor:
-    """Draw the unknown pixels of images, each given the known ones before it.
+    """Draw the unknown pixels of images ``(N, C, H, W)``, each given the known ones before it.
 
-    Args:
-        model: A model with its network.
-        pixels: The images, ``(N, C, H, W)``; unknown pixels have no effect.
-        known: Which pixels are, ``(H, W)``. Known pixels after an unknown one are kept, but do not influence it.
-        labels: Their classes, ``(N,)``, for a conditional model.
-        seed: Seed of the draw.
-
-    Returns:
-        The whole images, ``(N, C, H, W)``, uint8.
-
-    Raises:
-        ValueError: The images or labels do not fit the model.
+    ``known`` says which pixels are, ``(H, W)``: those after an unknown one are kept, but do not influence it.
     """
     parts = model.observe(ImageBatch(pixels, labels, pixels))
     given, label = (None if part is None else part.to(model.device) for part in parts)

@@ -360,11 +360,11 @@ class IAFStep(nn.Module):
 
 
 class Posterior(NamedTuple):
-    """Mean and log-deviation of z before the flow, ``(N, D)``, and the flow's context, ``(N, context)``."""
+    """Parameters of z before the flow, and the flow's context."""
 
-    mean: Tensor
-    log_deviation: Tensor
-    context: Tensor
+    mean: Tensor  # (N, D)
+    log_deviation: Tensor  # (N, D)
+    context: Tensor  # (N, context)
 
 
 class Network(nn.Module):
@@ -491,17 +491,11 @@ def importance_weighted(weights: Tensor, samples: Sequence[int]) -> Tensor:
 
 
 class Samples(NamedTuple):
-    """Images drawn from a model.
+    """Images drawn from a model."""
 
-    Args:
-        z: Latents, ``(N, D)``: the prior's, times the temperature.
-        centres: What the pixels are around, from 0 to 1, ``(N, C, H, W)``: see :meth:`VAE.forward`.
-        pixels: The images, sampled pixel by pixel, ``(N, C, H, W)``, uint8.
-    """
-
-    z: Tensor
-    centres: Tensor
-    pixels: Tensor
+    z: Tensor  # latents, drawn from the prior times the temperature, (N, D)
+    centres: Tensor  # what the pixels are around, from 0 to 1, (N, C, H, W)
+    pixels: Tensor  # the images, sampled pixel by pixel, (N, C, H, W), uint8
 
 
 @torch.no_grad()

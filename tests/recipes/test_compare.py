@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on(capsys):
     with pytest.raises(SystemExit) as left:
         main(plan)
     thread.join()
-    assert left.value.code == 130 and "stopped; the same command goes on" in capsys.readouterr().out
+    assert left.value.code == 130 and "stopped; the same command continues" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is before
     assert not Path("out/one/seed0/finished.json").exists()
     assert main(plan) == {"one": 0.5}
@@ -133,12 +133,12 @@ def test_one_run_has_no_deviation():
     [
         ((), "variants must not be empty"),
         ((*TWO, "--seeds=[]"), "seeds must not be empty"),
-        (("--variants", '{"a/b": ""}'), "the name of a variant becomes that of a folder, which 'a/b' can't be"),
+        (("--variants", '{"a/b": ""}'), "the name of a variant is that of a folder, which 'a/b' can't be"),
         ((*TWO, "--sweep=rate"), "sweep and values go together"),
         ((*TWO, "--recipe=nowhere.py"), "there is no recipe at nowhere.py"),
         ((*TWO, "--recipe=nowhere"), "there is no recipe 'nowhere'; `wnseq list` shows them"),
         (("--variants.bad", "--rate -1"), "the run bad, seed 0 ended with status 1"),
-        ((*TWO, "--metric=bits"), "the runs of fake.py log no test/bits; out/one/seed0 shows what they log"),
+        ((*TWO, "--metric=bits"), "the runs of fake.py log no test/bits; out/one/seed0 has what they log"),
     ],
 )
 def test_a_mistake_is_told(more, text, capsys):

@@ -58,7 +58,7 @@ class EvaluationTotals:
 class ExampleGenerators:
     """One random generator for each example of an evaluation.
 
-    An example draws the same numbers in every epoch, whatever the batch size; on several ranks, no two examples share
+    An example draws the same numbers in every epoch and in batches of any size. On several ranks no two examples share
     a generator.
     """
 

@@ -293,7 +293,7 @@ class DrawData(ImageDataModule):
         return loader
 
     def resume_settings(self) -> dict[str, Any]:
-        """Return what must be as before for a run to be resumed at its position."""
+        """Return the settings that must be as before for a run to resume."""
         return {**super().resume_settings(), "fixed_order": self.fixed_order}
 
 
@@ -496,7 +496,7 @@ def write_samples(model: Draw, output: str | Path) -> list[Path]:
     files = save_images(shown[-1][:, None], Path(f"{output}.png"), "samples")
     if files:
         boxes = None if drawing.written is None else as_array(drawing.written)[:, :20]
-        files.append(plots.animated(as_array(shown)[:, :20], boxes, Path(f"{output}.gif"), columns=10))
+        files.append(plots.save_animation(as_array(shown)[:, :20], boxes, Path(f"{output}.gif"), columns=10))
     return [*files, arrays]
 
 
@@ -508,7 +508,7 @@ def write_redrawing(model: Draw, images: Tensor, figure: Path) -> Path:
     canvases = as_array([torch.cat((x, canvas.sigmoid())) for canvas in drawing.canvases])
     none = np.full((len(canvases), len(x), 4), np.nan)
     boxes = [none if found is None else as_array(found) for found in (drawing.read, drawing.written)]
-    return plots.animated(canvases, np.concatenate(boxes, 1), figure, columns=len(x))
+    return plots.save_animation(canvases, np.concatenate(boxes, 1), figure, columns=len(x))
 
 
 def as_array(glimpses: list[Tensor] | Tensor) -> np.ndarray:

@@ -8,8 +8,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 import wnseq
-from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
-from wnseq.data.images.transforms import Preprocess
+from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.recipes.image_classifier import ImageClassifier, Network, classify, initialise_from_batch, main
 
 NORMS = ["none", "weight", "batch", "mean_only", "weight_mean_only"]

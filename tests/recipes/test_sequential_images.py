@@ -10,8 +10,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 import wnseq
-from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
-from wnseq.data.images.transforms import Preprocess
+from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.recipes.sequential_images import (
     Network,
     SequentialImages,

@@ -154,38 +154,14 @@ class ImageDataModule(LightningDataModule):
             f"split: {images.split}; {', '.join(made)}; order drawn by seed {self.seed}"
         )
 
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """Channels, height and width of the images in a batch."""
-        return tuple(self.preprocess.enlarge(self._after_setup().parts["train"].pixels[:1]).shape[1:])
-
     def provenance(self) -> dict[str, str]:
         """Return which images these are, for loggers and checkpoints."""
         return {"dataset": self.dataset, "images_sha256": self._after_setup().sha256}
 
-    def _fit(self, images: ImageSet) -> Preprocess:
-        train, top = images.parts["train"], images.num_values - 1
-        channels = train.pixels.shape[1]
-        if self.normalize == "standard":
-            # exact, from whole numbers: the sums do not depend on the order of the images
-            counts = torch.stack(
-                [torch.bincount(train.pixels[:, c].flatten(), minlength=top + 1) for c in range(channels)]
-            )
-            shares, values = counts.double() / counts[0].sum(), torch.arange(top + 1, dtype=torch.float64)
-            mean = shares @ values
-            deviation = (shares @ values.square() - mean.square()).sqrt()
-            offset, scale = tuple(mean.tolist()), tuple(deviation.tolist())
-        elif self.normalize == "unit":
-            offset, scale = (0.0,) * channels, (float(top),) * channels
-        else:
-            offset, scale = (top / 2,) * channels, ((top + 1) / 2,) * channels
-        plain = Preprocess(images.num_values, offset, scale, self.size)
-        if not self.whiten:
-            return plain
-        content = f"{train.sha256} {offset} {scale}"
-        return Preprocess(
-            images.num_values, offset, scale, self.size, cached_whitening(plain.normalise(train.pixels), content)
-        )
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of the images in a batch."""
+        return tuple(self.preprocess.enlarge(self._after_setup().parts["train"].pixels[:1]).shape[1:])
 
     # ---- batches
 

@@ -1,14 +1,215 @@
-"""TODO."""
+"""The private names of torch that wnseq uses, each probed once at import; no other module touches one.
+
+Where a probe fails, one warning lists what is missing, and public functions of torch run instead: same results, slower.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.utils import parametrizations
+
+_missing: list[str] = []
+
+
+def _probe(name: str, find: Callable[[], Any], default: Any = None) -> Any:
+    """Return what ``find`` returns, or the default where this torch lacks the name or has changed its meaning."""
+    try:
+        return find()
+    except (AttributeError, ImportError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        _missing.append(name)
+        return default
+
+
+def _ones(*shape: int) -> Tensor:
+    return torch.ones(shape, device="cpu", dtype=torch.float32)  # whatever the defaults are at import
+
+
+def _equal(found: Tensor, value: float) -> bool:
+    if abs(found.item() - value) > 1e-6:
+        raise ValueError("a probe has another result than documented")
+    return True
+
+
+# ---- Is something recording what runs?
 
 
 def is_tracing() -> bool:
-    """Tell whether a graph is being captured, in which a shape is no number to decide on."""
+    """Return True if a graph is being captured, in which a shape is not a number that can be compared."""
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
-    """Tell whether there may be a backward through these."""
+    """Return True if there may be a backward through one of these."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _find_transform_state() -> Callable[[], bool]:
+    if type(torch._C._are_functorch_transforms_active()) is not bool or type(forward_ad._current_level) is not int:
+        raise TypeError("neither a bool nor a number")
+    return torch._C._are_functorch_transforms_active
+
+
+def _find_transform_stack() -> tuple[Callable[[], Any], tuple[Any, ...]]:
+    functorch = torch._C._functorch
+    for level in functorch.get_interpreter_stack() or ():
+        level.key()
+    return functorch.get_interpreter_stack, (functorch.TransformType.Vmap, functorch.TransformType.Jvp)
+
+
+_transforms_active: Callable[[], bool] | None = _probe(
+    "torch._C._are_functorch_transforms_active", _find_transform_state
+)
+_transform_stack, _VMAP_AND_JVP = _probe("torch._C._functorch", _find_transform_stack, (None, ()))
+
+
+def is_recording(*tensors: Tensor | None) -> bool:
+    """Return True while a graph is captured, a transform of ``torch.func`` is active, or derivatives go forward.
+
+    Only operators with all of torch's rules may run then. The tensors are looked at only where torch does not show
+    whether a transform is active.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    if _transforms_active is not None:
+        return _transforms_active() or forward_ad._current_level >= 0
+    return any(_is_wrapped(tensor) or _has_tangent(tensor) for tensor in tensors if tensor is not None)
+
+
+def has_vmap_or_jvp(*tensors: Tensor) -> bool:
+    """Return True under ``torch.func.vmap`` or ``jvp``; in a compiled function under any transform."""
+    if torch.compiler.is_compiling():  # the transforms cannot be told apart there
+        return _transforms_active is not None and _transforms_active()
+    if _transform_stack is not None:
+        return any(level.key() in _VMAP_AND_JVP for level in _transform_stack() or ())
+    return any(_is_wrapped(tensor) for tensor in tensors)
+
+
+def _is_wrapped(tensor: Tensor) -> bool:
+    """Return True for a tensor that a transform of ``torch.func`` has wrapped: it hides its storage."""
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return True
+    return False
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def _raise_unless(condition: bool) -> None:
+    if not condition:
+        raise RuntimeError("sizes differ that must be equal")
+
+
+# for torch.compile: a condition on sizes that are known at run time only
+check_size: Callable[[bool], None] = _probe("torch._check", lambda: torch._check, _raise_unless)
+
+
+# ---- Weight norm
+
+_weight_norm_interface = _probe(
+    "torch._weight_norm_interface",
+    lambda: _equal(torch._weight_norm_interface(_ones(1, 1), _ones(1, 1), 0)[1], 1) and torch._weight_norm_interface,
+)
+HAS_FUSED_WEIGHT_NORM = _weight_norm_interface is not None
+
+
+def fused_weight_norm(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return g·v/‖v‖ and ‖v‖ over the rows of v, g and the norms in a shape that broadcasts against v."""
+    w, norms = _weight_norm_interface(v, g, 0)
+    return w, norms
+
+
+def _weight_norm_class() -> type[nn.Module]:
+    """Return the class behind ``torch.nn.utils.parametrizations.weight_norm``, which has no public name."""
+    module = nn.Module()
+    module.weight = nn.Parameter(_ones(1, 1))
+    return type(parametrizations.weight_norm(module).parametrizations.weight[0])
+
+
+WeightNormParametrization = _weight_norm_class()
+BatchNormBase: type[nn.Module] = nn.BatchNorm1d.__mro__[1]  # of every batch norm of torch, without a public name
+
+
+# ---- oneDNN
+
+
+def _find_products() -> tuple[Any, Any]:
+    product, prepack = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._reorder_linear_weight.default
+    x, w = _ones(1, 1), _ones(1, 1)
+    _equal(product(x, w, None, "none", [], ""), 1)
+    _equal(product(x, prepack(w, 1), None, "none", [], ""), 1)
+    return product, prepack
+
+
+def _find_lstm() -> tuple[Any, Any]:
+    forward, backward = torch.ops.aten.mkldnn_rnn_layer.default, torch.ops.aten.mkldnn_rnn_layer_backward.default
+    x, w, b = _ones(1, 1, 1), 0 * _ones(4, 1), 0 * _ones(4)
+    _equal(forward(x, w, w, b, b, _ones(1, 1), _ones(1, 1), False, [], _LSTM, 1, 1, True, False, False, False)[2], 0.5)
+    return forward, backward
+
+
+_LSTM = 2  # torch's number of the recurrence
+_available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+_neither: tuple[Any, Any] = (None, None)
+_linear_pointwise, _reorder_linear_weight = (
+    _probe("torch.ops.mkldnn._linear_pointwise", _find_products, _neither) if _available else _neither
+)
+_lstm, _lstm_backward = _probe("torch.ops.aten.mkldnn_rnn_layer", _find_lstm, _neither) if _available else _neither
+HAS_ONEDNN = _linear_pointwise is not None
+HAS_ONEDNN_LSTM = _lstm is not None
+HAS_ONEDNN_BF16: bool = HAS_ONEDNN and _probe(
+    "torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()), False
+)
+
+
+def onednn_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """Return x Wᵀ + b, w dense or prepacked; no derivative is recorded."""
+    y: Tensor = _linear_pointwise(x, w, b, "none", [], "")
+    return y
+
+
+def onednn_prepack(w: Tensor, rows: int) -> Tensor:
+    """Return a weight in oneDNN's own layout, for products with so many rows."""
+    packed: Tensor = _reorder_linear_weight(w, rows)
+    return packed
+
+
+def onednn_lstm(
+    x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], reverse: bool, train: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run one padded LSTM layer in one direction; return output, final states and the workspace of its backward."""
+    x, h, c = x.contiguous(), h.contiguous(), c.contiguous()
+    with torch.set_grad_enabled(train):  # torch makes a workspace only where gradients are enabled
+        output, h, c, workspace = _lstm(x, *weights, h, c, reverse, [], _LSTM, c.shape[1], 1, True, False, False, train)
+    return output, h.view(c.shape), c.view(c.shape), workspace
+
+
+def onednn_lstm_backward(
+    d_output: Tensor, d_h: Tensor, d_c: Tensor, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], reverse: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run the layer again, since a graph cannot hold a workspace of unknown size; return its gradients.
+
+    They are those of x, h, c, w_ih, w_hh and of each bias.
+    """
+    x, h, c = x.contiguous(), h.contiguous(), c.contiguous()
+    output, new_h, new_c, workspace = onednn_lstm(x, h, c, weights, reverse, train=True)
+    states, gradients = (h, c, output, new_h, new_c), (d_output.contiguous(), d_h.contiguous(), d_c.contiguous())
+    d_x, d_ih, d_hh, d_bias, _, d_h, d_c = _lstm_backward(
+        x, *weights, *states, *gradients, reverse, _LSTM, c.shape[1], 1, True, True, False, [], False, workspace
+    )
+    return d_x, d_h.view(h.shape), d_c.view(c.shape), d_ih, d_hh, d_bias
+
+
+if _missing:
+    warnings.warn(
+        f"torch {torch.__version__} lacks {', '.join(_missing)} or has changed it; wnseq uses public functions of "
+        "torch instead, which give the same results more slowly",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from wnseq._torch_internals import HAS_FUSED_WEIGHT_NORM, fused_weight_norm, is_recording
 from wnseq.errors import ShapeError
 
 __all__ = [
@@ -50,7 +50,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2.
     """
     _check_layout(v, dim, groups)
-    if dim == 0 and _has_kernel(v, g) and not _is_recorded():
+    # the kernel has no batching rule and no forward-mode derivative, and a graph would fix the check for rows of zeros
+    if dim == 0 and _has_kernel(v, g) and not is_recording(v, g):
         w = _fused(v, g)
         if w is not None:
             return w
@@ -152,7 +153,7 @@ def direction_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tenso
 
 def _fused(v: Tensor, g: Tensor) -> Tensor | None:
     """Compose by torch's fused kernel; return None if a row of zeros makes it divide by zero."""
-    w, norms = torch._weight_norm_interface(v, _column(g, v), 0)
+    w, norms = fused_weight_norm(v, _column(g, v))
     if int(norms.count_nonzero()) < len(v):
         return None
     if w.grad_fn is not None:  # the kernel's own derivative takes ‖v‖ for a constant when it is differentiated again
@@ -178,20 +179,11 @@ def _column(g: Tensor, v: Tensor) -> Tensor:
     return g.view(-1, *[1] * (v.ndim - 1))  # (out, 1, …)
 
 
-def _is_recorded() -> bool:
-    """Return True if the fused kernel has no rule for what is active: a transform, forward mode, a graph's capture."""
-    return bool(  # a captured graph would hold the check for rows of zeros as a constant
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
-
-
 def _has_kernel(v: Tensor, g: Tensor) -> bool:
     """Return True if torch's fused kernel takes v and g, whose outputs lie along the first axis."""
     return (  # one pass over memory, ten times as fast; on CUDA the check for zeros would make the host wait
-        type(v) in _PLAIN
+        HAS_FUSED_WEIGHT_NORM
+        and type(v) in _PLAIN
         and type(g) in _PLAIN
         and v.is_cpu
         and g.is_cpu

@@ -27,7 +27,7 @@ def run(module, x, state):
 
 @each_plain
 @pytest.mark.parametrize("form", ["batched", "packed", "unbatched", "single step"])
-@pytest.mark.parametrize("choice", ["rule", "loop"])
+@pytest.mark.parametrize("choice", ["auto", "cpu_loop"])
 def test_it_computes_what_torch_does(case, form, choice):
     ours, theirs = case.make(), case.make_twin()
     x, state = case.input(steps=1 if form == "single step" else 4), case.states(3)
@@ -65,7 +65,7 @@ def test_it_is_weight_normalised_as_torchs_is(plain, theirs, ours):
 
 
 def test_a_gru_of_some_size_runs_by_the_loop(monkeypatch):
-    calls = count_calls(monkeypatch, cpu_gru, "gru")
+    calls = count_calls(monkeypatch, cpu_gru.CPUGRU, "layer")
     GRU(32, 64)(torch.randn(35, 20, 32))
     assert len(calls) == 1
 

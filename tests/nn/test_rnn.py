@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wnseq import WNGRU, WNLSTM, WNRNN
-from wnseq._recurrence import dispatch
+from wnseq._recurrence import single_step
 from wnseq._recurrence.backend import backend
 
 LENGTHS = [2, 4, 3]
@@ -33,7 +33,7 @@ def expect(case, module, x, states, lengths):
 
 @each_sequence
 def test_a_single_step_in_inference_is_that_of_torch(case, monkeypatch):
-    monkeypatch.setattr("wnseq._recurrence.dispatch.MIN_FLOPS_ONEDNN", 0)  # by the cells, whatever the size
+    monkeypatch.setattr("wnseq._recurrence.single_step.MIN_FLOPS_ONEDNN", 0)  # by the cells, whatever the size
     if case.kind != "rnn":
         monkeypatch.setattr(f"torch.{case.kind}", None)
     ours = case.make().eval()
@@ -47,13 +47,13 @@ def test_a_single_step_in_inference_is_that_of_torch(case, monkeypatch):
 @pytest.mark.parametrize("case", [case for case in sequence_cases() if case.kind == "lstm"], ids=lambda case: case.name)
 @pytest.mark.parametrize("lowered", [False, True], ids=["float32", "bfloat16"])
 def test_a_single_step_of_an_lstm_in_training_is_that_of_torch(case, lowered, monkeypatch):
-    monkeypatch.setattr(dispatch, "SINGLE", {**dispatch.SINGLE, (torch.bfloat16, True): (64, 0)})
+    monkeypatch.setattr(single_step, "LSTM_LIMITS", {**single_step.LSTM_LIMITS, (torch.bfloat16, True): (64, 0)})
     calls = count_calls(monkeypatch, torch, "lstm")
     results, dtypes = [], []
     for by_kernel in (False, True):
         if by_kernel:
             assert bool(calls) == (lowered and "proj_size" in case.kwargs)  # a projection is lowered in another way
-            monkeypatch.setattr(dispatch, "SINGLE", {})
+            monkeypatch.setattr(single_step, "LSTM_LIMITS", {})
         module = case.make()
         x, state = case.input(steps=1).requires_grad_(), case.states(3)
         with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
@@ -69,7 +69,7 @@ def test_a_single_step_of_an_lstm_in_training_is_that_of_torch(case, lowered, mo
 def test_a_single_step_of_many_rows_or_on_demand_is_torchs(monkeypatch):
     calls = count_calls(monkeypatch, torch, "lstm")
     module = WNLSTM(4, 6)
-    for rows, steps, choice in ((32, 1, "rule"), (33, 1, "rule"), (32, 2, "rule"), (32, 1, "torch")):
+    for rows, steps, choice in ((32, 1, "auto"), (33, 1, "auto"), (32, 2, "auto"), (32, 1, "torch")):
         with backend(choice):
             module(torch.randn(steps, rows, 4))
     assert len(calls) == 3

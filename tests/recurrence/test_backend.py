@@ -17,11 +17,11 @@ needs_onednn = pytest.mark.skipif(not onednn_supports(torch.zeros(1)), reason="t
 @pytest.fixture
 def calls(monkeypatch):
     """Count the layers that the loop runs."""
-    return count_calls(monkeypatch, cpu_gru, "gru")
+    return count_calls(monkeypatch, cpu_gru.CPUGRU, "layer")
 
 
 def test_a_choice_holds_inside_and_the_one_before_comes_back():
-    with backend("loop"):
+    with backend("cpu_loop"):
         assert is_forced()
         with backend("torch"):
             assert not is_forced() and not cpu_loops_supported(torch.zeros(1), (), [])
@@ -56,7 +56,7 @@ def test_the_dtypes_that_a_loop_takes(dtypes, runs):
 def test_a_loop_is_not_for_what_has_no_rule_for_it(calls):
     module, x = WNGRU(3, 4), torch.randn(5, 2, 3)
     parameters = {name: p.detach() for name, p in module.named_parameters()}
-    with backend("loop"):
+    with backend("cpu_loop"):
         grad(lambda named: functional_call(module, named, (x,))[0].sum())(parameters)
         with forward_ad.dual_level():
             module(x)
@@ -70,6 +70,6 @@ def test_a_loop_is_not_for_what_has_no_rule_for_it(calls):
 @needs_onednn
 def test_without_onednn_it_is_torchs(calls, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    with backend("loop"):
+    with backend("cpu_loop"):
         WNGRU(3, 4)(torch.randn(5, 2, 3))
     assert not calls

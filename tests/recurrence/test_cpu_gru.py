@@ -24,10 +24,10 @@ LENGTHS = [7, 7, 4, 2, 1]
 @pytest.fixture
 def calls(monkeypatch):
     """Count the layers and directions that the loop runs."""
-    return count_calls(monkeypatch, cpu_gru, "gru")
+    return count_calls(monkeypatch, cpu_gru.CPUGRU, "layer")
 
 
-def run(module, x, h=None, choice="loop", autocast=False):
+def run(module, x, h=None, choice="cpu_loop", autocast=False):
     with backend(choice), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         return module(x, h)
 
@@ -89,7 +89,7 @@ def test_as_close_to_float32_as_bfloat16_is(case, packed, calls):
 @needs_bfloat16
 def test_half_states_come_back_as_half():
     module, x = CASES[0].make(), CASES[0].input().bfloat16()
-    ours, theirs = (run(module, x, choice=choice, autocast=True) for choice in ("loop", "torch"))
+    ours, theirs = (run(module, x, choice=choice, autocast=True) for choice in ("cpu_loop", "torch"))
     assert [part.dtype for part in parts(ours)] == [part.dtype for part in parts(theirs)] == [torch.bfloat16] * 2
 
 
@@ -149,21 +149,21 @@ def test_an_expanded_gradient_is_left_as_it_is():
 def test_the_rule(calls):
     def taken(steps, batch, size, autocast=False):
         before = len(calls)
-        run(WNGRU(8, size), torch.randn(steps, batch, 8), choice="rule", autocast=autocast)
+        run(WNGRU(8, size), torch.randn(steps, batch, 8), choice="auto", autocast=autocast)
         return len(calls) > before
 
-    assert taken(cpu_gru.LONG, 2, 128) and not taken(cpu_gru.LONG - 1, 2, 128)
-    assert not taken(cpu_gru.LONG, 1, 128)
-    assert taken(cpu_gru.SHORT, 4, 512) and not taken(cpu_gru.SHORT - 1, 4, 512)
+    assert taken(cpu_gru.MIN_STEPS_TRAIN, 2, 128) and not taken(cpu_gru.MIN_STEPS_TRAIN - 1, 2, 128)
+    assert not taken(cpu_gru.MIN_STEPS_TRAIN, 1, 128)
+    assert taken(cpu_gru.MIN_STEPS, 4, 512) and not taken(cpu_gru.MIN_STEPS - 1, 4, 512)
     with torch.no_grad():
-        assert taken(cpu_gru.SHORT, 4, 512) and not taken(cpu_gru.LONG, 2, 128)
+        assert taken(cpu_gru.MIN_STEPS, 4, 512) and not taken(cpu_gru.MIN_STEPS_TRAIN, 2, 128)
 
 
 @needs_bfloat16
 def test_the_rule_under_autocast(calls):
-    for steps, size in ((cpu_gru.LONG, 128), (cpu_gru.SHORT, 512)):
-        run(WNGRU(8, size), torch.randn(steps, 4, 8), choice="rule", autocast=True)
+    for steps, size in ((cpu_gru.MIN_STEPS_TRAIN, 128), (cpu_gru.MIN_STEPS, 512)):
+        run(WNGRU(8, size), torch.randn(steps, 4, 8), choice="auto", autocast=True)
     assert len(calls) == 1
     with torch.no_grad():
-        run(WNGRU(8, 512), torch.randn(32, 4, 8), choice="rule", autocast=True)
+        run(WNGRU(8, 512), torch.randn(32, 4, 8), choice="auto", autocast=True)
     assert len(calls) == 1

@@ -23,10 +23,10 @@ CASES = [Case("lstm", *SEQUENCE["lstm"], args=(12, 16), kwargs=form) for form in
 @pytest.fixture
 def calls(monkeypatch):
     """Count the layers and directions that the loop runs."""
-    return count_calls(monkeypatch, cpu_lstm, "lstm")
+    return count_calls(monkeypatch, cpu_lstm.CPULSTM, "layer")
 
 
-def run(module, x, state=None, choice="loop"):
+def run(module, x, state=None, choice="cpu_loop"):
     with backend(choice), torch.autocast("cpu", torch.bfloat16):
         return module(x, state)
 
@@ -103,7 +103,7 @@ def test_what_the_loop_does_not_take_is_torchs(name, calls):
 
 def test_outside_autocast_it_is_torchs(calls):
     module, x = CASES[0].make(), CASES[0].input()
-    with backend("loop"):
+    with backend("cpu_loop"):
         module(x)
     assert not calls
 
@@ -116,8 +116,8 @@ def test_a_gradient_by_torch_func_is_torchs(calls):
 
 
 def test_the_rule_takes_large_layers_in_training_only(calls):
-    small, large = nn.Sequential(WNLSTM(8, 16)), WNLSTM(8, cpu_lstm.SIZE)
-    x = torch.randn(cpu_lstm.STEPS, cpu_lstm.BATCH, 8)
+    small, large = nn.Sequential(WNLSTM(8, 16)), WNLSTM(8, cpu_lstm.MIN_HIDDEN_TRAIN)
+    x = torch.randn(cpu_lstm.MIN_STEPS_TRAIN, cpu_lstm.MIN_BATCH_TRAIN, 8)
     with torch.autocast("cpu", torch.bfloat16):
         small(x), large(x[1:]), large(x[:, 1:])
         with torch.no_grad():

@@ -27,10 +27,10 @@ def test_a_layer_and_its_gradients_are_torchs(batch_sizes, reverse):
     twin, x, h, output, final = problem(batch_sizes)
     weights = list(twin.parameters())[4 * reverse : 4 * reverse + 4]
     output, final = output[..., 6 * reverse : 6 * reverse + 6], final[int(reverse)]
-    ours, (h_n,) = unrolled.layer(unrolled.gru)(x, batch_sizes, (h[int(reverse)],), weights, reverse)
+    ours, (h_n,) = unrolled.unroll(unrolled.gru, x, batch_sizes, (h[int(reverse)],), weights, reverse)
     torch.testing.assert_close((ours, h_n), (output, final))
     d = (torch.randn_like(output), torch.randn_like(final))
-    found = unrolled.differentiable(unrolled.gru, d, x, batch_sizes, (h[int(reverse)],), weights, reverse)
+    found = unrolled.differentiable_backward(unrolled.gru, d, x, batch_sizes, (h[int(reverse)],), weights, reverse)
     wanted = torch.autograd.grad([output, final], [x, h, *weights], d)
     torch.testing.assert_close([found[0], found[1], *found[2:]], [wanted[0], wanted[1][int(reverse)], *wanted[2:]])
     assert all(part.requires_grad for part in found)
@@ -41,5 +41,5 @@ def test_no_gradient_where_none_is_asked_for():
     weights = [part.detach() for part in nn.GRU(5, 6, bias=False).parameters()]
     weights[0].requires_grad_()
     d = (torch.ones(4, 3, 6), torch.ones(3, 6))
-    found = unrolled.differentiable(unrolled.gru, d, x.detach(), None, (h[0].detach(),), [*weights, None, None], False)
+    found = unrolled.differentiable_backward(unrolled.gru, d, x.detach(), None, (h[0].detach(),), [*weights, None, None], False)
     assert [part is not None for part in found] == [False, False, True, False, False, False]

@@ -1,83 +1,113 @@
-"""Who runs a recurrence on a CPU where torch's kernel and a loop of ours both can."""
+"""What a back end is, and the context that forces one: ``auto``, the loops on a CPU, or torch's kernel."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from wnseq._recurrence.matmul import onednn_supports
-from wnseq._torch_internals import is_tracing
+from wnseq._recurrence.call import Call, States
 
-Choice = Literal["rule", "loop", "torch"]
-_CHOICE: ContextVar[Choice] = ContextVar("wnseq_recurrence", default="rule")
+Name = Literal["auto", "cpu_loop", "torch"]
+_FORCED: ContextVar[Name] = ContextVar("wnseq_backend", default="auto")
 
 
 @contextmanager
-def backend(choice: Choice) -> Iterator[None]:
+def backend(name: Name) -> Iterator[None]:
     """Choose what runs the layers of a GRU, and under bfloat16 autocast those of an LSTM, on a CPU.
 
     Args:
-        choice: ``loop`` for the loops of wnseq wherever they can run, ``torch`` for torch's own recurrence, ``rule``
-            for the faster by the measurements that stand beside the rules, which is the default, and takes single
-            steps by the cells.
+        name: ``cpu_loop`` for wnseq's loops wherever they can run, ``torch`` for torch's kernels, ``auto``, the
+            default, for the faster by a fixed rule on dtype and size, a single step of an LSTM or GRU included.
 
     Raises:
-        ValueError: There is no such choice.
+        ValueError: There is no such back end.
 
     Example:
         >>> import torch, wnseq
         >>> rnn, x = wnseq.WNGRU(4, 6), torch.randn(3, 2, 4)
-        >>> with recurrence("loop"):
+        >>> with backend("cpu_loop"):
         ...     output, h = rnn(x)
-        >>> with recurrence("torch"):
+        >>> with backend("torch"):
         ...     torch.allclose(rnn(x)[0], output, atol=1e-6)
         True
     """
-    if choice not in ("rule", "loop", "torch"):
-        raise ValueError(f"recurrence: choice must be 'rule', 'loop' or 'torch', got {choice!r}")
-    token = _CHOICE.set(choice)
+    if name not in ("auto", "cpu_loop", "torch"):
+        raise ValueError(f"backend: name must be 'auto', 'cpu_loop' or 'torch', got {name!r}")
+    token = _FORCED.set(name)
     try:
         yield
     finally:
-        _CHOICE.reset(token)
+        _FORCED.reset(token)
 
 
-def cpu_loops_supported(x: Tensor, states: tuple[Tensor, ...], flat: list[Tensor]) -> bool:
-    """Tell whether a loop can run a layer and nobody chose torch's kernel.
-
-    The products are oneDNN's. An autograd function has no rule for the transforms of ``torch.func`` and for
-    forward-mode derivatives, and a graph would take the loop apart.
-
-    Args:
-        x: Input.
-        states: Initial states.
-        flat: Weights and biases.
-    """
-    return (
-        _CHOICE.get() != "torch"
-        and not is_tracing()
-        and onednn_supports(x, *states, *flat)
-        and all(each.dtype == torch.float32 for each in flat)
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
+def forced_backend() -> Name:
+    """Return the name given to :func:`backend`, ``auto`` outside of it."""
+    return _FORCED.get()
 
 
-def is_forced() -> bool:
-    """Tell whether a loop is to run wherever it can, at whatever size."""
-    return _CHOICE.get() == "loop"
+class Backend(ABC):
+    """Runs recurrent layers; one object in a module, listed in :mod:`wnseq._recurrence.dispatch`."""
+
+    @abstractmethod
+    def supports(self, call: Call) -> bool:
+        """Return True if the call can run here."""
+
+    def is_faster(self, call: Call) -> bool:
+        """Return True if the call runs faster here than in the back ends after it."""
+        return True
+
+    @abstractmethod
+    def run(self, call: Call) -> tuple[Tensor, States]:
+        """Run all layers; return the output in the layout of the input, and the final states."""
 
 
-def is_open() -> bool:
-    """Tell whether nobody chose."""
-    return _CHOICE.get() == "rule"
+class LayerBackend(Backend):
+    """Runs layers and directions one by one."""
+
+    @abstractmethod
+    def layer(
+        self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, States]:
+        """Run one layer in one direction: x ``(T, N, I)`` or packed ``(ΣN, I)``, states ``(N, ·)``."""
+
+    def run(self, call: Call) -> tuple[Tensor, States]:
+        """Run all layers; return the output in the layout of the input, and the final states."""
+        config = call.config
+        swap = config.batch_first and call.batch_sizes is None
+        x = call.x.transpose(0, 1) if swap else call.x  # (T, N, I), or (ΣN, I) packed
+        directions = 1 + config.bidirectional
+        count = config.num_layers * directions
+        size = len(call.flat) // count  # weights and biases of each
+        final: list[States] = []
+        for first in range(0, count, directions):
+            if first and config.dropout:
+                x = F.dropout(x, config.dropout, config.training)
+            outputs: list[Tensor] = []
+            for k in range(first, first + directions):
+                weights = call.flat[k * size : (k + 1) * size]
+                output, states = self.layer(call, x, tuple(s[k] for s in call.states), weights, k > first)
+                outputs.append(output)
+                final.append(states)
+            x = torch.cat(outputs, -1) if directions > 1 else outputs[0]
+        return x.transpose(0, 1) if swap else x, tuple(torch.stack(parts) for parts in zip(*final, strict=True))
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """Tell in what a layer takes its products on a CPU: in what autocast asks for, or as the input comes."""
-    casts = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast leaves alone
-    return torch.get_autocast_dtype("cpu") if casts else x.dtype
+def unpack(weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Return w_ih, w_hh, b_ih, b_hh and w_hr of a layer: with an odd number of weights the last is the projection."""
+    w_hr = weights[-1] if len(weights) % 2 else None
+    b_ih, b_hh = (weights[2], weights[3]) if len(weights) > 3 else (None, None)
+    return weights[0], weights[1], b_ih, b_hh, w_hr
+
+
+def autocast(x: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States, list[Tensor]]:
+    """Cast what goes into a layer as autocast does for a kernel."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, states, weights
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), tuple(state.to(dtype) for state in states), [weight.to(dtype) for weight in weights]

@@ -1,79 +1,132 @@
-"""Recurrent layers, ours and torch's, over one input of any form: unbatched, batched or packed."""
+"""One call of recurrent layers as a value: what a back end gets to run, checked and in one form."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from wnseq._recurrence import dispatch
+from wnseq._torch_internals import check_size
 from wnseq.errors import ShapeError
 
 Sequence = Tensor | PackedSequence
 States = tuple[Tensor, ...]
+_KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn"}
 
 
-def run(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> tuple[Sequence, Any]:
-    """Run layers over a sequence, checking what is given.
+class RNNConfig(NamedTuple):
+    """What torch's kernels take after their tensors, in their order."""
+
+    bias: bool
+    num_layers: int
+    dropout: float
+    training: bool
+    bidirectional: bool
+    batch_first: bool  # not for a packed input, which has no batch axis
+
+
+class Call(NamedTuple):
+    """A batched or packed input with states and weights, and how to run the layers over it."""
+
+    kind: str  # rnn, lstm or gru
+    x: Tensor  # (T, N, I), (N, T, I) with config.batch_first, or packed (ΣN, I)
+    batch_sizes: Tensor | None  # sequences alive at each step of a packed input
+    states: States  # (L·D, N, P or H), of an LSTM also (L·D, N, H)
+    flat: list[Tensor]  # for each layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr]
+    config: RNNConfig
+    nonlinearity: str  # of an Elman layer, tanh or relu
+
+    @property
+    def batch(self) -> int:
+        """N."""
+        return self.states[0].shape[1]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.batch_sizes) if self.batch_sizes is not None else self.x.shape[int(self.config.batch_first)]
+
+    @property
+    def projected(self) -> bool:
+        """Whether the layers are an LSTM with a projection."""
+        return self.states[0].shape[2] != self.states[-1].shape[2]
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """Dtype of the matrix products on a CPU: autocast's, or the input's."""
+        casts = torch.is_autocast_enabled("cpu") and self.x.dtype != torch.float64  # which autocast leaves alone
+        return torch.get_autocast_dtype("cpu") if casts else self.x.dtype
+
+
+def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
+    """Check what a module was given, and bring it into the form of a call.
 
     Args:
-        module: Says what it is and how it runs by the attributes of torch's recurrent modules.
+        module: Has the attributes of torch's recurrent modules.
         flat: Weights and biases in torch's order.
         x: Input, in each form that torch's modules take.
         hx: Initial states in the form of the module: of an LSTM a pair. None for zeros.
-
-    Returns:
-        Output in the form of the input, and final states in that of the module.
 
     Raises:
         ShapeError: Input or states do not fit.
         TypeError: Input or states are of the wrong type.
         ValueError: The input's dtype is not that of the weights.
     """
-    label, states = type(module).__name__, _states(module, hx)
+    mode: str = module.mode
+    label, states, batch_sizes = type(module).__name__, _as_tuple(module, mode, hx), None
     if isinstance(x, PackedSequence):
-        data, batch_sizes, order, back = x
-        if data.ndim != 2:
-            raise ShapeError(f"{label}: input must have 2 dimensions, got {data.ndim}")
+        x, batch_sizes, order, _ = x
+        if x.ndim != 2:
+            raise ShapeError(f"{label}: input must have 2 dimensions, got {x.ndim}")
         batch: Any = batch_sizes[0].item()
         if states is not None and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
-            torch._check(batch == states[0].shape[1])  # type: ignore[no-untyped-call]
-        states = _initial(module, states, data, batch, flat[0].dtype)
+            check_size(batch == states[0].shape[1])
+        states = _check_or_make_states(module, mode, states, x, batch, flat[0].dtype)
         if order is not None:
             states = tuple(state.index_select(1, order) for state in states)
-        output, states = _recur(module, data, batch_sizes, states, flat)
-        if back is not None:
-            states = tuple(state.index_select(1, back) for state in states)
-        return PackedSequence(output, batch_sizes, order, back), _as_given(module, states)
-
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{label}: input must be a tensor or a PackedSequence, got {type(x).__name__}")
-    dims = x.ndim
-    if dims not in (2, 3):
-        raise ShapeError(f"{label}: Expected input to be 2D or 3D, got {dims}D instead")
-    for state in states or ():
-        if state.ndim != dims:
-            raise ShapeError(
-                f"{label}: For {'batched 3-D' if dims == 3 else 'unbatched 2-D'} input, each state should also be "
-                f"{dims}-D but got {state.ndim}-D"
-            )
-    axis = 0 if module.batch_first else 1
-    if dims == 2:
-        x = x.unsqueeze(axis)
-        states = states and tuple(state.unsqueeze(1) for state in states)
-    states = _initial(module, states, x, x.shape[axis], flat[0].dtype)
-    output, states = _recur(module, x, None, states, flat)
-    if dims == 2:
-        output, states = output.squeeze(axis), tuple(state.squeeze(1) for state in states)
-    return output, _as_given(module, states)
+    else:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{label}: input must be a tensor or a PackedSequence, got {type(x).__name__}")
+        dims = x.ndim
+        if dims not in (2, 3):
+            raise ShapeError(f"{label}: Expected input to be 2D or 3D, got {dims}D instead")
+        for state in states or ():
+            if state.ndim != dims:
+                raise ShapeError(
+                    f"{label}: For {'batched 3-D' if dims == 3 else 'unbatched 2-D'} input, each state should also be "
+                    f"{dims}-D but got {state.ndim}-D"
+                )
+        axis = 0 if module.batch_first else 1
+        if dims == 2:
+            x = x.unsqueeze(axis)
+            states = states and tuple(state.unsqueeze(1) for state in states)
+        states = _check_or_make_states(module, mode, states, x, x.shape[axis], flat[0].dtype)
+    config = RNNConfig(
+        module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
+    )
+    return Call(_KINDS[mode], x, batch_sizes, states, flat, config, "relu" if mode == "RNN_RELU" else "tanh")
 
 
-def _states(module: Any, hx: Any) -> States | None:
-    """Put the given states in a tuple."""
+def restore(call: Call, x: Sequence, output: Tensor, states: States) -> tuple[Sequence, Any]:
+    """Return the results of a call in the form of the module's input x and states."""
+    if isinstance(x, PackedSequence):
+        _, batch_sizes, order, inverse = x
+        if inverse is not None:
+            states = tuple(state.index_select(1, inverse) for state in states)
+        result: Sequence = PackedSequence(output, batch_sizes, order, inverse)
+    elif x.ndim == 2:
+        result = output.squeeze(0 if call.config.batch_first else 1)
+        states = tuple(state.squeeze(1) for state in states)
+    else:
+        result = output
+    return result, states if call.kind == "lstm" else states[0]
+
+
+def _as_tuple(module: Any, mode: str, hx: Any) -> States | None:
     if hx is None:
         return None
     label = type(module).__name__
-    if module.mode == "LSTM":
+    if mode == "LSTM":
         if not isinstance(hx, tuple | list):
             raise TypeError(f"{label}: the state must be a pair (h, c), got {type(hx).__name__}")
         if len(hx) != 2:
@@ -87,12 +140,9 @@ def _states(module: Any, hx: Any) -> States | None:
     return states
 
 
-def _as_given(module: Any, states: States) -> Any:
-    """Give states in the form of the module."""
-    return states if module.mode == "LSTM" else states[0]
-
-
-def _initial(module: Any, states: States | None, x: Tensor, batch: int, dtype: torch.dtype) -> States:
+def _check_or_make_states(
+    module: Any, mode: str, states: States | None, x: Tensor, batch: int, dtype: torch.dtype
+) -> States:
     """Check input and given states, or make zeros."""
     label = type(module).__name__
     if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
@@ -102,31 +152,14 @@ def _initial(module: Any, states: States | None, x: Tensor, batch: int, dtype: t
         )
     if x.shape[-1] != module.input_size:
         raise ShapeError(f"{label}: input must have {module.input_size} features, got {x.shape[-1]}")
-    places, size = module.num_layers * (1 + module.bidirectional), module.hidden_size
-    sizes = (module.proj_size or size, size) if module.mode == "LSTM" else (size,)
+    count, size = module.num_layers * (1 + module.bidirectional), module.hidden_size
+    sizes = (module.proj_size or size, size) if mode == "LSTM" else (size,)
     if states is None:
-        return tuple(x.new_zeros(places, batch, size) for size in sizes)
+        return tuple(x.new_zeros(count, batch, size) for size in sizes)
     for k, (state, size) in enumerate(zip(states, sizes, strict=True)):
-        if state.shape != (places, batch, size):
+        if state.shape != (count, batch, size):
             raise ShapeError(
-                f"{label}: Expected hidden{f'[{k}]' if len(sizes) > 1 else ''} size {(places, batch, size)}, "
+                f"{label}: Expected hidden{f'[{k}]' if len(sizes) > 1 else ''} size {(count, batch, size)}, "
                 f"got {tuple(state.shape)}"
             )
     return states
-
-
-def _recur(
-    module: Any, x: Tensor, batch_sizes: Tensor | None, states: States, flat: list[Tensor]
-) -> tuple[Tensor, States]:
-    """Run by the kernel of the kind."""
-    plan = dispatch.RNNConfig(
-        module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
-    )
-    if module.mode == "LSTM":
-        h, c = states
-        return dispatch.lstm(x, batch_sizes, (h, c), flat, plan)
-    if module.mode == "GRU":
-        output, h = dispatch.gru(x, batch_sizes, states[0], flat, plan)
-    else:
-        output, h = dispatch.rnn(x, batch_sizes, states[0], flat, plan, module.nonlinearity)
-    return output, (h,)

@@ -1,23 +1,39 @@
-"""One layer in one direction over a sequence, step by step, and back through it by hand.
+"""One layer in one direction over a sequence, step by step, and its backward written by hand.
 
-Sequences lie as packed ones do: the rows of step t, one for each sequence still alive, below those of step t − 1, and
-``sizes`` says how many each step has. A padded batch is one whose steps have N rows each. All input products are taken
-in one matrix product before the first step, and the gradients of the weights in one each after the last; what must wait
-for the step before is the recurrent product and the arithmetic of the gates.
+Rows are those of a packed sequence: step t has ``sizes[t]`` of them, one for each sequence still alive, below those of
+step t − 1. A padded batch has N at each step. The products with x are one matrix product before the first step, the
+gradients of the weights one each after the last; a step is left with the recurrent product and the gates.
 
-A forward returns the output, the final states, and what its backward needs beside them. A backward takes the gradients
-of output and final states and returns those of input, initial states and weights, in the order of the forward's
-arguments; that of ``b_ih`` comes first where the two biases' differ, and once where they are one.
+A backward takes the gradients of output and final states, the arguments of the forward, and what it saved.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq._recurrence.matmul import linear, prepacked_linear, weight_grad
+from wnseq._recurrence.backend import LayerBackend, forced_backend
+from wnseq._recurrence.call import Call
+from wnseq._recurrence.matmul import linear, onednn_supports, prepacked_linear, weight_grad
+from wnseq._torch_internals import is_recording
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward
+
+
+class CPULoop(LayerBackend):
+    """Runs a loop where oneDNN has its products, and where nothing records: a graph would take the loop apart.
+
+    An autograd function has no rule for the transforms of ``torch.func`` and for forward-mode derivatives either.
+    """
+
+    def supports(self, call: Call) -> bool:
+        """Return True for float32 weights on a CPU, unless torch's kernel is forced."""
+        return (
+            forced_backend() != "torch"
+            and not is_recording(call.x, *call.states, *call.flat)
+            and onednn_supports(call.x, *call.states, *call.flat)
+            and all(weight.dtype == torch.float32 for weight in call.flat)
+        )
 
 
 def lstm_forward(
@@ -31,21 +47,7 @@ def lstm_forward(
     w_hr: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run one LSTM layer in one direction.
-
-    Args:
-        x: Input.
-        sizes: Rows of each step.
-        h: Initial hidden state.
-        c: Initial cell state.
-        w_ih: Input weight.
-        w_hh: Recurrent weight.
-        bias: b_ih + b_hh.
-        w_hr: Projection.
-        reverse: Whether to walk from the last step to the first.
-
-    Shape:
-        - x: ``(ΣN, I)``; h: ``(N, P or H)``; c: ``(N, H)``; w_hr: ``(P, H)``
+    """Run one LSTM layer in one direction, with ``bias`` b_ih + b_hh.
 
     Returns:
         Output ``(ΣN, P or H)``, final h and c, and for the backward the gates ``(ΣN, 4·H)`` after their nonlinearities
@@ -53,12 +55,12 @@ def lstm_forward(
     """
     size = c.shape[1]
     gates = linear(x, w_ih, bias)
-    times = prepacked_linear(w_hh, None, len(h))
+    multiply = prepacked_linear(w_hh, None, len(h))
     cells = torch.empty_like(gates[:, :size], memory_format=torch.contiguous_format)
     output = x.new_empty(len(x), h.shape[1])
     for a, cells_t, output_t in _steps(sizes, reverse, gates, cells, output):
         n = len(a)
-        a += times(h[:n])
+        a += multiply(h[:n])
         a[:, : 2 * size].sigmoid_()
         a[:, 2 * size : 3 * size].tanh_()
         a[:, 3 * size :].sigmoid_()
@@ -88,27 +90,7 @@ def lstm_backward(
     gates: Tensor,
     cells: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Go back through :func:`lstm_forward`.
-
-    Args:
-        d_output: Gradient of the output.
-        d_h: Gradient of the final hidden state.
-        d_c: Gradient of the final cell state.
-        x: Input.
-        sizes: Rows of each step.
-        h: Initial hidden state.
-        c: Initial cell state.
-        w_ih: Input weight.
-        w_hh: Recurrent weight.
-        w_hr: Projection.
-        reverse: Direction of the forward.
-        output: What the forward returned.
-        gates: Likewise.
-        cells: Likewise.
-
-    Returns:
-        Gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr (empty without a projection).
-    """
+    """Return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr (empty without a projection)."""
     size = c.shape[1]
     i, f, g, o = gates.chunk(4, 1)
     tanh_c = cells.tanh()
@@ -119,7 +101,7 @@ def lstm_backward(
     torch.mul(i, 1 - g.square(), out=d[:, 2 * size : 3 * size])
     torch.mul(tanh_c, o * (1 - o), out=d[:, 3 * size :])
     d_projected = d_output.clone() if w_hr is not None else d_output
-    times = prepacked_linear(w_hh.mT, None, len(h))
+    multiply = prepacked_linear(w_hh.mT, None, len(h))
     for d_output_t, d_projected_t, to_c_t, d_t, f_t in reversed(
         _steps(sizes, reverse, d_output, d_projected, to_c, d, f)
     ):
@@ -131,7 +113,7 @@ def lstm_backward(
         cell = torch.addcmul(d_c[:n], now, to_c_t)
         d_t[:, : 3 * size].view(n, 3, size).mul_(cell.unsqueeze(1))
         d_t[:, 3 * size :].mul_(now)
-        d_h, d_c = _update_state(d_h, times(d_t)), _update_state(d_c, cell * f_t)
+        d_h, d_c = _update_state(d_h, multiply(d_t)), _update_state(d_c, cell * f_t)
     d_hr = weight_grad(d_projected, o * tanh_c) if w_hr is not None else x.new_empty(0)
     before = _previous_states(output, h, sizes, reverse)
     return linear(d, w_ih.mT), d_h.clone(), d_c.clone(), weight_grad(d, x), weight_grad(d, before), d.sum(0), d_hr
@@ -149,18 +131,7 @@ def gru_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one GRU layer in one direction.
 
-    Args:
-        x: Input; the products are taken in its dtype, which is the weights' too.
-        sizes: Rows of each step.
-        h: Initial hidden state; states and gates are kept in its dtype, which is the biases' too.
-        w_ih: Input weight.
-        w_hh: Recurrent weight.
-        b_ih: Input bias.
-        b_hh: Recurrent bias.
-        reverse: Whether to walk from the last step to the first.
-
-    Shape:
-        - x: ``(ΣN, I)``; h: ``(N, H)``
+    The products are in the dtype of x and the weights; states, gates and biases in that of h.
 
     Returns:
         Output ``(ΣN, H)``, final h, and for the backward the gates ``(ΣN, 3·H)`` after their nonlinearities and
@@ -170,11 +141,11 @@ def gru_forward(
     gates = linear(x, w_ih, b_ih).to(h.dtype)
     inner = gates.new_empty(len(x), size)
     output = torch.empty_like(inner)
-    times = prepacked_linear(w_hh, b_hh, len(h))
+    multiply = prepacked_linear(w_hh, b_hh, len(h))
     r_and_z, (r, z, new) = gates[:, : 2 * size], gates.chunk(3, 1)
     for a, r_t, z_t, new_t, inner_t, h_t in _steps(sizes, reverse, r_and_z, r, z, new, inner, output):
         alive = h[: len(h_t)]
-        from_h = times(alive.to(x.dtype))
+        from_h = multiply(alive.to(x.dtype))
         a.add_(from_h[:, : 2 * size]).sigmoid_()
         new_t.addcmul_(r_t, inner_t.copy_(from_h[:, 2 * size :])).tanh_()
         h = _update_state(h, torch.lerp(new_t, alive, z_t, out=h_t))
@@ -195,25 +166,7 @@ def gru_backward(
     inner: Tensor,
     wants_x: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Go back through :func:`gru_forward`.
-
-    Args:
-        d_output: Gradient of the output.
-        d_h: Gradient of the final hidden state.
-        x: Input.
-        sizes: Rows of each step.
-        h: Initial hidden state.
-        w_ih: Input weight.
-        w_hh: Recurrent weight.
-        reverse: Direction of the forward.
-        output: What the forward returned.
-        gates: Likewise.
-        inner: Likewise.
-        wants_x: Whether the gradient of x is asked for.
-
-    Returns:
-        Gradients of x (empty if nobody asks), h, w_ih, w_hh, b_ih and b_hh.
-    """
+    """Return the gradients of x (empty without ``wants_x``), h, w_ih, w_hh, b_ih and b_hh."""
     size = h.shape[1]
     r, z, new = gates.chunk(3, 1)
     before = _previous_states(output, h, sizes, reverse)
@@ -222,16 +175,16 @@ def gru_backward(
     _sigmoid_backward(inner * to_new, r, grad_input=local[:, :size])
     _sigmoid_backward(before - new, z, grad_input=local[:, size : 2 * size])
     torch.mul(r, to_new, out=local[:, 2 * size :])
-    d_output = d_output.to(h.dtype, copy=True)  # of each step; from later ones too when the walk has been there
+    d_output = d_output.to(h.dtype, copy=True)  # of a step; the walk adds that of later steps
     d = torch.empty_like(gates, dtype=x.dtype)
-    times = prepacked_linear(w_hh.mT, None, len(h))
+    multiply = prepacked_linear(w_hh.mT, None, len(h))
     parts = (part.view(-1, 3, size) for part in (local, d))
     for now, z_t, d_t, local_t, d_parts in reversed(_steps(sizes, reverse, d_output, z, d, *parts)):
         now.add_(d_h[: len(now)])
         torch.mul(local_t, now.unsqueeze(1), out=d_parts)
-        d_h = _update_state(d_h, torch.addcmul(times(d_t).to(h.dtype), now, z_t))
+        d_h = _update_state(d_h, torch.addcmul(multiply(d_t).to(h.dtype), now, z_t))
     d_hh, d_b_hh = weight_grad(d, before.to(x.dtype)), d.sum(0, dtype=h.dtype)
-    torch.mul(d_output, to_new, out=d[:, 2 * size :])  # where x reaches n, r is not in the way
+    torch.mul(d_output, to_new, out=d[:, 2 * size :])  # r multiplies the recurrent part alone
     d_x = linear(d, w_ih.mT) if wants_x else x.new_empty(0)
     return d_x, d_h.clone(), weight_grad(d, x), d_hh, d.sum(0, dtype=h.dtype), d_b_hh
 
@@ -246,28 +199,11 @@ def rnn_forward(
     relu: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Run one Elman layer in one direction.
-
-    Args:
-        x: Input.
-        sizes: Rows of each step.
-        h: Initial hidden state.
-        w_ih: Input weight.
-        w_hh: Recurrent weight.
-        bias: b_ih + b_hh.
-        relu: Whether the nonlinearity is relu, not tanh.
-        reverse: Whether to walk from the last step to the first.
-
-    Shape:
-        - x: ``(ΣN, I)``; h: ``(N, H)``
-
-    Returns:
-        Output ``(ΣN, H)`` and final h.
-    """
+    """Run one Elman layer in one direction, with ``bias`` b_ih + b_hh; return output ``(ΣN, H)`` and final h."""
     output = linear(x, w_ih, bias)
-    times = prepacked_linear(w_hh, None, len(h))
+    multiply = prepacked_linear(w_hh, None, len(h))
     for (a,) in _steps(sizes, reverse, output):
-        a += times(h[: len(a)])
+        a += multiply(h[: len(a)])
         h = _update_state(h, a.relu_() if relu else a.tanh_())
     return output, h.clone()
 
@@ -284,56 +220,40 @@ def rnn_backward(
     reverse: bool,
     output: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Go back through :func:`rnn_forward`.
-
-    Args:
-        d_output: Gradient of the output.
-        d_h: Gradient of the final hidden state.
-        x: Input.
-        sizes: Rows of each step.
-        h: Initial hidden state.
-        w_ih: Input weight.
-        w_hh: Recurrent weight.
-        relu: Nonlinearity of the forward.
-        reverse: Direction of the forward.
-        output: What the forward returned.
-
-    Returns:
-        Gradients of x, h, w_ih, w_hh and of each bias.
-    """
+    """Return the gradients of x, h, w_ih, w_hh and of each bias."""
     d = (output > 0).to(output.dtype) if relu else 1 - output.square()  # first ∂h/∂a, then the gradient of a
-    times = prepacked_linear(w_hh.mT, None, len(h))
+    multiply = prepacked_linear(w_hh.mT, None, len(h))
     for d_t, d_output_t in reversed(_steps(sizes, reverse, d, d_output)):
         d_t.mul_(d_output_t + d_h[: len(d_t)])
-        d_h = _update_state(d_h, times(d_t))
+        d_h = _update_state(d_h, multiply(d_t))
     before = _previous_states(output, h, sizes, reverse)
     return linear(d, w_ih.mT), d_h.clone(), weight_grad(d, x), weight_grad(d, before), d.sum(0)
 
 
 def as_rows(x: Tensor) -> Tensor:
-    """Lay padded time-first tensors as packed ones are: ``(T, N, ·)`` to ``(T·N, ·)``."""
+    """View a padded tensor ``(T, N, ·)`` as rows ``(T·N, ·)``; a packed one has them."""
     return x.flatten(0, 1) if x.ndim == 3 else x
 
 
 def step_sizes(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
-    """List how many rows each step has."""
+    """Return how many rows each step has."""
     listed: list[int] = [x.shape[1]] * x.shape[0] if batch_sizes is None else batch_sizes.tolist()
     return listed
 
 
 def _steps(sizes: list[int], reverse: bool, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Cut tensors into the rows of each step, in the order in which the steps are taken."""
+    """Split tensors into the rows of each step, in the order of the walk."""
     steps = list(zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True))
     return steps[::-1] if reverse else steps
 
 
 def _update_state(state: Tensor, alive: Tensor) -> Tensor:
-    """Put the new state of the sequences that are alive, the first ones, in the place of the old."""
+    """Return the state with its first rows, those of the sequences alive, replaced."""
     return alive if len(alive) == len(state) else torch.cat([alive, state[len(alive) :].to(alive.dtype)])
 
 
 def _previous_states(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) -> Tensor:
-    """Lay out, for each row, the value that the step before left: ``(ΣN, ·)``."""
+    """Return for each row the value after the step before: ``(ΣN, ·)``."""
     parts: list[Tensor] = []
     state = initial
     for (now,) in _steps(sizes, reverse, values):

@@ -1,12 +1,11 @@
-"""The recurrences as operators of our own, each opaque to the tools that capture graphs.
+"""Layers as custom operators, one node in a captured graph for a layer and direction, of any length and batch size.
 
-``torch.compile``, ``torch.export`` and the ONNX exporter see one node for a layer and direction, of any length and
-batch size, where they would unroll torch's recurrences step by step or give up. An operator takes time-first input,
-padded ``(T, N, I)`` or packed ``(ΣN, I)`` with its ``batch_sizes``, and the states of its layer and direction
-``(N, ·)``.
+``torch.compile``, ``torch.export`` and the ONNX exporter would unroll torch's recurrences step by step or give up. An
+operator takes time-first input, padded ``(T, N, I)`` or packed ``(ΣN, I)`` with its ``batch_sizes``, and the states of
+its layer and direction ``(N, ·)``.
 
-What runs inside is oneDNN's LSTM where there is one, else the loops of :mod:`wnseq._recurrence.cpu_loops`. With ``save`` a loop keeps
-what its backward needs; without, and with oneDNN, the backward runs the layer again first.
+Inside runs oneDNN's LSTM where there is one, else the loops of :mod:`wnseq._recurrence.cpu_loops`. With ``save`` a loop
+keeps what its backward needs; without, and with oneDNN, the backward runs the layer again first.
 """
 
 import math
@@ -15,19 +14,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wnseq._recurrence import cpu_loops
-from wnseq._recurrence.matmul import HAS_ONEDNN
+from wnseq._recurrence import cpu_loops as loops
+from wnseq._recurrence.backend import LayerBackend, autocast, unpack
+from wnseq._recurrence.call import Call, States
+from wnseq._recurrence.cpu_loops import as_rows, step_sizes
+from wnseq._torch_internals import HAS_ONEDNN_LSTM, has_vmap_or_jvp, needs_grad, onednn_lstm, onednn_lstm_backward
 
-ONEDNN_LSTM = 2  # torch's number of the recurrence
+
+class CustomOps(LayerBackend):
+    """Runs while a graph is captured."""
+
+    def supports(self, call: Call) -> bool:
+        """Return True under ``torch.compile`` and export, but for transforms, and for CUDA.
+
+        There torch's kernel is one node, which only export would fix to one length.
+        """
+        return (
+            torch.compiler.is_compiling()
+            and not has_vmap_or_jvp()
+            and (not call.x.is_cuda or torch.compiler.is_exporting())
+        )
+
+    def layer(
+        self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, States]:
+        """Run one layer in one direction, in the dtypes that torch's kernel has under autocast."""
+        dtype = states[-1].dtype
+        x, states, weights = autocast(x, states, weights)
+        w_ih, w_hh, b_ih, b_hh, w_hr = unpack(weights)
+        sizes, save = call.batch_sizes, needs_grad(x, *states, *weights)
+        if call.kind == "rnn":
+            output, h = rnn(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, call.nonlinearity == "relu", reverse)
+            return output, (h,)
+        if call.kind == "gru":
+            output, h, _, _ = gru(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, reverse, save)
+            return output.to(dtype), (h.to(dtype),)
+        if has_onednn(x, sizes, w_hr):
+            output, h, c, _, _ = lstm(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, None, reverse, False)
+            return output, (h, c)
+        output, h, c, _, _ = lstm(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, w_hr, reverse, save)
+        if w_hr is not None:
+            return output, (h, c.to(dtype))
+        return output.to(dtype), (h.to(dtype), c.to(dtype))
+
+
+CUSTOM_OPS = CustomOps()
 
 
 def has_onednn(x: Tensor, batch_sizes: Tensor | None, w_hr: Tensor | None) -> bool:
-    """Tell whether oneDNN has an LSTM for a layer: float32 or bfloat16 on a CPU, padded, without a projection.
-
-    It takes half the time of the loop in float32, forward and backward, at 35×20×650 on a processor with AVX-512.
-    """
-    fits = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return HAS_ONEDNN and fits and batch_sizes is None and w_hr is None
+    """Return True if oneDNN has an LSTM for a layer; it takes half the time of the loop at 35×20×650 in float32."""
+    is_supported = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_ONEDNN_LSTM and is_supported and batch_sizes is None and w_hr is None
 
 
 # ---- LSTM
@@ -50,22 +87,19 @@ def lstm(
     """Run one LSTM layer in one direction; return output, final states, and the gates and cell states if saved."""
     with torch.autocast(x.device.type, enabled=False):
         if not save and has_onednn(x, batch_sizes, w_hr):
-            output, h, c, _ = _onednn(x, h, c, [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)], reverse, train=False)
+            output, h, c, _ = onednn_lstm(x, h, c, [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)], reverse)
             return output, h, c, x.new_empty(0), x.new_empty(0)
         bias = _sum(b_ih, b_hh)
-        output, h, c, gates, cells = cpu_loops.lstm_forward(
-            cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes), h, c, w_ih, w_hh, bias, w_hr, reverse
+        output, h, c, gates, cells = loops.lstm_forward(
+            as_rows(x), step_sizes(x, batch_sizes), h, c, w_ih, w_hh, bias, w_hr, reverse
         )
         output = output.view(*x.shape[:-1], -1)
         return (output, h, c, gates, cells) if save else (output, h, c, x.new_empty(0), x.new_empty(0))
 
 
 @lstm.register_fake
-def _(
-    x: Tensor, batch_sizes: Tensor | None, h: Tensor, c: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    gates, cells = _kept(x, c.shape[1], (4, 1), save=rest[-1])
-    return x.new_empty(*x.shape[:-1], h.shape[1]), x.new_empty(h.shape), x.new_empty(c.shape), gates, cells
+def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h, c), *_saved(x, c.shape[1], (4, 1), save=rest[-1])
 
 
 @torch.library.custom_op("wnseq::lstm_backward", mutates_args=())
@@ -87,53 +121,27 @@ def lstm_backward(
     gates: Tensor,
     cells: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Go back through :func:`lstm`; return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr."""
+    """Return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr."""
     with torch.autocast(x.device.type, enabled=False):
         if not gates.numel() and has_onednn(x, batch_sizes, w_hr):
             weights = [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)]
-            return _onednn_backward(d_output, d_h, d_c, x, h, c, weights, reverse)
-        rows, sizes = cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
+            return *onednn_lstm_backward(d_output, d_h, d_c, x, h, c, weights, reverse), x.new_empty(0)
+        rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
         if not gates.numel():
             bias = _sum(b_ih, b_hh)
-            _, _, _, gates, cells = cpu_loops.lstm_forward(rows, sizes, h, c, w_ih, w_hh, bias, w_hr, reverse)
-        d_x, d_h, d_c, d_ih, d_hh, d_bias, d_hr = cpu_loops.lstm_backward(
-            cpu_loops.as_rows(d_output),
-            d_h,
-            d_c,
-            rows,
-            sizes,
-            h,
-            c,
-            w_ih,
-            w_hh,
-            w_hr,
-            reverse,
-            cpu_loops.as_rows(output),
-            gates,
-            cells,
+            _, _, _, gates, cells = loops.lstm_forward(rows, sizes, h, c, w_ih, w_hh, bias, w_hr, reverse)
+        d, saved = (as_rows(d_output), d_h, d_c), (as_rows(output), gates, cells)
+        d_x, d_h, d_c, d_ih, d_hh, d_bias, d_hr = loops.lstm_backward(
+            *d, rows, sizes, h, c, w_ih, w_hh, w_hr, reverse, *saved
         )
         return d_x.view(x.shape), d_h, d_c, d_ih, d_hh, d_bias, d_hr
 
 
 @lstm_backward.register_fake
-def _(
-    d_output: Tensor,
-    d_h: Tensor,
-    d_c: Tensor,
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    h: Tensor,
-    c: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor | None,
-    b_hh: Tensor | None,
-    w_hr: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    d_hr = x.new_empty(0) if w_hr is None else x.new_empty(w_hr.shape)
-    d_x, d_h, d_c, d_ih, d_hh = (x.new_empty(each.shape) for each in (x, h, c, w_ih, w_hh))
-    return d_x, d_h, d_c, d_ih, d_hh, x.new_empty(w_ih.shape[0]), d_hr
+def _(d_output: Tensor, d_h: Tensor, d_c: Tensor, x: Tensor, batch_sizes: Any, *rest: Any) -> tuple[Tensor, ...]:
+    h, c, w_ih, w_hh, _, _, w_hr, *_ = rest
+    d_hr = x.new_empty(0 if w_hr is None else w_hr.shape)
+    return *_empty(x, x, h, c, w_ih, w_hh), x.new_empty(w_ih.shape[0]), d_hr
 
 
 def _lstm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -144,45 +152,16 @@ def _lstm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 def _lstm_autograd(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, output, gates, cells = ctx.saved_tensors
-    d_x, d_h, d_c, d_ih, d_hh, d_bias, d_hr = lstm_backward(
-        d_output, d_h, d_c, *inputs, ctx.reverse, output, gates, cells
-    )
-    _, _, _, _, _, _, b_ih, b_hh, w_hr = inputs
-    d_b_ih, d_b_hh = (None if b is None else d_bias for b in (b_ih, b_hh))
-    return d_x, None, d_h, d_c, d_ih, d_hh, d_b_ih, d_b_hh, None if w_hr is None else d_hr, None, None
+    d_x, *gradients, d_bias, d_hr = lstm_backward(d_output, d_h, d_c, *inputs, ctx.reverse, output, gates, cells)
+    d_biases = [None if bias is None else d_bias for bias in inputs[-3:-1]]
+    return d_x, None, *gradients, *d_biases, None if inputs[-1] is None else d_hr, None, None
 
 
 lstm.register_autograd(_lstm_autograd, setup_context=_lstm_setup)
 
 
-def _onednn(
-    x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], reverse: bool, train: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run oneDNN's LSTM; return output, final states and workspace."""
-    x, h, c = x.contiguous(), h.contiguous(), c.contiguous()
-    with torch.set_grad_enabled(train):  # torch asks this too before it makes a workspace
-        output, h, c, workspace = torch.ops.aten.mkldnn_rnn_layer(
-            x, *weights, h, c, reverse, [], ONEDNN_LSTM, c.shape[1], 1, True, False, False, train
-        )
-    return output, h.view(c.shape), c.view(c.shape), workspace
-
-
-def _onednn_backward(
-    d_output: Tensor, d_h: Tensor, d_c: Tensor, x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], reverse: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run oneDNN's LSTM again, for a workspace of which nobody knows the size before, and go back through it."""
-    x, h, c = x.contiguous(), h.contiguous(), c.contiguous()
-    output, new_h, new_c, workspace = _onednn(x, h, c, weights, reverse, train=True)
-    states, gradients = (h, c, output, new_h, new_c), (d_output.contiguous(), d_h.contiguous(), d_c.contiguous())
-    size = c.shape[1]
-    d_x, d_ih, d_hh, d_bias, _, d_h, d_c = torch.ops.aten.mkldnn_rnn_layer_backward(
-        x, *weights, *states, *gradients, reverse, ONEDNN_LSTM, size, 1, True, True, False, [], False, workspace
-    )
-    return d_x, d_h.view(h.shape), d_c.view(c.shape), d_ih, d_hh, d_bias, x.new_empty(0)
-
-
 def _or_zeros(w_ih: Tensor, *biases: Tensor | None) -> list[Tensor]:
-    """Put zeros where there is no bias, as oneDNN wants one."""
+    """Return the biases, zeros for none: oneDNN takes one in any case."""
     return [w_ih.new_zeros(w_ih.shape[0]) if bias is None else bias for bias in biases]
 
 
@@ -203,17 +182,16 @@ def gru(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one GRU layer in one direction; return output, final state, and what the backward needs if saved."""
     with torch.autocast(x.device.type, enabled=False):
-        output, h, gates, inner = cpu_loops.gru_forward(
-            cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes), h, w_ih, w_hh, b_ih, b_hh, reverse
+        output, h, gates, inner = loops.gru_forward(
+            as_rows(x), step_sizes(x, batch_sizes), h, w_ih, w_hh, b_ih, b_hh, reverse
         )
         output = output.view(*x.shape[:-1], -1)
         return (output, h, gates, inner) if save else (output, h, x.new_empty(0), x.new_empty(0))
 
 
 @gru.register_fake
-def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    gates, inner = _kept(x, h.shape[1], (3, 1), save=rest[-1])
-    return x.new_empty(*x.shape[:-1], h.shape[1]), x.new_empty(h.shape), gates, inner
+def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h), *_saved(x, h.shape[1], (3, 1), save=rest[-1])
 
 
 @torch.library.custom_op("wnseq::gru_backward", mutates_args=())
@@ -232,40 +210,22 @@ def gru_backward(
     gates: Tensor,
     inner: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Go back through :func:`gru`; return the gradients of x, h, w_ih, w_hh, b_ih and b_hh."""
+    """Return the gradients of x, h, w_ih, w_hh, b_ih and b_hh."""
     with torch.autocast(x.device.type, enabled=False):
-        rows, sizes = cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
+        rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
         if not gates.numel():
-            _, _, gates, inner = cpu_loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse)
-        d_x, d_h, d_ih, d_hh, d_b_ih, d_b_hh = cpu_loops.gru_backward(
-            cpu_loops.as_rows(d_output),
-            d_h,
-            rows,
-            sizes,
-            h,
-            w_ih,
-            w_hh,
-            reverse,
-            cpu_loops.as_rows(output),
-            gates,
-            inner,
+            _, _, gates, inner = loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse)
+        saved = as_rows(output), gates, inner
+        d_x, d_h, d_ih, d_hh, d_b_ih, d_b_hh = loops.gru_backward(
+            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, reverse, *saved
         )
         return d_x.view(x.shape), d_h, d_ih, d_hh, d_b_ih, d_b_hh
 
 
 @gru_backward.register_fake
-def _(
-    d_output: Tensor,
-    d_h: Tensor,
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    h: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    d_x, d_h, d_ih, d_hh = (x.new_empty(each.shape) for each in (x, h, w_ih, w_hh))
-    return d_x, d_h, d_ih, d_hh, x.new_empty(w_ih.shape[0]), x.new_empty(w_ih.shape[0])
+def _(d_output: Tensor, d_h: Tensor, x: Tensor, batch_sizes: Any, *rest: Any) -> tuple[Tensor, ...]:
+    h, w_ih, w_hh, *_ = rest
+    return *_empty(x, x, h, w_ih, w_hh), x.new_empty(w_ih.shape[0]), x.new_empty(w_ih.shape[0])
 
 
 def _gru_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -276,9 +236,9 @@ def _gru_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 def _gru_autograd(ctx: Any, d_output: Tensor, d_h: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, output, gates, inner = ctx.saved_tensors
-    d_x, d_h, d_ih, d_hh, d_b_ih, d_b_hh = gru_backward(d_output, d_h, *inputs, ctx.reverse, output, gates, inner)
-    has_bias = inputs[-1] is not None
-    return d_x, None, d_h, d_ih, d_hh, d_b_ih if has_bias else None, d_b_hh if has_bias else None, None, None
+    d_x, *gradients, d_b_ih, d_b_hh = gru_backward(d_output, d_h, *inputs, ctx.reverse, output, gates, inner)
+    d_biases = (None, None) if inputs[-1] is None else (d_b_ih, d_b_hh)
+    return d_x, None, *gradients, *d_biases, None, None
 
 
 gru.register_autograd(_gru_autograd, setup_context=_gru_setup)
@@ -302,15 +262,13 @@ def rnn(
     """Run one Elman layer in one direction; return output and final state."""
     with torch.autocast(x.device.type, enabled=False):
         bias = _sum(b_ih, b_hh)
-        output, h = cpu_loops.rnn_forward(
-            cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes), h, w_ih, w_hh, bias, relu, reverse
-        )
+        output, h = loops.rnn_forward(as_rows(x), step_sizes(x, batch_sizes), h, w_ih, w_hh, bias, relu, reverse)
         return output.view(*x.shape[:-1], -1), h
 
 
 @rnn.register_fake
-def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(*x.shape[:-1], h.shape[1]), x.new_empty(h.shape)
+def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h)
 
 
 @torch.library.custom_op("wnseq::rnn_backward", mutates_args=())
@@ -326,36 +284,19 @@ def rnn_backward(
     reverse: bool,
     output: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Go back through :func:`rnn`; return the gradients of x, h, w_ih, w_hh and of each bias."""
+    """Return the gradients of x, h, w_ih, w_hh and of each bias."""
     with torch.autocast(x.device.type, enabled=False):
-        d_x, d_h, d_ih, d_hh, d_bias = cpu_loops.rnn_backward(
-            cpu_loops.as_rows(d_output),
-            d_h,
-            cpu_loops.as_rows(x),
-            cpu_loops.step_sizes(x, batch_sizes),
-            h,
-            w_ih,
-            w_hh,
-            relu,
-            reverse,
-            cpu_loops.as_rows(output),
+        rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
+        d_x, d_h, d_ih, d_hh, d_bias = loops.rnn_backward(
+            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, as_rows(output)
         )
         return d_x.view(x.shape), d_h, d_ih, d_hh, d_bias
 
 
 @rnn_backward.register_fake
-def _(
-    d_output: Tensor,
-    d_h: Tensor,
-    x: Tensor,
-    batch_sizes: Tensor | None,
-    h: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    d_x, d_h, d_ih, d_hh = (x.new_empty(each.shape) for each in (x, h, w_ih, w_hh))
-    return d_x, d_h, d_ih, d_hh, x.new_empty(w_ih.shape[0])
+def _(d_output: Tensor, d_h: Tensor, x: Tensor, batch_sizes: Any, *rest: Any) -> tuple[Tensor, ...]:
+    h, w_ih, w_hh, *_ = rest
+    return *_empty(x, x, h, w_ih, w_hh), x.new_empty(w_ih.shape[0])
 
 
 def _rnn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -366,20 +307,24 @@ def _rnn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 def _rnn_autograd(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, output = ctx.saved_tensors
-    d_x, d_h, d_ih, d_hh, d_bias = rnn_backward(d_output, d_h, *inputs, ctx.relu, ctx.reverse, output)
-    d_b = d_bias if ctx.has_bias else None
-    return d_x, None, d_h, d_ih, d_hh, d_b, d_b, None, None
+    d_x, *gradients, d_bias = rnn_backward(d_output, d_h, *inputs, ctx.relu, ctx.reverse, output)
+    d_biases = (d_bias, d_bias) if ctx.has_bias else (None, None)
+    return d_x, None, *gradients, *d_biases, None, None
 
 
 rnn.register_autograd(_rnn_autograd, setup_context=_rnn_setup)
 
 
 def _sum(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
-    """Add the two biases, where their gradients are one."""
     return None if b_ih is None or b_hh is None else b_ih + b_hh
 
 
-def _kept(x: Tensor, size: int, parts: tuple[int, ...], save: bool) -> list[Tensor]:
-    """Make what a forward keeps for its backward, so many units for each row of x; nothing in it if it does not."""
+def _empty(x: Tensor, *shaped: Tensor) -> list[Tensor]:
+    """Return tensors of x's dtype in the shapes of the others."""
+    return [x.new_empty(tensor.shape) for tensor in shaped]
+
+
+def _saved(x: Tensor, size: int, parts: tuple[int, ...], save: bool) -> list[Tensor]:
+    """Return what a forward keeps for its backward, tensors of so many units a row; empty ones without ``save``."""
     rows = math.prod(x.shape[:-1])
     return [x.new_empty(rows, part * size) if save else x.new_empty(0) for part in parts]

@@ -1,4 +1,4 @@
-"""TODO."""
+"""One step of each cell, and the order of the gates in its weights, which no other module knows."""
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ def rnn_step(
     b_hh: Tensor | None = None,
     nonlinearity: str = "tanh",
 ) -> Tensor:
-    """Take one step of an Elman network.
+    """Compute one step of an Elman network.
 
     h' = φ(W_ih x + b_ih + W_hh h + b_hh)
 
@@ -52,17 +52,17 @@ def lstm_step(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Take one step of an LSTM.
+    """Compute one step of an LSTM.
 
     i, f, g, o = σ, σ, tanh, σ of W_ih x + b_ih + W_hh h + b_hh; c' = f ⊙ c + i ⊙ g; h' = o ⊙ tanh(c')
 
     Args:
         x: Input.
         state: Hidden and cell state.
-        w_ih: Input weights of the four gates, one below the other.
-        w_hh: Recurrent weights, likewise.
-        b_ih: Input biases, likewise.
-        b_hh: Recurrent biases, likewise.
+        w_ih: Input weights of the four gates, one below the other; so are the others.
+        w_hh: Recurrent weights.
+        b_ih: Input biases.
+        b_hh: Recurrent biases.
 
     Shape:
         - x: ``(N, I)`` or ``(I,)``; each state: ``(N, H)`` or ``(H,)``
@@ -86,17 +86,17 @@ def gru_step(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
 ) -> Tensor:
-    """Take one step of a GRU.
+    """Compute one step of a GRU.
 
     r, z = σ of W_ih x + b_ih + W_hh h + b_hh; n = tanh(W_in x + b_in + r ⊙ (W_hn h + b_hn)); h' = (1 − z) ⊙ n + z ⊙ h
 
     Args:
         x: Input.
         h: Hidden state.
-        w_ih: Input weights of the three gates, one below the other.
-        w_hh: Recurrent weights, likewise.
-        b_ih: Input biases, likewise.
-        b_hh: Recurrent biases, likewise.
+        w_ih: Input weights of the three gates, one below the other; so are the others.
+        w_hh: Recurrent weights.
+        b_ih: Input biases.
+        b_hh: Recurrent biases.
 
     Shape:
         - x: ``(N, I)`` or ``(I,)``; h: ``(N, H)`` or ``(H,)``
@@ -114,15 +114,12 @@ def gru_step(
 
 
 def gate_slice(kind: str, gate: str, hidden_size: int) -> slice:
-    """Find the rows of one gate in a weight, a bias or a g vector.
+    """Return the rows of one gate in a weight, a bias or a g vector.
 
     Args:
         kind: ``rnn``, ``lstm`` or ``gru``.
         gate: Name of the gate.
         hidden_size: H.
-
-    Returns:
-        The rows.
 
     Raises:
         ValueError: There is no such gate.

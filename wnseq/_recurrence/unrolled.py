@@ -1,4 +1,4 @@
-"""A layer as steps of a cell, one by one: slower than a kernel, and open to whatever torch can do with its own."""
+"""Layers as steps of a cell, one by one: slower than a kernel, but with every rule that torch has for its operators."""
 
 from collections.abc import Callable
 
@@ -6,75 +6,89 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq._recurrence.steps import gru_step, lstm_step
+from wnseq._recurrence.backend import LayerBackend
+from wnseq._recurrence.call import Call, States
+from wnseq._recurrence.steps import gru_step, lstm_step, rnn_step
 
-States = tuple[Tensor, ...]
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
-Sizes = Tensor | None  # of a packed batch. Aliases, as torch.compile does not read the annotations of a closure.
-Flat = list[Tensor]
-Result = tuple[Tensor, States]
-Layer = Callable[[Tensor, Sizes, States, Flat, bool], Result]  # one direction of one layer, time first
 
 
-def gru(x: Tensor, states: States, *weights: Tensor) -> States:
-    """Take a step of a GRU."""
-    return (gru_step(x, states[0], *weights),)
+class Unrolled(LayerBackend):
+    """Runs what no other back end supports: transforms of ``torch.func``."""
+
+    def supports(self, call: Call) -> bool:
+        """Return True."""
+        return True
+
+    def layer(
+        self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, States]:
+        """Run one layer in one direction."""
+        step = _STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
+        return unroll(step, x, call.batch_sizes, states, weights, reverse)
+
+
+def unroll(
+    step: Step, x: Tensor, batch_sizes: Tensor | None, states: States, weights: list[Tensor], reverse: bool
+) -> tuple[Tensor, States]:
+    """Run one layer in one direction by its step."""
+    inputs = list(x.unbind(0) if batch_sizes is None else torch.split(x, batch_sizes.tolist()))
+    outputs: list[Tensor] = []
+    for x_t in reversed(inputs) if reverse else inputs:
+        alive = x_t.shape[0]  # a packed batch is sorted: what ends early or, backward, starts late is at its end
+        new = step(x_t, tuple(s[:alive] for s in states), *weights)
+        states = tuple(torch.cat([n, s[alive:].to(n.dtype)]) for n, s in zip(new, states, strict=True))
+        outputs.append(new[0])
+    outputs = outputs[::-1] if reverse else outputs
+    return torch.stack(outputs) if batch_sizes is None else torch.cat(outputs), states
 
 
 def lstm(x: Tensor, states: States, *weights: Tensor) -> States:
-    """Take a step of an LSTM; a projection is what is odd among its weights and biases."""
+    """Step an LSTM; with an odd number of weights the last one is the projection."""
     gates = len(weights) // 2 * 2
     h, c = lstm_step(x, (states[0], states[1]), *weights[:gates])
     return (F.linear(h, weights[gates]) if len(weights) > gates else h), c
 
 
-def layer(step: Step) -> Layer:
-    """Make a layer of one direction out of a step."""
-
-    def layer(x: Tensor, batch_sizes: Sizes, states: States, weights: Flat, reverse: bool) -> Result:
-        inputs = list(x.unbind(0) if batch_sizes is None else torch.split(x, batch_sizes.tolist()))
-        outputs: list[Tensor] = []
-        for x_t in reversed(inputs) if reverse else inputs:
-            alive = x_t.shape[0]  # a packed batch is sorted: what ends early or, backward, starts late is at its end
-            new = step(x_t, tuple(s[:alive] for s in states), *weights)
-            states = tuple(torch.cat([n, s[alive:].to(n.dtype)]) for n, s in zip(new, states, strict=True))
-            outputs.append(new[0])
-        outputs = outputs[::-1] if reverse else outputs
-        return torch.stack(outputs) if batch_sizes is None else torch.cat(outputs), states
-
-    return layer
+def gru(x: Tensor, states: States, *weights: Tensor) -> States:
+    """Step a GRU."""
+    return (gru_step(x, states[0], *weights),)
 
 
-def differentiable(
+def _rnn_tanh(x: Tensor, states: States, *weights: Tensor) -> States:
+    return (rnn_step(x, states[0], *weights),)  # type: ignore[arg-type]
+
+
+def _rnn_relu(x: Tensor, states: States, *weights: Tensor) -> States:
+    return (rnn_step(x, states[0], *weights, nonlinearity="relu"),)  # type: ignore[arg-type, misc]
+
+
+_STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _rnn_relu}
+
+
+def differentiable_backward(
     step: Step,
     d: tuple[Tensor, ...],
     x: Tensor,
-    batch_sizes: Sizes,
+    batch_sizes: Tensor | None,
     states: States,
     weights: list[Tensor | None],
     reverse: bool,
 ) -> list[Tensor | None]:
-    """Go back through a layer in a way that can be differentiated again: through its steps, in float32.
+    """Return the gradients of x, states and weights by the steps, in float32, so that they have derivatives too.
 
-    Args:
-        step: What the layer does at each.
-        d: Gradients of output and final states.
-        x: Input.
-        batch_sizes: Sequences alive at each step of a packed input; None for a padded one.
-        states: Initial states.
-        weights: Weights and biases.
-        reverse: Direction.
-
-    Returns:
-        Gradients of x, states and weights; None where none is asked for.
+    ``d`` holds the gradients of output and final states. None for what needs no gradient.
     """
-    # views, since what the inputs depend on, even on each other, is not to be gone through
-    x, *initial = (each.view_as(each) for each in (x, *states))
-    own = [None if each is None else each.view_as(each) for each in weights]
-    present = [each.float() for each in own if each is not None]
+    # views, so that the backward ends here and does not go on into what the inputs depend on, even on each other
+    x, *initial = (tensor.view_as(tensor) for tensor in (x, *states))
+    own = [None if weight is None else weight.view_as(weight) for weight in weights]
+    present = [weight.float() for weight in own if weight is not None]
     with torch.autocast(x.device.type, enabled=False):
-        output, final = layer(step)(x.float(), batch_sizes, tuple(each.float() for each in initial), present, reverse)
-    given = [x, *initial, *own]
-    wanted = [each for each in given if each is not None and each.requires_grad]
-    found = iter(torch.autograd.grad([output, *final], wanted, [each.float() for each in d], create_graph=True))
-    return [next(found) if each is not None and each.requires_grad else None for each in given]
+        output, final = unroll(step, x.float(), batch_sizes, tuple(s.float() for s in initial), present, reverse)
+    inputs = [x, *initial, *own]
+    wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
+    gradients = iter(torch.autograd.grad([output, *final], wanted, [part.float() for part in d], create_graph=True))
+    return [next(gradients) if tensor is not None and tensor.requires_grad else None for tensor in inputs]
+
+
+UNROLLED = Unrolled()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from wnseq._torch_internals import BatchNormBase
 from wnseq.init._moments import Moments, rounding
 from wnseq.init._recurrent import RecurrentInit
 from wnseq.init._report import FEEDFORWARD, RECURRENT, InitReport, find_layers
@@ -361,7 +362,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         if buffer is not None
     ]
     for module, _ in flags:
-        module.training = isinstance(module, (*_MEAN_ONLY, nn.modules.batchnorm._BatchNorm))
+        module.training = isinstance(module, (*_MEAN_ONLY, BatchNormBase))
     try:
         # a compiled model would not see the hooks
         with torch.compiler.set_stance("force_eager"):

@@ -276,14 +276,13 @@ class ComposedWeight(Tensor):
                 "write would be lost. Change a copy and assign it, as in `w = rnn.weight_hh_l0.detach().clone(); "
                 "torch.nn.init.orthogonal_(w); rnn.weight_hh_l0 = w`, or change weight_hh_l0_v and weight_hh_l0_g."
             )
-        with torch._C.DisableTorchFunctionSubclass():
-            if name in _EXPORTS:
-                copy = func(args[0].clone(), *args[1:], **kwargs)
-                if hasattr(copy, "setflags"):
-                    copy.setflags(write=False)
-                return copy
-            result = func(*args, **kwargs)
-            return _guard_views(result, args)
+        if name in _EXPORTS:
+            copy = func(args[0].clone(), *args[1:], **kwargs)
+            if hasattr(copy, "setflags"):
+                copy.setflags(write=False)
+            return copy
+        result = Tensor.__torch_function__(func, (Tensor,), args, kwargs)  # type: ignore[no-untyped-call]
+        return _guard_views(result, args)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle as a plain tensor."""

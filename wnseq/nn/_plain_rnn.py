@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from wnseq._recurrence import call
+from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
 
 
@@ -20,7 +20,7 @@ class LSTM(nn.LSTM):
 
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run over a sequence."""
-        return call.run(self, _flat_weights(self), input, hx)
+        return dispatch.run(self, _flat_weights(self), input, hx)
 
 
 class GRU(nn.GRU):
@@ -31,7 +31,7 @@ class GRU(nn.GRU):
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run over a sequence."""
-        return call.run(self, _flat_weights(self), input, hx)
+        return dispatch.run(self, _flat_weights(self), input, hx)
 
 
 def _flat_weights(module: nn.RNNBase) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from wnseq._recurrence import call
+from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
 from wnseq._recurrence.steps import GATES
 from wnseq.nn._cells import gate_view, reset_rnn_parameters_
@@ -159,7 +159,7 @@ class _WNRecurrent(WNModule):
         return [weights[name] for name in self._flat_weights_names]
 
     def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Any = None) -> tuple[Any, Any]:
-        return call.run(self, flat, input, hx)
+        return dispatch.run(self, flat, input, hx)
 
 
 class _WNHidden(_WNRecurrent):

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from wnseq._torch_internals import WeightNormParametrization
 from wnseq.functional import Layout
 from wnseq.nn._module import WNModule
 from wnseq.state_dict import param_names
@@ -31,7 +31,7 @@ def find_weight_norm(module: nn.Module) -> dict[str, WeightNormParams]:
             v, g = param_names(hook.name)
             pairs[hook.name] = WeightNormParams(getattr(module, v), getattr(module, g))
     for name, chain in _chains(module):
-        if len(chain) == 1 and isinstance(chain[0], _WeightNorm):
+        if len(chain) == 1 and isinstance(chain[0], WeightNormParametrization):
             pairs[name] = WeightNormParams(chain.original1, chain.original0)
     return pairs
 
@@ -43,8 +43,8 @@ def further_parametrizations(module: nn.Module) -> str:
     """
     chains = dict(_chains(module))
     kinds = {name: [type(part) for part in chain] for name, chain in chains.items()}
-    further = [name for name, kind in kinds.items() if kind != [_WeightNorm]]
-    if further and (find_weight_norm(module) or any(_WeightNorm in kind for kind in kinds.values())):
+    further = [name for name, kind in kinds.items() if kind != [WeightNormParametrization]]
+    if further and (find_weight_norm(module) or any(WeightNormParametrization in kind for kind in kinds.values())):
         return f"{', '.join(further)} has further parametrisations: remove them first"
     return ""
 

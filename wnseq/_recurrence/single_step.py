@@ -1,0 +1,56 @@
+"""A single step of few rows on a CPU by the cell's own operations: torch's kernel prepares itself at each call."""
+
+import torch
+from torch import Tensor
+
+from wnseq._recurrence.backend import autocast, forced_backend
+from wnseq._recurrence.call import Call, States
+from wnseq._recurrence.matmul import MIN_FLOPS_ONEDNN
+from wnseq._recurrence.unrolled import Unrolled
+from wnseq._torch_internals import has_vmap_or_jvp, is_tracing, needs_grad
+
+# By the dtype of the products and whether there may be a backward: most rows, fewest entries of w_hh. Beyond them
+# torch's kernel is the faster (docs/speed.md, "Single steps").
+LSTM_LIMITS = {
+    (torch.float32, False): (64, 0),
+    (torch.float32, True): (32, 0),
+    (torch.bfloat16, False): (16, 2**20),
+    (torch.bfloat16, True): (64, 2**16),
+}
+MAX_ROWS_GRU = 64  # in inference; the weight large enough for oneDNN's product, the step's gain
+
+
+class SingleStep(Unrolled):
+    """Runs a padded input of one step."""
+
+    def supports(self, call: Call) -> bool:
+        """Return True for one padded step on a CPU, outside of graphs and transforms, with no back end forced."""
+        return (
+            call.batch_sizes is None
+            and call.x.is_cpu
+            and forced_backend() == "auto"
+            and not is_tracing()
+            and call.steps == 1
+            and not has_vmap_or_jvp(call.x, *call.states, *call.flat)
+        )
+
+    def is_faster(self, call: Call) -> bool:
+        """Return True for few rows; of a GRU in float32 inference only."""
+        dtype, batch, entries = call.product_dtype, call.batch, call.flat[1].numel()
+        with_grad = needs_grad(call.x, *call.states, *call.flat)
+        if call.kind == "gru":
+            is_large = batch <= MAX_ROWS_GRU and batch * entries >= MIN_FLOPS_ONEDNN
+            return is_large and dtype == torch.float32 and not with_grad
+        if batch == 0 or (call.projected and dtype != torch.float32):  # torch's own lowers a projection less
+            return False
+        max_rows, min_entries = LSTM_LIMITS.get((dtype, with_grad), (0, 0))
+        return batch <= max_rows and entries >= min_entries
+
+    def layer(
+        self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, States]:
+        """Run one layer in one direction."""
+        return super().layer(call, *autocast(x, states, weights), reverse)
+
+
+SINGLE_STEP = SingleStep()

@@ -1,0 +1,42 @@
+"""Torch's fused kernels, each for a whole stack of layers: oneDNN or MKL on a CPU, cuDNN on CUDA."""
+
+import torch
+from torch import Tensor
+
+from wnseq._recurrence.backend import Backend
+from wnseq._recurrence.call import Call, States
+from wnseq._torch_internals import has_vmap_or_jvp
+
+
+class TorchKernel(Backend):
+    """No batching rule in any of them, and in the LSTM of float32 on a CPU no forward-mode derivative."""
+
+    def supports(self, call: Call) -> bool:
+        """Return True but under ``torch.func.vmap`` and ``jvp``."""
+        return not has_vmap_or_jvp(call.x, *call.states, *call.flat)
+
+    def run(self, call: Call) -> tuple[Tensor, States]:
+        """Run all layers."""
+        kind, x, batch_sizes, states, flat, config, nonlinearity = call
+        kernel = getattr(torch, f"rnn_{nonlinearity}" if kind == "rnn" else kind)
+        hx, flat = (states, flat) if kind == "lstm" else (states[0], _cast_once(flat))
+        if batch_sizes is None:
+            output, *final = kernel(x, hx, flat, *config)
+        else:
+            output, *final = kernel(x, batch_sizes, hx, flat, *config[:-1])
+        return output, tuple(final)
+
+
+def _cast_once(flat: list[Tensor]) -> list[Tensor]:
+    """Cast weights for autocast on a CPU, where torch steps through these kinds.
+
+    Autocast keeps the cast of a parameter from step to step, but casts a composed weight at each: half of a GRU's time
+    at 35×1×1024.
+    """
+    if not (flat[0].is_cpu and torch.is_autocast_enabled("cpu")):
+        return flat
+    dtype = torch.get_autocast_dtype("cpu")
+    return [weight.to(dtype) if weight.dtype == torch.float32 else weight for weight in flat]
+
+
+TORCH_KERNEL = TorchKernel()

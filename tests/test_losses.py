@@ -1,4 +1,4 @@
-"""The softmax and its loss in one: held against torch's two functions, whole and in parts of any size."""
+"""The softmax and its loss in one against torch's two functions, whole and in parts of any size."""
 
 import itertools
 
@@ -7,18 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import wnseq.losses as room
-from wnseq import ShapeError
+from wnseq import ShapeError, losses
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 
 ENTRIES, SIZE, SHAPE = 37, 8, (7, 3)
-WAYS = {
+FORMS = {
     "whole": (2**20, 256, False),
     "whole, softmax by rows": (74, 256, False),
     "one chunk": (2**20, 256, True),
     "chunks of 4": (84, 1, True),
     "chunks of 1": (0, 1, True),
-}  # CACHED, LEAST, chunked
+}  # CPU_CHUNK, MIN_CHUNK_CLASSES, chunked
 
 
 def draw(dtype: torch.dtype = torch.float64, bias: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -40,12 +39,12 @@ def gradients(function: object, tensors: tuple, **options: object) -> list[Tenso
     return [loss.detach(), *(leaf.grad for leaf in leaves)]
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=FORMS)
 def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """All logits at once, or a few classes at a time; and the sizes of what is worked on at once."""
-    cached, least, chunked = WAYS[request.param]
-    monkeypatch.setattr(room, "CPU_CHUNK", cached)
-    monkeypatch.setattr(room, "MIN_CHUNK_CLASSES", least)
+    cached, least, chunked = FORMS[request.param]
+    monkeypatch.setattr(losses, "CPU_CHUNK", cached)
+    monkeypatch.setattr(losses, "MIN_CHUNK_CLASSES", least)
     return chunked
 
 
@@ -68,16 +67,16 @@ def test_loss_and_gradients_are_those_of_the_two_functions(
 @pytest.mark.parametrize("onednn", [True, False], ids=["oneDNN", "torch's products"])
 def test_float32(chunked: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not onednn:
-        monkeypatch.setattr(room, "onednn_supports", lambda *_: False)
+        monkeypatch.setattr(losses, "onednn_supports", lambda *_: False)
     tensors = draw(torch.float32)
     ours = gradients(fused_linear_cross_entropy, tensors, chunked=chunked)
     torch.testing.assert_close(ours, gradients(plain, tensors))
 
 
 def test_torch_takes_the_products_where_a_lower_precision_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "onednn_supports", lambda *_: True)
+    monkeypatch.setattr(losses, "onednn_supports", lambda *_: True)
     taken = []
-    monkeypatch.setattr(room, "linear", lambda x, w: taken.append(1) or F.linear(x, w))
+    monkeypatch.setattr(losses, "linear", lambda x, w: taken.append(1) or F.linear(x, w))
     tensors = draw(torch.float32)
     gradients(fused_linear_cross_entropy, tensors)
     assert len(taken) == 3
@@ -110,7 +109,7 @@ def test_float16_keeps_gradients_that_the_mean_makes_small(chunked: bool) -> Non
 
 
 @pytest.mark.parametrize("needs", [*itertools.product([True, False], repeat=3)])
-def test_only_the_gradients_that_are_asked_for(needs: tuple[bool, bool, bool], chunked: bool) -> None:
+def test_only_the_gradients_that_are_needed(needs: tuple[bool, bool, bool], chunked: bool) -> None:
     x, weight, target, bias = draw()
     for tensor, needed in zip((x, weight, bias), needs, strict=True):
         tensor.requires_grad_(needed)
@@ -158,8 +157,8 @@ def test_no_buffer_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> No
 
     tensors = torch.randn(600, 4), torch.randn(500, 4), torch.randint(500, (600,)), torch.randn(500)
     largest = {}
-    monkeypatch.setattr(room, "CPU_CHUNK", 600 * 50)
-    monkeypatch.setattr(room, "MIN_CHUNK_CLASSES", 1)
+    monkeypatch.setattr(losses, "CPU_CHUNK", 600 * 50)
+    monkeypatch.setattr(losses, "MIN_CHUNK_CLASSES", 1)
     for chunked in (False, True):
         sizes: list[int] = []
         with Largest():
@@ -183,7 +182,7 @@ def test_a_second_backward_is_refused() -> None:
     x, weight, target, _ = draw()
     loss = fused_linear_cross_entropy(x, weight.requires_grad_(), target)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="compute the loss anew for each backward"):
+    with pytest.raises(RuntimeError, match="compute the loss again for each backward"):
         loss.backward()
 
 

@@ -25,7 +25,7 @@ def _probe(name: str, find: Callable[[], Any], default: Any = None) -> Any:
 
 
 def _ones(*shape: int) -> Tensor:
-    return torch.ones(shape, device="cpu", dtype=torch.float32)  # whatever the defaults are at import
+    return torch.ones(shape, device="cpu", dtype=torch.float32)  # not the defaults at import
 
 
 def _equal(found: Tensor, value: float) -> bool:

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from wnseq._recurrence.matmul import linear, onednn_supports
 from wnseq.errors import ShapeError
 
-CPU_CHUNK = 2**20  # numbers that a CPU works on at once: 4 MB of float32, which its caches hold
+CPU_CHUNK = 2**20  # entries of a block on a CPU: 4 MB of float32, which its caches hold
 GPU_CHUNK = 16 * CPU_CHUNK
 MIN_CHUNK_CLASSES = 256  # classes in a chunk, fewer of which would make slow products
 
@@ -27,9 +27,8 @@ def fused_linear_cross_entropy(
 ) -> Tensor:
     """Compute the cross-entropy of a linear layer's logits, ``F.cross_entropy(F.linear(input, weight, bias), target)``.
 
-    The gradients are computed with the loss, while the logits are at hand, and the logits become their own gradient in
-    place: there is one buffer of them, in the dtype of autocast where it is on, and softmax and loss are taken in
-    float32 block by block.
+    The gradients are computed with the loss, and the logits become their own gradient in place: there is one buffer of
+    them, in autocast's dtype where it is on. Softmax and loss are computed in float32, block by block.
 
     Args:
         input: Features.
@@ -38,9 +37,9 @@ def fused_linear_cross_entropy(
         bias: Bias of the linear layer.
         ignore_index: Target of the rows that count neither in the loss nor in the mean.
         reduction: ``mean`` over the rows that count, or ``sum``.
-        chunked: Whether to go through the classes a chunk at a time, as many as fit a cache, once for the loss and once
-            more for the gradients: the logits of all classes never exist at once, nor does the weight in another dtype.
-            They are computed twice, a fourth product beside the three.
+        chunked: Whether to compute the logits of a few classes at a time, once for the loss and once more for the
+            gradients: neither all logits nor the weight in another dtype exist at once, for a fourth product beside
+            the three.
 
     Shape:
         - input: ``(…, H)``
@@ -56,34 +55,35 @@ def fused_linear_cross_entropy(
         ValueError: reduction is neither ``mean`` nor ``sum``.
 
     Note:
-        It has no second derivative and no forward-mode one, and goes backward once: the gradients are handed over, not
-        copied. Float16 under a GradScaler is as safe as the plain pair, since what is small is scaled in float32.
+        It has no second derivative and no forward-mode one, and one backward: the gradients are handed over, not
+        copied. Float16 under a GradScaler is as safe as the plain pair, since small gradients are scaled in float32.
+        torch's ``F.linear_cross_entropy`` saves memory too, but on a CPU it is never faster than the plain pair.
 
     Example:
         >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
         <torch._C.Generator object at ...>
         >>> features, weight = torch.randn(5, 3, 8), torch.randn(11, 8, requires_grad=True)
-        >>> loss = linear_cross_entropy(features, weight, torch.randint(11, (5, 3)), chunked=True)
+        >>> loss = fused_linear_cross_entropy(features, weight, torch.randint(11, (5, 3)), chunked=True)
         >>> loss.backward()
         >>> weight.grad.shape
         torch.Size([11, 8])
     """
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"linear_cross_entropy: reduction must be 'mean' or 'sum', got {reduction!r}")
+        raise ValueError(f"fused_linear_cross_entropy: reduction must be 'mean' or 'sum', got {reduction!r}")
     if weight.ndim != 2 or input.shape[-1:] != weight.shape[1:]:
         raise ShapeError(
-            "linear_cross_entropy: input and weight must have shapes (…, H) and (V, H), got "
+            "fused_linear_cross_entropy: input and weight must have shapes (…, H) and (V, H), got "
             f"{tuple(input.shape)} and {tuple(weight.shape)}"
         )
     if target.shape != input.shape[:-1]:
         raise ShapeError(
-            f"linear_cross_entropy: target must have shape {tuple(input.shape[:-1])}, one class for each row of the "
-            f"input, got {tuple(target.shape)}"
+            f"fused_linear_cross_entropy: target must have shape {tuple(input.shape[:-1])}, one class for each row "
+            f"of the input, got {tuple(target.shape)}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ShapeError(
-            f"linear_cross_entropy: bias must have shape {tuple(weight.shape[:1])}, one entry for each row of the "
-            f"weight, got {tuple(bias.shape)}"
+            f"fused_linear_cross_entropy: bias must have shape {tuple(weight.shape[:1])}, one entry for each row "
+            f"of the weight, got {tuple(bias.shape)}"
         )
     x, y = input.reshape(-1, input.shape[-1]), target.reshape(-1)
     options = ignore_index, reduction == "mean", chunked, torch.is_grad_enabled()
@@ -102,53 +102,53 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         ignore_index: int,
         mean: bool,
         chunked: bool,
-        recording: bool,
+        with_grad: bool,
     ) -> Tensor:
         device = input.device.type
         with_autocast = torch.is_autocast_enabled(device) and weight.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if with_autocast else weight.dtype
         full = torch.promote_types(dtype, torch.float32)
-        needs_input, needs_weight, needs_bias = (recording and needed for needed in ctx.needs_input_grad[:3])
+        needs_input, needs_weight, needs_bias = (with_grad and needed for needed in ctx.needs_input_grad[:3])
         with torch.autocast(device, enabled=False):
             counted = target != ignore_index
             target = target.masked_fill(~counted, 0).unsqueeze(1)
-            share = counted.to(full)  # of each row in the loss
-            late = None  # float16 has no room for gradients over the number of rows: backward divides them, in float32
-            if mean and dtype == torch.float16:
-                late = 1 / share.sum()
+            row_weight = counted.to(full)
+            late_scale = None
+            if mean and dtype == torch.float16:  # too narrow for gradients over the number of rows: backward divides
+                late_scale = 1 / row_weight.sum()
             elif mean:
-                share /= share.sum()
+                row_weight /= row_weight.sum()
             x = input.to(dtype)
             work = _Work(
                 x,
                 weight,
                 bias,
                 target,
-                share,
-                (input * share.unsqueeze(1)).to(dtype) if needs_weight else x,
+                row_weight,
+                (input * row_weight.unsqueeze(1)).to(dtype) if needs_weight else x,
                 torch.zeros_like(x, dtype=full) if needs_input else None,
                 torch.empty_like(weight, dtype=full) if needs_weight else None,
                 torch.zeros_like(weight[:, 0], dtype=full) if needs_bias else None,
             )
             loss = _chunked(work) if chunked else _whole(work)
             if work.grad_input is not None:
-                work.grad_input.mul_(share.unsqueeze(1))
+                work.grad_input.mul_(row_weight.unsqueeze(1))
         ctx.gradients = [work.grad_input, work.grad_weight, work.grad_bias]
-        ctx.late = late
+        ctx.late_scale = late_scale
         ctx.dtypes = [None if t is None else t.dtype for t in (input, weight, bias)]
-        return loss if late is None else loss * late
+        return loss if late_scale is None else loss * late_scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError(
-                "linear_cross_entropy: its gradients were handed over when backward was first called, and are gone; "
-                "compute the loss anew for each backward"
+                "fused_linear_cross_entropy: its gradients were handed over when backward was first called, and are "
+                "gone; compute the loss again for each backward"
             )
         gradients, ctx.gradients = ctx.gradients, None
-        factor = grad if ctx.late is None else grad * ctx.late
-        if grad.device.type != "cpu" or factor != 1:  # asking a GPU would wait for it
+        factor = grad if ctx.late_scale is None else grad * ctx.late_scale
+        if grad.device.type != "cpu" or factor != 1:  # on a GPU the comparison would wait
             for gradient in gradients:
                 if gradient is not None:
                     gradient *= factor
@@ -157,67 +157,52 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
 
 
 class _Work(NamedTuple):
-    """What goes into the loss, and what comes out beside it.
+    """Inputs of the loss, and the gradients computed beside it, None where not needed."""
 
-    Args:
-        x: Features, ``(N, H)``, in the dtype of the products.
-        weight: Weight, ``(V, H)``, in its own dtype.
-        bias: Bias, ``(V,)``.
-        target: Classes, ``(N, 1)``.
-        share: Of each row in the loss, ``(N,)``, float32 or more.
-        shared: Each row of x times its share.
-        grad_input: Gradient of x but for the shares, zero so far; None if not asked for.
-        grad_weight: Gradient of the weight, to be filled; None likewise.
-        grad_bias: Gradient of the bias, zero so far; None likewise.
-    """
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    target: Tensor
-    share: Tensor
-    shared: Tensor
-    grad_input: Tensor | None
-    grad_weight: Tensor | None
-    grad_bias: Tensor | None
+    x: Tensor  # (N, H), in the dtype of the products
+    weight: Tensor  # (V, H), in its own dtype
+    bias: Tensor | None  # (V,)
+    target: Tensor  # (N, 1)
+    row_weight: Tensor  # in the loss, (N,), float32 or more
+    weighted: Tensor  # x times the weights of its rows
+    grad_input: Tensor | None  # zeros; without the weights of the rows
+    grad_weight: Tensor | None  # not filled
+    grad_bias: Tensor | None  # zeros
 
     @property
-    def gradient(self) -> bool:
-        """Whether any is asked for."""
-        return any(each is not None for each in self[-3:])
+    def needs_grad(self) -> bool:
+        return any(grad is not None for grad in self[-3:])
 
 
 def _whole(work: _Work) -> Tensor:
-    """Take the loss by all logits at once; softmax goes a few rows at a time."""
-    x, weight, bias, target, share, shared, grad_input, grad_weight, grad_bias = work
-    loss = share.new_zeros(())
-    w = weight.to(x.dtype)
-    logits = linear(x, w) if _by_onednn(x, w) else x @ w.t()  # (N, V)
-    height = _at_once(logits, len(w))
-    buffer = share.new_empty(min(height, len(x)), len(w)) if logits.dtype != share.dtype else None
+    """Return the loss from all logits at once, with a softmax of a few rows at a time."""
+    x, row_weight = work.x, work.row_weight
+    loss = row_weight.new_zeros(())
+    w = work.weight.to(x.dtype)
+    logits = linear(x, w) if _use_onednn(x, w) else x @ w.t()  # (N, V)
+    height = _block_rows(logits, len(w))
+    buffer = row_weight.new_empty(min(height, len(x)), len(w)) if logits.dtype != row_weight.dtype else None
     for top in range(0, len(x), height):
-        here = slice(top, top + height)
-        of_rows = logits[here], target[here], share[here]
-        loss += _softmax(*of_rows, bias, buffer, grad_bias, gradient=work.gradient)
-    if grad_input is not None:
-        _multiply(logits, w, out=grad_input, add=False)
-    if grad_weight is not None:
-        _multiply(logits.t(), shared, out=grad_weight, add=False)
+        loss += _softmax(work, logits, slice(top, top + height), buffer)
+    if work.grad_input is not None:
+        _multiply(logits, w, out=work.grad_input, add=False)
+    if work.grad_weight is not None:
+        _multiply(logits.t(), work.weighted, out=work.grad_weight, add=False)
     return loss
 
 
 def _chunked(work: _Work) -> Tensor:
-    """Take the loss by the logits of a few classes at a time, and the gradients by the same logits once more."""
-    x, weight, bias, target, share, shared, grad_input, grad_weight, grad_bias = work
-    width = min(len(weight), max(MIN_CHUNK_CLASSES, _at_once(x, len(x))))
-    buffer = share.new_empty(len(x) * width)
+    """Return the loss from the logits of a few classes at a time."""
+    x, weight, bias, target, row_weight, weighted, grad_input, grad_weight, grad_bias = work
+    width = min(len(weight), max(MIN_CHUNK_CLASSES, _block_rows(x, len(x))))
+    buffer = row_weight.new_empty(len(x) * width)
 
     def chunks() -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
         for first in range(0, len(weight), width):
             part = slice(first, first + width)
             w = weight[part].to(x.dtype)
             logits = buffer[: len(x) * len(w)].view(len(x), len(w))
-            if w.dtype == logits.dtype and not _by_onednn(x, w):
+            if w.dtype == logits.dtype and not _use_onednn(x, w):
                 torch.mm(x, w.t(), out=logits)
             else:
                 logits.copy_(linear(x, w))
@@ -226,68 +211,60 @@ def _chunked(work: _Work) -> Tensor:
             inside = (target >= first) & (target < first + len(w))
             yield part, w, logits, inside, (target - first).clamp(0, len(w) - 1)
 
-    log_sum, of_target = torch.full_like(share, -torch.inf), torch.zeros_like(share)
-    for _, _, logits, inside, place in chunks():
+    log_sum, of_target = torch.full_like(row_weight, -torch.inf), torch.zeros_like(row_weight)
+    for _, _, logits, inside, column in chunks():
         log_sum = torch.logaddexp(log_sum, logits.logsumexp(1))
-        of_target += logits.gather(1, place).where(inside, 0).squeeze(1)
-    if work.gradient:
-        for part, w, logits, inside, place in chunks():
+        of_target += logits.gather(1, column).where(inside, 0).squeeze(1)
+    if work.needs_grad:
+        for part, w, logits, inside, column in chunks():
             p = logits.sub_(log_sum.unsqueeze(1)).exp_()
-            p.scatter_add_(1, place, -inside.to(p.dtype))
+            p.scatter_add_(1, column, -inside.to(p.dtype))
             if grad_bias is not None:
-                torch.mv(p.t(), share, out=grad_bias[part])
+                torch.mv(p.t(), row_weight, out=grad_bias[part])
             p = p.to(x.dtype)
             if grad_input is not None:
                 _multiply(p, w, out=grad_input, add=True)
             if grad_weight is not None:
-                _multiply(p.t(), shared, out=grad_weight[part], add=False)
-    return share @ (log_sum - of_target)
+                _multiply(p.t(), weighted, out=grad_weight[part], add=False)
+    return row_weight @ (log_sum - of_target)
 
 
-def _softmax(
-    logits: Tensor,
-    target: Tensor,
-    share: Tensor,
-    bias: Tensor | None,
-    buffer: Tensor | None,
-    grad_bias: Tensor | None,
-    *,
-    gradient: bool,
-) -> Tensor:
-    """Take the loss of a block of rows, whose logits become softmax less one-hot target where a gradient is asked."""
+def _softmax(work: _Work, logits: Tensor, rows: slice, buffer: Tensor | None) -> Tensor:
+    """Return the loss of a block of rows; with a gradient, their logits become softmax minus one-hot target."""
+    logits, target, row_weight = logits[rows], work.target[rows], work.row_weight[rows]
     p = logits if buffer is None else buffer[: len(logits)].copy_(logits)
-    if bias is not None:
-        p += bias
+    if work.bias is not None:
+        p += work.bias
     of_target = p.gather(1, target).squeeze(1)
-    if not gradient:
-        return share @ (p.logsumexp(1) - of_target)
+    if not work.needs_grad:
+        return row_weight @ (p.logsumexp(1) - of_target)
     largest = p.amax(1)
     torch.softmax(p, 1, out=p)
     log_sum = largest - p.amax(1).log()  # the largest probability is exp(largest - log_sum), and never small
     p.scatter_add_(1, target, p.new_full((1, 1), -1.0).expand(len(p), 1))
-    if grad_bias is not None:
-        grad_bias += share @ p
+    if work.grad_bias is not None:
+        work.grad_bias.add_(row_weight @ p)
     if buffer is not None:
         logits.copy_(p)
-    return share @ (log_sum - of_target)
+    return row_weight @ (log_sum - of_target)
 
 
-def _at_once(x: Tensor, size: int) -> int:
-    """Count the rows of a size that are worked on at once where a tensor lies."""
+def _block_rows(x: Tensor, size: int) -> int:
+    """Return how many rows of a size make a block on a tensor's device."""
     return max(1, (CPU_CHUNK if x.is_cpu else GPU_CHUNK) // max(1, size))
 
 
-def _by_onednn(x: Tensor, w: Tensor) -> bool:
-    """Tell whether to ask oneDNN for a product; at a lower precision than the highest torch asks it itself."""
+def _use_onednn(x: Tensor, w: Tensor) -> bool:
+    """Return True if oneDNN should compute a product; at less than the highest precision torch takes it itself."""
     return torch.get_float32_matmul_precision() == "highest" and onednn_supports(x, w)
 
 
 def _multiply(left: Tensor, right: Tensor, *, out: Tensor, add: bool) -> None:
-    """Write a product into a tensor, or add it; in parts that stay in the cache where it cannot be written there."""
-    if out.dtype == left.dtype and not _by_onednn(left, right):
+    """Write a product into ``out``, or add it; by blocks where the product needs a buffer."""
+    if out.dtype == left.dtype and not _use_onednn(left, right):
         out.addmm_(left, right, beta=int(add))
         return
-    height = _at_once(out, right.shape[1])
+    height = _block_rows(out, right.shape[1])
     for top in range(0, len(out), height):
         part, rows = out[top : top + height], left[top : top + height]
         product = linear(rows, right.mT) if out.dtype == left.dtype else rows @ right
@@ -298,10 +275,10 @@ def _multiply(left: Tensor, right: Tensor, *, out: Tensor, add: bool) -> None:
 
 
 def tied_embedding(tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Look tokens up in a weight that the softmax shares, and hand the weight on to it.
+    """Embed tokens by a weight that the softmax shares, and return the weight for the softmax.
 
-    The gradient that comes back from the handed-on weight is the buffer into which the embedding adds its own, a row
-    for each token, where autograd would make a second gradient of the weight's size and add the two.
+    The embedding adds its gradient, a row for each token, into that of the returned weight, where autograd would make
+    a second gradient of the weight's size.
 
     Args:
         tokens: Rows to look up.
@@ -312,13 +289,13 @@ def tied_embedding(tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         - weight: ``(V, H)``
 
     Returns:
-        The rows, ``(…, H)``, and the weight, to be given to :func:`linear_cross_entropy` and to nothing else: what it
-        gives back is written in place.
+        The rows, ``(…, H)``, and the weight, for :func:`fused_linear_cross_entropy` alone: its gradient is written in
+        place.
 
     Example:
         >>> tokens, weight = torch.tensor([2, 0, 2]), torch.randn(4, 8, requires_grad=True)
         >>> features, shared = tied_embedding(tokens, weight)
-        >>> linear_cross_entropy(features, shared, torch.tensor([0, 2, 1])).backward()
+        >>> fused_linear_cross_entropy(features, shared, torch.tensor([0, 2, 1])).backward()
         >>> weight.grad.shape
         torch.Size([4, 8])
     """
@@ -341,7 +318,7 @@ class _TiedEmbedding(torch.autograd.Function):
         if of_rows is None:
             return None, of_weight
         if of_weight is None:
-            return None, torch.ops.aten.embedding_dense_backward(of_rows, tokens, ctx.entries, -1, False)
+            of_weight = of_rows.new_zeros(ctx.entries, of_rows.shape[-1])
         index, rows = tokens.flatten(), of_rows.flatten(0, -2).to(of_weight.dtype)
         if of_weight.is_cuda:  # where index_add_ adds in no fixed order
             return None, of_weight.index_put_((index,), rows, accumulate=True)

@@ -1,4 +1,4 @@
-"""From our operators to ONNX: one LSTM, GRU or RNN node a layer and direction, of any length and batch size."""
+"""ONNX nodes for wnseq's custom operators: one LSTM, GRU or RNN a layer and direction, of any length and batch size."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,17 +19,14 @@ ORDERS = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # ONNX has i o f
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Tell the ONNX exporter what our operators are.
-
-    Returns:
-        What ``torch.onnx.export`` takes as ``custom_translation_table``.
+    """Return the ``custom_translation_table`` of ``torch.onnx.export`` for wnseq's custom operators.
 
     Raises:
         ImportError: onnxscript is missing; ``pip install 'wnseq[export]'``.
-        ValueError: On export: an LSTM has a projection, or its input is packed.
+        ValueError: During the export: an LSTM has a projection, or an input is packed.
 
     Note:
-        The graph holds v and g, and composes each weight from them; a runtime does that once, when it loads the model.
+        The graph composes each weight from v and g; a runtime does so once, when it loads the model.
 
     Example:
         >>> import torch, wnseq
@@ -41,14 +38,14 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         >>> [node.op_type for node in program.model.graph if node.op_type in ("LSTM", "Loop", "Scan")]
         ['LSTM']
     """
-    import onnxscript  # here, as few who train export
+    import onnxscript  # optional, and slow to import
 
-    op: Any = onnxscript.opset18  # typed for graphs written as functions, not for this
+    op: Any = onnxscript.opset18
 
     def common(
         kind: str, batch_sizes: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, reverse: bool
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Make the weights and attributes that all three nodes have, gates in the order of ONNX."""
+        """Return the weights and attributes of a node, gates in the order of ONNX."""
         if batch_sizes is not None:
             raise ValueError(f"wnseq.{kind}: {NO_PACKING}")
         order = ORDERS[kind]

@@ -1,4 +1,4 @@
-"""Who runs a recurrence: what is chosen holds inside, and what a loop cannot take is torch's."""
+"""The context that forces a back end, and what a loop on a CPU supports."""
 
 import pytest
 import torch
@@ -8,10 +8,17 @@ from torch.func import functional_call, grad
 
 from wnseq import WNGRU
 from wnseq._recurrence import cpu_gru
-from wnseq._recurrence.backend import backend, cpu_loops_supported, is_forced
+from wnseq._recurrence.backend import backend, forced_backend, unpack
+from wnseq._recurrence.call import Call, RNNConfig
 from wnseq._recurrence.matmul import onednn_supports
 
 needs_onednn = pytest.mark.skipif(not onednn_supports(torch.zeros(1)), reason="this torch has no oneDNN")
+CONFIG = RNNConfig(False, 1, 0.0, True, False, False)
+
+
+def gru_call(dtype, weight_dtype):
+    x, w = torch.zeros(1, 2, 2, dtype=dtype), torch.zeros(6, 2, dtype=weight_dtype)
+    return Call("gru", x, None, (x,), [w, w], CONFIG, "tanh")
 
 
 @pytest.fixture
@@ -20,21 +27,31 @@ def calls(monkeypatch):
     return count_calls(monkeypatch, cpu_gru.CPUGRU, "layer")
 
 
-def test_a_choice_holds_inside_and_the_one_before_comes_back():
+def test_a_back_end_is_forced_inside_and_the_one_before_comes_back():
+    assert forced_backend() == "auto"
     with backend("cpu_loop"):
-        assert is_forced()
+        assert forced_backend() == "cpu_loop"
         with backend("torch"):
-            assert not is_forced() and not cpu_loops_supported(torch.zeros(1), (), [])
-        assert is_forced()
-    assert not is_forced()
+            assert forced_backend() == "torch"
+            assert not cpu_gru.CPU_GRU.supports(gru_call(torch.float32, torch.float32))
+        assert forced_backend() == "cpu_loop"
+    assert forced_backend() == "auto"
 
 
-def test_a_choice_that_is_none_is_refused():
+def test_an_unknown_back_end_is_refused():
     with (
-        pytest.raises(ValueError, match="choice must be 'rule', 'loop' or 'torch', got 'fast'"),
+        pytest.raises(ValueError, match="backend: name must be 'auto', 'cpu_loop' or 'torch', got 'fast'"),
         backend("fast"),
     ):
         pass
+
+
+def test_weights_are_unpacked_by_their_number():
+    parts = list("abcde")
+    assert unpack(parts[:2]) == ("a", "b", None, None, None)
+    assert unpack(parts[:3]) == ("a", "b", None, None, "c")
+    assert unpack(parts[:4]) == ("a", "b", "c", "d", None)
+    assert unpack(parts) == ("a", "b", "c", "d", "e")
 
 
 @needs_onednn
@@ -47,13 +64,12 @@ def test_a_choice_that_is_none_is_refused():
     ],
     ids=["float32", "float64", "half weights"],
 )
-def test_the_dtypes_that_a_loop_takes(dtypes, runs):
-    x, w = (torch.zeros(2, 2, dtype=dtype) for dtype in dtypes)
-    assert cpu_loops_supported(x, (x,), [w]) == runs
+def test_the_dtypes_that_a_loop_supports(dtypes, runs):
+    assert cpu_gru.CPU_GRU.supports(gru_call(*dtypes)) == runs
 
 
 @needs_onednn
-def test_a_loop_is_not_for_what_has_no_rule_for_it(calls):
+def test_a_loop_does_not_run_where_something_records(calls):
     module, x = WNGRU(3, 4), torch.randn(5, 2, 3)
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     with backend("cpu_loop"):
@@ -68,7 +84,7 @@ def test_a_loop_is_not_for_what_has_no_rule_for_it(calls):
 
 
 @needs_onednn
-def test_without_onednn_it_is_torchs(calls, monkeypatch):
+def test_a_loop_does_not_run_without_onednn(calls, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     with backend("cpu_loop"):
         WNGRU(3, 4)(torch.randn(5, 2, 3))

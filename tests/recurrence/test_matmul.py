@@ -1,16 +1,20 @@
-"""Products by oneDNN equal torch's, in every layout, and where it takes none they are torch's."""
+"""Products by oneDNN equal torch's in every layout, and are torch's where oneDNN's may not be taken."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
+from torch.func import functional_call, vmap
 
+from wnseq import WNGRUCell, WNLSTMCell
 from wnseq._recurrence import matmul
-from wnseq._recurrence.matmul import linear, onednn_supports, prepacked_linear, weight_grad
+from wnseq._recurrence.matmul import linear, memory_bound_linear, onednn_supports, prepacked_linear, weight_grad
+from wnseq._torch_internals import HAS_ONEDNN, HAS_ONEDNN_BF16
 
-DTYPES = [torch.float32, torch.float64]
-if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-    DTYPES.append(torch.bfloat16)
+DTYPES = [torch.float32, torch.float64, *([torch.bfloat16] if HAS_ONEDNN_BF16 else [])]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+WIDE = torch.randn(2048, 512, generator=torch.Generator().manual_seed(0))
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="this torch has no oneDNN")
 
 
 def draw(*shape, dtype=torch.float32):
@@ -25,7 +29,7 @@ def assert_close(found, expected):
 @each_dtype
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "sliced"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-def test_linear_and_repeated(dtype, layout, bias):
+def test_linear_and_prepacked_linear(dtype, layout, bias):
     x, w, b = draw(7, 50, dtype=dtype), draw(30, 50, dtype=dtype), draw(30, dtype=dtype) if bias else None
     if layout == "transposed":
         w = w.mT.contiguous().mT
@@ -33,12 +37,12 @@ def test_linear_and_repeated(dtype, layout, bias):
         x, w = draw(7, 60, dtype=dtype)[:, 5:55], draw(40, 60, dtype=dtype)[5:35, 5:55]
     expected = F.linear(x, w, b)
     assert_close(linear(x, w, b), expected)
-    times = prepacked_linear(w, b, 7)
-    assert_close(times(x), expected)
-    assert_close(times(x[:3]), expected[:3])
+    multiply = prepacked_linear(w, b, 7)
+    assert_close(multiply(x), expected)
+    assert_close(multiply(x[:3]), expected[:3])
 
 
-@pytest.mark.skipif(torch.bfloat16 not in DTYPES, reason="this processor has no bfloat16 products of oneDNN's")
+@pytest.mark.skipif(not HAS_ONEDNN_BF16, reason="this processor has no bfloat16 products of oneDNN's")
 def test_a_bias_of_float32_to_bfloat16_products():
     x, w, b = draw(7, 50, dtype=torch.bfloat16), draw(30, 50, dtype=torch.bfloat16), draw(30)
     exact = F.linear(x.float(), w.float(), b).bfloat16()
@@ -48,16 +52,15 @@ def test_a_bias_of_float32_to_bfloat16_products():
 
 @each_dtype
 @pytest.mark.parametrize("widths", [(30, 20), (300, 256)], ids=str)
-def test_outer(dtype, widths):
+def test_weight_grad(dtype, widths):
     d, x = (draw(40, width, dtype=dtype) for width in widths)
     assert_close(weight_grad(d, x), d.mT @ x)
-    assert_close(
-        weight_grad(d, draw(40, widths[1] + 9, dtype=dtype)[:, 9:]), d.mT @ draw(40, widths[1] + 9, dtype=dtype)[:, 9:]
-    )
+    sliced = draw(40, widths[1] + 9, dtype=dtype)[:, 9:]
+    assert_close(weight_grad(d, sliced), d.mT @ sliced)
 
 
-@pytest.mark.skipif(not matmul.HAS_ONEDNN, reason="this torch has no oneDNN")
-def test_what_onednn_takes(monkeypatch):
+@needs_onednn
+def test_what_onednn_supports(monkeypatch):
     assert onednn_supports(draw(2, 2), None)
     assert not onednn_supports(draw(2, 2, dtype=torch.float64))
     assert not onednn_supports(draw(2, 2), torch.empty(0, 2))
@@ -69,3 +72,118 @@ def test_what_onednn_takes(monkeypatch):
 def test_no_rows_at_all():
     assert linear(torch.empty(0, 5), draw(3, 5)).shape == (0, 3)
     assert prepacked_linear(draw(3, 5), None, 0)(torch.empty(0, 5)).shape == (0, 3)
+
+
+# ---- memory_bound_linear
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """List which library each product is from."""
+    seen = []
+    onednn_linear, torch_linear = matmul.onednn_linear, F.linear
+    monkeypatch.setattr(matmul, "onednn_linear", lambda *args: seen.append("oneDNN") or onednn_linear(*args))
+    monkeypatch.setattr(matmul.F, "linear", lambda *args: seen.append("torch") or torch_linear(*args))
+    return seen
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 3, 20])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", ["contiguous", "sliced", "transposed"])
+def test_a_memory_bound_product_is_that_of_torch(rows, bias, layout, products):
+    x, w = torch.randn(rows, 512), WIDE
+    if layout == "sliced":
+        x, w = torch.randn(rows, 600)[:, 50:562], torch.randn(2048, 700)[:, 100:612]
+    if layout == "transposed":
+        x, w = torch.randn(512, rows).t(), torch.randn(512, 2048).t()
+    b = torch.randn(2048) if bias else None
+    with torch.no_grad():
+        found = memory_bound_linear(x, w, b)
+    assert products == ["oneDNN"]
+    torch.testing.assert_close(found, F.linear(x, w, b), rtol=1e-5, atol=1e-4)
+
+
+@needs_onednn
+def test_one_row_is_enough_of_a_large_weight_and_a_small_one_needs_more(products):
+    with torch.no_grad():
+        memory_bound_linear(torch.randn(1, 512), WIDE)
+        memory_bound_linear(torch.randn(1, 512), WIDE[:-1])
+        memory_bound_linear(torch.randn(2, 512), WIDE[:1024])
+        memory_bound_linear(torch.randn(512), WIDE)
+    assert products == ["oneDNN", "torch", "oneDNN", "torch"]
+
+
+def by_compile(x):
+    return torch.compile(memory_bound_linear, backend="aot_eager", fullgraph=True)(x, WIDE)
+
+
+def by_trace(x):
+    return torch.jit.trace(lambda x: memory_bound_linear(x, WIDE), x, check_trace=False)(x)
+
+
+def by_vmap(x):
+    return vmap(lambda row: memory_bound_linear(row[None], WIDE)[0])(x)
+
+
+def by_autocast(x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return memory_bound_linear(x, WIDE)
+
+
+def without_onednn(x):
+    with torch.backends.mkldnn.flags(enabled=False):
+        return memory_bound_linear(x, WIDE)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace`:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")
+@pytest.mark.parametrize("how", [by_compile, by_trace, by_vmap, by_autocast, without_onednn])
+def test_what_records_or_casts_gets_the_product_of_torch(how, products):
+    x = torch.randn(2, 512)
+    with torch.no_grad():
+        found = how(x)
+    assert "oneDNN" not in products
+    torch.testing.assert_close(found.float(), x @ WIDE.T, rtol=0.02, atol=0.5 if how is by_autocast else 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inside torch
+def test_a_forward_mode_derivative_is_kept():
+    x, tangent = torch.randn(2, 2, 512)
+    with torch.no_grad(), forward_ad.dual_level():
+        product = memory_bound_linear(forward_ad.make_dual(x, tangent), WIDE)
+        found = forward_ad.unpack_dual(product).tangent
+    torch.testing.assert_close(found, tangent @ WIDE.T, rtol=1e-5, atol=1e-4)
+
+
+def test_doubles_and_gradients_are_those_of_torch(products):
+    x = torch.randn(2, 512)
+    with torch.no_grad():
+        assert memory_bound_linear(x.double(), WIDE.double()).dtype == torch.float64
+    w = WIDE.clone().requires_grad_()
+    memory_bound_linear(x, w).sum().backward()
+    torch.testing.assert_close(w.grad, x.sum(0).expand_as(w))
+    assert products == ["torch", "torch"]
+
+
+@needs_onednn
+def test_a_frozen_weight_needs_no_gradient_and_gets_the_faster_product(products):
+    memory_bound_linear(torch.randn(2, 512), WIDE)
+    assert products == ["oneDNN"]
+
+
+@needs_onednn
+@pytest.mark.parametrize("cls", [WNLSTMCell, WNGRUCell])
+def test_a_cell_in_inference_computes_what_it_does_in_training(cls, products):
+    cell = cls(700, 512)
+    x, h = torch.randn(2, 700), torch.randn(2, 512)
+    state = (h, torch.randn(2, 512)) if cls is WNLSTMCell else h
+    trained = cell(x, state)
+    assert set(products) == {"torch"}
+    products.clear()
+    with torch.no_grad():
+        streamed = cell.bind()(x, state)
+        again = functional_call(cell, dict(cell.named_parameters()), (x, state))
+    assert set(products) == {"oneDNN"}
+    torch.testing.assert_close(streamed, trained)
+    torch.testing.assert_close(again, trained)

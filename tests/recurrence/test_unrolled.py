@@ -41,5 +41,7 @@ def test_no_gradient_where_none_is_asked_for():
     weights = [part.detach() for part in nn.GRU(5, 6, bias=False).parameters()]
     weights[0].requires_grad_()
     d = (torch.ones(4, 3, 6), torch.ones(3, 6))
-    found = unrolled.differentiable_backward(unrolled.gru, d, x.detach(), None, (h[0].detach(),), [*weights, None, None], False)
+    found = unrolled.differentiable_backward(
+        unrolled.gru, d, x.detach(), None, (h[0].detach(),), [*weights, None, None], False
+    )
     assert [part is not None for part in found] == [False, False, True, False, False, False]

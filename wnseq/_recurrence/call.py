@@ -107,7 +107,7 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
     return Call(_KINDS[mode], x, batch_sizes, states, flat, config, "relu" if mode == "RNN_RELU" else "tanh")
 
 
-def restore(call: Call, x: Sequence, output: Tensor, states: States) -> tuple[Sequence, Any]:
+def restore(module: Any, x: Sequence, output: Tensor, states: States) -> tuple[Sequence, Any]:
     """Return the results of a call in the form of the module's input x and states."""
     if isinstance(x, PackedSequence):
         _, batch_sizes, order, inverse = x
@@ -115,11 +115,11 @@ def restore(call: Call, x: Sequence, output: Tensor, states: States) -> tuple[Se
             states = tuple(state.index_select(1, inverse) for state in states)
         result: Sequence = PackedSequence(output, batch_sizes, order, inverse)
     elif x.ndim == 2:
-        result = output.squeeze(0 if call.config.batch_first else 1)
+        result = output.squeeze(0 if module.batch_first else 1)
         states = tuple(state.squeeze(1) for state in states)
     else:
         result = output
-    return result, states if call.kind == "lstm" else states[0]
+    return result, states if len(states) > 1 else states[0]
 
 
 def _as_tuple(module: Any, mode: str, hx: Any) -> States | None:

@@ -32,7 +32,7 @@ def run(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> tuple[Sequence
     """
     call = make_call(module, flat, x, hx)
     output, states = select_backend(call).run(call)
-    return restore(call, x, output, states)
+    return restore(module, x, output, states)
 
 
 def select_backend(call: Call) -> Backend:

@@ -59,10 +59,8 @@ def lstm_step(
     Args:
         x: Input.
         state: Hidden and cell state.
-        w_ih: Input weights of the four gates, one below the other; so are the others.
-        w_hh: Recurrent weights.
-        b_ih: Input biases.
-        b_hh: Recurrent biases.
+        w_ih: Weights and biases are those of :func:`rnn_step` for four gates, one below the other.
+        w_hh, b_ih, b_hh: See w_ih.
 
     Shape:
         - x: ``(N, I)`` or ``(I,)``; each state: ``(N, H)`` or ``(H,)``
@@ -93,10 +91,8 @@ def gru_step(
     Args:
         x: Input.
         h: Hidden state.
-        w_ih: Input weights of the three gates, one below the other; so are the others.
-        w_hh: Recurrent weights.
-        b_ih: Input biases.
-        b_hh: Recurrent biases.
+        w_ih: Weights and biases are those of :func:`rnn_step` for three gates, one below the other.
+        w_hh, b_ih, b_hh: See w_ih.
 
     Shape:
         - x: ``(N, I)`` or ``(I,)``; h: ``(N, H)`` or ``(H,)``

@@ -1,122 +1,277 @@
-"""Which back end runs a call of each kind, and that all of them compute the same."""
+"""Graphs of whole modules: compiled, exported, traced, scripted, and the operators that are in them."""
+
+import io
+import shutil
 
 import pytest
 import torch
-from cases import tensors
-from torch.func import grad, jvp, vmap
-from torch.nn.utils.rnn import pack_padded_sequence
+from cases import SEQUENCE, Case, each_cell, each_form, each_sequence, tensors
+from torch import nn
+from torch.export import Dim
+from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from wnseq import WNGRU, WNLSTM, WNRNN
-from wnseq._recurrence.backend import backend
-from wnseq._recurrence.call import make_call
-from wnseq._recurrence.cpu_gru import CPU_GRU
-from wnseq._recurrence.cpu_lstm import CPU_LSTM
-from wnseq._recurrence.custom_ops import CUSTOM_OPS
-from wnseq._recurrence.dispatch import BACKENDS, select_backend
-from wnseq._recurrence.matmul import onednn_supports
-from wnseq._recurrence.single_step import SINGLE_STEP
-from wnseq._recurrence.torch_kernel import TORCH_KERNEL
-from wnseq._recurrence.unrolled import UNROLLED
+import wnseq
 
-MODULES = {"rnn": WNRNN, "lstm": WNLSTM, "gru": WNGRU}
-HAS_BF16 = onednn_supports(torch.zeros(1, dtype=torch.bfloat16))
-pytestmark = pytest.mark.skipif(not onednn_supports(torch.zeros(1)), reason="this torch has no oneDNN")
-each_kind = pytest.mark.parametrize("kind", MODULES)
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inside torch, and asked for below
+DEEP = [
+    Case(kind, *SEQUENCE[kind], kwargs={"num_layers": 2, "bidirectional": True, **form})
+    for kind, form in (("lstm", {}), ("lstm", {"proj_size": 3}), ("gru", {}), ("rnn", {}))
+]
+each_deep = pytest.mark.parametrize("case", DEEP, ids=[case.name for case in DEEP])
 
 
-def call_of(module, x):
-    flat = [parameter for name, parameter in module.named_parameters() if not name.endswith("_g")]
-    return make_call(module, flat, x, None)
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch._dynamo.reset()
 
 
-def chosen(kind, steps, batch, size, *, forced="auto", autocast=False, training=True, packed=False):
-    x = torch.zeros(steps, batch, 8)
-    x = pack_padded_sequence(x, [steps] * batch) if packed else x
-    with backend(forced), torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
-        return select_backend(call_of(MODULES[kind](8, size), x))
+def compiled(function, **options):
+    return torch.compile(function, fullgraph=True, backend="aot_eager", **options)
 
 
-@pytest.mark.parametrize(
-    ("kind", "size", "how", "expected"),
-    [
-        ("rnn", (35, 20, 512), {}, TORCH_KERNEL),
-        ("rnn", (1, 1, 512), {}, TORCH_KERNEL),
-        ("rnn", (35, 20, 512), {"forced": "cpu_loop"}, TORCH_KERNEL),
-        ("lstm", (35, 20, 640), {}, TORCH_KERNEL),
-        ("lstm", (35, 20, 640), {"forced": "cpu_loop"}, TORCH_KERNEL),
-        ("lstm", (1, 1, 512), {}, SINGLE_STEP),
-        ("lstm", (1, 33, 16), {}, TORCH_KERNEL),
-        ("lstm", (1, 33, 16), {"training": False}, SINGLE_STEP),
-        ("lstm", (1, 1, 512), {"packed": True}, TORCH_KERNEL),
-        ("lstm", (1, 1, 512), {"forced": "torch"}, TORCH_KERNEL),
-        ("gru", (35, 20, 64), {}, CPU_GRU),
-        ("gru", (35, 20, 64), {"packed": True}, CPU_GRU),
-        ("gru", (35, 20, 64), {"training": False}, TORCH_KERNEL),
-        ("gru", (35, 20, 64), {"forced": "torch"}, TORCH_KERNEL),
-        ("gru", (8, 20, 512), {"training": False}, CPU_GRU),
-        ("gru", (2, 2, 16), {}, TORCH_KERNEL),
-        ("gru", (2, 2, 16), {"forced": "cpu_loop"}, CPU_GRU),
-        ("gru", (1, 4, 512), {"training": False}, SINGLE_STEP),
-        ("gru", (1, 4, 512), {}, TORCH_KERNEL),
-        ("gru", (1, 4, 512), {"training": False, "forced": "cpu_loop"}, CPU_GRU),
-    ],
-    ids=str,
+def total(result):
+    return sum((k + 1) * tensor.sin().sum() for k, tensor in enumerate(tensors(result)))
+
+
+def assert_same(case, function, twin, module, x, *states, **tolerance):
+    """Compare results and all gradients."""
+    results = function(x, *states), twin(x, *states)
+    leaves = [leaf for leaf in [x, *tensors(states), *module.parameters()] if leaf.requires_grad]
+    gradients = [torch.autograd.grad(total(result), leaves) for result in results]
+    torch.testing.assert_close(tensors(results[0]), tensors(results[1]), **tolerance)
+    torch.testing.assert_close(*gradients, **tolerance)
+
+
+def nodes(graph):
+    """Name the operators of ours in a graph."""
+    return [str(node.target).split(".")[1] for node in graph.nodes if str(node.target).startswith("wnseq.")]
+
+
+# ---- torch.compile
+
+
+@each_sequence
+def test_compiled_as_the_first_layer(case):
+    module, x = case.make(), case.input()
+    assert_same(case, compiled(module), module, module, x)
+
+
+@each_sequence
+def test_compiled_between_layers(case):
+    module, x = case.make(dtype=torch.float64), case.input(dtype=torch.float64).requires_grad_()
+    states = tuple(state.requires_grad_() for state in tensors(case.states(3, torch.float64)))
+    states = states if case.has_cell_state else states[0]
+    assert_same(case, compiled(module), module, module, x, states, rtol=0, atol=1e-12)
+
+
+@each_cell
+def test_compiled_cells(case):
+    module, x = case.make(), case.input()
+    assert_same(case, compiled(module), module, module, x)
+
+    def loop(x):
+        step, state = module.bind(), None
+        for _ in range(3):
+            state = step(x, state)
+        return state
+
+    assert_same(case, compiled(loop), loop, module, x)
+
+
+@each_form
+def test_compiled_for_inference(case):
+    module, x = case.make().eval(), case.input()
+    run = compiled(module)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            torch.testing.assert_close(tensors(run(x)), tensors(module(x)))
+
+
+@each_deep
+def test_one_graph_for_every_length_and_batch_size(case):
+    module = case.make()
+    run = compiled(module, dynamic=True)
+    run(case.input(batch=3, steps=4))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for steps, batch in ((7, 2), (9, 5)):
+            x = case.input(batch=batch, steps=steps)
+            assert_same(case, run, module, module, x)
+
+
+@each_deep
+def test_one_operator_for_each_layer_and_direction(case):
+    graphs = []
+
+    def look(graph, example):
+        graphs.append(graph.graph)
+        return graph
+
+    torch.compile(case.make(), fullgraph=True, backend=look)(case.input())
+    assert [nodes(graph) for graph in graphs] == [[case.kind] * 4]
+
+
+@each_deep
+def test_compiled_packed(case):
+    module = case.make(dtype=torch.float64)
+    packed = pack_padded_sequence(case.input(dtype=torch.float64), [2, 4, 3], enforce_sorted=False)
+    run = compiled(module)
+    for states in ((), (case.states(3, torch.float64),)):
+        results = [function(packed, *states) for function in (run, module)]
+        ours, expected = ([result[0].data, *tensors(result[1])] for result in results)
+        torch.testing.assert_close(ours, expected)
+        gradients = [torch.autograd.grad(total(each), list(module.parameters())) for each in (ours, expected)]
+        torch.testing.assert_close(*gradients)
+
+
+@each_deep
+def test_compiled_under_autocast(case):
+    module, x = case.make(), case.input()
+    run = compiled(module)
+    packed = pack_padded_sequence(case.input(), [4, 3, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        results = [[*tensors(function(x)), *tensors(list(function(packed)))] for function in (run, module)]
+    assert [part.dtype for part in results[0]] == [part.dtype for part in results[1]]
+    torch.testing.assert_close(*results, rtol=0.05, atol=0.03)
+    for ours, expected in zip(
+        *(torch.autograd.grad(total(r), list(module.parameters())) for r in results), strict=True
+    ):
+        assert ours.dtype == expected.dtype
+        assert (ours - expected).norm() <= 0.05 * expected.norm() + 1e-3
+
+
+@pytest.mark.parametrize("kind", SEQUENCE)
+def test_transforms_of_functions_compile(kind):
+    module, x = SEQUENCE[kind][0](5, 6, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+    def loss(parameters, x):
+        return total(functional_call(module, parameters, (x,)))
+
+    def directional(x):
+        return jvp(lambda x: loss(parameters, x), (x,), (x.cos(),))
+
+    samples = torch.stack([x, x.sin()])
+    for function, *arguments in ((vmap(grad(loss), (None, 0)), parameters, samples), (directional, x)):
+        torch.testing.assert_close(compiled(function)(*arguments), function(*arguments))
+
+
+@each_deep
+def test_dropout_between_layers_compiles(case):
+    case = Case(case.kind, case.module, case.twin, kwargs={**case.kwargs, "dropout": 0.5})
+    module, x = case.make(), case.input()
+    run = compiled(module)
+    torch.manual_seed(1)
+    first, second = tensors(run(x))[0], tensors(run(x))[0]
+    assert not torch.equal(first, second)
+    module.eval()
+    torch.testing.assert_close(tensors(run(x)), tensors(module(x)))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++")
+@pytest.mark.parametrize("case", DEEP[:3], ids=[case.name for case in DEEP[:3]])
+def test_compiled_by_inductor(case):
+    module, x = case.make(), case.input()
+    assert_same(case, torch.compile(module, fullgraph=True), module, module, x)
+
+
+def test_torch_says_that_it_compiles_no_second_derivative():
+    module, x = wnseq.WNLSTM(5, 6), torch.randn(4, 3, 5, requires_grad=True)
+    (first,) = torch.autograd.grad(total(compiled(module)(x)), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        first.sum().backward()
+
+
+# ---- torch.export
+
+
+def lengths_and_batch(case):
+    steps, batch = Dim("steps"), Dim("batch")
+    states = {1: batch}
+    x = {0: batch, 1: steps} if case.kwargs.get("batch_first") else {0: steps, 1: batch}
+    return x, (states, states) if case.has_cell_state else states
+
+
+@each_sequence
+def test_exported_saved_and_loaded_for_other_lengths_and_batch_sizes(case):
+    module = case.make().eval()
+    program = torch.export.export(module, (case.input(), case.states(3)), dynamic_shapes=lengths_and_batch(case))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    directions = 1 + case.kwargs["bidirectional"]
+    assert nodes(program.graph) == [case.kind] * case.kwargs["num_layers"] * directions
+    for steps, batch in ((9, 2), (1, 1), (4, 3)):
+        x, states = case.input(batch=batch, steps=steps), case.states(batch)
+        torch.testing.assert_close(tensors(loaded(x, states)), tensors(module(x, states)))
+
+
+@each_deep
+def test_an_exported_program_trains(case):
+    module, x, states = case.make(), case.input(), case.states(3)
+    program = torch.export.export(module, (x, states), dynamic_shapes=lengths_and_batch(case)).module()
+    gradients = [
+        dict(zip(names, torch.autograd.grad(total(each(x, states)), list(parameters)), strict=True))
+        for each in (program, module)
+        for names, parameters in [zip(*each.named_parameters(), strict=True)]
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@each_deep
+def test_exported_packed(case):
+    module = case.make().eval()
+
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, data, batch_sizes):
+            output, state = self.inner(PackedSequence(data, batch_sizes))
+            return output.data, state
+
+    first, second = (
+        pack_padded_sequence(case.input(batch=len(lengths), steps=max(lengths)), lengths)
+        for lengths in ([4, 3, 3], [7, 2, 2, 1])
+    )
+    shapes = ({0: Dim("rows")}, {0: Dim("steps")})
+    program = torch.export.export(Packed(), (first.data, first.batch_sizes), dynamic_shapes=shapes).module()
+    output, state = module(second)
+    torch.testing.assert_close(tensors(program(*second[:2])), tensors((output.data, state)))
+
+
+# ---- TorchScript and quantisation
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes, which a trace leaves out
+@each_sequence
+def test_traced_for_other_lengths_and_batch_sizes(case):
+    module = case.make().eval()
+    traced = torch.jit.trace(module, (case.input(),))
+    for steps, batch in ((9, 2), (4, 3)):
+        x = case.input(batch=batch, steps=steps)
+        torch.testing.assert_close(tensors(traced(x)), tensors(module(x)))
+
+
+@each_sequence
+def test_scripted_through_fold(case):
+    module, x = case.make().eval(), case.input()
+    scripted = torch.jit.script(
+        nn.Sequential(wnseq.remove_weight_norm(module).model)
+    )  # torch scripts a recurrence inside a module
+    torch.testing.assert_close(tensors(scripted(x)), tensors(module(x)))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:torch.ao.quantization is deprecated:DeprecationWarning",
+    "ignore:torch.quantize_per_tensor:UserWarning",  # said once a process, and so by whichever test comes first
 )
-def test_the_choice_in_float32(kind, size, how, expected):
-    assert chosen(kind, *size, **how) is expected
-
-
-@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16 products of oneDNN's")
-@pytest.mark.parametrize(
-    ("kind", "size", "how", "expected"),
-    [
-        ("lstm", (32, 16, 640), {}, CPU_LSTM),
-        ("lstm", (32, 16, 640), {"training": False}, TORCH_KERNEL),
-        ("lstm", (32, 16, 640), {"packed": True}, TORCH_KERNEL),
-        ("lstm", (2, 2, 16), {"forced": "cpu_loop"}, CPU_LSTM),
-        ("lstm", (1, 1, 512), {}, SINGLE_STEP),
-        ("gru", (35, 20, 64), {}, CPU_GRU),
-        ("gru", (8, 20, 512), {}, TORCH_KERNEL),
-    ],
-    ids=str,
-)
-def test_the_choice_under_autocast(kind, size, how, expected):
-    assert chosen(kind, *size, autocast=True, **how) is expected
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inside torch
-@each_kind
-def test_transforms_without_a_rule_are_unrolled(kind):
-    module, x, seen = MODULES[kind](8, 16), torch.zeros(3, 2, 8), []
-
-    def total(x):
-        seen.append(select_backend(call_of(module, x)))
-        return x.sum()
-
-    vmap(total)(torch.stack([x, x])), jvp(total, (x,), (x,)), vmap(grad(total))(torch.stack([x, x])), grad(total)(x)
-    assert seen == [UNROLLED, UNROLLED, UNROLLED, TORCH_KERNEL]
-
-
-@each_kind
-def test_a_captured_graph_has_the_custom_operators(kind):
-    module, x, seen = MODULES[kind](8, 16), torch.zeros(3, 2, 8), []
-
-    @torch.compile(backend="eager", fullgraph=True)
-    def select(x):
-        seen.append(select_backend(call_of(module, x)) is CUSTOM_OPS)
-        return x + 1
-
-    select(x)
-    assert seen == [True]
-
-
-@each_kind
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_every_back_end_of_a_kind_computes_the_same(kind, packed):
-    module = MODULES[kind](8, 16, num_layers=2, bidirectional=True)
-    x = torch.randn(5, 3, 8)
-    call = call_of(module, pack_padded_sequence(x, [5, 3, 2]) if packed else x)
-    expected = TORCH_KERNEL.run(call)
-    for candidate in (*BACKENDS[kind], UNROLLED):
-        if candidate is not CPU_LSTM:  # of bfloat16
-            torch.testing.assert_close(tensors(candidate.run(call)), tensors(expected))
+@pytest.mark.parametrize("case", [DEEP[0], DEEP[2]], ids=[DEEP[0].name, DEEP[2].name])
+def test_quantised_through_fold(case):
+    module, x = case.make().eval(), case.input()
+    folded = nn.Sequential(wnseq.remove_weight_norm(module).model)  # torch replaces what is inside
+    quantised = torch.ao.quantization.quantize_dynamic(folded, {nn.LSTM, nn.GRU})
+    assert type(quantised[0]) not in (nn.LSTM, nn.GRU)
+    torch.testing.assert_close(tensors(quantised(x)), tensors(module(x)), rtol=0, atol=0.03)

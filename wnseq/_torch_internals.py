@@ -67,7 +67,7 @@ _transform_stack, _VMAP_AND_JVP = _probe("torch._C._functorch", _find_transform_
 
 
 def is_recording(*tensors: Tensor | None) -> bool:
-    """Return True while a graph is captured, a transform of ``torch.func`` is active, or derivatives go forward.
+    """Return True if a graph is captured, a transform of ``torch.func`` is active, or derivatives go forward.
 
     Only operators with all of torch's rules may run then. The tensors are looked at only where torch does not show
     whether a transform is active.
@@ -80,16 +80,17 @@ def is_recording(*tensors: Tensor | None) -> bool:
 
 
 def has_vmap_or_jvp(*tensors: Tensor) -> bool:
-    """Return True under ``torch.func.vmap`` or ``jvp``; in a compiled function under any transform."""
+    """Return True if ``torch.func.vmap`` or ``jvp`` is active; in a compiled function if any transform is."""
     if torch.compiler.is_compiling():  # the transforms cannot be told apart there
         return _transforms_active is not None and _transforms_active()
     if _transform_stack is not None:
-        return any(level.key() in _VMAP_AND_JVP for level in _transform_stack() or ())
+        levels = _transform_stack()
+        return bool(levels) and any(level.key() in _VMAP_AND_JVP for level in levels)
     return any(_is_wrapped(tensor) for tensor in tensors)
 
 
 def _is_wrapped(tensor: Tensor) -> bool:
-    """Return True for a tensor that a transform of ``torch.func`` has wrapped: it hides its storage."""
+    """Return True if a transform of ``torch.func`` has wrapped the tensor, which hides its storage then."""
     try:
         tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):

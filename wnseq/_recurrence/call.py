@@ -38,22 +38,22 @@ class Call(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """N."""
+        """Return N."""
         return self.states[0].shape[1]
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Return T."""
         return len(self.batch_sizes) if self.batch_sizes is not None else self.x.shape[int(self.config.batch_first)]
 
     @property
     def projected(self) -> bool:
-        """Whether the layers are an LSTM with a projection."""
+        """Return True if the layers are an LSTM with a projection."""
         return self.states[0].shape[2] != self.states[-1].shape[2]
 
     @property
     def product_dtype(self) -> torch.dtype:
-        """Dtype of the matrix products on a CPU: autocast's, or the input's."""
+        """Return the dtype of the matrix products on a CPU: autocast's, or the input's."""
         casts = torch.is_autocast_enabled("cpu") and self.x.dtype != torch.float64  # which autocast leaves alone
         return torch.get_autocast_dtype("cpu") if casts else self.x.dtype
 

@@ -24,11 +24,11 @@ class CPUGRU(cpu_loops.CPULoop):
     """Runs a GRU, padded or packed."""
 
     def supports(self, call: Call) -> bool:
-        """Return True for products in float32 or bfloat16."""
+        """Return True if the products are in float32 or bfloat16."""
         return call.product_dtype in (torch.float32, torch.bfloat16) and super().supports(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True from some size on, or where the loop is forced."""
+        """Return True if the layers have some size, or if the loop is forced."""
         if forced_backend() == "cpu_loop":
             return True
         steps, flops = call.steps, call.batch * call.states[0].shape[2] ** 2

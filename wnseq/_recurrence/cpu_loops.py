@@ -27,7 +27,7 @@ class CPULoop(LayerBackend):
     """
 
     def supports(self, call: Call) -> bool:
-        """Return True for float32 weights on a CPU, unless torch's kernel is forced."""
+        """Return True if the weights are float32 on a CPU, and torch's kernel is not forced."""
         return (
             forced_backend() != "torch"
             and not is_recording(call.x, *call.states, *call.flat)

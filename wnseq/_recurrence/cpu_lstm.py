@@ -29,11 +29,11 @@ class CPULSTM(CPULoop):
     """Runs a padded LSTM without a projection."""
 
     def supports(self, call: Call) -> bool:
-        """Return True for products in bfloat16."""
+        """Return True if the products are in bfloat16."""
         return call.product_dtype == BF16 and call.batch_sizes is None and not call.projected and super().supports(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True for large layers in training, or where the loop is forced."""
+        """Return True if large layers train, or if the loop is forced."""
         if forced_backend() == "cpu_loop":
             return True
         _, batch, size = call.states[0].shape

@@ -25,9 +25,9 @@ class CustomOps(LayerBackend):
     """Runs while a graph is captured."""
 
     def supports(self, call: Call) -> bool:
-        """Return True under ``torch.compile`` and export, but for transforms, and for CUDA.
+        """Return True if a graph is captured without transforms.
 
-        There torch's kernel is one node, which only export would fix to one length.
+        On CUDA torch's kernel is one node too, which export alone would fix to one length.
         """
         return (
             torch.compiler.is_compiling()

@@ -24,7 +24,7 @@ class SingleStep(Unrolled):
     """Runs a padded input of one step."""
 
     def supports(self, call: Call) -> bool:
-        """Return True for one padded step on a CPU, outside of graphs and transforms, with no back end forced."""
+        """Return True if it is one padded step on a CPU, outside of graphs and transforms, with no back end forced."""
         return (
             call.batch_sizes is None
             and call.x.is_cpu
@@ -35,15 +35,15 @@ class SingleStep(Unrolled):
         )
 
     def is_faster(self, call: Call) -> bool:
-        """Return True for few rows; of a GRU in float32 inference only."""
-        dtype, batch, entries = call.product_dtype, call.batch, call.flat[1].numel()
-        with_grad = needs_grad(call.x, *call.states, *call.flat)
+        """Return True if there are few rows; of a GRU in float32 inference only."""
+        batch, entries = call.batch, call.flat[1].numel()
         if call.kind == "gru":
             is_large = batch <= MAX_ROWS_GRU and batch * entries >= MIN_FLOPS_ONEDNN
-            return is_large and dtype == torch.float32 and not with_grad
+            return is_large and call.product_dtype == torch.float32 and not needs_grad(call.x, *call.states, *call.flat)
+        dtype = call.product_dtype
         if batch == 0 or (call.projected and dtype != torch.float32):  # torch's own lowers a projection less
             return False
-        max_rows, min_entries = LSTM_LIMITS.get((dtype, with_grad), (0, 0))
+        max_rows, min_entries = LSTM_LIMITS.get((dtype, needs_grad(call.x, *call.states, *call.flat)), (0, 0))
         return batch <= max_rows and entries >= min_entries
 
     def layer(

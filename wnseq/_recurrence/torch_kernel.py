@@ -12,7 +12,7 @@ class TorchKernel(Backend):
     """No batching rule in any of them, and in the LSTM of float32 on a CPU no forward-mode derivative."""
 
     def supports(self, call: Call) -> bool:
-        """Return True but under ``torch.func.vmap`` and ``jvp``."""
+        """Return True if neither ``torch.func.vmap`` nor ``jvp`` is active."""
         return not has_vmap_or_jvp(call.x, *call.states, *call.flat)
 
     def run(self, call: Call) -> tuple[Tensor, States]:

@@ -17,7 +17,7 @@ class Unrolled(LayerBackend):
     """Runs what no other back end supports: transforms of ``torch.func``."""
 
     def supports(self, call: Call) -> bool:
-        """Return True."""
+        """Return True if there is a call at all."""
         return True
 
     def layer(

@@ -29,8 +29,8 @@ class CPULoop(LayerBackend):
     def supports(self, call: Call) -> bool:
         """Return True if the weights are float32 on a CPU, and torch's kernel is not forced."""
         return (
-            forced_backend() != "torch"
-            and not is_recording(call.x, *call.states, *call.flat)
+            not is_recording(call.x, *call.states, *call.flat)  # before what torch.compile cannot follow
+            and forced_backend() != "torch"
             and onednn_supports(call.x, *call.states, *call.flat)
             and all(weight.dtype == torch.float32 for weight in call.flat)
         )

@@ -28,8 +28,8 @@ class SingleStep(Unrolled):
         return (
             call.batch_sizes is None
             and call.x.is_cpu
+            and not is_tracing()  # before what torch.compile cannot follow
             and forced_backend() == "auto"
-            and not is_tracing()
             and call.steps == 1
             and not has_vmap_or_jvp(call.x, *call.states, *call.flat)
         )

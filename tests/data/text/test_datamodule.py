@@ -87,6 +87,7 @@ def test_two_lines_say_what_the_corpus_is() -> None:
     first, second = data.describe().splitlines()
     assert first == f"corpus {TEXT} (sha256 {data.corpus_sha256[:12]}): 275 train, 11 val, 15 test tokens"
     assert second == "tokenizer: word, 167 entries, 73.33% of the test tokens unknown"
+    assert data.provenance() == {"corpus": data.corpus, "corpus_sha256": data.corpus_sha256}
     assert prepared().describe().endswith("\ntokenizer: byte, 256 entries")
 
 

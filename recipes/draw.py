@@ -84,12 +84,12 @@ class Draw(LightningModule):
             LSTMs with layer normalisation.
         glimpses: T, steps in which an image is drawn.
         hidden_size: Features of the state of encoder and decoder.
-        latent_size: Latents a glimpse.
+        latent_size: Latents of each glimpse.
         read_size: n, filters of the reading window along each axis; 0 reads the whole image.
         write_size: n, filters of the writing window along each axis; 0 writes on the whole canvas.
-        start: ``normal`` with deviation 0.01 and biases of 0, or ``orthogonal`` with rows of norm 1, each gate by
-            itself, and biases of 0 except those of the writing window: its filters are half a stride wide, and a patch
-            of ones adds about 1 to the canvas; with ``normal`` it adds much less.
+        start: ``normal`` with standard deviation 0.01 and biases of 0, or ``orthogonal`` with rows of norm 1, each gate
+            by itself, and biases of 0 except those of the writing window: its filters are half a stride wide, and a
+            patch of ones adds about 1 to the canvas; with ``normal`` it adds much less.
         g_start: ``norm`` starts g at ‖v‖, the function that a plain net has, and ``one`` at 1. After an orthogonal
             start they are the same.
         binarize: How grey pixels become binary: ``threshold`` cuts at one half; ``sample`` draws with the grey as the

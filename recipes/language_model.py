@@ -85,19 +85,19 @@ class LanguageModel(LightningModule):
         embedding_size: Features of a token; by default as many as hidden_size.
         hidden_size: Features of the hidden state.
         num_layers: Recurrent layers.
-        dropout: Probability of a zero, in the embedded input, between layers and before the softmax.
+        dropout: Probability of a zero in the embedded input, between layers and before the softmax.
         tied: Whether the softmax shares the embedding's weight, which then must have hidden_size features.
         forget_bias: Start of the LSTM's forget bias, or of the GRU's update bias.
         optimizer: AdamW, or plain SGD.
         learning_rate: Step size, on the mean loss per token.
-        weight_decay: Decay of the weights as the plain model has it: of g, embedding and softmax; never of v or biases.
-        schedule: ``constant``; ``cosine`` to zero over the whole run; ``plateau``, times decay_factor whenever the
-            validation loss has not improved; ``decay``, times decay_factor after every epoch past decay_after.
+        weight_decay: Decay of g, embedding and softmax; never of v or biases.
+        schedule: ``constant``; ``cosine`` to zero over the whole run; ``plateau`` multiplies by decay_factor whenever
+            the validation loss has not improved, ``decay`` after every epoch past decay_after.
         warmup: Steps over which the step size rises from zero.
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
-        chunked_softmax: Whether logits exist for a part of the vocabulary at a time, and are computed twice: those of
-            a large vocabulary are what fills the memory.
+        chunked_softmax: Whether logits are computed for a part of the vocabulary at a time, and twice: much less memory
+            with a large vocabulary.
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
         sampling: How ``predict`` and the end of a run draw text.
 

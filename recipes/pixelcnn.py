@@ -78,7 +78,7 @@ class Sampling:
 
     Args:
         number: Images to draw.
-        label: Class of all of them, of a conditional model; by default each class in turn.
+        label: Class of all images of a conditional model; by default each class in turn.
         seed: Seed of the draw.
         batch_size: Images at once.
         output: Path of the two files that ``predict`` writes, without their endings .png and .npz.
@@ -103,14 +103,14 @@ class PixelCNN(LightningModule):
         data_init: Whether g and b, or the plain weights, are set from the first training batch.
         output: Of a pixel: ``logistic``, a mixture of discretised logistics, its channels in turn; ``categorical``, for
             one channel; ``auto``: categorical for one channel of at most 32 values.
-        channels: F, the width of both streams; 160 or 192 for the paper's.
-        blocks: Residual blocks on the way down, at each of three resolutions; 5 for the paper's.
+        channels: F, the width of both streams; 160 or 192 in the paper.
+        blocks: Residual blocks on the way down, at each of three resolutions; 5 in the paper.
         mixtures: Components of the logistic mixture.
-        dropout: Share of the elements, in each block.
+        dropout: Probability of a zero in each block.
         conditional: Whether images are conditioned on their class.
-        checkpoint_activations: Whether training recomputes a block's activations in the backward instead of storing
-            them: the same gradients with less memory and more time.
-        learning_rate: Adam's step size at the start; each step has 0.999995 of that of the one before.
+        checkpoint_activations: Whether training recomputes a block's activations in the backward pass instead of
+            storing them: the same gradients with less memory and more time.
+        learning_rate: Adam's initial step size, multiplied by 0.999995 after each step.
         polyak_steps: Steps over which the weights are averaged for evaluation; 0 for no average.
         sampling: How ``predict`` and the end of a run draw images.
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.

@@ -241,12 +241,12 @@ def parametrised(plain: nn.Module) -> nn.Module:
 
 def normalised(plain: nn.Module) -> Any:
     """Return wnseq's module with torch's weights."""
-    return wnseq.weight_normalize(plain).model
+    return wnseq.weight_normalize(plain)
 
 
 def removed(plain: nn.Module) -> nn.Module:
     """Return torch's module with the weights of wnseq's."""
-    return wnseq.remove_weight_norm(normalised(plain)).model
+    return wnseq.remove_weight_norm(normalised(plain))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ LIMITS = (
     "ONNX has no LSTM with a projection ([icefall#621](https://github.com/k2-fsa/icefall/pull/621)) and no packed "
     "input ([LSTM](https://onnx.ai/onnx/operators/onnx__LSTM.html)). The export raises; `torch.export` takes both.",
     "`torch.jit.script` and `quantize_dynamic` know the layers of `torch.nn` by their class, and TorchScript is "
-    "deprecated ([torch.jit](https://docs.pytorch.org/docs/stable/jit.html)): fold first.",
+    "deprecated ([torch.jit](https://docs.pytorch.org/docs/stable/jit.html)): `remove_weight_norm` first.",
     "`quantize_dynamic` takes no recurrent layer without biases "
     "([rnn.py](https://github.com/pytorch/pytorch/blob/main/torch/ao/nn/quantized/dynamic/modules/rnn.py)), and torch "
     "has deprecated its quantised tensors ([pytorch#184982](https://github.com/pytorch/pytorch/issues/184982)).",
@@ -374,7 +374,7 @@ def fold(subject: Subject, module: nn.Module) -> nn.Module:
     if subject.contender == PLAIN:
         raise NothingToTry
     if subject.contender == OURS:
-        return wnseq.remove_weight_norm(module).model
+        return wnseq.remove_weight_norm(module)
     for name in subject.weights:
         parametrize.remove_parametrizations(module, name)
     return module
@@ -614,7 +614,7 @@ def quantised(subject: Subject) -> None:
 def without_norm(subject: Subject, module: nn.Module) -> nn.Module:
     """Fold ours into torch.nn; remove torch's weight norm as torch has it; leave a plain module as it is."""
     if subject.contender == OURS:
-        return wnseq.remove_weight_norm(module).model
+        return wnseq.remove_weight_norm(module)
     if subject.contender == THEIRS:
         for name in subject.weights:
             parametrize.remove_parametrizations(module, name)

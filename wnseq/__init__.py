@@ -1,6 +1,6 @@
 """Weight-normalised layers and recurrent networks for PyTorch."""
 
-from wnseq.convert import ConversionReport, remove_weight_norm, state_dict_as, weight_normalize
+from wnseq.convert import ConversionReport, conversion_report, remove_weight_norm, state_dict_as, weight_normalize
 from wnseq.errors import ShapeError
 from wnseq.functional import decompose, exp_weight_norm, log_scale, weight_norm
 from wnseq.init import InitReport, data_free_init, data_init, draw_directions
@@ -48,6 +48,7 @@ __all__ = [
     "WNLinear",
     "WNRNNCell",
     "add_safe_globals",
+    "conversion_report",
     "data_free_init",
     "data_init",
     "decompose",

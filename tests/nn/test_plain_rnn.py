@@ -58,10 +58,10 @@ def test_it_is_torchs_module(plain, theirs, ours):
 @each_kind
 def test_it_is_weight_normalised_as_torchs_is(plain, theirs, ours):
     module, x = plain(4, 6), torch.randn(3, 2, 4)
-    for converted in (weight_normalize(module).model, weight_normalize(nn.ModuleList([module]), only=plain).model[0]):
+    for converted in (weight_normalize(module), weight_normalize(nn.ModuleList([module]), target_modules=plain)[0]):
         assert type(converted) is ours
         torch.testing.assert_close(converted(x), module(x))
-    assert type(remove_weight_norm(converted).model) is theirs
+    assert type(remove_weight_norm(converted)) is theirs
 
 
 def test_a_gru_of_some_size_runs_by_the_loop(monkeypatch):

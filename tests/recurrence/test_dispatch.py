@@ -256,10 +256,10 @@ def test_traced_for_other_lengths_and_batch_sizes(case):
 
 
 @each_sequence
-def test_scripted_through_fold(case):
+def test_scripted_without_weight_norm(case):
     module, x = case.make().eval(), case.input()
     scripted = torch.jit.script(
-        nn.Sequential(wnseq.remove_weight_norm(module).model)
+        nn.Sequential(wnseq.remove_weight_norm(module))
     )  # torch scripts a recurrence inside a module
     torch.testing.assert_close(tensors(scripted(x)), tensors(module(x)))
 
@@ -269,9 +269,9 @@ def test_scripted_through_fold(case):
     "ignore:torch.quantize_per_tensor:UserWarning",  # said once a process, and so by whichever test comes first
 )
 @pytest.mark.parametrize("case", [DEEP[0], DEEP[2]], ids=[DEEP[0].name, DEEP[2].name])
-def test_quantised_through_fold(case):
+def test_quantised_without_weight_norm(case):
     module, x = case.make().eval(), case.input()
-    folded = nn.Sequential(wnseq.remove_weight_norm(module).model)  # torch replaces what is inside
+    folded = nn.Sequential(wnseq.remove_weight_norm(module))  # torch replaces what is inside
     quantised = torch.ao.quantization.quantize_dynamic(folded, {nn.LSTM, nn.GRU})
     assert type(quantised[0]) not in (nn.LSTM, nn.GRU)
     torch.testing.assert_close(tensors(quantised(x)), tensors(module(x)), rtol=0, atol=0.03)

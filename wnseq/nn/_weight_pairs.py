@@ -18,22 +18,22 @@ class WeightNormParams(NamedTuple):
 
     v: Any
     g: Any
-    layout: Layout = (0, 1)
+    layout: Layout = (0, 1)  # torch's g has the dimensions of v, which show its axis
 
 
 def find_weight_norm(module: nn.Module) -> dict[str, WeightNormParams]:
     """Return v and g of each weight-normalised weight of one module, wnseq's or torch's, by the weight's name."""
     if isinstance(module, WNModule):
         return {name: WeightNormParams(*module.v_and_g(name), module.layouts[name]) for name in module.weight_names}
-    pairs: dict[str, WeightNormParams] = {}
+    found: dict[str, WeightNormParams] = {}
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             v, g = param_names(hook.name)
-            pairs[hook.name] = WeightNormParams(getattr(module, v), getattr(module, g))
+            found[hook.name] = WeightNormParams(getattr(module, v), getattr(module, g))
     for name, chain in _chains(module):
         if len(chain) == 1 and isinstance(chain[0], WeightNormParametrization):
-            pairs[name] = WeightNormParams(chain.original1, chain.original0)
-    return pairs
+            found[name] = WeightNormParams(chain.original1, chain.original0)
+    return found
 
 
 def further_parametrizations(module: nn.Module) -> str:
@@ -59,10 +59,10 @@ def directions(model: nn.Module) -> Iterator[tuple[str, WeightNormParams]]:
     """Yield the qualified name of each v of a model's WNModules, once, with its v, g and layout."""
     seen = set()
     for path, module in model.named_modules():
-        for name, pair in find_weight_norm(module).items() if isinstance(module, WNModule) else ():
-            if id(pair.v) not in seen:
-                seen.add(id(pair.v))
-                yield qualified_name(path, param_names(name)[0]), pair
+        for name, params in find_weight_norm(module).items() if isinstance(module, WNModule) else ():
+            if id(params.v) not in seen:
+                seen.add(id(params.v))
+                yield qualified_name(path, param_names(name)[0]), params
 
 
 def qualified_name(path: str, name: str) -> str:

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell, WNLSTMCell
-from wnseq.convert import remove_weight_norm, state_dict_as, weight_normalize
-from wnseq.nn._module import WNModule
+from wnseq.convert import conversion_report, remove_weight_norm, state_dict_as, weight_normalize
+from wnseq.nn._weight_pairs import find_weight_norm, qualified_name
 
 both_spellings = pytest.mark.parametrize(
     "apply",
@@ -23,6 +23,12 @@ both_spellings = pytest.mark.parametrize(
         pytest.param(parametrizations.weight_norm, id="parametrizations"),
     ],
 )
+
+
+def normalized_weights(model):
+    """Names of the weights with weight normalisation, wnseq's and torch's."""
+    found = [(path, name) for path, module in model.named_modules() for name in find_weight_norm(module)]
+    return [qualified_name(path, name) for path, name in found]
 
 
 def assert_same_function(one, other, case):
@@ -52,13 +58,14 @@ def test_there_and_back_is_the_same_module(case):
                 if "weight" in name:
                     parameter[::2] = 0
         before, generator = {k: v.clone() for k, v in twin.state_dict().items()}, torch.get_rng_state()
-        ours, changed, kept = weight_normalize(twin)
-        back, folded, _ = remove_weight_norm(ours)
+        report = conversion_report(twin)
+        ours = weight_normalize(twin)
+        back = remove_weight_norm(ours)
         assert torch.equal(torch.get_rng_state(), generator)
         assert (type(ours), type(back)) == (form.module, form.twin)
         assert repr(back) == repr(twin)
         assert type(ours._parameters) is type(form.make()._parameters)
-        assert changed == folded == ours.weight_names and kept == {}
+        assert report == (ours.weight_names, {}) and normalized_weights(back) == []
         assert_same_function(twin, ours, form)
         assert_same_function(twin, back, form)
         assert list(back.state_dict()) == list(before)
@@ -68,7 +75,7 @@ def test_there_and_back_is_the_same_module(case):
 
 
 @each_module
-def test_a_folded_module_has_the_function_of_ours(case):
+def test_a_plain_module_has_the_function_of_the_weight_normalised_one(case):
     for form in (case, small(case)):
         ours = form.make()
         with torch.no_grad():
@@ -77,7 +84,7 @@ def test_a_folded_module_has_the_function_of_ours(case):
                 v.mul_(3)
                 g[::2] *= -1
                 v[0] = 0
-        plain = remove_weight_norm(ours).model
+        plain = remove_weight_norm(ours)
         assert_same_function(ours, plain, form)
         again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))
         assert_same_function(ours, again, form)
@@ -85,7 +92,7 @@ def test_a_folded_module_has_the_function_of_ours(case):
 
 
 @each([case for case in sequence_cases() + cell_cases() + layer_cases() if not (case.dim and case.groups > 1)])
-def test_state_dicts_load_strictly_into_torch_s_twins(case):
+def test_state_dicts_load_strictly_into_torch_s_modules(case):
     ours = case.make()
     for form, apply in (("plain", None), ("torch_hooks", nn.utils.weight_norm),
                         ("torch_parametrizations", parametrizations.weight_norm)):  # fmt: skip
@@ -94,7 +101,7 @@ def test_state_dicts_load_strictly_into_torch_s_twins(case):
             with pytest.warns(FutureWarning) if form == "torch_hooks" else torch.no_grad():
                 apply(twin, name, case.dim)
         twin.load_state_dict(state_dict_as(ours, form), strict=True)
-        assert_same_function(twin if form == "plain" else remove_weight_norm(twin).model, ours, case)
+        assert_same_function(twin if form == "plain" else remove_weight_norm(twin), ours, case)
         ours_again = case.make(2)
         ours_again.load_state_dict(state_dict_as(twin, "wnseq"))
         assert_same_function(ours_again, ours, case)
@@ -130,35 +137,28 @@ class Model(nn.Module):
 
 def test_a_whole_model_there_and_back():
     model, x = Model().eval(), torch.randn(5, 2, 3)
-    ours, changed, kept = weight_normalize(model)
+    changed, skipped = conversion_report(model)
+    with pytest.warns(UserWarning, match="weight_normalize left 2 layers as they are .out: weight is tied"):
+        ours = weight_normalize(model)
     assert type(ours.encoder[0]) is WNLSTM and type(ours.encoder[1]["deep"]) is WNGRU
     assert ours.encoder[0].dropout == 0.5 and not ours.encoder[0].training
     assert ours.cell is ours.again is ours.listed[0] and type(ours.cell) is WNLSTMCell
     assert ours.listed[1]["key"] is ours.done and ours.done is not model.done
     assert ours.tied.weight is ours.out.weight and ours.out.weight is not model.out.weight
     tied = "weight is tied: one parameter is out.weight and tied.weight"
-    assert kept == {"done": "has weight normalisation already", "out": tied, "tied": tied}
+    assert skipped == {"done": "has weight normalisation already", "out": tied, "tied": tied}
+    assert set(normalized_weights(ours)) == {*changed, "done.weight_ih_l0", "done.weight_hh_l0"}
     assert len(changed) == 4 + 2 + 2 and "encoder.1.deep.weight_hh_l0" in changed and "cell.weight_ih" in changed
     torch.testing.assert_close(ours(x), model(x))
 
-    plain, folded, kept = remove_weight_norm(ours)
+    plain = remove_weight_norm(ours)
     assert {type(module) for module in plain.modules() if "weight_ih_l0" in dir(module)} == {nn.LSTM, nn.GRU}
     assert plain.cell is plain.again is plain.listed[0] and plain.listed[1]["key"] is plain.done
-    assert set(folded) == {*changed, "done.weight_ih_l0", "done.weight_hh_l0"} and kept == {}
+    assert normalized_weights(plain) == []
     assert plain.tied.weight is plain.out.weight
     torch.testing.assert_close(plain(x), model(x))
     plain.load_state_dict(state_dict_as(ours, "plain"))  # tied keys and both names of the cell are there
-    assert type(ours.cell) is WNLSTMCell  # fold left it as it was
-
-
-def test_the_summary():
-    converted = weight_normalize(nn.ModuleDict({"a": nn.GRUCell(1, 1), "b": WNGRUCell(1, 1)}))
-    assert str(converted) == (
-        "weights converted: 2\n  a.weight_ih\n  a.weight_hh\n"
-        "modules left alone: 1\n  b: has weight normalisation already"
-    )
-    assert str(weight_normalize(nn.Embedding(1, 1))) == "weights converted: 0"
-    assert "(the model itself): has weight normalisation already" in str(weight_normalize(WNGRUCell(1, 1)))
+    assert type(ours.cell) is WNLSTMCell  # and was left as it was
 
 
 class OwnLSTM(nn.LSTM):
@@ -169,56 +169,36 @@ class OwnWNLSTM(WNLSTM):
     pass
 
 
-def test_what_is_left_alone_and_why():
-    model = nn.ModuleDict({"own": OwnLSTM(2, 2), "a": nn.LSTM(2, 2), "b": nn.LSTM(2, 2), "theirs": nn.GRU(2, 2)})
+def test_what_cannot_be_converted_is_left_with_a_warning():
+    model = nn.ModuleDict({"own": OwnLSTM(2, 2), "a": nn.LSTM(2, 2), "b": nn.LSTM(2, 2)})
     model["a"].weight_hh_l0 = model["b"].weight_hh_l0
-    parametrizations.weight_norm(model["theirs"], "weight_hh_l0")
-    model["pruned"] = nn.GRUCell(2, 2)
-    prune.l1_unstructured(model["pruned"], "weight_hh", 1)
-    model["biasless"] = nn.GRUCell(2, 2)
-    prune.l1_unstructured(model["biasless"], "bias_hh", 1)
-    made, changed, kept = weight_normalize(nn.ModuleDict({key: model[key] for key in ("own", "a", "b")}))
-    assert changed == [] and type(made["own"]) is OwnLSTM
-    assert kept["own"] == "OwnLSTM is a subclass, whose forward may be its own: convert it by hand"
-    assert kept["a"] == kept["b"] == "weight_hh_l0 is tied: one parameter is a.weight_hh_l0 and b.weight_hh_l0"
-    assert made["a"].weight_hh_l0 is made["b"].weight_hh_l0
-    assert weight_normalize(model["theirs"]).kept[""] == "has torch's weight normalisation: fold the model first"
-    for key in ("pruned", "biasless"):
-        module = model[key]
-        assert ": computed, as by pruning; make it a plain parameter first" in weight_normalize(module).kept[""]
-    assert remove_weight_norm(OwnWNLSTM(2, 2)).kept == {
-        "": "OwnWNLSTM is a subclass, whose forward may be its own: fold it by hand"
-    }
+    own = "OwnLSTM is a subclass, whose forward may be its own: convert it by hand"
+    tied = "weight_hh_l0 is tied: one parameter is a.weight_hh_l0 and b.weight_hh_l0"
+    with pytest.warns(UserWarning) as warned:
+        made = weight_normalize(model)
+    assert [str(warning.message) for warning in warned] == [
+        f"weight_normalize left 3 layers as they are (own: {own}; a: {tied}; and 1 more); "
+        "conversion_report(model) lists all layers"
+    ]
+    assert warned[0].filename == __file__
+    assert type(made["own"]) is OwnLSTM and made["a"].weight_hh_l0 is made["b"].weight_hh_l0
+    with pytest.raises(ValueError, match="target_modules='own' cannot be converted: OwnLSTM is a subclass"):
+        weight_normalize(model, "own")
+    assert type(weight_normalize(nn.ModuleDict({"table": nn.Embedding(2, 2), "a": nn.GRU(2, 2)}))["a"]) is WNGRU
 
 
-def test_a_pruned_bias_of_ours_is_left_alone():
+def test_what_keeps_its_weight_norm_is_left_with_a_warning():
     cell = WNGRUCell(2, 2)
     prune.l1_unstructured(cell, "bias_hh", 1)
-    assert remove_weight_norm(cell).kept == {"": "bias_hh: computed, as by pruning; make it a plain parameter first"}
-
-
-def test_only_some_layers():
-    model = nn.ModuleDict({"enc": nn.ModuleList([nn.LSTM(2, 2), nn.GRU(2, 2)]), "dec": nn.LSTM(2, 2)})
-
-    def converted(only):
-        made, _, kept = weight_normalize(model, only)
-        assert set(kept.values()) <= {"not asked for by only"}
-        ours = [name for name, module in made.named_modules() if isinstance(module, WNModule)]
-        assert sorted([*ours, *kept]) == ["dec", "enc.0", "enc.1"]
-        return ours
-
-    assert converted(nn.LSTM) == ["enc.0", "dec"]
-    assert converted("enc.*") == ["enc.0", "enc.1"]
-    assert converted([nn.GRU, "d?c"]) == ["enc.1", "dec"]
-    assert converted(nn.RNN) == []
-    with pytest.raises(
-        ValueError, match=r"only='encoder.\*' matches no layer .* that has a twin; there are 'enc.0', 'enc.1', 'dec'"
-    ):
-        weight_normalize(model, ["dec", "encoder.*"])
-    with pytest.raises(TypeError, match=r"only takes the classes nn.Linear, .*, got Embedding"):
-        weight_normalize(model, nn.Embedding)
-    with pytest.raises(TypeError, match="only takes names and classes, got int"):
-        weight_normalize(model, [3])
+    own = OwnWNLSTM(2, 2)
+    with pytest.warns(UserWarning) as warned:
+        made = remove_weight_norm(nn.ModuleDict({"own": own, "cell": cell}))
+    assert [str(warning.message) for warning in warned] == [
+        "remove_weight_norm left 2 layers as they are "
+        "(own: OwnWNLSTM is a subclass, whose forward may be its own: convert it by hand; "
+        "cell: bias_hh: computed, as by pruning; make it a plain parameter first)"
+    ]
+    assert normalized_weights(made) == ["own.weight_ih_l0", "own.weight_hh_l0", "cell.weight_ih", "cell.weight_hh"]
 
 
 def test_what_a_layer_carries_goes_with_it():
@@ -230,11 +210,11 @@ def test_what_a_layer_carries_goes_with_it():
     model[0].note = "kept"
     model[0].register_buffer("mask", torch.ones(2))
     model[0].start = nn.Parameter(torch.ones(3))
-    ours = weight_normalize(model).model
+    ours = weight_normalize(model)
     assert not any(p.requires_grad for p in (*ours[0].v_and_g("weight_hh_l0"), ours[0].bias_hh_l0))
     assert all(p.requires_grad for p in ours[0].v_and_g("weight_ih_l0"))
     ours[0].weight_ih_l0_v.requires_grad_(False)
-    plain = remove_weight_norm(ours).model
+    plain = remove_weight_norm(ours)
     assert {name: p.requires_grad for name, p in plain[0].named_parameters()} == {
         "weight_ih_l0": True, "weight_hh_l0": False, "bias_ih_l0": True, "bias_hh_l0": False, "start": True,
     }  # fmt: skip
@@ -250,7 +230,7 @@ def test_what_a_layer_carries_goes_with_it():
 def test_tied_parts_of_a_weight_stay_tied():
     a, b = WNLSTM(2, 2), WNLSTM(2, 2)
     b.weight_hh_l0_v, b.weight_hh_l0_g, b.bias_hh_l0 = a.weight_hh_l0_v, a.weight_hh_l0_g, a.bias_hh_l0
-    plain = remove_weight_norm(nn.ModuleList([a, b])).model
+    plain = remove_weight_norm(nn.ModuleList([a, b]))
     assert plain[0].weight_hh_l0 is plain[1].weight_hh_l0 and plain[0].bias_hh_l0 is plain[1].bias_hh_l0
     assert plain[0].weight_ih_l0 is not plain[1].weight_ih_l0
 
@@ -258,9 +238,11 @@ def test_tied_parts_of_a_weight_stay_tied():
 def test_the_weight_of_an_embedding_keeps_the_layer_that_is_tied_to_it():
     model = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "hidden": nn.Linear(4, 4), "out": nn.Linear(4, 5)})
     model["out"].weight = model["embedding"].weight
-    ours, changed, kept = weight_normalize(model)
-    assert changed == ["hidden.weight"]
-    assert kept == {"out": "weight is tied: one parameter is embedding.weight and out.weight"}
+    with pytest.warns(
+        UserWarning, match=r"left 1 layer as it is \(out: weight is tied: .* embedding.weight and out.weight"
+    ):
+        ours = weight_normalize(model)
+    assert normalized_weights(ours) == ["hidden.weight"]
     assert ours["out"].weight is ours["embedding"].weight
 
 
@@ -271,22 +253,26 @@ def test_a_whole_network_of_layers_there_and_back():
     )  # fmt: skip
     x = torch.randn(2, 3, 9, 9)
     plain(x)
-    ours, changed, kept = weight_normalize(plain)
-    assert changed == [f"{k}.weight" for k in (0, 2, 3, 5, 6, 8)] and kept == {}
+    ours = weight_normalize(plain)
+    assert normalized_weights(ours) == [f"{k}.weight" for k in (0, 2, 3, 5, 6, 8)]
     torch.testing.assert_close(ours(x), plain(x))
-    assert [type(module) for module in remove_weight_norm(ours).model] == [type(module) for module in plain]
-    torch.testing.assert_close(remove_weight_norm(ours).model(x), plain(x))
+    assert [type(module) for module in remove_weight_norm(ours)] == [type(module) for module in plain]
+    torch.testing.assert_close(remove_weight_norm(ours)(x), plain(x))
     plain.load_state_dict(state_dict_as(ours, "plain"), strict=True)
+
+
+def test_a_layer_keeps_its_memory_format():
+    plain = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    ours = weight_normalize(plain)
+    for weight in (ours.weight_v, ours.weight, remove_weight_norm(ours).weight):
+        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 def test_a_layer_may_be_read_and_assigned_where_its_parent_reads_it():
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).eval()
-    ours, changed, kept = weight_normalize(layer)
-    assert changed == ["linear1.weight", "linear2.weight"]
-    assert kept == {
-        "self_attn.out_proj": "NonDynamicallyQuantizableLinear is a subclass, whose forward may be its own: "
-        "convert it by hand"
-    }
+    with pytest.warns(UserWarning, match="self_attn.out_proj: NonDynamicallyQuantizableLinear is a subclass"):
+        ours = weight_normalize(layer)
+    assert normalized_weights(ours) == ["linear1.weight", "linear2.weight"]
     x = torch.randn(2, 3, 4)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), layer(x))
@@ -315,7 +301,7 @@ def test_scales_of_input_channels_go_through_every_conversion(apply, channels):
     ours = WNConvTranspose1d(*channels, 3)
     ours.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(remove_weight_norm(ours).model(x), theirs(x))
+    torch.testing.assert_close(remove_weight_norm(ours)(x), theirs(x))
     form = "torch_hooks" if apply is nn.utils.weight_norm else "torch_parametrizations"
     theirs.load_state_dict(state_dict_as(ours, form), strict=True)
     torch.testing.assert_close(ours(x), theirs(x))
@@ -337,7 +323,7 @@ LAYERS = {
 
 @both_spellings
 @pytest.mark.parametrize("layer", LAYERS)
-def test_torch_s_weight_norm_is_folded_on_any_layer(layer, apply):
+def test_torch_s_weight_norm_is_removed_from_any_layer(layer, apply):
     make, shape, dim = LAYERS[layer]
     fresh = make()
     theirs = nn.ModuleDict({"part": nn.Sequential(apply(make(), "weight", dim))})
@@ -346,8 +332,8 @@ def test_torch_s_weight_norm_is_folded_on_any_layer(layer, apply):
             parameter.mul_(-3 if name.endswith(("_g", "original0")) else 2)
     x = torch.tensor([[0, 2]]) if shape is None else torch.randn(2, *shape)
     expected = theirs["part"](x)  # after a forward, too, though torch's old spelling cannot be deep-copied then
-    plain, changed, kept = remove_weight_norm(theirs)
-    assert changed == ["part.0.weight"] and kept == {}
+    plain = remove_weight_norm(theirs)
+    assert normalized_weights(theirs) == ["part.0.weight"] and normalized_weights(plain) == []
     assert type(plain["part"][0]) is type(fresh)
     assert list(plain["part"][0].state_dict()) == list(fresh.state_dict())
     torch.testing.assert_close(plain["part"](x), expected)
@@ -360,13 +346,13 @@ def test_torch_s_weight_norm_is_folded_on_any_layer(layer, apply):
 
 @both_spellings
 @each_recurrent
-def test_torch_s_weight_norm_is_folded_on_recurrent_layers(case, apply):
+def test_torch_s_weight_norm_is_removed_from_recurrent_layers(case, apply):
     theirs = case.make_twin()
     for name in [name for name, _ in theirs.named_parameters() if "weight_hh" in name]:
         apply(theirs, name)
     x = torch.randn(3, 5)
     expected = tensors(theirs(x))[0]
-    plain = remove_weight_norm(theirs).model
+    plain = remove_weight_norm(theirs)
     assert type(plain) is case.twin and list(plain.state_dict()) == list(case.make_twin().state_dict())
     torch.testing.assert_close(tensors(plain(x))[0], expected)
     again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))
@@ -379,22 +365,24 @@ def test_torch_s_weight_norm_is_folded_on_recurrent_layers(case, apply):
     assert not torch.equal(tensors(again(x))[0], expected)
     if hasattr(again, "_flat_weights"):
         assert all(a is b for a, b in zip(again._flat_weights, again.parameters(), strict=True))
-    assert type(weight_normalize(plain).model) is case.module
+    assert type(weight_normalize(plain)) is case.module
 
 
 @both_spellings
 def test_torch_s_weight_norm_beside_a_recurrent_layer_is_copied(apply):
     model, x = nn.Sequential(apply(nn.Linear(3, 4)), nn.GRU(4, 4)), torch.randn(5, 2, 3)
     expected = model(x)[0]  # torch's old spelling cannot be deep-copied after this
-    ours, changed, kept = weight_normalize(model)
-    assert changed == ["1.weight_ih_l0", "1.weight_hh_l0"]
-    assert kept == {"0": "has torch's weight normalisation: fold the model first"}
+    with pytest.warns(
+        UserWarning, match="0: has torch's weight normalisation: remove it first, with remove_weight_norm"
+    ):
+        ours = weight_normalize(model)
+    assert normalized_weights(ours) == ["0.weight", "1.weight_ih_l0", "1.weight_hh_l0"]
     torch.testing.assert_close(ours(x)[0], expected)
     ours(x)[0].sum().backward()
     assert sum(parameter.grad is not None for parameter in ours[0].parameters()) == 3
     assert all(parameter.grad is None for parameter in model.parameters())
-    plain, changed, _ = remove_weight_norm(ours)
-    assert changed == ["0.weight", "1.weight_ih_l0", "1.weight_hh_l0"] and type(plain[0]) is nn.Linear
+    plain = remove_weight_norm(ours)
+    assert normalized_weights(plain) == [] and type(plain[0]) is nn.Linear
     torch.testing.assert_close(plain(x)[0], expected)
 
 
@@ -408,10 +396,11 @@ def test_further_parametrizations_are_left_alone():
     on_top = parametrizations.weight_norm(nn.Linear(2, 2))
     parametrize.register_parametrization(on_top, "weight", Double())
     alone = parametrize.register_parametrization(nn.Linear(2, 2), "weight", Double())
-    model, changed, kept = remove_weight_norm(nn.ModuleList([elsewhere, on_top, alone]))
-    assert changed == [] and kept == {
-        "0": "bias has further parametrisations: remove them first",
-        "1": "weight has further parametrisations: remove them first",
-    }
+    with pytest.warns(
+        UserWarning,
+        match=r"\(0: bias has further parametrisations: remove them first; 1: weight has further parametrisations",
+    ):
+        model = remove_weight_norm(nn.ModuleList([elsewhere, on_top, alone]))
+    assert normalized_weights(model) == ["0.weight"]
     x = torch.randn(2)
     torch.testing.assert_close(model[1](x), on_top(x))

@@ -1,0 +1,6 @@
+"""Conversion of whole models from torch.nn to weight normalisation and back."""
+
+from wnseq.convert._models import remove_weight_norm, state_dict_as, weight_normalize
+from wnseq.convert._report import ConversionReport, conversion_report
+
+__all__ = ["ConversionReport", "conversion_report", "remove_weight_norm", "state_dict_as", "weight_normalize"]

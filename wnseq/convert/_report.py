@@ -1,0 +1,176 @@
+"""Which layers of a model can be converted, and why the others cannot."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from wnseq.convert._counterparts import BY_PLAIN, COUNTERPARTS, empty_like
+from wnseq.nn._module import WNModule
+from wnseq.nn._weight_pairs import find_weight_norm, qualified_name
+
+Targets = str | type | Iterable[str | type] | None
+
+_CONVERTIBLE = (*BY_PLAIN, nn.RNNBase, nn.RNNCellBase)  # and subclasses, which are left but warned of
+
+
+class ConversionReport(NamedTuple):
+    """What :func:`weight_normalize` changes in a model and what it skips; as text, a summary.
+
+    Args:
+        changed: Qualified names of the weights, ``encoder.rnn.weight_ih_l0``.
+        skipped: Why a module with weights is left as it is, by its qualified name (empty for the model itself).
+    """
+
+    changed: list[str]
+    skipped: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"weights to convert: {len(self.changed)}", *(f"  {name}" for name in self.changed)]
+        if self.skipped:
+            lines.append(f"layers skipped: {len(self.skipped)}")
+            lines += [f"  {name or '(the model itself)'}: {reason}" for name, reason in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def conversion_report(model: nn.Module, target_modules: Targets = None) -> ConversionReport:
+    """Return what :func:`weight_normalize` would change, what it would skip and why, without converting.
+
+    Args:
+        model: Any module, or a layer itself.
+        target_modules: As in :func:`weight_normalize`.
+
+    Returns:
+        The report, with every layer of any type that has a weight of two or more dimensions.
+
+    Raises:
+        TypeError, ValueError: As :func:`weight_normalize`.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.ModuleDict({"embedding": torch.nn.Embedding(9, 3), "rnn": torch.nn.GRU(3, 4)})
+        >>> print(conversion_report(model))
+        weights to convert: 2
+          rnn.weight_ih_l0
+          rnn.weight_hh_l0
+        layers skipped: 1
+          embedding: Embedding has no weight-normalised counterpart
+    """
+    layers, skipped, _ = plan(model, target_modules)
+    return ConversionReport([name for path, layer in layers.items() for name in _weights(path, layer)], skipped)
+
+
+def parameter_users(model: nn.Module) -> dict[int, list[str]]:
+    """Return the qualified names of each parameter, by its id."""
+    users: dict[int, list[str]] = defaultdict(list)
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            users[id(parameter)].append(qualified_name(path, name))
+    return users
+
+
+def not_plain(layer: nn.Module, users: Mapping[int, list[str]]) -> str:
+    """Return why the weights of a layer of torch, or of a subclass, are not plain parameters of its own, or ""."""
+    if find_weight_norm(layer):
+        return "has torch's weight normalisation: remove it first, with remove_weight_norm"
+    if any(parameter is not None and is_lazy(parameter) for parameter in layer._parameters.values()):
+        return f"{type(layer).__name__} has no weights yet: call the model once first"
+    for pair in COUNTERPARTS:
+        if isinstance(layer, pair.plain) and (reason := computed_parameters(layer, pair.plain, pair.arguments)):
+            return reason
+    for name, parameter in layer._parameters.items():
+        if name.startswith("weight") and len(users[id(parameter)]) > 1:
+            return f"{name} is tied: one parameter is {' and '.join(users[id(parameter)])}"
+    return ""
+
+
+def plan(model: nn.Module, targets: Targets) -> tuple[dict[str, nn.Module], dict[str, str], dict[str, str]]:
+    """Return the layers to convert, why others are skipped, and which of those are of a convertible type."""
+    items = None if targets is None else [targets] if isinstance(targets, str | type) else list(targets)
+    for item in items or ():
+        if isinstance(item, type) and item not in BY_PLAIN:
+            known = ", ".join(f"nn.{pair.plain.__name__}" for pair in COUNTERPARTS)
+            raise TypeError(f"weight_normalize: target_modules takes the classes {known}, got {item.__name__}")
+        if not isinstance(item, str | type):
+            raise TypeError(f"weight_normalize: target_modules takes names and classes, got {type(item).__name__}")
+    users = parameter_users(model)
+    aliases: dict[int, list[str]] = defaultdict(list)
+    for path, module in model.named_modules(remove_duplicate=False):
+        aliases[id(module)].append(path)
+    layers: dict[str, nn.Module] = {}
+    skipped: dict[str, str] = {}
+    left: dict[str, str] = {}
+    found: list[str | type] = []
+    there: list[str] = []
+    for path, module in model.named_modules():
+        if not _has_weights(module):
+            continue
+        names = aliases[id(module)]
+        there += names
+        hits = [item for item in items or () if _matches(item, module, names)]
+        found += hits
+        reason = _why_not(module, users)
+        if isinstance(module, WNModule):
+            skipped[path] = reason
+        elif items is not None and not hits:
+            skipped[path] = "not in target_modules"
+        elif reason:
+            if exact := [item for item in hits if item in names]:
+                raise ValueError(f"weight_normalize: target_modules={exact[0]!r} cannot be converted: {reason}")
+            skipped[path] = reason
+            if isinstance(module, _CONVERTIBLE):
+                left[path] = reason
+        else:
+            layers[path] = module
+    for item in items or ():
+        if isinstance(item, str) and item not in found:
+            raise ValueError(
+                f"weight_normalize: target_modules={item!r} matches no layer of the model; "
+                f"there are {', '.join(map(repr, there)) or 'none'}"
+            )
+    return layers, skipped, left
+
+
+def _matches(item: str | type, module: nn.Module, names: Iterable[str]) -> bool:
+    return isinstance(module, item) if isinstance(item, type) else any(fnmatchcase(name, item) for name in names)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    if isinstance(module, parametrize.ParametrizationList):  # belongs to the module that it computes a weight of
+        return False
+    own = [parameter for parameter in module._parameters.values() if parameter is not None]
+    matrix = any(is_lazy(parameter) or parameter.ndim > 1 for parameter in own)
+    return matrix or isinstance(module, (WNModule, *_CONVERTIBLE)) or bool(find_weight_norm(module))
+
+
+def _weights(path: str, layer: nn.Module) -> list[str]:
+    own = layer._parameters.items()
+    return [qualified_name(path, name) for name, value in own if name.startswith("weight") and value is not None]
+
+
+def _why_not(module: nn.Module, users: Mapping[int, list[str]]) -> str:
+    """Return why a module with weights cannot be converted, or ""."""
+    if isinstance(module, WNModule):
+        return "has weight normalisation already"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is scripted: convert the model before torch.jit.script"
+    if find_weight_norm(module) or isinstance(module, _CONVERTIBLE):
+        reason = not_plain(module, users)
+        return reason or ("" if type(module) in BY_PLAIN else own_forward(module))
+    return f"{type(module).__name__} has no weight-normalised counterpart"
+
+
+def own_forward(module: nn.Module) -> str:
+    return f"{type(module).__name__} is a subclass, whose forward may be its own: convert it by hand"
+
+
+def computed_parameters(module: nn.Module, cls: type[nn.Module], arguments: Iterable[str]) -> str:
+    """Return which parameters of a layer are computed, no longer parameters, or ""."""
+    usual = empty_like(module, cls, arguments)._parameters
+    gone = [name for name, value in usual.items() if value is not None and module._parameters.get(name) is None]
+    return f"{', '.join(gone)}: computed, as by pruning; make it a plain parameter first" if gone else ""

@@ -1,4 +1,4 @@
-"""Starts of feed-forward models: equations 5 and 6, every pre-activation of any model, and what cannot be reached."""
+"""Initialisation of feed-forward models: equations 5 and 6, every pre-activation, and plain networks."""
 
 import subprocess
 import sys
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import wnseq
+from wnseq.convert import remove_weight_norm, weight_normalize
 from wnseq.init._data_dependent import data_init
-from wnseq.init._report import InitReport
-from wnseq.init._scales import data_free_init, draw_directions
 from wnseq.nn._batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
 from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
 from wnseq.nn._linear import WNLinear
@@ -152,7 +151,7 @@ def test_equations_5_and_6_for_a_convolution_run_over_the_positions_too() -> Non
 def test_every_pre_activation_of_the_papers_classifier(dtype: torch.dtype) -> None:
     net = conv_pool_cnn_c(width=8).to(dtype)
     done = data_init(net, IMAGES.to(dtype))
-    assert len(done.changed) == 10 and not done.kept and not done.notes
+    assert len(done.changed) == 10 and not done.skipped and not done.notes
     assert done.error < 1e-5
     check(net, IMAGES.to(dtype))
 
@@ -189,7 +188,7 @@ def test_a_shared_layer_has_the_statistics_of_all_its_calls(times: int) -> None:
     check(net, ROWS)
 
 
-def test_a_shared_layer_that_does_not_settle_is_told_of() -> None:
+def test_a_shared_layer_that_does_not_settle_is_noted() -> None:
     net = Repeated(5)
     done = data_init(net, ROWS, max_sweeps=2)
     assert "used 5 times, and not settled: still" in done.notes["inner"]
@@ -263,12 +262,12 @@ def test_one_unit_that_sees_a_constant() -> None:
     torch.testing.assert_close(deviation, torch.tensor([1.0, 1, 0, 1, 1, 1]).double(), atol=1e-5, rtol=0)
 
 
-def test_without_a_bias_the_mean_stays_and_is_told_of() -> None:
+def test_without_a_bias_the_mean_stays_and_is_noted() -> None:
     layer = WNLinear(8, 6, bias=False)
     done = data_init(layer, ROWS)
     mean, deviation = measured(layer, ROWS)[""]
     torch.testing.assert_close(deviation, torch.ones(6).double(), atol=1e-5, rtol=0)
-    assert done.notes[""] == f"no bias to move: means up to {float(mean.abs().max()):.2g} deviations stay"
+    assert done.notes[""] == f"no bias to move: means up to {float(mean.abs().max()):.2g} standard deviations stay"
 
 
 def test_before_a_mean_only_batch_norm_the_bias_stays() -> None:
@@ -315,22 +314,15 @@ def test_it_repeats_to_the_bit_whatever_stood_there() -> None:
         assert torch.equal(a, b)
 
 
-def test_frozen_and_unreached_layers_are_left_alone_and_told_of() -> None:
+def test_frozen_and_unreached_layers_are_skipped_and_reported() -> None:
     net = Residual()
     net.first.weight_g.requires_grad_(False)
     net.spare = WNLinear(3, 3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     done = data_init(net, IMAGES)
-    assert done.kept == {"first": "its g is frozen", "spare": "not reached by the batch"}
+    assert done.skipped == {"first": "its g is frozen", "spare": "not reached by the batch"}
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith(("first", "spare")) or name.endswith("_v")
-
-
-def test_a_g_along_the_inputs_is_left_alone() -> None:
-    layer = WNConvTranspose1d(4, 3, 2)
-    theirs = torch.nn.utils.parametrizations.weight_norm(nn.ConvTranspose1d(4, 3, 2))
-    layer.load_state_dict(theirs.state_dict())
-    assert data_init(layer, torch.randn(5, 4, 6)).kept == {"": "its g lies along the input axis"}
 
 
 def test_what_is_called_may_be_another_method_and_take_several_arguments() -> None:
@@ -358,19 +350,37 @@ def test_a_compiled_model_is_reached() -> None:
     check(net, ROWS)
 
 
-def test_an_un_normalised_net_starts_by_folding() -> None:
-    net = nn.Sequential(WNLinear(8, 6), nn.Tanh(), WNLinear(6, 4))
-    data_init(net, ROWS)
-    plain = wnseq.remove_weight_norm(net).model
-    assert type(plain[0]) is nn.Linear
-    y = plain(ROWS)
-    torch.testing.assert_close(y.std(0, correction=0), torch.ones(4), atol=1e-5, rtol=0)
+PLAIN_NETS = {
+    "classifier": (lambda: remove_weight_norm(conv_pool_cnn_c(width=8)), IMAGES),
+    "residual": (lambda: remove_weight_norm(Residual()), IMAGES),
+    "repeated": (lambda: remove_weight_norm(Repeated(3)), ROWS),
+    "channels_last": (lambda: remove_weight_norm(Residual()).to(memory_format=torch.channels_last), IMAGES),
+    "one layer": (lambda: nn.Linear(8, 3, bias=False), ROWS),
+    "groups": (lambda: nn.ConvTranspose2d(6, 4, 3, groups=2), IMAGES.view(10, 6, 32, 32)),
+}
 
 
-def test_a_model_that_fails_is_left_as_it_was() -> None:
-    net = nn.Sequential(WNLinear(8, 6), nn.ReLU(), WNLinear(5, 4))
+@pytest.mark.parametrize("name", PLAIN_NETS)
+def test_a_plain_net_gets_the_weights_of_its_weight_normalised_form(name: str) -> None:
+    make, x = PLAIN_NETS[name]
+    plain = make()
+    normalised = weight_normalize(plain)
+    parameters, kinds = list(plain.parameters()), [type(module) for module in plain.modules()]
+    expected = data_init(normalised, x, 0.5)
+    report = data_init(plain, x, 0.5)
+    assert report == expected and report.changed and report.error < 1e-5
+    assert kinds == [type(module) for module in plain.modules()]
+    assert all(a is b for a, b in zip(plain.parameters(), parameters, strict=True))
+    other = remove_weight_norm(normalised).state_dict()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, other[key]), key
+
+
+@pytest.mark.parametrize(("make", "error"), [(WNLinear, wnseq.ShapeError), (nn.Linear, RuntimeError)])
+def test_a_model_that_fails_is_left_as_it_was(make: type[nn.Module], error: type[Exception]) -> None:
+    net = nn.Sequential(make(8, 6), nn.ReLU(), make(5, 4))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(wnseq.ShapeError):
+    with pytest.raises(error):
         data_init(net, ROWS)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert net.training and not net[0]._forward_hooks
@@ -379,43 +389,8 @@ def test_a_model_that_fails_is_left_as_it_was() -> None:
 def test_what_is_not_finite_is_refused() -> None:
     rows = ROWS.clone()
     rows[3, 2] = float("nan")
-    with pytest.raises(ValueError, match="what the layer '1' gives for this batch is not finite"):
+    with pytest.raises(ValueError, match="the output of the layer '1' for this batch is not finite"):
         data_init(nn.Sequential(nn.Identity(), WNLinear(8, 3)), rows)
-
-
-def test_a_model_without_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="data_init: Linear has no weight-normalised layer of wnseq; convert it first"):
-        data_init(nn.Linear(3, 4), torch.randn(5, 3))
-
-
-def test_sharded_parameters_are_refused() -> None:
-    layer = WNLinear(8, 3)
-    layer.weight_g.full_tensor = None  # as a DTensor has it
-    with pytest.raises(ValueError, match="data_init: the parameters are sharded; initialise the model before"):
-        data_init(layer, ROWS)
-    with pytest.raises(ValueError, match="data_free_init: the parameters are sharded; initialise the model before"):
-        data_free_init(layer)
-
-
-def test_what_has_no_pre_activation_is_left_alone() -> None:
-    class Table(WNModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_weight("weight", (5, 4), device=None, dtype=None)
-
-    net = nn.ModuleList([Table(), WNLinear(8, 3)])
-    assert data_init(net, ROWS, call=net[1]).kept == {"0": "Table has no pre-activation to set"}
-
-
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan"), True, "1", {"*": 0}])
-def test_a_scale_that_is_none_is_refused(scale) -> None:
-    with pytest.raises(ValueError, match="init_scale must be a number greater than 0, got"):
-        data_init(WNLinear(8, 3), ROWS, scale)
-
-
-def test_a_pattern_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="init_scale: 'last' fits no weight-normalised layer; there are '0', '1'"):
-        data_init(nn.Sequential(WNLinear(8, 3), WNLinear(3, 3)), ROWS, {"last": 0.1})
 
 
 def test_no_sweep_is_refused() -> None:
@@ -423,23 +398,11 @@ def test_no_sweep_is_refused() -> None:
         data_init(WNLinear(8, 3), ROWS, max_sweeps=0)
 
 
-def test_the_report_reads_as_text() -> None:
-    done = InitReport(["a"], {"b": "its g is frozen"}, {"": "used 5 times"}, 1e-7)
-    assert str(done).splitlines() == [
-        "layers initialised: 1, to within 1.0e-07",
-        "  a",
-        "layers left alone: 1",
-        "  b: its g is frozen",
-        "notes: 1",
-        "  (the model itself): used 5 times",
-    ]
-
-
 ON_A_RANK = """
 import sys, torch, wnseq
 from torch import nn
-from wnseq.data_init import data_init
-from wnseq.layers import WNLinear
+from wnseq.init import data_init
+from wnseq.nn import WNLinear
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
@@ -472,47 +435,3 @@ def test_every_rank_ends_with_the_statistics_of_all(tmp_path: Path) -> None:
     torch.testing.assert_close(part.std(0, correction=0), torch.full((18,), 0.8**0.5), atol=1e-5, rtol=0)
     for name, value in one.items():
         assert torch.equal(value, other[name])
-
-
-@pytest.mark.parametrize("keep", ["forward", "backward"])
-def test_without_data_the_norm_is_kept_that_was_asked_for(keep: str) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(WNLinear(400, 900), nn.ReLU(), WNLinear(900, 400), nn.ReLU(), WNLinear(400, 600), nn.ReLU())
-    draw_directions(net)
-    done = data_free_init(net, keep=keep)
-    assert done.changed == ["0", "2", "4"] and not any(layer.bias.any() for layer in net[::2])
-    x = torch.randn(50, 400, requires_grad=True)
-    y = net(x)
-    if keep == "forward":
-        torch.testing.assert_close(y.norm(dim=1), x.norm(dim=1), rtol=0.3, atol=0)
-    else:
-        wish = torch.randn_like(y)
-        (slope,) = torch.autograd.grad(y, x, wish)
-        torch.testing.assert_close(slope.norm(dim=1), wish.norm(dim=1), rtol=0.3, atol=0)
-
-
-def test_without_data_g_is_the_papers() -> None:
-    net = Residual()
-    data_free_init(net, {"b.*": 1 / 2, "shortcut": 1.0})
-    expected = {"first": 2 * 3 / 6, "a.1": 2 * 6 / 12, "b.1": 0.5, "shortcut": 6 / 12, "head": 2 * 12 / 5}
-    for name, square in expected.items():
-        g = net.get_submodule(name).weight_g
-        torch.testing.assert_close(g.square(), torch.full_like(g, square))
-
-
-def test_without_data_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="data_free_init: keep must be 'forward' or 'backward', got 'both'"):
-        data_free_init(WNLinear(3, 4), keep="both")
-    with pytest.raises(ValueError, match="data_free_init: gamma must be a number greater than 0, got 0"):
-        data_free_init(WNLinear(3, 4), 0)
-
-
-def test_directions_are_drawn_and_scales_stay() -> None:
-    net = nn.Sequential(WNLinear(200, 300), WNConv2d(30, 40, 3))
-    before = [layer.weight_g.detach().clone() for layer in net]
-    draw_directions(net)
-    for layer, g in zip(net, before, strict=True):
-        assert torch.equal(layer.weight_g, g)
-        assert abs(float(layer.weight_v.detach().std()) / 0.05 - 1) < 0.02
-    with pytest.raises(ValueError, match="draw_directions: std must be greater than 0, got 0"):
-        draw_directions(net, 0)

@@ -1,4 +1,4 @@
-"""Starts of recurrent models: input share and bias, each gate's recurrent part, memory, in any form of module."""
+"""Initialisation of recurrent models: input share, bias, each gate's recurrent part, memory, in any form of module."""
 
 import copy
 import math
@@ -204,7 +204,7 @@ def test_the_patterns_of_the_scale_reach_recurrent_modules() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 3.7])
 @each_kind
-def test_a_constant_keeps_its_scale_and_is_told_of(kind: str, module: Any, options: Any, value: float) -> None:
+def test_a_constant_keeps_its_scale_and_is_noted(kind: str, module: Any, options: Any, value: float) -> None:
     rnn = module(30, 8, num_layers=2, **options)
     before = [rnn.get_parameter(f"weight_ih_l{layer}_g").clone() for layer in range(2)]
     done = data_init(rnn, torch.full((10, 4, 30), value))
@@ -217,7 +217,7 @@ def test_a_constant_keeps_its_scale_and_is_told_of(kind: str, module: Any, optio
     assert rnn(torch.full((10, 4, 30), value))[0].isfinite().all()
 
 
-def test_a_second_call_is_told_of() -> None:
+def test_a_second_call_is_noted() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -230,20 +230,35 @@ def test_a_second_call_is_told_of() -> None:
     assert "used 2 times: set at the first" in data_init(Twice(), batch(features=6)).notes["rnn"]
 
 
-def test_it_folds_to_a_plain_module() -> None:
-    rnn = wnseq.WNLSTM(30, 8)
-    data_init(rnn, batch())
-    plain = wnseq.remove_weight_norm(rnn).model
-    assert type(plain) is nn.LSTM
-    torch.testing.assert_close(plain(batch())[0], rnn(batch())[0])
+@pytest.mark.parametrize("horizon", [None, 10])
+@each_kind
+def test_a_plain_module_gets_the_weights_of_its_weight_normalised_form(
+    kind: str, module: Any, options: Any, horizon: int | None
+) -> None:
+    plain = wnseq.remove_weight_norm(module(30, 8, num_layers=2, **options))
+    normalised = wnseq.weight_normalize(plain)
+    assert data_init(plain, batch(), horizon=horizon) == data_init(normalised, batch(), horizon=horizon)
+    for name, value in wnseq.remove_weight_norm(normalised).state_dict().items():
+        assert torch.equal(plain.state_dict()[name], value), name
+    torch.testing.assert_close(plain(batch())[0], normalised(batch())[0])
 
 
-def test_frozen_modules_and_cells_are_left_alone() -> None:
+def test_a_plain_language_model() -> None:
+    model = wnseq.remove_weight_norm(Model())
+    model.forward = lambda tokens: model.decoder(model.rnn(model.lower(model.encoder(tokens))[0])[0])
+    tokens = torch.randint(50, (20, 30))
+    assert sorted(data_init(model, tokens).changed) == ["decoder", "lower", "rnn"]
+    y = model(tokens).detach().flatten(0, 1)
+    torch.testing.assert_close(y.mean(0), torch.zeros(50), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std(0, correction=0), torch.ones(50), atol=1e-5, rtol=0)
+
+
+def test_frozen_modules_and_cells_are_skipped() -> None:
     model = nn.ModuleDict({"rnn": wnseq.WNGRU(30, 4), "cell": wnseq.WNLSTMCell(30, 4)})
     model["rnn"].bias_ih_l0.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     done = data_init(model, batch(), call=lambda x: (model["rnn"](x), model["cell"](x[0])))
-    assert done.kept == {
+    assert done.skipped == {
         "rnn": "its g is frozen",
         "cell": "a cell, whose steps are not known beforehand; data_free_init sets it",
     }
@@ -277,12 +292,12 @@ def test_without_data_every_module_is_set() -> None:
 @pytest.mark.parametrize(
     ("module", "x", "options", "text"),
     [
-        (wnseq.WNLSTM(30, 8), batch(1), {}, "WNLSTM: this start needs sequences of at least 2 steps, got 1"),
+        (wnseq.WNLSTM(30, 8), batch(1), {}, "WNLSTM: needs sequences of at least 2 steps, got 1"),
         (
             wnseq.WNGRU(30, 8),
             batch(20),
             {"horizon": 20},
-            "WNGRU: this start needs sequences of at least 21 steps, got 20",
+            "WNGRU: needs sequences of at least 21 steps, got 20",
         ),
         (
             wnseq.WNLSTM(30, 8, bidirectional=True),

@@ -1,4 +1,4 @@
-"""Means and deviations of the units of a batch, over several calls and over the processes that share the work."""
+"""Mean and standard deviation of each unit of a batch, over several calls and over the ranks that share the work."""
 
 from typing import NamedTuple, Self
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Samples, mean and summed squared deviation of each unit."""
+    """Number of samples, mean, and summed squared deviation from the mean of each unit."""
 
     samples: float
     mean: Tensor
@@ -16,12 +16,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, y: Tensor, axis: int) -> Self:
-        """Take them in double precision over all axes but one, and over all ranks where ``torch.distributed`` runs.
-
-        Args:
-            y: What the units give.
-            axis: The axis of the units.
-        """
+        """Compute them in double precision over all axes but that of the units, and over all ranks."""
         units = y.detach().movedim(axis, 0).flatten(1)  # (C, …)
         units = units.float() if y.device.type == "mps" else units.double()  # that backend has no double
         mean = units.mean(1) if units.shape[1] else units.new_zeros(len(units))
@@ -35,27 +30,27 @@ class Moments(NamedTuple):
 
     @classmethod
     def union(cls, parts: list[Self]) -> Self:
-        """Take those of all samples together."""
+        """Compute those of all samples together."""
         samples = sum(part.samples for part in parts)
         mean = torch.stack([part.samples * part.mean for part in parts]).sum(0) / max(samples, 1)
         squares = [part.square + part.samples * (part.mean - mean).square() for part in parts]
         return cls(samples, mean, torch.stack(squares).sum(0))
 
     @property
-    def deviation(self) -> Tensor:
+    def std(self) -> Tensor:
         """Standard deviation of each unit, with the number of samples in the denominator."""
         return (self.square / max(self.samples, 1)).sqrt()
 
     @property
     def root_mean_square(self) -> float:
         """Root of the mean square of all units together."""
-        return float((self.mean.square() + self.deviation.square()).mean().sqrt())
+        return float((self.mean.square() + self.std.square()).mean().sqrt())
 
-    def constant(self, dtype: torch.dtype) -> Tensor:
-        """Find the units whose samples are all alike, up to the rounding of a dtype."""
-        return self.deviation <= rounding(dtype) * self.root_mean_square
+    def is_constant(self, dtype: torch.dtype) -> Tensor:
+        """Return True for each unit whose samples are equal up to the rounding of a dtype."""
+        return self.std <= rounding(dtype) * self.root_mean_square
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """Bound what rounding makes of a sum, in parts of its terms' size."""
+    """Return a bound of the rounding error of a sum, relative to the size of its terms."""
     return 16 * torch.finfo(dtype).eps

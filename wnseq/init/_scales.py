@@ -1,4 +1,4 @@
-"""TODO."""
+"""Initialisation in closed form, without data."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from wnseq._recurrence.steps import GATES, gate_slice
 from wnseq.init._report import CELLS, FEEDFORWARD, InitReport, find_layers
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._module import WNModule
+from wnseq.nn._weight_pairs import directions
 
 
 @torch.no_grad()
@@ -18,33 +19,34 @@ def data_free_init(
     model: nn.Module,
     gamma: float | Mapping[str, float] = 2.0,
     *,
-    keep: Literal["forward", "backward"] = "forward",
+    mode: Literal["fan_in", "fan_out"] = "fan_in",
     input_share: float = 0.8,
 ) -> InitReport:
     """Set g and bias of every weight-normalised layer without data, so that norms keep their size through the net.
 
-    forward: g = √(γ·in/out); backward: g = √γ; b = 0; recurrent modules and cells as
-    :func:`wnseq.init._scales.init_recurrent_without_data_` says
+    fan_in: g = √(γ·in/out); fan_out: g = √γ; b = 0; recurrent modules and cells for an input of mean 0 and standard
+    deviation 1, as :func:`hidden_scales`
 
-    The first keeps the norm of what flows forward, the second that of the gradients.
+    In a plain network the weights are set to w = g·v/‖v‖.
 
     Args:
         model: Any module. v stays as it was drawn: see :func:`draw_directions`.
-        gamma: γ, 2 before a ReLU, 1 before no activation; a number, or numbers by patterns of qualified names as
-            :func:`data_init` takes its scales, 2 where none fits. In a residual net the last layer of each of B blocks
-            takes 1/B, and a shortcut takes 1.
-        keep: Which of the two norms.
+        gamma: γ, 2 before a ReLU, 1 before no activation; a number, or numbers by patterns of qualified names as in
+            :func:`data_init`, 2 where none matches. In a residual net the last layer of each of B blocks needs 1/B, and
+            a shortcut 1.
+        mode: ``fan_in`` preserves the norm in the forward pass, ``fan_out`` that of the gradients in the backward pass,
+            as in ``torch.nn.init.kaiming_normal_``.
         input_share: ρ, in recurrent modules and cells the share of the variance that comes from the input.
 
     Shape:
-        - in, out: features or channels; the area of a kernel and groups count on both sides and cancel
+        - in, out: features or channels; the area of a kernel and groups are on both sides and cancel
 
     Returns:
-        What was set, and what was left alone and why.
+        What was set, and what was skipped and why.
 
     Raises:
-        ValueError: The model has no weight-normalised layer; a γ is not positive, or the share not between 0 and 1; a
-            pattern fits no layer; or ``keep`` is neither of the two.
+        ValueError: The model has no layer to set; a γ is not positive, or the share not between 0 and 1; a pattern
+            matches no layer; or there is no such mode.
 
     Example:
         >>> from wnseq.nn import WNLinear
@@ -56,31 +58,32 @@ def data_free_init(
     Source:
         Arpit, Campos & Bengio 2019, arXiv 1906.02341.
     """
-    if keep not in ("forward", "backward"):
-        raise ValueError(f"data_free_init: keep must be 'forward' or 'backward', got {keep!r}")
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"data_free_init: mode must be 'fan_in' or 'fan_out', got {mode!r}")
     if not 0 < input_share < 1:
         raise ValueError(f"data_free_init: input_share must be between 0 and 1, got {input_share}")
-    found, kept = find_layers(model, gamma, "data_free_init: gamma", 2.0)
-    for _, modules, square in found:
-        for module in modules:
-            if not isinstance(module, FEEDFORWARD):
-                init_recurrent_without_data_(module, 1.0, input_share)
+    groups, skipped = find_layers(model, gamma, "data_free_init: gamma", 2.0)
+    for group in groups:
+        for layer in group.normalized:
+            if not isinstance(layer, FEEDFORWARD):
+                init_recurrent_without_data_(layer, 1.0, input_share)
                 continue
-            inputs, outputs = _fans(module)
-            module.weight_g.fill_(math.sqrt(square * (inputs / outputs if keep == "forward" else 1.0)))
-            if module.bias is not None:
-                module.bias.zero_()
-    return InitReport([name for name, _, _ in found], kept, {}, 0.0)
+            inputs, outputs = _fans(layer)
+            layer.weight_g.fill_(math.sqrt(group.scale * (inputs / outputs if mode == "fan_in" else 1.0)))
+            if layer.bias is not None:
+                layer.bias.zero_()
+        group.write_back()
+    return InitReport([group.name for group in groups], skipped, {}, 0.0)
 
 
 @torch.no_grad()
 def draw_directions(model: nn.Module, std: float = 0.05) -> None:
-    """Draw every direction of a model anew, v ~ N(0, std²), in place; every g stays.
+    """Draw every direction of a model in place, v ~ N(0, std²); every g stays.
 
     Args:
-        model: Any module. Its parts of this library are looked at.
-        std: Standard deviation. It changes no function, but the step that a learning rate stands for: the longer v, the
-            smaller the turn. The paper takes 0.05.
+        model: Any module. Only its weight-normalised layers of wnseq are changed.
+        std: Standard deviation, 0.05 in the paper. It changes no function, but the effect of a learning rate: the
+            longer v, the smaller the turn by a step.
 
     Raises:
         ValueError: ``std`` is not positive.
@@ -90,25 +93,19 @@ def draw_directions(model: nn.Module, std: float = 0.05) -> None:
     """
     if not std > 0:
         raise ValueError(f"draw_directions: std must be greater than 0, got {std}")
-    directions = {
-        id(v): v
-        for module in model.modules()
-        if isinstance(module, WNModule)
-        for v, _ in map(module.v_and_g, module.weight_names)
-    }
-    for v in directions.values():
-        v.normal_(0, std)
+    for _, params in directions(model):
+        params.v.normal_(0, std)
 
 
 def _fans(layer: Any) -> tuple[int, int]:
-    """Count the features, or the channels, on both sides of a layer."""
+    """Return the features or channels of a layer's input and output."""
     if isinstance(layer, WNLinear):
         return layer.in_features, layer.out_features
     return layer.in_channels, layer.out_channels
 
 
 KEEPING = ("forget", "update")  # the gates that keep the state
-MEMORY_MEAN = 1.0  # their mean; the others aim at 0
+MEMORY_MEAN = 1.0  # their target; that of the others is 0
 
 
 def hidden_scales(
@@ -124,14 +121,15 @@ def hidden_scales(
         kind: ``rnn``, ``lstm`` or ``gru``.
         nonlinearity: φ of an Elman net, ``tanh`` or ``relu``.
         memory_mean: Mean of an LSTM's forget gate or a GRU's update gate before its sigmoid; the other means are 0.
-        scale: s, the deviation of every pre-activation.
+        scale: s, the standard deviation of every pre-activation.
         input_share: ρ, the input's share of its variance.
 
     Returns:
         The scales, in the order of the gates, and Q = E h².
 
     Source:
-        Laurent, Ballas & Vincent 2017, Recurrent Normalization Propagation, compensate Var h at every step; here once.
+        After Laurent, Ballas & Vincent 2017, Recurrent Normalization Propagation, which compensates Var h at every
+        step, where this does once.
     """
     memory = scale * math.sqrt(1 - input_share)
     if kind == "lstm":
@@ -150,23 +148,18 @@ def hidden_scales(
     return [memory / math.sqrt(square)], square
 
 
-def _expect(function: Callable[[Tensor], Tensor], mean: float, deviation: float) -> float:
-    """Integrate the square of a function over N(mean, deviation²)."""
+def _expect(function: Callable[[Tensor], Tensor], mean: float, std: float) -> float:
+    """Integrate the square of a function over N(mean, std²)."""
     z = torch.linspace(-9, 9, 1801, dtype=torch.float64)
     weight = (-z.square() / 2).exp()
-    return float((weight * function(mean + deviation * z).square()).sum() / weight.sum())
+    return float((weight * function(mean + std * z).square()).sum() / weight.sum())
 
 
 def init_recurrent_without_data_(module: WNModule, scale: float, input_share: float) -> None:
-    """Set a recurrent module or cell in closed form, for an input whose features have mean 0 and deviation 1.
+    """Set a recurrent module or cell in closed form, for an input whose features have mean 0 and standard deviation 1.
 
     g^x = s√ρ in the first layer and s√ρ/√Q in those above, g^h from :func:`hidden_scales`, b_ih = m, b_hh = 0; the
     scales of a projection are 1.
-
-    Args:
-        module: The module.
-        scale: s.
-        input_share: ρ.
     """
     hidden, square = hidden_scales(*recurrence_of(module), scale, input_share)
     for layer, suffix in _suffixes(module):
@@ -180,12 +173,12 @@ def init_recurrent_without_data_(module: WNModule, scale: float, input_share: fl
 
 
 def recurrence_of(module: Any) -> tuple[str, str, float]:
-    """Name the recurrence, its nonlinearity and the mean of the gate that keeps the state."""
+    """Return the kind, the nonlinearity and the mean of the gate that keeps the state, for :func:`hidden_scales`."""
     return module.kind, getattr(module, "nonlinearity", "tanh"), MEMORY_MEAN if module.bias else 0.0
 
 
 def _suffixes(module: Any) -> list[tuple[int, str]]:
-    """List layers and directions, a cell's one layer too, with the ends of their parameters' names."""
+    """Return the layer and the suffix of the parameters' names for each layer and direction, or for a cell."""
     if isinstance(module, CELLS):
         return [(0, "")]
     ends = ["", "_reverse"] if module.bidirectional else [""]
@@ -197,7 +190,7 @@ def gate_rows(module: Any) -> list[slice]:
 
 
 def gate_means(module: Any) -> Tensor:
-    """Lay the target means of the gates end to end."""
+    """Return the target mean of each unit of each gate, ``(G·H,)``."""
     means = torch.zeros(len(GATES[module.kind]) * module.hidden_size)
     for gate in set(KEEPING) & set(GATES[module.kind]):
         means[gate_slice(module.kind, gate, module.hidden_size)] = MEMORY_MEAN

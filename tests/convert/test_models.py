@@ -261,13 +261,6 @@ def test_a_whole_network_of_layers_there_and_back():
     plain.load_state_dict(state_dict_as(ours, "plain"), strict=True)
 
 
-def test_a_layer_keeps_its_memory_format():
-    plain = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    ours = weight_normalize(plain)
-    for weight in (ours.weight_v, ours.weight, remove_weight_norm(ours).weight):
-        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-
-
 def test_a_layer_may_be_read_and_assigned_where_its_parent_reads_it():
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).eval()
     with pytest.warns(UserWarning, match="self_attn.out_proj: NonDynamicallyQuantizableLinear is a subclass"):

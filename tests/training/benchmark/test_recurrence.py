@@ -17,7 +17,7 @@ def training() -> RecurrentTask:
 
 def test_the_gradient_of_a_weight_is_that_of_the_composed_weight(training: RecurrentTask) -> None:
     plain = nn.LSTM(4, 4)
-    normalised = wnseq.weight_normalize(plain).model
+    normalised = wnseq.weight_normalize(plain)
     with torch.no_grad():
         normalised.weight_hh_l0_v.mul_(torch.rand(16, 1) + 0.5)  # the same weight, and g is no longer the norm of v
     found = training.compute(normalised)

@@ -29,7 +29,7 @@ Deviations from the paper:
    equations 5 and 6. In the paper's code the plain one starts from another draw and keeps a constant first scale.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,15 +108,10 @@ class ImageClassifier(LightningModule):
         self.mistakes: list[tuple[Tensor, int, int]] = []  # pixels, label and prediction, of the last test
         self.totals = EvaluationTotals()
 
-    def make(self, norm: str) -> "Network":
-        """Make a network of any kind for the images at hand."""
-        h = self.hparams
-        return Network(norm, len(self.preprocess.offset), len(self.classes), h.width, h.noise, h.dropout)
-
     def build(self, preprocess: Preprocess, classes: Sequence[str]) -> None:
         """Make the network for images that are prepared in one way."""
-        self.preprocess, self.classes = preprocess, tuple(classes)
-        self.network = self.make(self.hparams.norm)
+        h, self.preprocess, self.classes = self.hparams, preprocess, tuple(classes)
+        self.network = Network(h.norm, len(preprocess.offset), len(classes), h.width, h.noise, h.dropout)
         self.needs_init = True
 
     def configure_model(self) -> None:
@@ -148,7 +143,7 @@ class ImageClassifier(LightningModule):
     def _initialise(self, images: Tensor) -> None:
         """Initialise from a batch, unless the weights come from a checkpoint."""
         if self.needs_init and self.trainer.ckpt_path is None:
-            initialise_from_batch(self.network, self.hparams.norm, self.make, images)
+            initialise_from_batch(self.network, self.hparams.norm, images)
         self.needs_init = False
 
     def configure_optimizers(self) -> Any:
@@ -299,31 +294,26 @@ class Network(nn.Module):
         return self.output(self.features(images).mean((2, 3)))  # (N, 192) → (N, 10)
 
 
-def initialise_from_batch(network: Network, norm: str, make: Callable[[str], Network], images: Tensor) -> None:
+def initialise_from_batch(network: Network, norm: str, images: Tensor) -> None:
     """Draw v from N(0, 0.05²), then set g and b from a batch, in place; a plain network gets the same function.
 
     Args:
         network: Network to initialise.
         norm: Its kind.
-        make: Makes a network of another kind with the same sizes.
         images: The batch.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3; also for nets without weight normalisation.
     """
-    if norm == "batch":  # sets means and deviations by itself
+    with torch.random.fork_rng([images.device] if images.is_cuda else [], enabled=norm != "batch"):
+        if norm != "batch":
+            torch.manual_seed(torch.initial_seed())  # the same draw in all variants
+        draw_directions(network, 0.05)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.05)
-        return
-    twin = network if norm in WEIGHT_NORMALISED else make("weight" if norm == "none" else "weight_mean_only")
-    twin.to(images.device)
-    with torch.random.fork_rng([images.device] if images.is_cuda else []):
-        torch.manual_seed(torch.initial_seed())  # the same draw in all variants
-        draw_directions(twin, 0.05)
-    data_init(twin, images)
-    if twin is not network:
-        network.load_state_dict(wnseq.remove_weight_norm(twin).model.state_dict())
+    if norm != "batch":  # which sets means and standard deviations itself
+        data_init(network, images)
 
 
 @torch.no_grad()

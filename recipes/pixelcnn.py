@@ -155,20 +155,15 @@ class PixelCNN(LightningModule):
         self.network: Network | None = None
         self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
 
-    def make(self, norm: str, shape: Sequence[int], num_values: int, classes: int) -> "Network":
-        """Make a network of any norm."""
-        h, output = self.hparams, self.hparams.output
-        if output == "auto":
-            output = "categorical" if shape[0] == 1 and num_values <= MAX_CATEGORICAL else "logistic"
-        own = (h.channels, h.blocks, h.mixtures, classes, h.dropout, h.checkpoint_activations)
-        return Network(norm, shape, num_values, output, *own)
-
     def build(self, shape: Sequence[int], num_values: int, classes: int = 0) -> None:
         """Make the network for images of one shape, ``(C, H, W)``, and number of values, of so many classes."""
-        if self.hparams.conditional and not classes:
+        h, output, self.needs_init = self.hparams, self.hparams.output, True
+        if h.conditional and not classes:
             raise ValueError("these images have no classes: --model.conditional false")
-        self.needs_init = True
-        self.network = self.make(self.hparams.norm, shape, num_values, classes if self.hparams.conditional else 0)
+        if output == "auto":
+            output = "categorical" if shape[0] == 1 and num_values <= MAX_CATEGORICAL else "logistic"
+        own = (h.mixtures, classes if h.conditional else 0, h.dropout, h.checkpoint_activations)
+        self.network = Network(h.norm, shape, num_values, output, h.channels, h.blocks, *own)
 
     def configure_model(self) -> None:
         """Make the network once the data is known, and start it from ``init_from``."""
@@ -214,9 +209,7 @@ class PixelCNN(LightningModule):
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
         """Initialise from the first batch, unless the weights come from a checkpoint."""
         if self.needs_init and self.hparams.data_init and self.trainer.ckpt_path is None:
-            net = self.network
-            twin = self.make("weight", net.shape, net.num_values, net.classes).to(self.device)
-            initialise_from_batch(net, twin, *self.observe(batch))
+            initialise_from_batch(self.network, *self.observe(batch))
         self.needs_init = False
 
     def observe(self, batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -359,7 +352,7 @@ class Network(nn.Module):
         return (uniform >= parameters.softmax(1).cumsum(1)[:, :-1]).sum(1, keepdim=True)
 
 
-def initialise_from_batch(network: Network, twin: Network, x: Tensor, label: Tensor | None) -> None:
+def initialise_from_batch(network: Network, x: Tensor, label: Tensor | None) -> None:
     """Set g and b from pixels ``(N, C, H, W)`` and classes ``(N,)``; a plain network gets the same function.
 
     Raises:
@@ -374,10 +367,7 @@ def initialise_from_batch(network: Network, twin: Network, x: Tensor, label: Ten
             f"images of {step} rows have one row at the lowest resolution, and it sees nothing above: "
             "--model.data_init false"
         )
-    twin.load_state_dict(network.state_dict())
-    data_init(twin, (x, label), SMALL)
-    form = "wnseq" if isinstance(network.pixels, wnseq.WNConv2d) else "plain"
-    network.load_state_dict(wnseq.state_dict_as(twin, form))
+    data_init(network, (x, label), SMALL)
 
 
 class Cached:
@@ -425,7 +415,7 @@ class Naive:
     """The same by a forward pass over the whole images for each pixel: the reference of :class:`Cached`."""
 
     def __init__(self, network: Network, batch_size: int, label: Tensor | None) -> None:
-        self.network, self.label = wnseq.remove_weight_norm(network).model.eval(), label
+        self.network, self.label = wnseq.remove_weight_norm(network).eval(), label
         self.image = torch.zeros(batch_size, *network.shape, device=network.pixels.bias.device)
 
     def begin(self, row: int) -> None:

@@ -23,7 +23,7 @@ Deviations from the paper:
    them is tested.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,15 +102,10 @@ class SequentialImages(LightningModule):
         self.classes: tuple[str, ...] = ()
         self.totals = EvaluationTotals()
 
-    def make(self, norm: str) -> "Network":
-        """Make a network of any norm for the images at hand."""
-        h = self.hparams
-        return Network(h.cell, norm, len(self.preprocess.offset), h.hidden_size, h.num_layers, len(self.classes))
-
     def build(self, preprocess: Preprocess, classes: Sequence[str]) -> None:
         """Make the network for images that are prepared in one way."""
-        self.preprocess, self.classes = preprocess, tuple(classes)
-        self.network = self.make(self.hparams.norm)
+        h, self.preprocess, self.classes = self.hparams, preprocess, tuple(classes)
+        self.network = Network(h.cell, h.norm, len(preprocess.offset), h.hidden_size, h.num_layers, len(classes))
         self.needs_init = True
 
     def configure_model(self) -> None:
@@ -147,7 +142,7 @@ class SequentialImages(LightningModule):
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
         """Initialise from the first batch, unless the weights come from a checkpoint."""
         if self.needs_init and self.trainer.ckpt_path is None:
-            initialise_from_batch(self.network, self.hparams.start, self.hparams.horizon, self.make, batch[0])
+            initialise_from_batch(self.network, self.hparams.start, self.hparams.horizon, batch[0])
         self.needs_init = False
 
     def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -235,22 +230,16 @@ def steps(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise_from_batch(
-    network: Network, how: Start, horizon: int | None, make: Callable[[str], Network], images: Tensor
-) -> None:
+def initialise_from_batch(network: Network, how: Start, horizon: int | None, images: Tensor) -> None:
     """Initialise a network in place; one without weight normalisation gets the function of one that has it.
 
     Args:
         network: Network to initialise.
         how: The kind of start.
         horizon: Steps to remember, for the start from data.
-        make: Makes a network of another norm with the same sizes.
         images: The batch.
     """
-    twin = network if hasattr(network.rnn, "weight_names") else make("weight").to(images.device)
-    if twin is not network:
-        twin.load_state_dict(network.state_dict())
-    rnn = twin.rnn
+    rnn = network.rnn
     if how == "forget_bias":
         rows = gate_slice(network.cell, {"lstm": "forget", "gru": "update"}[network.cell], rnn.hidden_size)
         for layer in range(rnn.num_layers):
@@ -261,11 +250,9 @@ def initialise_from_batch(
     elif how == "data":
         data_init(rnn, steps(images), horizon=horizon)
     elif how == "input":
-        drawn = {name: value.clone() for name, value in rnn.state_dict().items() if "_hh_" in name and "_g" in name}
+        drawn = {name: value.clone() for name, value in rnn.state_dict().items() if name.startswith("weight_hh")}
         data_init(rnn, steps(images))
         rnn.load_state_dict(drawn, strict=False)
-    if twin is not network:
-        network.load_state_dict(wnseq.remove_weight_norm(twin).model.state_dict())
 
 
 @torch.no_grad()

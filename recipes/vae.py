@@ -140,17 +140,12 @@ class VAE(LightningModule):
         self.generators = ExampleGenerators()
         self._estimates: list[Tensor] = []  # of log p(x), a row an image, a column a number of samples
 
-    def make(self, norm: str, shape: Sequence[int]) -> "Network":
-        """Make a network of any norm for images of one shape."""
-        h = self.hparams
-        flow = [h.iaf_size] * h.iaf_steps if h.posterior == "iaf" else []
-        num_values = 2 if h.likelihood == "bernoulli" else self.num_values
-        return Network(norm, shape, num_values, h.width, h.hidden_size, h.latent_size, flow)
-
     def build(self, shape: Sequence[int], num_values: int) -> None:
         """Make the network for images of one shape, ``(C, H, W)``, and number of values."""
-        self.num_values, self.needs_init = num_values, True
-        self.network = self.make(self.hparams.norm, tuple(shape))
+        h, self.num_values, self.needs_init = self.hparams, num_values, True
+        flow = [h.iaf_size] * h.iaf_steps if h.posterior == "iaf" else []
+        modelled = 2 if h.likelihood == "bernoulli" else num_values
+        self.network = Network(h.norm, tuple(shape), modelled, h.width, h.hidden_size, h.latent_size, flow)
 
     def configure_model(self) -> None:
         """Make the network once the data is known, and start it from ``init_from``."""
@@ -192,8 +187,7 @@ class VAE(LightningModule):
         if self.needs_init and self.trainer.ckpt_path is None:
             pixels = get_tensor(batch, "pixels")
             x, noise = self.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)
-            reference = self.make("weight", self.network.shape).to(self.device)
-            initialise_from_batch(self.network, reference, x, noise[0])
+            initialise_from_batch(self.network, x, noise[0])
         self.needs_init = False
 
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
@@ -455,17 +449,14 @@ class Network(nn.Module):
         return -self.log_likelihood(x, z), kl
 
 
-def initialise_from_batch(network: Network, twin: Network, x: Tensor, noise: Tensor) -> None:
+def initialise_from_batch(network: Network, x: Tensor, noise: Tensor) -> None:
     """Set g and b from pixels ``(N, C, H, W)`` and noise ``(N, D)``; a plain network gets the same function.
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3; also for nets without weight normalisation.
     """
-    twin.load_state_dict(network.state_dict())
     small = ("*.second", "posterior", "pixels", *(("*.output", "*.direct") if network.flow else ()))
-    data_init(twin, (x, noise), dict.fromkeys(small, SMALL))
-    form = "wnseq" if isinstance(network.pixels, wnseq.WNConv2d) else "plain"
-    network.load_state_dict(wnseq.state_dict_as(twin, form))
+    data_init(network, (x, noise), dict.fromkeys(small, SMALL))
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def test_the_network_is_the_papers():
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_layer_starts_with_mean_0_and_deviation_1(norm):
     network, images = make(norm, width=0.1), torch.randn(40, 3, 16, 16)
-    initialise_from_batch(network, norm, lambda kind: make(kind, width=0.1), images)
+    initialise_from_batch(network, norm, images)
     seen = []
     for module in network.modules():
         if type(module).__name__ == "Normalised":
@@ -81,7 +81,7 @@ def test_all_but_batch_norm_start_as_the_same_function():
     outputs = []
     for norm in ("weight", "none", "weight_mean_only", "mean_only"):
         network = make(norm, 0.05, 1)
-        initialise_from_batch(network, norm, lambda kind: make(kind, 0.05, 1), images)
+        initialise_from_batch(network, norm, images)
         for module in network.modules():
             if isinstance(module, nn.Dropout) or type(module).__name__ == "Noise":
                 module.eval()

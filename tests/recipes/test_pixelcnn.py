@@ -62,7 +62,7 @@ def make(
     network = Network(norm, *own).double()
     if started:
         label = torch.arange(40) % classes if classes else None
-        pixelcnn.initialise_from_batch(network, Network("weight", *own).double(), pixels(40, num_values, shape), label)
+        pixelcnn.initialise_from_batch(network, pixels(40, num_values, shape), label)
         move(network)
     return network
 
@@ -201,8 +201,7 @@ def test_both_norms_start_as_the_same_function(classes):
         torch.manual_seed(0)
         network = make(norm, started=False, classes=classes, channels=8).eval()
         if started:
-            own = ((1, 8, 8), 17, "categorical", 8, 1, 3, classes, 0.5, False)
-            pixelcnn.initialise_from_batch(network, Network("weight", *own).double(), x, label)
+            pixelcnn.initialise_from_batch(network, x, label)
         outputs.append(network(x, label).detach())
     torch.testing.assert_close(outputs[0], outputs[2])
     torch.testing.assert_close(outputs[1], outputs[3])
@@ -217,8 +216,8 @@ def test_the_start_is_the_published_one():
         if isinstance(module, wnseq.WNConv2d):
             assert module.weight.detach().std() == pytest.approx(0.05, rel=0.3) and not module.bias.any()
             module.register_forward_hook(lambda module, _, out: seen.update({module: out}))
-    twin, x = Network("weight", (1, 8, 8), 17, "categorical", 8, 1, 3, 0, 0.5, False).double(), pixels(60)
-    pixelcnn.initialise_from_batch(network, twin, x, None)
+    x = pixels(60)
+    pixelcnn.initialise_from_batch(network, x, None)
     network(x)
     small = {block.second.conv for block in network.modules() if isinstance(block, wnseq.pixelcnn.layers.GatedBlock)}
     for module, out in seen.items():
@@ -493,7 +492,7 @@ def test_sizes_that_are_no_multiples_of_4_are_refused(shape):
 def test_images_of_four_rows_have_no_start_from_data():
     network = make(started=False, shape=(1, 4, 8))
     with pytest.raises(ValueError, match=r"4 rows .* sees nothing above: --model.data_init false"):
-        pixelcnn.initialise_from_batch(network, network, pixels(4, shape=(1, 4, 8)), None)
+        pixelcnn.initialise_from_batch(network, pixels(4, shape=(1, 4, 8)), None)
     assert draw(network, noise(network, 2, 0).double()).shape == (2, 1, 4, 8)
 
 

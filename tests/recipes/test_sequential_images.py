@@ -67,7 +67,7 @@ def test_every_start_is_the_same_function_with_and_without_weight_normalisation(
     torch.manual_seed(0)
     plain = make("none", cell)
     for network in (ours, plain):
-        initialise_from_batch(network, how, None, lambda norm: make(norm, cell), x)
+        initialise_from_batch(network, how, None, x)
     torch.testing.assert_close(plain(x), ours(x))
 
 
@@ -77,7 +77,7 @@ def test_what_each_start_sets():
     for how in STARTS:
         torch.manual_seed(0)
         networks[how] = make("weight")
-        initialise_from_batch(networks[how], how, None, make, x)
+        initialise_from_batch(networks[how], how, None, x)
     drawn = networks["torch"].rnn
     for how in ("forget_bias", "input", "closed_form", "data"):
         rnn = networks[how].rnn
@@ -86,7 +86,7 @@ def test_what_each_start_sets():
         mean = bias + rnn.weight_ih_l0[:, 0] * seen if how in ("input", "data") else bias
         torch.testing.assert_close(mean[6:12], torch.ones(6), rtol=0, atol=1e-4)
         assert torch.equal(rnn.weight_hh_l0_g, drawn.weight_hh_l0_g) == (how in ("forget_bias", "input"))
-    initialise_from_batch(networks["data"], "data", 40, make, x)
+    initialise_from_batch(networks["data"], "data", 40, x)
     assert 0.3 <= float(memory(networks["data"], x)[-41]) <= 1
 
 

@@ -239,9 +239,7 @@ def test_both_norms_start_as_the_same_function_of_small_parameters(posterior):
     for norm in ("weight", "none"):
         torch.manual_seed(0)
         network = Network(norm, (1, 8, 8), 17, 0.25, 12, 3, [6] if posterior == "iaf" else [])
-        vae.initialise_from_batch(
-            network, Network("weight", (1, 8, 8), 17, 0.25, 12, 3, [6] * len(network.flow)), x, noise
-        )
+        vae.initialise_from_batch(network, x, noise)
         outputs.append(torch.stack(network(x, noise)).detach())
         mean, log_deviation, _ = (part.detach() for part in network.encode(x))
         assert mean.std(0, correction=0) == pytest.approx(torch.full((3,), 0.1), abs=1e-3)

@@ -41,7 +41,7 @@ class FeedForward:
 
     @property
     def centred(self) -> bool:
-        """Whether the layer itself removes the mean."""
+        """Return True if the layer itself removes the mean."""
         return len(self.parameters) > 1 and not self.centred_later
 
     def target(self, t: Moments) -> list[Tensor]:

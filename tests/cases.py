@@ -1,7 +1,13 @@
-"""The registry of cases: every weight-normalised module in every form, with its torch twin."""
+"""The registry of cases: every weight-normalised module in every form, with its torch twin.
+
+The full product of forms is for eager mode, once. Everything else, and whatever compiles, exports or translates, runs on
+a covering array: a few forms in which every pair of arguments occurs.
+"""
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -9,6 +15,9 @@ import torch
 from torch import nn
 
 import wnseq
+from wnseq._recurrence.backend import backend
+
+RULE, CPU_LOOP = "rule", "loop"  # the backend of the measured rule, and the CPU loops at any size
 
 
 @dataclass(frozen=True)
@@ -21,11 +30,18 @@ class Case:
     args: tuple[Any, ...] = (5, 6)
     kwargs: dict[str, Any] = field(default_factory=dict)
     shape: tuple[int, ...] = ()  # of one input of a layer
+    backend: str = RULE  # what runs the recurrence during a test of this case
 
     @property
     def name(self) -> str:
         sizes = [",".join(map(str, self.args))] if self.is_layer else []
-        return "-".join([self.module.__name__, *sizes, *(f"{key}={value}" for key, value in self.kwargs.items())])
+        forced = ["cpu loop"] if self.backend == CPU_LOOP else []
+        options = (f"{key}={value}" for key, value in self.kwargs.items())
+        return "-".join([self.module.__name__, *sizes, *options, *forced])
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return the context of the backend of this case; the tests run inside it."""
+        return backend(self.backend)
 
     @property
     def has_cell_state(self) -> bool:
@@ -99,26 +115,62 @@ LAYER = {
 }
 
 
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("rnn", {"nonlinearity": "tanh"}),
+    ("rnn", {"nonlinearity": "relu"}),
+    ("lstm", {}),
+    ("lstm", {"proj_size": 3}),
+    ("gru", {}),
+]
+SWITCHES = {"num_layers": (1, 2), "bidirectional": (False, True), "bias": (True, False), "batch_first": (False, True)}
+
+
+def product(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
+
+
+def pairs(row: dict[str, int]) -> set[frozenset[tuple[str, int]]]:
+    return {frozenset(pair) for pair in itertools.combinations(row.items(), 2)}
+
+
+def all_pairs(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return few rows in which every two levels of every two factors occur together.
+
+    Greedy and always the same: each row is the one of the full product with the most pairs not yet seen, the first of
+    equals; so the first row has the first level of every factor.
+    """
+    candidates = product({name: range(len(levels)) for name, levels in factors.items()})  # by number: levels may be dicts
+    missing = set().union(*map(pairs, candidates))
+    rows = []
+    while missing:
+        row = max(candidates, key=lambda candidate: len(pairs(candidate) & missing))
+        missing -= pairs(row)
+        rows.append({name: factors[name][level] for name, level in row.items()})
+    return rows
+
+
+def sequence_case(form: tuple[str, dict[str, Any]], **switches: Any) -> Case:
+    kind, own = form
+    return Case(kind, *SEQUENCE[kind], kwargs={**switches, **own})
+
+
 def sequence_cases() -> list[Case]:
-    cases = []
-    for kind, layers, bidirectional, bias, batch_first in itertools.product(
-        SEQUENCE, (1, 2), (False, True), (True, False), (False, True)
-    ):
-        forms = {
-            "rnn": [{"nonlinearity": "tanh"}, {"nonlinearity": "relu"}],
-            "lstm": [{}, {"proj_size": 3}],
-            "gru": [{}],
-        }
-        for form in forms[kind]:
-            kwargs = {
-                "num_layers": layers,
-                "bidirectional": bidirectional,
-                "bias": bias,
-                "batch_first": batch_first,
-                **form,
-            }
-            cases.append(Case(kind, *SEQUENCE[kind], kwargs=kwargs))
-    return cases
+    """Return the full product: 80 modules."""
+    return [sequence_case(**row) for row in product({"form": FORMS, **SWITCHES})]
+
+
+def covering_cases() -> list[Case]:
+    """Return a covering array of :func:`sequence_cases`."""
+    return [sequence_case(**row) for row in all_pairs({"form": FORMS, **SWITCHES})]
+
+
+def loop_cases(kinds: Sequence[str] = ("gru",)) -> list[Case]:
+    """Return a covering array of what the CPU loops take, with the loops forced: at these sizes no rule takes them.
+
+    That of an LSTM runs under bfloat16 autocast alone, without a projection.
+    """
+    cases = [sequence_case((kind, {}), **row) for kind in kinds for row in all_pairs(SWITCHES)]
+    return [replace(case, backend=CPU_LOOP) for case in cases]
 
 
 def cell_cases() -> list[Case]:
@@ -158,28 +210,19 @@ def tensors(result: Any) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else []
 
 
-def count_calls(monkeypatch: pytest.MonkeyPatch, room: Any, name: str) -> list[int]:
-    """Let a function of a room leave an entry in the list returned each time it is called."""
+def count_calls(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[int]:
+    """Return a list that grows by one entry each time a function of a module is called."""
     counted: list[int] = []
-    function = getattr(room, name)
-    monkeypatch.setattr(room, name, lambda *args: counted.append(1) or function(*args))
+    function = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args, **kwargs: counted.append(1) or function(*args, **kwargs))
     return counted
 
 
-def forms() -> list[Case]:
-    """Thin the registry for slow tests: the plainest and fullest module of each kind, every cell and layer."""
-    switches = ("bidirectional", "batch_first")
-    return [*layer_cases(), *cell_cases()] + [
-        case
-        for case in sequence_cases()
-        if {case.kwargs["num_layers"] == 2, not case.kwargs["bias"], *(case.kwargs[s] for s in switches)}
-        < {True, False}
-    ]
-
-
-each_sequence = each(sequence_cases())
+every_sequence = each(sequence_cases())  # eager mode only
+each_sequence = each(covering_cases())
+each_loop = each(loop_cases())
 each_cell = each(cell_cases())
 each_layer = each(layer_cases())
-each_recurrent = each(sequence_cases() + cell_cases())
-each_module = each(sequence_cases() + cell_cases() + layer_cases())
-each_form = each(forms())
+each_recurrent = each(covering_cases() + loop_cases() + cell_cases())
+each_form = each(covering_cases() + cell_cases() + layer_cases())  # where the loops cannot run: in float64, in a graph
+each_module = each(covering_cases() + loop_cases() + cell_cases() + layer_cases())

@@ -1,7 +1,7 @@
-"""Writes docs/compatibility.md: what works with torch's RNNs, with torch's weight-normalised ones, and with ours.
+"""Writes docs/compatibility.md: what works with torch's RNNs, with torch's weight-normalised ones, and with wnseq's.
 
 Each row is a function that tries one thing and raises if it does not work; its docstring is the row's title. Run
-``python tests/compatibility.py`` from the root of the repository to write the page anew.
+``python tests/compatibility.py`` from the root of the repository to write the page.
 """
 
 import copy
@@ -641,7 +641,7 @@ def part_of_a_batch(subject: Subject, way: str, rank: int) -> None:
 
 
 def work(way: str, rank: int, folder: Path) -> None:
-    """Be one of the two processes: try every module, and leave the outcomes in a file."""
+    """Try every module as one of two processes, and leave the outcomes in a file."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found = {}
     for who in CONTENDERS:
@@ -680,7 +680,7 @@ def sharded(subject: Subject) -> str:
 
 
 def shorten(error: Exception, kind: str) -> str:
-    """Say the type and the first words of an error, the same in every run and for every class."""
+    """Return the type and the first words of an error, the same in every run and for every class."""
     words = re.sub(r"0x[0-9a-f]+", "0x…", " ".join(str(error).split())).replace("|", "/").replace("`", "'")
     words = words.partition(" Explanation")[0].replace("RNN, GRU, or LSTM", "a recurrent layer")
     words = re.sub(rf"\b(Parametrized)?{kind}\b", "the module", words).partition(". ")[0].removesuffix(".")
@@ -705,15 +705,11 @@ def outcome(row: Row, subject: Subject) -> str:
 Outcomes = dict[str, dict[str, str]]  # contender -> kind -> outcome
 
 
-def try_all() -> dict[str, Outcomes]:
-    """Try every row with every module of every contender.
-
-    Returns:
-        The outcomes by title, contender and kind.
-    """
+def try_all(rows: list[Row] = ROWS) -> dict[str, Outcomes]:
+    """Try rows with every module of every contender; return the outcomes by title, contender and kind."""
     return {
         row.title: {who: {kind: outcome(row, Subject(who, kind)) for kind in row.kinds} for who in CONTENDERS}
-        for row in ROWS
+        for row in rows
     }
 
 
@@ -732,6 +728,14 @@ def listed(kinds: list[str]) -> str:
     """List modules, all three layers and all three cells by one word."""
     text = ", ".join(kinds)
     return text.replace(", ".join(SEQUENCES), "layers").replace(", ".join(CELLS), "cells")
+
+
+def table_row(row: Row, outcomes: Outcomes) -> str:
+    """Write one row of a table."""
+    cells = [summed_up(outcomes[who]) for who in CONTENDERS]
+    if row.backend:
+        cells[-1] += f" ({row.backend})"
+    return f"| {row.title.replace('``', '`')} | {' | '.join(cells)} |"
 
 
 def made_with() -> str:
@@ -754,16 +758,12 @@ def page(found: dict[str, Outcomes]) -> str:
     ]
     for section in dict.fromkeys(row.section for row in ROWS):
         lines += ["", f"## {section}", "", f"| | {' | '.join(CONTENDERS)} |", "| --- " * 4 + "|"]
-        for row in (row for row in ROWS if row.section == section):
-            cells = [summed_up(found[row.title][who]) for who in CONTENDERS]
-            if row.backend:
-                cells[-1] += f" ({row.backend})"
-            lines.append(f"| {row.title.replace('``', '`')} | {' | '.join(cells)} |")
+        lines += [table_row(row, found[row.title]) for row in ROWS if row.section == section]
     return "\n".join([*lines, "", "## Limits of the backends", "", *(f"- {limit}" for limit in LIMITS)]) + "\n"
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Write the page."""
     PAGE.write_text(page(try_all()), "utf-8")
 
 

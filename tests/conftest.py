@@ -1,10 +1,11 @@
-"""What every test stands on: fixed seeds, torch's global settings put back, caches of the test run's own."""
+"""What every test needs: fixed seeds, torch's global settings restored, the run's own caches, the case's backend."""
 
 import os
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import torch
+from cases import Case
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Keep the tests of an ``xdist_group`` in one worker, so that the fixtures of a module are made once."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadgroup"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run, its xdist workers and every process they start one cache of their own, and no screen."""
+    """Set one cache for the run, its xdist workers and every process they start, and no screen."""
     if hasattr(config, "workerinput"):
         return  # a worker inherits the environment of the process that started it
     cache = tempfile.mkdtemp(prefix="wnseq-tests-")
@@ -28,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def isolation() -> Iterator[None]:
-    """Seed every generator, and put back what a test may change for the whole process."""
+    """Seed every generator, and restore what a test may change for the whole process."""
     before = (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
     random.seed(0)
     np.random.seed(0)
@@ -41,9 +50,17 @@ def isolation() -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
 
 
+@pytest.fixture(autouse=True)
+def backend_of_the_case(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Force the backend that the case of a test names, from :mod:`cases`."""
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    with case.running() if isinstance(case, Case) else nullcontext():
+        yield
+
+
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
-    """Find a real data set, or skip the test: ``real_data("ptb")`` is the folder ``$WNSEQ_DATA/ptb``."""
+    """Return a function that finds a real data set or skips: ``real_data("ptb")`` is the folder ``$WNSEQ_DATA/ptb``."""
 
     def find(name: str) -> Path:
         root = os.environ.get("WNSEQ_DATA")

@@ -1,10 +1,23 @@
-"""Derivatives of every order and by every road: autograd, torch.func, checkpoints, autocast, anomaly mode, threads."""
+"""Derivatives of every order and in every way: autograd, torch.func, checkpoints, autocast, anomaly mode, threads."""
 
+import contextvars
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from cases import SEQUENCE, Case, each_cell, each_form, each_layer, each_module, each_recurrent, tensors
+from cases import (
+    SEQUENCE,
+    Case,
+    cell_cases,
+    covering_cases,
+    each,
+    each_form,
+    each_layer,
+    each_module,
+    layer_cases,
+    loop_cases,
+    tensors,
+)
 from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -22,7 +35,7 @@ def total(result):
 
 
 def tiny(case):
-    """The case in float64 and as small as its form allows."""
+    """Return the case with as few units as its form allows."""
     if case.is_layer:
         return case
     size = 4 if case.kwargs.get("proj_size") else 2
@@ -30,7 +43,7 @@ def tiny(case):
 
 
 def as_function(case, module, x, state):
-    """Write a module as a function of its input, its states and its parameters, one after the other."""
+    """Return a module as a function of its input, its states and its parameters, one after the other."""
     parameters = dict(module.named_parameters())
     states = tensors(state)
 
@@ -64,7 +77,7 @@ def test_functional_call_takes_v_and_g_and_gives_their_gradients(case):
     torch.testing.assert_close(ours, theirs)
 
 
-@each_module
+@each_form
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_functional_call_with_a_composed_weight_is_refused_and_changes_nothing(case, requires_grad):
     module = case.make()
@@ -96,14 +109,18 @@ def test_vmap_of_grad_gives_the_gradient_of_each_sample(case):
         torch.testing.assert_close(tuple(value[k] for value in ours.values()), theirs)
 
 
-@each_recurrent
-@pytest.mark.parametrize("form", ["plain", "states", "packed"])
+def forms_of_input(case):
+    return ("plain", "states") if case.is_cell else ("plain", "states", "packed")
+
+
+ENSEMBLES = [(case, form) for case in [*covering_cases(), *cell_cases()] for form in forms_of_input(case)]
+
+
+@pytest.mark.parametrize(("case", "form"), ENSEMBLES, ids=lambda part: part if isinstance(part, str) else part.name)
 def test_vmap_over_an_ensemble_is_each_model_by_itself(case, form):
     models = [case.make(seed) for seed in range(3)]
     x, state = case.input(), case.states(3)
     if form == "packed":
-        if case.is_cell:
-            return  # a cell knows no packed sequences
         x = pack_padded_sequence(x, [2, 4, 3], case.kwargs["batch_first"], enforce_sorted=False)
     state = None if form == "plain" else state
 
@@ -157,7 +174,7 @@ def test_the_jacobian_is_the_same_forward_and_backward(case):
 
 
 @forward_mode
-@each_module
+@each_form
 def test_the_hessian_is_symmetric(case):
     case = tiny(case)
     module, x = case.make(dtype=torch.float64), case.input(1, torch.float64, steps=2)
@@ -176,7 +193,7 @@ def test_checkpointing_keeps_the_gradients(case, use_reentrant):
     torch.testing.assert_close(tuple(leaf.grad for leaf in leaves), expected)
 
 
-@each_module
+@each([*covering_cases(), *loop_cases(("gru", "lstm")), *cell_cases(), *layer_cases()])
 def test_autocast_stays_close_and_gives_parameters_gradients_of_their_type(case):
     module, x = case.make(), case.input()
     expected = torch.autograd.grad(total(module(x)), list(module.parameters()))
@@ -238,7 +255,8 @@ def test_a_bound_step_works_in_threads(case):
     module, xs = case.make(), [case.input() for _ in range(4)]
     bound = module.bind()
     with ThreadPoolExecutor(4) as pool:
-        losses = list(pool.map(lambda x: loop(case, bound, x), xs))
+        contexts = [contextvars.copy_context() for _ in xs]  # of the backend, for each thread
+        losses = list(pool.map(lambda context, x: context.run(loop, case, bound, x), contexts, xs))
     ours = torch.autograd.grad(sum(losses), list(module.parameters()))
     theirs = torch.autograd.grad(sum(loop(case, module, x) for x in xs), list(module.parameters()))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # the threads add up in an order of their own
@@ -263,9 +281,9 @@ CHANGES = {
 }
 
 
-@each_module
+@each_form
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_after_bind_is_told(case, change):
+def test_a_change_after_bind_is_reported(case, change):
     module, x = case.make(), case.input()
     bound = module.bind()
     bound(x)
@@ -275,7 +293,7 @@ def test_a_change_after_bind_is_told(case, change):
     module.bind()(x)
 
 
-@each_module
+@each_form
 def test_a_step_bound_without_gradients_is_no_step_to_train_with(case):
     module, x = case.make(), case.input()
     with torch.no_grad():
@@ -291,13 +309,3 @@ def test_a_module_of_inference_tensors_can_be_bound():
     with torch.inference_mode():
         module = DEEP.make()
         module.bind()(torch.randn(2, 1, 5))
-
-
-@each_cell
-def test_a_bound_loop_is_compiled_into_one_graph(case):
-    cell, x = case.make(), case.input()
-    compiled = torch.compile(lambda x: loop(case, cell.bind(), x), backend="aot_eager", fullgraph=True)
-    expected = loop(case, cell, x)
-    torch.testing.assert_close(compiled(x), expected)
-    ours = torch.autograd.grad(compiled(x), list(cell.parameters()))
-    torch.testing.assert_close(ours, torch.autograd.grad(expected, list(cell.parameters())))

@@ -1,7 +1,7 @@
 """The registry of cases: every weight-normalised module in every form, with its torch twin.
 
-The full product of forms is for eager mode, once. Everything else, and whatever compiles, exports or translates, runs on
-a covering array: a few forms in which every pair of arguments occurs.
+The full product of forms is for eager mode, once. Everything else, and whatever compiles, exports or translates, runs
+on a covering array: a few forms in which every pair of arguments occurs.
 """
 
 import itertools
@@ -139,7 +139,9 @@ def all_pairs(factors: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     Greedy and always the same: each row is the one of the full product with the most pairs not yet seen, the first of
     equals; so the first row has the first level of every factor.
     """
-    candidates = product({name: range(len(levels)) for name, levels in factors.items()})  # by number: levels may be dicts
+    candidates = product(
+        {name: range(len(levels)) for name, levels in factors.items()}
+    )  # by number: levels may be dicts
     missing = set().union(*map(pairs, candidates))
     rows = []
     while missing:
@@ -199,6 +201,12 @@ def layer_cases() -> list[Case]:
     return [Case("layer", *LAYER[name], args, kwargs, shape) for name, args, shape, kwargs in forms]
 
 
+def class_cases() -> list[Case]:
+    """Return one case of each class, and a projected LSTM: for what takes seconds and is the same for every form."""
+    cases = [*covering_cases(), *cell_cases()[::2], *layer_cases()[::-1]]
+    return list({(case.module, "proj_size" in case.kwargs): case for case in cases}.values())
+
+
 def each(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
 
@@ -223,6 +231,7 @@ each_sequence = each(covering_cases())
 each_loop = each(loop_cases())
 each_cell = each(cell_cases())
 each_layer = each(layer_cases())
-each_recurrent = each(covering_cases() + loop_cases() + cell_cases())
+each_recurrent = each(covering_cases() + cell_cases())
+each_class = each(class_cases())
 each_form = each(covering_cases() + cell_cases() + layer_cases())  # where the loops cannot run: in float64, in a graph
 each_module = each(covering_cases() + loop_cases() + cell_cases() + layer_cases())

@@ -13,14 +13,13 @@ from cases import (
     SEQUENCE,
     Case,
     cell_cases,
-    each,
     count_calls,
     covering_cases,
+    each,
     each_cell,
     each_form,
     each_loop,
     each_module,
-    each_recurrent,
     each_sequence,
     loop_cases,
     tensors,
@@ -92,7 +91,7 @@ def test_all_weights_reads_and_flatten_parameters_does_nothing(case):
     assert ours.mode == theirs.mode
 
 
-@each_recurrent
+@each([*covering_cases(), *loop_cases(), *cell_cases()])
 def test_arguments_go_by_keyword(case):
     ours, theirs, x, state = case.make(), case.make_twin(), case.input(), case.states(3)
     for a, b in zip(tensors(ours(input=x, hx=state)), tensors(theirs(input=x, hx=state)), strict=True):

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from cases import SEQUENCE, Case, forms, sequence_cases, tensors
+from cases import SEQUENCE, Case, covering_cases, tensors
 from torch import nn
 from torch.export import Dim
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -18,7 +18,6 @@ pytestmark = pytest.mark.filterwarnings(  # what the exporter says of itself, an
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:# The axis name:UserWarning"
 )
 OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-SEQUENCES = sequence_cases()
 PROJECTED = Case("lstm", *SEQUENCE["lstm"], kwargs={"proj_size": 3})
 
 
@@ -74,8 +73,7 @@ def run(session, *arguments):
 
 @pytest.mark.parametrize("kind", SEQUENCE)
 def test_one_node_a_layer_and_direction_right_at_other_lengths(kind):
-    every = forms() if kind == "rnn" else SEQUENCES  # the plainest and the fullest, where all take too long
-    cases = [case for case in every if case in SEQUENCES and case.kind == kind and not case.kwargs.get("proj_size")]
+    cases = [case for case in covering_cases() if case.kind == kind and not case.kwargs.get("proj_size")]
     modules, program = export_cases(cases)
     kinds = [node.op_type for node in program.model.graph]
     nodes = sum(case.kwargs["num_layers"] * (1 + case.kwargs["bidirectional"]) for case in cases)
@@ -144,6 +142,4 @@ def test_a_packed_sequence_is_refused_with_the_reason(kind):
 
 
 def test_a_table_has_every_operator():
-    assert {str(key) for key in wnseq.onnx.translations()} == {
-        f"wnseq.{case.kind}.default" for case in sequence_cases()
-    }
+    assert {str(key) for key in wnseq.onnx.translations()} == {f"wnseq.{kind}.default" for kind in SEQUENCE}

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 import torch
-from cases import cell_cases, each, each_module, each_recurrent, layer_cases, sequence_cases, tensors
+from cases import cell_cases, covering_cases, each, each_module, each_recurrent, layer_cases, tensors
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -91,7 +91,7 @@ def test_a_plain_module_has_the_function_of_the_weight_normalised_one(case):
         assert all(parameter.requires_grad and parameter.is_leaf for parameter in again.parameters())
 
 
-@each([case for case in sequence_cases() + cell_cases() + layer_cases() if not (case.dim and case.groups > 1)])
+@each([case for case in covering_cases() + cell_cases() + layer_cases() if not (case.dim and case.groups > 1)])
 def test_state_dicts_load_strictly_into_torch_s_modules(case):
     ours = case.make()
     for form, apply in (("plain", None), ("torch_hooks", nn.utils.weight_norm),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import reference
 import torch
-from cases import Case, each, sequence_cases
+from cases import Case, each_sequence
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -124,7 +124,7 @@ def test_the_closed_form_of_lstm_and_gru_by_drawing() -> None:
     assert scales[0] == scales[1] and abs(scales[2] / scales[0] / float(i.square().mean().rsqrt()) - 1) < 0.01
 
 
-@each(sequence_cases())
+@each_sequence
 def test_every_form_of_module_is_set(case: Case) -> None:
     rnn = case.make()
     x = case.lay_out(batch(steps=12, columns=8, features=5))

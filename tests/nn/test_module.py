@@ -6,7 +6,7 @@ import warnings
 import pytest
 import reference
 import torch
-from cases import each_module, tensors
+from cases import each_form, tensors
 from torch import nn
 
 from wnseq import WNLSTM, WNLSTMCell
@@ -17,14 +17,14 @@ def close(a, b):
     torch.testing.assert_close(tensors(a), tensors(b))
 
 
-@each_module
+@each_form
 def test_the_composed_weights_are_torch_s(case):
     module, twin = case.make(), case.make_twin()
     for name, parameter in twin.named_parameters():
         torch.testing.assert_close(getattr(module, name).detach().as_subclass(torch.Tensor), parameter.detach())
 
 
-@each_module
+@each_form
 def test_g_starts_as_the_norm_of_v(case):
     module = case.make()
     for name in module.weight_names:
@@ -34,7 +34,7 @@ def test_g_starts_as_the_norm_of_v(case):
         torch.testing.assert_close(w.detach(), v.detach())
 
 
-@each_module
+@each_form
 def test_round_trips_through_state_dict_copy_and_pickle(case):
     module, x = case.make(), case.input()
     expected = module(x)

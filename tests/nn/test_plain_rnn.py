@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import count_calls, each, sequence_cases, tensors
+from cases import count_calls, covering_cases, each, tensors
 from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -16,7 +16,7 @@ from wnseq._recurrence import cpu_gru
 from wnseq._recurrence.backend import backend
 
 PLAIN = {"lstm": LSTM, "gru": GRU}
-each_plain = each([replace(case, module=PLAIN[case.kind]) for case in sequence_cases() if case.kind in PLAIN])
+each_plain = each([replace(case, module=PLAIN[case.kind]) for case in covering_cases() if case.kind in PLAIN])
 each_kind = pytest.mark.parametrize(("plain", "theirs", "ours"), [(LSTM, nn.LSTM, WNLSTM), (GRU, nn.GRU, WNGRU)])
 
 

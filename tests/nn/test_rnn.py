@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import reference
 import torch
-from cases import count_calls, each_sequence, sequence_cases, tensors
+from cases import count_calls, covering_cases, each_sequence, every_sequence, tensors
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -44,7 +44,7 @@ def test_a_single_step_in_inference_is_that_of_torch(case, monkeypatch):
     torch.testing.assert_close(found, case.make_twin().eval()(x, state))
 
 
-@pytest.mark.parametrize("case", [case for case in sequence_cases() if case.kind == "lstm"], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in covering_cases() if case.kind == "lstm"], ids=lambda case: case.name)
 @pytest.mark.parametrize("lowered", [False, True], ids=["float32", "bfloat16"])
 def test_a_single_step_of_an_lstm_in_training_is_that_of_torch(case, lowered, monkeypatch):
     monkeypatch.setattr(single_step, "LSTM_LIMITS", {**single_step.LSTM_LIMITS, (torch.bfloat16, True): (64, 0)})
@@ -79,7 +79,7 @@ def test_a_single_step_of_many_rows_or_on_demand_is_torchs(monkeypatch):
     assert len(calls) == 4
 
 
-@each_sequence
+@every_sequence
 @pytest.mark.parametrize("form", ["batched", "packed"])
 def test_equals_the_equations_with_every_gradient(case, form):
     module = case.make(dtype=torch.float64)
@@ -107,7 +107,7 @@ def test_equals_the_equations_with_every_gradient(case, form):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@each_sequence
+@every_sequence
 @pytest.mark.parametrize("form", ["batched", "unbatched", "sorted", "unsorted"])
 @pytest.mark.parametrize("with_state", [False, True])
 def test_equals_the_torch_module_of_the_same_seed(case, form, with_state):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, each, each_recurrent, sequence_cases
+from cases import Case, covering_cases, each, each_recurrent
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -235,7 +235,7 @@ def test_what_is_written_can_be_drawn(tmp_path: Path) -> None:
 # ---- one gate alone ----------------------------------------------------------------------------------------------
 
 
-@each([case for case in sequence_cases() if case.kwargs["num_layers"] == 2 and case.kwargs["bidirectional"]])
+@each([case for case in covering_cases() if case.kwargs["num_layers"] == 2 and case.kwargs["bidirectional"]])
 def test_a_gate_is_set_and_frozen_on_its_own(case: Case) -> None:
     rnn: Any = case.make()
     gate = GATES[case.kind][0]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import wnseq
 from wnseq._recurrence.backend import backend
@@ -205,6 +206,81 @@ def class_cases() -> list[Case]:
     """Return one case of each class, and a projected LSTM: for what takes seconds and is the same for every form."""
     cases = [*covering_cases(), *cell_cases()[::2], *layer_cases()[::-1]]
     return list({(case.module, "proj_size" in case.kwargs): case for case in cases}.values())
+
+
+class Model(nn.Module):
+    """A model around one module, as programs have it."""
+
+    def __init__(self, module: nn.Module, weight: str) -> None:
+        super().__init__()
+        self.module, self.weight = module, weight
+
+    def forward(self, x: torch.Tensor) -> Any:
+        output = self.module(x)
+        return output[0] if isinstance(output, tuple) else output
+
+
+class Tied(Model):
+    """Its output layer has the rows of a weight of the module, of its first gate."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        output = super().forward(x)
+        return output @ getattr(self.module, self.weight)[: output.shape[-1]]
+
+
+class Penalised(Model):
+    """It returns a penalty on a weight beside the output."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), getattr(self.module, self.weight).square().sum()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A kind of model that does more with a module than call it."""
+
+    way: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.way}"
+
+    @property
+    def reads_weight(self) -> bool:
+        return self.way in ("tied", "penalty")
+
+    def input(self) -> torch.Tensor:
+        return torch.randn(4, 3, 5) if self.kind in ("LSTM", "GRU") else torch.randn(3, 5)
+
+    def make(self, seed: int = 0) -> Model:
+        torch.manual_seed(seed)
+        return self._around(USED[self.kind][0](5, 6))
+
+    def make_torch(self, seed: int = 0) -> Model:
+        """Make the model of torch's module, with torch's weight norm on every weight; the same function."""
+        torch.manual_seed(seed)
+        module = USED[self.kind][1](5, 6)
+        for name in [name for name, _ in module.named_parameters() if name.startswith("weight")]:
+            parametrizations.weight_norm(module, name)
+        return self._around(module)
+
+    def _around(self, module: nn.Module) -> Model:
+        _, _, weight, bias = USED[self.kind]
+        if self.way == "pruned bias":
+            prune.l1_unstructured(module, bias, 0.5)
+        if self.way == "parametrised bias":
+            parametrize.register_parametrization(module, bias, nn.Softplus())
+        return {"tied": Tied, "penalty": Penalised}.get(self.way, Model)(module, weight)
+
+
+USED = {  # both classes, and the weight and the bias that a model uses
+    "LSTM": (*SEQUENCE["lstm"], "weight_ih_l0", "bias_hh_l0"),
+    "GRU": (*SEQUENCE["gru"], "weight_hh_l0", "bias_ih_l0"),
+    "GRUCell": (*CELL["gru"], "weight_hh", "bias_hh"),
+    "Linear": (*LAYER["linear"], "weight", "bias"),
+}
+USAGES = [Usage(way, kind) for way in ("tied", "penalty", "pruned bias", "parametrised bias") for kind in USED]
 
 
 def each(cases: list[Case]) -> pytest.MarkDecorator:

@@ -126,7 +126,8 @@ def test_reset_batches_are_those_of_nanogpt() -> None:
 
 def test_a_loader_can_be_read_again() -> None:
     for loader in (StreamLoader(Streams(stream(20), 2, START), 3), ResetLoader(stream(20), 3, 2, START)):
-        assert [batch.targets.tolist() for batch in loader] == [batch.targets.tolist() for batch in loader]
+        first, second = ([batch.targets.tolist() for batch in loader] for _ in range(2))
+        assert first == second != []
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])

@@ -194,8 +194,8 @@ MUTANTS = [
     Mutant(
         "weight norm: gradient of v along v",
         "functional.py",
-        "* (d_w - unit * d_g",
-        "* (d_w + unit * d_g",
+        "* (d_w[0] - unit * d_g",
+        "* (d_w[0] + unit * d_g",
         EQUATIONS,
     ),
 ]

@@ -1,5 +1,9 @@
-"""Data parallelism: two processes, each with half of a batch, do what one process does with the whole of it."""
+"""Data parallelism: two processes, each with half of a batch, do what one process does with the whole of it.
 
+One pair of processes does every check of the suite that needs no Trainer, since a pair takes seconds to start.
+"""
+
+import copy
 import os
 import subprocess
 import sys
@@ -136,16 +140,45 @@ def check_bind(rank: int) -> None:
         apart(x)
 
 
+def check_batch_norm(rank: int) -> None:
+    """Synchronised means of two parts of a batch are those of the whole, and so are the gradients."""
+    torch.manual_seed(0)
+    norm = wnseq.MeanOnlyBatchNorm1d(4, momentum=None, sync=True)
+    model = nn.Sequential(nn.Linear(3, 4), norm, nn.Tanh()).double()
+    whole = copy.deepcopy(model)
+    whole[1].sync = False
+    parallel = DistributedDataParallel(model)
+    for cut in (3, 4, 8):  # the last time the second process has nothing
+        x = torch.randn(8, 3, dtype=torch.float64)
+        part = slice(0, cut) if rank == 0 else slice(cut, None)
+        result, expected = parallel(x[part]), whole(x)
+        torch.testing.assert_close(result, expected[part])
+        model.zero_grad()
+        whole.zero_grad()
+        (2 * result.pow(3).sum()).backward()  # twice, since DDP takes the mean over both processes
+        expected.pow(3).sum().backward()
+        for a, b in zip(model.parameters(), whole.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(dict(model.named_buffers()), dict(whole.named_buffers()))
+    assert norm.num_batches_tracked == 3
+    empty = wnseq.MeanOnlyBatchNorm1d(4, sync=True)
+    empty(torch.ones(0, 4))
+    assert not empty.running_mean.any() and empty.num_batches_tracked == 0
+    assert torch.equal(empty.eval()(torch.ones(2 + rank, 4)), torch.ones(2 + rank, 4))  # no process waits here
+
+
+CHECKS = {"state_dict": check_state_dict, "gate_g": check_gate_g, "bind": check_bind, "batch_norm": check_batch_norm}
+
+
 def work(rank: int, folder: Path) -> None:
     """Do every check in this one pair of processes, and leave the traceback of each, or ``passed``, in a file."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     outcomes = {}
-    checks = {"state_dict": check_state_dict, "gate_g": check_gate_g, "bind": check_bind}
-    for what in (*RUNS, *checks):
+    for what in (*RUNS, *CHECKS):
         try:
-            checks[what](rank) if what in checks else check_gradients(rank, *what)
+            CHECKS[what](rank) if what in CHECKS else check_gradients(rank, *what)
             outcomes[what] = "passed"
         except Exception as error:
             outcomes[what] = "".join(traceback.format_exception(error))
@@ -167,8 +200,8 @@ def test_gradients_are_those_of_the_whole_batch(outcomes: list[dict[Any, str]], 
     assert [each[run] for each in outcomes] == ["passed", "passed"]
 
 
-@pytest.mark.parametrize("check", ["state_dict", "gate_g", "bind"])
-def test_sharded(outcomes: list[dict[Any, str]], check: str) -> None:
+@pytest.mark.parametrize("check", CHECKS)
+def test_two_processes(outcomes: list[dict[Any, str]], check: str) -> None:
     assert [each[check] for each in outcomes] == ["passed", "passed"]
 
 

@@ -1,18 +1,12 @@
-"""Mean-only batch norm: its equations, its running mean, and the same over two processes."""
+"""Mean-only batch norm: its equations and its running mean; over two processes it is in test_distributed."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import reference
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wnseq import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, WNConv2d
 from wnseq.errors import ShapeError
@@ -145,49 +139,3 @@ def test_what_does_not_fit_is_refused(call, error, text):
 def test_sync_alone_is_no_different():
     t = torch.randn(4, 3)
     assert torch.equal(MeanOnlyBatchNorm1d(3, sync=True)(t), MeanOnlyBatchNorm1d(3)(t))
-
-
-def train_half(rank, folder):
-    """Train on a part of each batch, and compare with one process that has the whole."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    try:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 4), MeanOnlyBatchNorm1d(4, momentum=None, sync=True), nn.Tanh()).double()
-        whole = copy.deepcopy(model)
-        whole[1].sync = False
-        parallel = DistributedDataParallel(model)
-        for cut in (3, 4, 8):  # the last time the second process has nothing
-            x = torch.randn(8, 3, dtype=torch.float64)
-            part = slice(0, cut) if rank == 0 else slice(cut, None)
-            ours, theirs = parallel(x[part]), whole(x)
-            torch.testing.assert_close(ours, theirs[part])
-            model.zero_grad()
-            whole.zero_grad()
-            (2 * ours.pow(3).sum()).backward()  # twice, since DDP takes the mean over both processes
-            theirs.pow(3).sum().backward()
-            for a, b in zip(model.parameters(), whole.parameters(), strict=True):
-                torch.testing.assert_close(a.grad, b.grad)
-        torch.testing.assert_close(dict(model.named_buffers()), dict(whole.named_buffers()))
-        assert model[1].num_batches_tracked == 3
-        empty = MeanOnlyBatchNorm1d(4, sync=True)
-        empty(torch.ones(0, 4))
-        assert not empty.running_mean.any() and empty.num_batches_tracked == 0
-        assert torch.equal(empty.eval()(torch.ones(2 + rank, 4)), torch.ones(2 + rank, 4))  # no process waits here
-        dist.barrier()  # one that leaves while the other still talks to it may abort
-    finally:
-        dist.destroy_process_group()
-
-
-def test_synchronised_means_are_those_of_the_whole_batch(tmp_path):
-    command = [sys.executable, "-W", "error", __file__]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where reference.py is
-    processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True, env=environment)
-        for rank in (0, 1)
-    ]
-    errors = [process.communicate(timeout=200)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-
-
-if __name__ == "__main__":
-    train_half(int(sys.argv[1]), sys.argv[2])

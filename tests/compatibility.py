@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from cases import tensors
-from contenders import CELLS, CONTENDERS, OURS, PLAIN, SEQUENCES, THEIRS, NothingToTry, Subject, normalised
+from contenders import CELLS, CONTENDERS, SEQUENCES, TORCH, TORCH_WN, WNSEQ, NothingToTry, Subject, normalised
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -136,8 +136,8 @@ def batch_first(subject: Subject) -> None:
 def packed(subject: Subject) -> None:
     """a packed sequence, unsorted."""
     x = pack_padded_sequence(subject.input(), [2, 4, 3], enforce_sorted=False)
-    (ours, ours_state), (theirs, theirs_state) = subject.make()(x), subject.make_plain()(x)
-    close([ours.data, ours_state], [theirs.data, theirs_state])
+    (output, state), (expected, expected_state) = subject.make()(x), subject.make_plain()(x)
+    close([output.data, state], [expected.data, expected_state])
 
 
 @row("Forward")
@@ -162,9 +162,9 @@ def autocast(subject: Subject) -> None:
     expected = gradients(module, module(x))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = module(x)
-    for ours, wanted in zip(gradients(module, result), expected, strict=True):
-        require(ours.dtype == torch.float32, "a gradient has another type than its parameter")
-        require((ours - wanted).norm() <= 0.05 * wanted.norm() + 1e-3, "a gradient is far off")
+    for found, wanted in zip(gradients(module, result), expected, strict=True):
+        require(found.dtype == torch.float32, "a gradient has another type than its parameter")
+        require((found - wanted).norm() <= 0.05 * wanted.norm() + 1e-3, "a gradient is far off")
 
 
 # Life cycle
@@ -214,7 +214,7 @@ def saved_whole_safely(subject: Subject) -> None:
     """the same with ``weights_only=True`` and the classes registered."""
     module, x = subject.make(), subject.input()
     with torch.serialization.safe_globals([type(part) for part in module.modules()]):
-        if subject.contender == OURS:
+        if subject.contender == WNSEQ:
             wnseq.add_safe_globals()
         close(torch.load(save(module), weights_only=True)(x), module(x))
 
@@ -259,7 +259,7 @@ def plain_form(subject: Subject) -> None:
 @row("Checkpoints")
 def hooks_form(subject: Subject) -> None:
     """one of torch's old ``weight_norm`` (``_g``, ``_v``), strictly."""
-    if subject.contender == PLAIN:
+    if subject.contender == TORCH:
         raise NothingToTry
     module, old, x = subject.make(), subject.make_plain(1), subject.input()
     for name in subject.weights:
@@ -271,18 +271,18 @@ def hooks_form(subject: Subject) -> None:
 @row("Checkpoints")
 def parametrizations_form(subject: Subject) -> None:
     """one of torch's ``parametrizations.weight_norm``, strictly."""
-    if subject.contender == PLAIN:
+    if subject.contender == TORCH:
         raise NothingToTry
-    module, theirs, x = subject.make(), subject.make_theirs(1), subject.input()
-    module.load_state_dict(theirs.state_dict())
-    close(module(x), theirs(x))
+    module, other, x = subject.make(), subject.make_torch_wn(1), subject.input()
+    module.load_state_dict(other.state_dict())
+    close(module(x), other(x))
 
 
 @row("Checkpoints")
 def written_plain(subject: Subject) -> None:
     """a ``state_dict`` written in the plain form."""
     module, plain, x = subject.make(), subject.make_plain(1), subject.input()
-    state = wnseq.state_dict_as(module, "plain") if subject.contender == OURS else module.state_dict()
+    state = wnseq.state_dict_as(module, "plain") if subject.contender == WNSEQ else module.state_dict()
     plain.load_state_dict(state)
     close(plain(x), module(x))
 
@@ -297,10 +297,10 @@ def zeros(subject: Subject) -> None:
     with torch.no_grad():
         getattr(plain, subject.weights[1])[2] = 0
     module = plain
-    if subject.contender == OURS:
+    if subject.contender == WNSEQ:
         module = subject.make()
         module.load_state_dict(plain.state_dict())
-    if subject.contender == THEIRS:
+    if subject.contender == TORCH_WN:
         module = normalised(copy.deepcopy(plain))
     result = module(x)
     require(all(each.isfinite().all() for each in tensors(result)), "the output is not finite")
@@ -315,7 +315,7 @@ def written_in_place(subject: Subject) -> None:
     try:
         nn.init.orthogonal_(getattr(module, name))
     except RuntimeError:
-        if subject.contender == PLAIN:
+        if subject.contender == TORCH:
             raise
         return
     w = getattr(module, name)
@@ -330,7 +330,7 @@ def pruned(subject: Subject) -> None:
     try:
         prune.l1_unstructured(module, name, 0.5)
     except Exception:
-        if subject.contender == PLAIN:
+        if subject.contender == TORCH:
             raise
         require([*module.state_dict()] == keys, "it raises and leaves the module changed")
         close(module(x), expected)
@@ -346,7 +346,7 @@ def one_gate(subject: Subject) -> None:
     v, g = subject.v_and_g(module, name)
     gate = FIRST_GATES[subject.kind.removesuffix("Cell")]
     with torch.no_grad():
-        view = module.gate_g(gate) if subject.contender == OURS else g[:size]
+        view = module.gate_g(gate) if subject.contender == WNSEQ else g[:size]
         view.fill_(2)
     norms = getattr(module, name).norm(dim=1)
     close(norms[:size], torch.full((size,), 2.0))
@@ -371,9 +371,9 @@ def folded_and_pickled(subject: Subject) -> None:
 
 
 def fold(subject: Subject, module: nn.Module) -> nn.Module:
-    if subject.contender == PLAIN:
+    if subject.contender == TORCH:
         raise NothingToTry
-    if subject.contender == OURS:
+    if subject.contender == WNSEQ:
         return wnseq.remove_weight_norm(module)
     for name in subject.weights:
         parametrize.remove_parametrizations(module, name)
@@ -397,7 +397,7 @@ def composed_once(subject: Subject) -> str:
     expected = module(x)
     calls = subject.counted(module)
     with parametrize.cached():
-        call = module.bind() if subject.contender == OURS else module
+        call = module.bind() if subject.contender == WNSEQ else module
         results = [call(x) for _ in range(3)]
     close(results[2], expected)
     return f"{len(calls)} for {len(subject.weights)} weights"
@@ -409,7 +409,7 @@ def changed_meanwhile(subject: Subject) -> None:
     module, x = subject.make(), subject.input()
     _, g = subject.v_and_g(module, subject.weights[0])
     with parametrize.cached():
-        call = module.bind() if subject.contender == OURS else module
+        call = module.bind() if subject.contender == WNSEQ else module
         before = tensors(call(x))[0]
         with torch.no_grad():
             g.mul_(2)
@@ -468,8 +468,8 @@ def checkpointed(subject: Subject) -> None:
 def functional(subject: Subject) -> None:
     """``torch.func.grad`` through ``functional_call``."""
     module, x = subject.make(), subject.input()
-    ours = grad(lambda named: total(functional_call(module, named, (x,))))(detached(module))
-    close([*ours.values()], list(gradients(module, module(x))))
+    found = grad(lambda named: total(functional_call(module, named, (x,))))(detached(module))
+    close([*found.values()], list(gradients(module, module(x))))
 
 
 @row("Derivatives")
@@ -480,7 +480,7 @@ def functional_of_a_weight(subject: Subject) -> None:
     try:
         result = functional_call(module, {name: w}, (x,))
     except Exception:
-        if subject.contender == PLAIN:
+        if subject.contender == TORCH:
             raise
         return
     (gradient,) = torch.autograd.grad(total(result), w, allow_unused=True)
@@ -492,9 +492,9 @@ def each_sample(subject: Subject) -> None:
     """the gradient of each sample: ``vmap(grad)``."""
     module = subject.make()
     xs = torch.stack([subject.input() for _ in range(3)])
-    ours = vmap(grad(lambda named, x: total(functional_call(module, named, (x,)))), (None, 0))(detached(module), xs)
+    found = vmap(grad(lambda named, x: total(functional_call(module, named, (x,)))), (None, 0))(detached(module), xs)
     for k, x in enumerate(xs):
-        close([value[k] for value in ours.values()], list(gradients(module, module(x))))
+        close([value[k] for value in found.values()], list(gradients(module, module(x))))
 
 
 @row("Derivatives")
@@ -502,9 +502,9 @@ def ensemble(subject: Subject) -> None:
     """an ensemble: ``vmap`` of the forward over stacked parameters."""
     models, x = [subject.make(seed) for seed in range(3)], subject.input()
     parameters, _ = stack_module_state(models)
-    ours = vmap(lambda named: tuple(tensors(functional_call(models[0], named, (x,)))))(parameters)
+    found = vmap(lambda named: tuple(tensors(functional_call(models[0], named, (x,)))))(parameters)
     for k, model in enumerate(models):
-        close([part[k] for part in ours], list(tensors(model(x))))
+        close([part[k] for part in found], list(tensors(model(x))))
 
 
 # Graphs
@@ -569,7 +569,7 @@ def exported_to_onnx(subject: Subject) -> None:
     import onnxruntime
 
     module, x, file = subject.make().eval(), longer(subject), io.BytesIO()
-    table = wnseq.onnx.translations() if subject.contender == OURS else None
+    table = wnseq.onnx.translations() if subject.contender == WNSEQ else None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.onnx.export(
         module,
@@ -612,10 +612,10 @@ def quantised(subject: Subject) -> None:
 
 
 def without_norm(subject: Subject, module: nn.Module) -> nn.Module:
-    """Fold ours into torch.nn; remove torch's weight norm as torch has it; leave a plain module as it is."""
-    if subject.contender == OURS:
+    """Remove the weight norm, each as its library has it; a plain module stays as it is."""
+    if subject.contender == WNSEQ:
         return wnseq.remove_weight_norm(module)
-    if subject.contender == THEIRS:
+    if subject.contender == TORCH_WN:
         for name in subject.weights:
             parametrize.remove_parametrizations(module, name)
     return module
@@ -635,8 +635,8 @@ def part_of_a_batch(subject: Subject, way: str, rank: int) -> None:
         parallel = fully_shard(shared, mesh=init_device_mesh("cpu", (2,)))
     (2 * total(parallel(x[half] if subject.is_cell else x[:, half]))).backward()  # both take the mean of two
     total(alone(x)).backward()
-    for ours, expected in zip(shared.parameters(), alone.parameters(), strict=True):
-        gradient = ours.grad.full_tensor() if way == "fsdp" else ours.grad
+    for parameter, expected in zip(shared.parameters(), alone.parameters(), strict=True):
+        gradient = parameter.grad.full_tensor() if way == "fsdp" else parameter.grad
         close(gradient, expected.grad)
 
 

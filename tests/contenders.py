@@ -1,4 +1,4 @@
-"""Those who are compared in docs/compatibility.md: torch's RNNs, the same with torch's weight norm, and ours."""
+"""What docs/compatibility.md compares: torch's RNNs, the same with torch's weight norm, and wnseq's."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,12 @@ from torch.nn.utils import parametrizations
 
 import wnseq
 
-PLAIN, THEIRS, OURS = CONTENDERS = ("torch.nn", "torch.nn with weight_norm", "wnseq")
+TORCH, TORCH_WN, WNSEQ = CONTENDERS = ("torch.nn", "torch.nn with weight_norm", "wnseq")
 SEQUENCES, CELLS = ("LSTM", "GRU", "RNN"), ("LSTMCell", "GRUCell", "RNNCell")
 
 
 class NothingToTry(Exception):
-    """Raised by a row for a contender that has not what the row is about."""
+    """Raised by a row that does not apply to a contender."""
 
 
 def weights_of(module: nn.Module) -> list[str]:
@@ -22,7 +22,7 @@ def weights_of(module: nn.Module) -> list[str]:
 
 
 def normalised(module: nn.Module) -> nn.Module:
-    """Put torch's weight norm on every weight of a module, in place."""
+    """Add torch's weight norm to every weight of a module, in place; return the module."""
     for name in weights_of(module):
         parametrizations.weight_norm(module, name)
     return module
@@ -50,34 +50,34 @@ class Subject:
     def make_plain(self, seed: int = 0, sizes: tuple[int, int] = (5, 6), **extra: Any) -> nn.Module:
         return self._make(getattr(nn, self.kind), seed, sizes, extra)
 
-    def make_theirs(self, seed: int = 0, sizes: tuple[int, int] = (5, 6), **extra: Any) -> nn.Module:
+    def make_torch_wn(self, seed: int = 0, sizes: tuple[int, int] = (5, 6), **extra: Any) -> nn.Module:
         return normalised(self.make_plain(seed, sizes, **extra))
 
     def make(self, seed: int = 0, sizes: tuple[int, int] = (5, 6), **extra: Any) -> nn.Module:
-        """Make a module; with the same seed, that of each contender is the same function."""
-        if self.contender == PLAIN:
+        """Make a module; with the same seed, those of all contenders are one function."""
+        if self.contender == TORCH:
             return self.make_plain(seed, sizes, **extra)
-        if self.contender == THEIRS:
-            return self.make_theirs(seed, sizes, **extra)
+        if self.contender == TORCH_WN:
+            return self.make_torch_wn(seed, sizes, **extra)
         return self._make(getattr(wnseq, f"WN{self.kind}"), seed, sizes, extra)
 
     def input(self, features: int = 5, **kwargs: Any) -> torch.Tensor:
         return torch.randn((3, features) if self.is_cell else (4, 3, features), **kwargs)
 
     def v_and_g(self, module: nn.Module, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.contender == PLAIN:
+        if self.contender == TORCH:
             raise NothingToTry
-        if self.contender == OURS:
+        if self.contender == WNSEQ:
             return module.v_and_g(name)
         chain = module.parametrizations[name]
         return chain.original1, chain.original0
 
     def counted(self, module: nn.Module) -> list[str]:
-        """Note the name of a weight in the list that is returned each time it is composed."""
+        """Return a list that grows by the name of a weight each time the weight is composed."""
         calls: list[str] = []
-        if self.contender == PLAIN:
+        if self.contender == TORCH:
             raise NothingToTry
-        if self.contender == OURS:
+        if self.contender == WNSEQ:
             look_up = module.v_and_g
             module.v_and_g = lambda name: calls.append(name) or look_up(name)
         else:

@@ -71,10 +71,10 @@ def test_functional_call_takes_v_and_g_and_gives_their_gradients(case):
     module, x = case.make(), case.input()
     other = {name: p.detach().clone().requires_grad_() for name, p in case.make(1).named_parameters()}
     loss = total(functional_call(module, other, (x,)))
-    expected = case.make(1)
-    ours = torch.autograd.grad(loss, list(other.values()))
-    theirs = torch.autograd.grad(total(expected(x)), list(expected.parameters()))
-    torch.testing.assert_close(ours, theirs)
+    reference = case.make(1)
+    actual = torch.autograd.grad(loss, list(other.values()))
+    expected = torch.autograd.grad(total(reference(x)), list(reference.parameters()))
+    torch.testing.assert_close(actual, expected)
 
 
 @each_form
@@ -94,19 +94,19 @@ def test_functional_call_with_a_composed_weight_is_refused_and_changes_nothing(c
 def test_func_grad_is_backward(case):
     module, x = case.make(), case.input()
     parameters = {name: p.detach() for name, p in module.named_parameters()}
-    ours = grad(lambda named: total(functional_call(module, named, (x,))))(parameters)
-    theirs = torch.autograd.grad(total(module(x)), list(module.parameters()))
-    torch.testing.assert_close(tuple(ours.values()), theirs)
+    actual = grad(lambda named: total(functional_call(module, named, (x,))))(parameters)
+    expected = torch.autograd.grad(total(module(x)), list(module.parameters()))
+    torch.testing.assert_close(tuple(actual.values()), expected)
 
 
 @each_module
 def test_vmap_of_grad_gives_the_gradient_of_each_sample(case):
     module, xs = case.make(), torch.stack([case.input(1) for _ in range(3)])
     parameters = {name: p.detach() for name, p in module.named_parameters()}
-    ours = vmap(grad(lambda named, x: total(functional_call(module, named, (x,)))), (None, 0))(parameters, xs)
+    actual = vmap(grad(lambda named, x: total(functional_call(module, named, (x,)))), (None, 0))(parameters, xs)
     for k, x in enumerate(xs):
-        theirs = torch.autograd.grad(total(module(x)), list(module.parameters()))
-        torch.testing.assert_close(tuple(value[k] for value in ours.values()), theirs)
+        expected = torch.autograd.grad(total(module(x)), list(module.parameters()))
+        torch.testing.assert_close(tuple(value[k] for value in actual.values()), expected)
 
 
 def forms_of_input(case):
@@ -129,28 +129,28 @@ def test_vmap_over_an_ensemble_is_each_model_by_itself(case, form):
         return tuple(tensors([part.data if isinstance(part, PackedSequence) else part for part in result]))
 
     parameters, _ = stack_module_state(models)
-    ours = vmap(call)(parameters)
+    actual = vmap(call)(parameters)
     for k, model in enumerate(models):
         one = {name: p.detach() for name, p in model.named_parameters()}
-        torch.testing.assert_close(tuple(part[k] for part in ours), call(one))
+        torch.testing.assert_close(tuple(part[k] for part in actual), call(one))
 
 
 @each_layer
 def test_vmap_over_an_ensemble_of_layers_is_each_layer_by_itself(case):
     models, x = [case.make(seed) for seed in range(3)], case.input()
     parameters, _ = stack_module_state(models)
-    ours = vmap(lambda named: functional_call(models[0], named, (x,)))(parameters)
-    torch.testing.assert_close(ours, torch.stack([model(x) for model in models]))
+    actual = vmap(lambda named: functional_call(models[0], named, (x,)))(parameters)
+    torch.testing.assert_close(actual, torch.stack([model(x) for model in models]))
 
 
 @each_module
 def test_vmap_of_grad_over_an_ensemble_with_data_of_its_own(case):
     models, xs = [case.make(seed) for seed in range(2)], torch.stack([case.input(), case.input()])
     parameters, _ = stack_module_state(models)
-    ours = vmap(grad(lambda named, x: total(functional_call(models[0], named, (x,)))))(parameters, xs)
+    actual = vmap(grad(lambda named, x: total(functional_call(models[0], named, (x,)))))(parameters, xs)
     for k, model in enumerate(models):
-        theirs = torch.autograd.grad(total(model(xs[k])), list(model.parameters()))
-        torch.testing.assert_close(tuple(value[k] for value in ours.values()), theirs)
+        expected = torch.autograd.grad(total(model(xs[k])), list(model.parameters()))
+        torch.testing.assert_close(tuple(value[k] for value in actual.values()), expected)
 
 
 def test_dropout_between_layers_acts_in_the_step_loop_too():
@@ -257,9 +257,9 @@ def test_a_bound_step_works_in_threads(case):
     with ThreadPoolExecutor(4) as pool:
         contexts = [contextvars.copy_context() for _ in xs]  # of the backend, for each thread
         losses = list(pool.map(lambda context, x: context.run(loop, case, bound, x), contexts, xs))
-    ours = torch.autograd.grad(sum(losses), list(module.parameters()))
-    theirs = torch.autograd.grad(sum(loop(case, module, x) for x in xs), list(module.parameters()))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)  # the threads add up in an order of their own
+    actual = torch.autograd.grad(sum(losses), list(module.parameters()))
+    expected = torch.autograd.grad(sum(loop(case, module, x) for x in xs), list(module.parameters()))
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)  # the threads add up in an order of their own
 
 
 def optimise(module):

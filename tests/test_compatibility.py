@@ -20,7 +20,7 @@ from compatibility import (
     table_row,
     try_all,
 )
-from contenders import CONTENDERS, OURS, PLAIN, THEIRS, NothingToTry, Subject
+from contenders import CONTENDERS, TORCH, TORCH_WN, WNSEQ, NothingToTry, Subject
 
 pytestmark = pytest.mark.xdist_group("compatibility")
 QUICK = [row for row in ROWS if row.section not in ("Graphs", "Two processes")]
@@ -35,8 +35,8 @@ def worse_than_torch(found):
     return [
         (title, kind)
         for title, outcomes in found.items()
-        for kind, text in outcomes[OURS].items()
-        if works(outcomes[PLAIN][kind]) and not works(text)
+        for kind, text in outcomes[WNSEQ].items()
+        if works(outcomes[TORCH][kind]) and not works(text)
     ]
 
 
@@ -45,8 +45,8 @@ def unanswered(found, backends):
     return [
         (title, kind)
         for title, outcomes in found.items()
-        for kind, text in outcomes[OURS].items()
-        if not works(outcomes[THEIRS][kind]) and not works(text) and "](https://" not in backends.get(title, "")
+        for kind, text in outcomes[WNSEQ].items()
+        if not works(outcomes[TORCH_WN][kind]) and not works(text) and "](https://" not in backends.get(title, "")
     ]
 
 
@@ -67,7 +67,7 @@ def test_the_page_is_what_the_script_writes(found):
         assert page(found) == written
 
 
-def test_nothing_that_works_with_torch_fails_with_ours(found):
+def test_nothing_that_works_with_torch_fails_with_wnseq(found):
     assert worse_than_torch(found) == []
 
 
@@ -78,13 +78,13 @@ def test_what_fails_with_torch_s_weight_norm_works_or_names_the_backend(found):
 @pytest.mark.parametrize("once", [compositions, composed_once])
 def test_each_weight_is_composed_once(found, once):
     (row,) = (row for row in ROWS if row.attempt is once)
-    for kind, text in found[row.title][OURS].items():
-        number = len(Subject(OURS, kind).weights)
+    for kind, text in found[row.title][WNSEQ].items():
+        number = len(Subject(WNSEQ, kind).weights)
         assert text == f"{number} for {number} weights", kind
 
 
 def test_a_row_that_is_worse_is_found():
-    made_up = {"a row": {PLAIN: {"LSTM": YES}, THEIRS: {"LSTM": "`E: no`"}, OURS: {"LSTM": "`E: no`"}}}
+    made_up = {"a row": {TORCH: {"LSTM": YES}, TORCH_WN: {"LSTM": "`E: no`"}, WNSEQ: {"LSTM": "`E: no`"}}}
     assert worse_than_torch(made_up) == unanswered(made_up, {}) == [("a row", "LSTM")]
     assert unanswered(made_up, {"a row": "[aten](https://github.com/pytorch/pytorch)"}) == []
 
@@ -112,7 +112,7 @@ def have_nothing(subject):
     ],
 )
 def test_an_outcome_is_a_short_text(attempt, text):
-    assert outcome(Row("", attempt, ("LSTM",), ""), Subject(PLAIN, "LSTM")) == text
+    assert outcome(Row("", attempt, ("LSTM",), ""), Subject(TORCH, "LSTM")) == text
 
 
 def test_outcomes_are_summed_up():
@@ -124,7 +124,7 @@ def test_outcomes_are_summed_up():
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
 def test_the_contenders_are_one_function(kind):
-    x = Subject(PLAIN, kind).input()
+    x = Subject(TORCH, kind).input()
     first, *others = (next(iter(Subject(who, kind).make()(x))) for who in CONTENDERS)
     for other in others:
         torch.testing.assert_close(other, first)

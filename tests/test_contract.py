@@ -71,30 +71,30 @@ def test_the_constructor_and_forward_take_torch_s_arguments(case):
 
 @each_form
 def test_the_attributes_are_torch_s(case):
-    ours, theirs = case.make(), case.make_twin()
-    for name, value in vars(theirs).items():
+    module, reference = case.make(), case.make_twin()
+    for name, value in vars(reference).items():
         if not name.startswith("_"):
-            assert getattr(ours, name) == value, name
-    assert ours.extra_repr() == theirs.extra_repr()
-    assert str(ours) == f"WN{theirs}"
+            assert getattr(module, name) == value, name
+    assert module.extra_repr() == reference.extra_repr()
+    assert str(module) == f"WN{reference}"
 
 
 @each_sequence
 def test_all_weights_reads_and_flatten_parameters_does_nothing(case):
-    ours, theirs = case.make(), case.make_twin()
-    ours.flatten_parameters()
-    assert ours._flat_weights_names == theirs._flat_weights_names and ours._all_weights == theirs._all_weights
-    for row, twin_row in zip(ours.all_weights, theirs.all_weights, strict=True):
+    module, reference = case.make(), case.make_twin()
+    module.flatten_parameters()
+    assert module._flat_weights_names == reference._flat_weights_names and module._all_weights == reference._all_weights
+    for row, twin_row in zip(module.all_weights, reference.all_weights, strict=True):
         for weight, twin in zip(row, twin_row, strict=True):
             torch.testing.assert_close(weight.detach().as_subclass(torch.Tensor), twin.detach())
-    assert isinstance(ours.all_weights[0][0], ComposedWeight)  # so that a write into it raises
-    assert ours.mode == theirs.mode
+    assert isinstance(module.all_weights[0][0], ComposedWeight)  # so that a write into it raises
+    assert module.mode == reference.mode
 
 
 @each([*covering_cases(), *loop_cases(), *cell_cases()])
 def test_arguments_go_by_keyword(case):
-    ours, theirs, x, state = case.make(), case.make_twin(), case.input(), case.states(3)
-    for a, b in zip(tensors(ours(input=x, hx=state)), tensors(theirs(input=x, hx=state)), strict=True):
+    module, reference, x, state = case.make(), case.make_twin(), case.input(), case.states(3)
+    for a, b in zip(tensors(module(input=x, hx=state)), tensors(reference(input=x, hx=state)), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -175,9 +175,9 @@ BAD_CONSTRUCTIONS = {
 
 @pytest.mark.parametrize(("case", "args", "kwargs"), BAD_CONSTRUCTIONS.values(), ids=BAD_CONSTRUCTIONS)
 def test_a_bad_construction_raises_as_torch_s_does(case, args, kwargs):
-    theirs = raised(lambda: case.twin(*args, **kwargs))
-    ours = raised(lambda: case.module(*args, **kwargs))
-    assert isinstance(ours, type(theirs)), (ours, theirs)  # both None where torch takes it
+    expected = raised(lambda: case.twin(*args, **kwargs))
+    error = raised(lambda: case.module(*args, **kwargs))
+    assert isinstance(error, type(expected)), (error, expected)  # both None where torch takes it
 
 
 def pack(x, lengths=(2, 4, 3)):
@@ -236,8 +236,8 @@ BAD_FORWARDS = rows([*SIMPLE_SEQUENCES, PROJECTED, *loop_cases()[:1]], FORWARDS,
 @pytest.mark.parametrize(("case", "change"), BAD_FORWARDS.values(), ids=BAD_FORWARDS)
 def test_a_bad_forward_raises_as_torch_s_does(case, change):
     args = change(torch.randn(4, 3, 5), case.states(3))
-    theirs, ours = raised(lambda: case.make_twin()(*args)), raised(lambda: case.make()(*args))
-    assert theirs is not None and isinstance(ours, type(theirs)), (ours, theirs)
+    expected, error = raised(lambda: case.make_twin()(*args)), raised(lambda: case.make()(*args))
+    assert expected is not None and isinstance(error, type(expected)), (error, expected)
 
 
 STEPS = {
@@ -264,8 +264,8 @@ BAD_STEPS = rows(SIMPLE_CELLS, STEPS, PAIR_STEPS)
 @pytest.mark.parametrize(("case", "change"), BAD_STEPS.values(), ids=BAD_STEPS)
 def test_a_bad_step_raises_as_torch_s_does(case, change):
     args = change(torch.randn(3, 5), case.states(3))
-    theirs, ours = raised(lambda: case.make_twin()(*args)), raised(lambda: case.make()(*args))
-    assert theirs is not None and isinstance(ours, type(theirs)), (ours, theirs)
+    expected, error = raised(lambda: case.make_twin()(*args)), raised(lambda: case.make()(*args))
+    assert expected is not None and isinstance(error, type(expected)), (error, expected)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from wnseq import WNGRU, WNLSTM, WNLSTMCell
 from wnseq.nn._module import add_safe_globals
 
 
-def close(ours, theirs, **tolerance):
-    torch.testing.assert_close(tensors(ours), tensors(theirs), **tolerance)
+def close(actual, expected, **tolerance):
+    torch.testing.assert_close(tensors(actual), tensors(expected), **tolerance)
 
 
 def save(thing):
@@ -110,16 +110,16 @@ def test_comes_to_life_from_the_meta_device(case):
 @each_module
 @pytest.mark.parametrize("cast", ["double", "bfloat16", "half", "to"])
 def test_is_cast_as_torch_s(case, cast):
-    ours, theirs = case.make(), case.make_twin()
+    module, reference = case.make(), case.make_twin()
     x = case.input()
-    for module in (ours, theirs):
-        module.to(torch.float64) if cast == "to" else getattr(module, cast)()
-    x = x.to(next(theirs.parameters()).dtype)
-    assert {p.dtype for p in ours.parameters()} == {x.dtype}
+    for each in (module, reference):
+        each.to(torch.float64) if cast == "to" else getattr(each, cast)()
+    x = x.to(next(reference.parameters()).dtype)
+    assert {p.dtype for p in module.parameters()} == {x.dtype}
     half = x.dtype in (torch.half, torch.bfloat16)
-    close(ours(x), theirs(x), **({"rtol": 0, "atol": 0.03} if half else {}))
-    ours.float()
-    assert {tensor.dtype for tensor in tensors(ours(x.float()))} == {torch.float32}
+    close(module(x), reference(x), **({"rtol": 0, "atol": 0.03} if half else {}))
+    module.float()
+    assert {tensor.dtype for tensor in tensors(module(x.float()))} == {torch.float32}
 
 
 @each_module

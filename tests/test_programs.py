@@ -97,9 +97,9 @@ TARGETS = {WordModel: "rnn", Seq2Seq: None}  # the decoder of the word model is 
 )
 def test_a_converted_program_trains_as_the_one_parametrised_by_hand(program, optimizer, options):
     plain = program()
-    theirs = by_hand(copy.deepcopy(plain))
-    ours = weight_normalize(plain, TARGETS[program])
-    curves = [list(model.losses(optimizer(model.parameters(), **options))) for model in (ours, theirs)]
+    by_torch = by_hand(copy.deepcopy(plain))
+    by_wnseq = weight_normalize(plain, TARGETS[program])
+    curves = [list(model.losses(optimizer(model.parameters(), **options))) for model in (by_wnseq, by_torch)]
     torch.testing.assert_close(*curves, rtol=0, atol=1e-5)
     assert curves[0][-1] < curves[0][0]
 

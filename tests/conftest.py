@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +18,26 @@ import numpy as np
 import torch
 from cases import Case
 
+FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs in one worker, so that it is made once
+    "tests/recipes/test_language_model_parallel.py",
+    "tests/test_compatibility.py",
+    "tests/test_distributed.py",
+    "tests/test_readme.py",
+    "tests/test_wheel.py",
+)
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads its options
-def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Keep the tests of an ``xdist_group`` in one worker, so that the fixtures of a module are made once."""
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
-        config.option.dist = "loadgroup"
+
+@pytest.hookimpl(optionalhook=True)  # of xdist, whose own --dist=loadgroup has no effect with pytest 9.2
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Send the files above whole, and every other test by itself, to the next free worker."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in FIXTURES_OF_SECONDS else nodeid
+
+    return Scheduling(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

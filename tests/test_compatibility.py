@@ -22,7 +22,6 @@ from compatibility import (
 )
 from contenders import CONTENDERS, TORCH, TORCH_WN, WNSEQ, NothingToTry, Subject
 
-pytestmark = pytest.mark.xdist_group("compatibility")
 QUICK = [row for row in ROWS if row.section not in ("Graphs", "Two processes")]
 
 

@@ -24,7 +24,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import wnseq
 
-pytestmark = pytest.mark.xdist_group("distributed")
 CASES = {case.name: case for case in covering_cases() + cell_cases()}
 RUNS = [
     (way, form, case.name)

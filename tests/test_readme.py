@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("readme")
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CHECKPOINT = "runs/language_model/1/checkpoints/best.ckpt"

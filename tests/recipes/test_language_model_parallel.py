@@ -15,7 +15,6 @@ import torch
 
 from wnseq.recipes.language_model import main
 
-pytestmark = pytest.mark.xdist_group("parallel")
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
 PAIR = """
 import json, os, sys

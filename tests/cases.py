@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import wnseq
 from wnseq._recurrence.backend import backend
 
-RULE, CPU_LOOP = "rule", "loop"  # the backend of the measured rule, and the CPU loops at any size
+AUTO, CPU_LOOP = "auto", "cpu_loop"  # the back end of the fixed rule, and the CPU loops at any size
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Case:
     args: tuple[Any, ...] = (5, 6)
     kwargs: dict[str, Any] = field(default_factory=dict)
     shape: tuple[int, ...] = ()  # of one input of a layer
-    backend: str = RULE  # what runs the recurrence during a test of this case
+    backend: str = AUTO  # what runs the recurrence during a test of this case
 
     @property
     def name(self) -> str:

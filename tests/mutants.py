@@ -22,7 +22,7 @@ TORCH_FUNC = ("tests/test_autograd.py", "-k", "vmap or jacobian")  # by unrolled
 EQUATIONS = ("tests/nn/test_rnn.py", "-k", "equations")
 TORCHS = ("tests/nn/test_rnn.py", "-k", "torch_module or dropout")
 CELLS = ("tests/nn/test_cells.py",)
-OPERATORS = ("tests/recurrence/test_custom_ops.py",)
+OPERATORS = ("tests/recurrence/test_dispatch.py", "-k", "between_layers")
 
 
 @dataclass(frozen=True)
@@ -145,28 +145,28 @@ MUTANTS = [
     Mutant(
         "operator: gradient of the wrong bias",
         "_recurrence/custom_ops.py",
-        "d_b_ih if has_bias else None, d_b_hh if has_bias",
-        "d_b_hh if has_bias else None, d_b_hh if has_bias",
+        "(None, None) if inputs[-1] is None else (d_b_ih, d_b_hh)",
+        "(None, None) if inputs[-1] is None else (d_b_hh, d_b_hh)",
         OPERATORS,
     ),
     Mutant(
         "layers: batch_first ignored",
-        "_recurrence/dispatch.py",
-        "swap = plan.batch_first and batch_sizes is None",
+        "_recurrence/backend.py",
+        "swap = config.batch_first and call.batch_sizes is None",
         "swap = False",
         GENERIC,
     ),
     Mutant(
         "layers: no dropout between them",
-        "_recurrence/dispatch.py",
-        "if first and plan.dropout:",
+        "_recurrence/backend.py",
+        "if first and config.dropout:",
         "if False:",
         ("tests/test_autograd.py", "-k", "dropout"),
     ),
     Mutant(
         "packed: states left in the order of lengths",
         "_recurrence/call.py",
-        "if back is not None:",
+        "if inverse is not None:",
         "if False:",
         TORCHS,
     ),

@@ -119,7 +119,7 @@ def test_the_output_for_an_example_does_not_depend_on_the_others(case):
 @pytest.mark.skipif(not onednn_supports(torch.zeros(1)), reason="this torch has no oneDNN")
 @each_loop
 def test_a_case_of_the_cpu_loop_runs_it(case, monkeypatch):
-    calls = count_calls(monkeypatch, cpu_gru, "gru")
+    calls = count_calls(monkeypatch, cpu_gru.CPUGRU, "layer")
     case.make()(case.input())
     assert len(calls) == case.kwargs["num_layers"] * (1 + case.kwargs["bidirectional"])
 

@@ -24,8 +24,6 @@ __all__ = [
 
 Layout = tuple[int, int]  # output axis of a weight, groups of its first axis
 
-_PLAIN = (Tensor, torch.nn.Parameter)  # no subclass: a fake tensor holds no values, a sharded one not all
-
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """Compose a weight from its direction and its scale.
@@ -183,8 +181,8 @@ def _has_kernel(v: Tensor, g: Tensor) -> bool:
     """Return True if torch's fused kernel takes v and g, whose outputs lie along the first axis."""
     return (  # one pass over memory, ten times as fast; on CUDA the check for zeros would make the host wait
         HAS_FUSED_WEIGHT_NORM
-        and type(v) in _PLAIN
-        and type(g) in _PLAIN
+        and _holds_values(v)
+        and _holds_values(g)
         and v.is_cpu
         and g.is_cpu
         and v.dtype in (torch.float32, torch.float64)
@@ -193,6 +191,11 @@ def _has_kernel(v: Tensor, g: Tensor) -> bool:
         and v.numel() > 0
         and v.is_contiguous()
     )
+
+
+def _holds_values(tensor: Tensor) -> bool:
+    """Return True if no dispatch is overridden: a fake tensor holds no values, a sharded one not all."""
+    return type(tensor) is Tensor or issubclass(type(tensor), torch.nn.Parameter)
 
 
 def _check_layout(w: Tensor, dim: int, groups: int) -> None:

@@ -29,6 +29,7 @@ def reset_rnn_parameters_(module: WNModule, hidden_size: int) -> None:
         for name in module.weight_names:
             v, g = module.v_and_g(name)
             g.copy_(row_norm(v))
+    module.mark_initialized()
 
 
 def gate_view(module: WNModule, name: str, gate: str) -> Tensor:

@@ -34,6 +34,7 @@ class _WNLayer(WNModule):
             inputs = v.shape[1:].numel()  # also in a transposed convolution, where torch too counts this axis
             bound = 1 / math.sqrt(inputs) if inputs else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
+        self.mark_initialized()
 
     def _weights(self) -> Tensor:
         return self.compose_weights()["weight"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wnseq.errors import ShapeError
 from wnseq.functional import Layout, compose, decompose_like, direction_norm
+from wnseq.nn._fresh import fingerprint, guard, release, warn_if_redrawn
 from wnseq.state_dict import param_names, to_wnseq
 
 
@@ -41,6 +42,7 @@ class WNModule(nn.Module):
         self.weight_names: list[str] = []  # in the order of registration
         self.layouts: dict[str, Layout] = {}  # output axis and groups of each
         self._parameters = Parameters(self.weight_names)
+        self._drawn: dict[str, list[float]] | None = {}  # fingerprint of each v, until the first forward with gradients
 
     def register_weight(
         self,
@@ -73,7 +75,31 @@ class WNModule(nn.Module):
 
     def compose_weights(self) -> dict[str, Tensor]:
         """Compose every weight of this module, differentiably; return them by name."""
+        if torch.compiler.is_compiling() or (self._drawn and torch.is_grad_enabled()):
+            self._check_drawn()
         return {name: compose(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
+
+    def mark_initialized(self) -> None:
+        """Accept v and g as they are: the first forward warns only of a v that is overwritten after this."""
+        self._mark(self.weight_names)
+
+    def _mark(self, names: Iterable[str]) -> None:
+        if self._drawn is not None:
+            for name in names:
+                v, g = self.v_and_g(name)
+                self._drawn[name] = fingerprint(v)
+                guard(g)
+
+    @torch.compiler.assume_constant_result  # in a graph it runs once, when the graph is captured
+    def _check_drawn(self) -> None:
+        """Warn if the parameters were initialised as if g were a weight, once, where they are about to be trained."""
+        drawn, pairs = self._drawn or {}, [self.v_and_g(name) for name in self._drawn or ()]
+        own = all(type(v) is nn.Parameter and not v.is_meta for v, _ in pairs)  # and they have values
+        if own and any(v.requires_grad for v, _ in pairs):
+            self._drawn = None
+            for _, g in pairs:
+                release(g)
+            warn_if_redrawn(self, drawn)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compose the weights and apply the module."""
@@ -161,12 +187,15 @@ class WNModule(nn.Module):
             new_v, new_g = decompose_like(value.to(v), g, *self.layouts[name])
             v.copy_(new_v)
             g.copy_(new_g)
+        self._mark([name])
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Add a parameter. A composed weight, which pruning would add, raises RuntimeError."""
         if isinstance(param, ComposedWeight):
             self._parameters.refuse(name.removesuffix("_orig"))
         super().register_parameter(name, param)
+        if name.removesuffix("_v") in self.weight_names:
+            self._mark([name.removesuffix("_v")])
 
     def _load_from_state_dict(
         self,
@@ -187,6 +216,8 @@ class WNModule(nn.Module):
         for name in self.weight_names:
             v, g = self.v_and_g(name)
             v_key = prefix + param_names(name)[0]
+            if v_key in entries:
+                self._mark([name])
             loaded = v_key in entries and v.numel() > 0 and not v.is_meta
             if loaded and bool((direction_norm(v.detach(), g, *self.layouts[name]) == 0).any()):
                 warnings.warn(
@@ -206,6 +237,14 @@ class WNModule(nn.Module):
         )
         if along_one or loaded.shape == (groups * v.shape[dim],):
             g.data, g.grad = g.new_empty(loaded.shape), None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WNModule":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name in self._drawn or ():
+            g = self.v_and_g(name)[1]
+            if not g.is_cpu:
+                release(g)  # here, as a compiled forward cannot: an optimiser would loop over single parameters
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""

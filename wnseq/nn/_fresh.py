@@ -63,7 +63,7 @@ class FreshScale(nn.Parameter):
 class _FreshData(Tensor):
     """The ``data`` of a FreshScale; results of operations, copies and pickles are plain tensors."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = nn.Parameter.__torch_function__
 
     def dim(self) -> int:
         return _dim(self)
@@ -79,8 +79,8 @@ class _FreshData(Tensor):
 
 
 def guard(g: Tensor) -> None:
-    """Turn a plain g into a FreshScale; not on a GPU, where the forward that releases it may be a compiled one."""
-    if type(g) is nn.Parameter and g.is_cpu:
+    """Turn a plain g into a FreshScale."""
+    if type(g) is nn.Parameter:
         g.__class__ = FreshScale
 
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from wnseq._torch_internals import is_recording
 from wnseq.errors import ShapeError
 from wnseq.functional import Layout, compose, decompose_like, direction_norm
 from wnseq.nn._fresh import fingerprint, guard, release, warn_if_redrawn
@@ -75,7 +76,7 @@ class WNModule(nn.Module):
 
     def compose_weights(self) -> dict[str, Tensor]:
         """Compose every weight of this module, differentiably; return them by name."""
-        if torch.compiler.is_compiling() or (self._drawn and torch.is_grad_enabled()):
+        if torch.compiler.is_compiling() or (self._drawn and torch.is_grad_enabled() and not is_recording()):
             self._check_drawn()
         return {name: compose(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
 
@@ -162,7 +163,8 @@ class WNModule(nn.Module):
         if parameter is not None:
             return parameter
         if name in self.__dict__.get("weight_names", ()):
-            return compose(*self.v_and_g(name), *self.layouts[name]).as_subclass(ComposedWeight)
+            w = compose(*self.v_and_g(name), *self.layouts[name])
+            return w if is_recording(w) else w.as_subclass(ComposedWeight)  # a graph holds no subclass
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -237,14 +239,6 @@ class WNModule(nn.Module):
         )
         if along_one or loaded.shape == (groups * v.shape[dim],):
             g.data, g.grad = g.new_empty(loaded.shape), None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WNModule":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name in self._drawn or ():
-            g = self.v_and_g(name)[1]
-            if not g.is_cpu:
-                release(g)  # here, as a compiled forward cannot: an optimiser would loop over single parameters
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""

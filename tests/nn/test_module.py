@@ -8,6 +8,7 @@ import reference
 import torch
 from cases import each_form, tensors
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from wnseq import WNLSTM, WNLSTMCell
 from wnseq.errors import ShapeError
@@ -124,3 +125,39 @@ def test_a_composed_weight_is_not_saved_as_a_class_of_ours():
     torch.save(WNLSTM(5, 6).weight_hh_l0.detach(), buffer)
     buffer.seek(0)
     assert type(torch.load(buffer, weights_only=True)) is torch.Tensor
+
+
+def replicate(module):
+    """Return a replica as nn.DataParallel makes it, whose parameters are attributes."""
+    replica = module._replicate_for_data_parallel()
+    replica._former_parameters = {}
+    for name, parameter in module._parameters.items():
+        setattr(replica, name, None if parameter is None else parameter.clone())
+    return replica
+
+
+@each_module
+def test_a_replica_of_data_parallel_computes_the_same(case):
+    module, x = case.make(), case.input()
+    close(replicate(module)(x), module(x))
+
+
+@each_module
+@pytest.mark.parametrize("change", [lambda m, n: prune.l1_unstructured(m, n, 0.5), lambda m, n: Doubled.of(m, n)])
+def test_pruned_and_parametrised_biases_are_as_torch_s(case, change):
+    module, twin, x = case.make(), case.make_twin(), case.input()
+    for name in [name for name, parameter in twin.named_parameters() if "bias" in name]:
+        change(module, name)
+        change(twin, name)
+    close(module(x), twin(x))
+
+
+class Doubled(nn.Module):
+    """A parametrisation that doubles."""
+
+    @classmethod
+    def of(cls, module, name):
+        parametrize.register_parametrization(module, name, cls())
+
+    def forward(self, x):
+        return 2 * x

@@ -155,8 +155,9 @@ class _WNRecurrent(WNModule):
 
     def _weights(self) -> list[Tensor]:
         """Return composed weights and biases in the order of torch's kernels."""
-        weights: dict[str, Any] = {**self._parameters, **self.compose_weights()}
-        return [weights[name] for name in self._flat_weights_names]
+        weights = self.compose_weights()
+        # biases as attributes: those of DataParallel's replicas, pruned or parametrised ones are no parameters
+        return [weights[name] if name in weights else getattr(self, name) for name in self._flat_weights_names]
 
     def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Any = None) -> tuple[Any, Any]:
         return dispatch.run(self, flat, input, hx)

@@ -245,3 +245,76 @@ def test_many_gradients_in_one_go():
     batched = torch.autograd.grad(weight_norm(v, g), (v, g), probes, is_grads_batched=True)
     singly = [torch.autograd.grad(weight_norm(v, g), (v, g), probe) for probe in probes]
     torch.testing.assert_close(batched, tuple(torch.stack(parts) for parts in zip(*singly, strict=True)))
+
+
+RANGES = [
+    *((dtype, size) for dtype in (torch.float32, torch.bfloat16) for size in (1e37, 1e30, 1e19, 1e-20, 1e-30, 1e-36)),
+    *((torch.float64, size) for size in (1e300, 1e200, 1e-200, 1e-300)),
+    *((torch.float16, size) for size in (6e4, 1e-5)),
+]
+
+
+def over_the_range(function, dtype, size, dim):
+    """Compare a weight and its gradients with those of rows of usual length, of which w does not depend."""
+    unit = torch.randn(3, 4).to(dtype)
+    unit = unit / unit.abs().max()
+    lengths = torch.tensor([1.0, size, 1.0, 1.0], dtype=torch.float64).to(dtype)[: unit.shape[dim]]  # one row among usual ones
+    lengths = lengths.view(-1, 1) if dim == 0 else lengths
+    v, g = (unit * lengths).requires_grad_(), torch.rand(unit.shape[dim], dtype=dtype).requires_grad_()
+    usual = (unit * lengths).detach().double().div(lengths.double()).requires_grad_()
+    w, expected = function(v, g), weight_norm(usual, g.double(), dim)
+    d_w = torch.randn(w.shape, dtype=dtype)
+    d_v, d_g = torch.autograd.grad(w, (v, g), d_w)
+    expected_v, expected_g = torch.autograd.grad(expected, (usual, g), d_w.double())
+    tolerance = {"rtol": 0, "atol": 32 * torch.finfo(dtype).eps, "check_dtype": False}
+    torch.testing.assert_close(w, expected, **tolerance)
+    torch.testing.assert_close(d_g, expected_g, **tolerance)
+    if dtype is not torch.float16:  # whose range the gradient itself leaves
+        torch.testing.assert_close(d_v.double() * lengths.double(), expected_v, **tolerance)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize(("dtype", "size"), RANGES)
+def test_rows_of_every_length_have_the_norm_they_are_given(dtype, size, dim):
+    over_the_range(lambda v, g: weight_norm(v, g, dim), dtype, size, dim)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+def test_so_they_have_in_graphs_and_transforms(size, dim):
+    torch._dynamo.reset()
+    over_the_range(torch.compile(lambda v, g: weight_norm(v, g, dim), backend="aot_eager"), torch.float32, size, dim)
+    over_the_range(
+        lambda v, g: vmap(lambda v, g: weight_norm(v, g, dim))(v.unsqueeze(0), g.unsqueeze(0))[0],
+        torch.float32,
+        size,
+        dim,
+    )
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize(("dtype", "size"), RANGES)
+def test_rows_of_every_length_are_split(dtype, size, dim):
+    w = (torch.rand(3, 4) + 0.5).to(dtype) * (size if dtype is not torch.float16 or size < 1 else size / 4)
+    v, g = decompose(w, dim)
+    expected = w.double().div(size).norm(dim=1 - dim) * size
+    torch.testing.assert_close(g.double() / size, expected / size, rtol=0, atol=8 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(
+        (weight_norm(v, g, dim) / size).double(), w.double() / size, rtol=0, atol=8 * torch.finfo(dtype).eps
+    )
+
+
+def test_the_gradient_goes_through_a_split_weight():
+    w = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: weight_norm(*decompose(w)), w)
+    d_w = torch.randn(3, 4, dtype=torch.float64)
+    (found,) = torch.autograd.grad(weight_norm(*decompose(w)), w, d_w)
+    torch.testing.assert_close(found, d_w)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_weights_without_a_real_norm_are_refused(dtype):
+    w, g = torch.ones(3, 4).to(dtype), torch.ones(3)
+    for function in (decompose, row_norm, lambda w: weight_norm(w, g), lambda w: exp_weight_norm(w, g)):
+        with pytest.raises(TypeError, match=rf"must be of a real floating-point dtype, got {dtype}; convert it"):
+            function(w)

@@ -1,6 +1,7 @@
 """The formula w = g·v/‖v‖, its inverse, and the shapes in which g may lie. No other module divides by a norm."""
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
         w = _fused(v, g)
         if w is not None:
             return w
-    square = _square(v, dim, groups)
+    parts, square, _ = _square(v, dim, groups)
     if g.shape != square.shape:
         each = f"each index of axis {dim} of v" + (f" in each of {groups} groups" if dim and groups > 1 else "")
         raise ShapeError(
@@ -62,8 +63,7 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
         )
     # A zero row is masked before the root, so that it gives 0 instead of 0/0 in every derivative too.
     scale = g.to(square.dtype) * square.masked_fill(square == 0, 1.0).rsqrt()
-    parts, axis = _part(v, dim, groups)
-    shape = [n if k in (0, axis) else 1 for k, n in enumerate(parts.shape)] if axis else [-1] + [1] * (v.ndim - 1)
+    shape = [n if k in (0, dim + 1) else 1 for k, n in enumerate(parts.shape)] if dim else [-1] + [1] * (v.ndim - 1)
     return (parts * scale.view(shape)).reshape(v.shape).to(v.dtype)
 
 
@@ -99,22 +99,26 @@ def decompose(w: Tensor, dim: int = 0, groups: int = 1) -> tuple[Tensor, Tensor]
         v and g, new tensors of w's dtype and device.
     """
     g = row_norm(w, dim, groups)
-    parts, axis = _part(w.detach(), dim, groups)
-    outer = parts.movedim(axis, 1) if axis else parts  # (groups, out / groups, …), or (out, …)
-    rows = outer.flatten(0, 1) if axis else outer  # (out, …)
+    outer = w  # (out, …)
+    if dim:
+        outer = w.view(groups, w.shape[0] // groups, *w.shape[1:]).movedim(dim + 1, 1)  # (groups, out / groups, …)
+    rows = outer.flatten(0, 1) if dim else outer  # (out, …)
     v = rows.reshape(rows.shape[0], -1) if rows.numel() else rows
     if rows.numel():
         zero = g == 0
         turn = (zero.cumsum(0) - 1).clamp(min=0) % v.shape[1]
         v = torch.where(zero.unsqueeze(1), F.one_hot(turn, v.shape[1]).to(v.dtype), v)
     v = v.view(outer.shape)
-    return (v.movedim(1, axis) if axis else v).reshape(w.shape).contiguous(), g
+    return (v.movedim(1, dim + 1) if dim else v).reshape(w.shape).contiguous(), g
 
 
 def row_norm(w: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """Return ‖w[j]‖ for each output j, of the shape of g and w's dtype; arguments and errors as of weight_norm."""
     _check_layout(w, dim, groups)
-    return _square(w, dim, groups).sqrt().to(w.dtype)
+    _, square, size = _square(w, dim, groups)
+    zero = square == 0
+    norm = square.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
+    return (norm if size is None else norm * size).to(w.dtype)
 
 
 def compose(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
@@ -150,9 +154,9 @@ def direction_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tenso
 
 
 def _fused(v: Tensor, g: Tensor) -> Tensor | None:
-    """Compose by torch's fused kernel; return None if a row of zeros makes it divide by zero."""
+    """Compose by torch's fused kernel; return None if a row is zeros or of a length whose square it cannot hold."""
     w, norms = fused_weight_norm(v, _column(g, v))
-    if int(norms.count_nonzero()) < len(v):
+    if not _lies_within(norms.detach(), 1e-10, 1e10):
         return None
     if w.grad_fn is not None:  # the kernel's own derivative takes ‖v‖ for a constant when it is differentiated again
         w.grad_fn.register_hook(functools.partial(_differentiable_gradients, v, g))
@@ -165,8 +169,7 @@ def _differentiable_gradients(
     """Replace the kernel's gradients of v and g if they may be differentiated again."""
     if not torch.is_grad_enabled():
         return None
-    square = _square(v, 0, 1)
-    norms = _column(square.masked_fill(square == 0, 1.0).sqrt(), v)
+    norms = _column(row_norm(v), v)
     unit = v / norms
     d_g = _column((d_w[0] * unit).reshape(len(v), -1).sum(1), v)
     d_v = _column(g, v) / norms * (d_w[0] - unit * d_g)
@@ -208,22 +211,43 @@ def _check_layout(w: Tensor, dim: int, groups: int) -> None:
         raise ValueError(f"weight_norm: groups must divide the first axis of shape {tuple(w.shape)}, got {groups}")
 
 
-def _square(w: Tensor, dim: int, groups: int) -> Tensor:
-    """Return ‖w[j]‖² for each output j, in float32 for half types."""
+def _square(w: Tensor, dim: int, groups: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return w in parts, ‖w[j]‖² for each output j, and None; in float32 for half types.
+
+    The outputs lie along the first axis of the parts, and along ``dim + 1`` if dim is not 0. Where a square could leave
+    the range of the dtype, each row is divided by its largest entry, and those are the last result.
+    """
+    if not w.is_floating_point():
+        raise TypeError(
+            f"weight_norm: the weight must be of a real floating-point dtype, got {w.dtype}; convert it, as with "
+            "w.float(), or normalise real and imaginary parts by themselves"
+        )
     if w.dtype in (torch.float16, torch.bfloat16):
         w = w.float()
-    parts, axis = _part(w, dim, groups)
-    if axis:
-        return parts.square().sum([k for k in range(parts.ndim) if k not in (0, axis)]).flatten()
-    rows = w.reshape(w.shape[0], w.numel() // max(w.shape[0], 1))
+    parts = w.view(groups, w.shape[0] // groups, *w.shape[1:]) if dim else w
+    square = _sum_of_squares(parts, dim)
+    if w.numel() == 0 or (
+        _holds_values(w) and w.is_cpu and not is_recording(w) and _lies_within(square.detach(), 1e-20, 1e20)
+    ):
+        return parts, square, None
+    others = [axis for axis in range(1, parts.ndim) if axis != dim + 1 or not dim]
+    # w does not depend on the length of v, so that no derivative goes through this one
+    size = torch.linalg.vector_norm(parts.detach(), math.inf, others, keepdim=True) if others else parts.detach().abs()
+    size = size.masked_fill(size < torch.finfo(w.dtype).tiny, 1.0)
+    parts = parts / size
+    return parts, _sum_of_squares(parts, dim), size.flatten()
+
+
+def _sum_of_squares(parts: Tensor, dim: int) -> Tensor:
+    if dim:
+        return parts.square().sum([axis for axis in range(parts.ndim) if axis not in (0, dim + 1)]).flatten()
+    rows = parts.reshape(parts.shape[0], parts.numel() // max(parts.shape[0], 1))
     return rows.square().sum(1)  # not a product of matrices, which autocast would compute in half precision
 
 
-def _part(w: Tensor, dim: int, groups: int) -> tuple[Tensor, int]:
-    """View a weight so that its outputs lie along the first axis and the returned one, or along the first alone."""
-    if dim == 0:
-        return w, 0
-    return w.view(groups, w.shape[0] // groups, *w.shape[1:]), dim + 1
+def _lies_within(values: Tensor, least: float, most: float) -> bool:
+    low, high = torch.aminmax(values)
+    return least < low.item() and high.item() < most
 
 
 def _along(v: Tensor, g: Tensor, dim: int, groups: int) -> tuple[Tensor, int, int]:

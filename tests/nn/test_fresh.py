@@ -34,7 +34,9 @@ def run(module):
 def test_it_is_said_once_with_the_norms():
     rnn = overwritten()
     w = rnn.weight_ih_l0.detach().norm(dim=1).mean()
-    with pytest.warns(UserWarning, match=rf"have norm {w:.3g}, those of weight_ih_l0_v {rnn.weight_ih_l0_v.norm(dim=1).mean():.3g}"):
+    with pytest.warns(
+        UserWarning, match=rf"have norm {w:.3g}, those of weight_ih_l0_v {rnn.weight_ih_l0_v.norm(dim=1).mean():.3g}"
+    ):
         run(rnn)
     run(rnn)
 

@@ -258,7 +258,9 @@ def over_the_range(function, dtype, size, dim):
     """Compare a weight and its gradients with those of rows of usual length, of which w does not depend."""
     unit = torch.randn(3, 4).to(dtype)
     unit = unit / unit.abs().max()
-    lengths = torch.tensor([1.0, size, 1.0, 1.0], dtype=torch.float64).to(dtype)[: unit.shape[dim]]  # one row among usual ones
+    lengths = torch.tensor([1.0, size, 1.0, 1.0], dtype=torch.float64).to(dtype)[
+        : unit.shape[dim]
+    ]  # one row among usual ones
     lengths = lengths.view(-1, 1) if dim == 0 else lengths
     v, g = (unit * lengths).requires_grad_(), torch.rand(unit.shape[dim], dtype=dtype).requires_grad_()
     usual = (unit * lengths).detach().double().div(lengths.double()).requires_grad_()

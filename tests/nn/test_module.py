@@ -10,6 +10,7 @@ from cases import each_form, tensors
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+import wnseq
 from wnseq import WNLSTM, WNLSTMCell
 from wnseq.errors import ShapeError
 
@@ -161,3 +162,73 @@ class Doubled(nn.Module):
 
     def forward(self, x):
         return 2 * x
+
+
+def torch_s_weight_norm(case, apply, dim):
+    model = case.make_twin()
+    for name in [name for name, parameter in model.named_parameters() if "weight" in name]:
+        apply(model, name, dim)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@each_module
+@pytest.mark.parametrize("apply", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_loads_torch_s_weight_norm_along_every_axis(case, apply):
+    x, again = case.input(), case.make(1)
+    axes = getattr(case.make_twin(), "kernel_size", ())
+    for dim in (None, *range(2 + len(axes))):
+        model, module = torch_s_weight_norm(case, apply, dim), case.make(1)
+        state = {name: 1.5 * value for name, value in model.state_dict().items()}  # w is not v
+        model.load_state_dict(state)
+        module.load_state_dict(state)
+        expected = model(x)
+        close(module(x), expected)
+        close(copy.deepcopy(module)(x), expected)
+        again.load_state_dict(module.state_dict())  # one axis after the other into the same module
+        close(again(x), expected)
+        name = module.weight_names[0]
+        w = torch.randn_like(module.v_and_g(name)[0])
+        setattr(module, name, w)
+        torch.testing.assert_close(getattr(module, name).detach().as_subclass(torch.Tensor), w)
+        module.reset_parameters()
+        for name in module.weight_names:
+            torch.testing.assert_close(
+                getattr(module, name).detach().as_subclass(torch.Tensor), module.v_and_g(name)[0].detach()
+            )
+
+
+def test_a_g_that_is_not_of_rows_has_no_gates():
+    theirs = nn.LSTM(5, 6)
+    nn.utils.parametrizations.weight_norm(theirs, "weight_hh_l0", dim=1)
+    rnn = WNLSTM(5, 6)
+    rnn.load_state_dict(theirs.state_dict())
+    with pytest.raises(RuntimeError, match=r"weight_hh_l0_g has shape \(1, 6\).*state_dict_as\(rnn, \"plain\"\)"):
+        rnn.gate_g("forget")
+    x = torch.randn(3, 2, 5)
+    rnn.load_state_dict(wnseq.state_dict_as(rnn, "plain"))
+    assert rnn.gate_g("forget").shape == (6,)
+    close(rnn(x), theirs(x))
+
+
+@each_module
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
+def test_a_plain_checkpoint_of_another_dtype_loads_as_exactly_as_into_torch(case, dtype):
+    module, twin = case.make(), case.make_twin()
+    state = {name: (3 * value).to(dtype) for name, value in case.make_twin(1).state_dict().items()}
+    module.load_state_dict(state)
+    twin.load_state_dict(state)
+    for name in module.weight_names:
+        w = getattr(module, name).detach().as_subclass(torch.Tensor)
+        torch.testing.assert_close(w, getattr(twin, name).detach(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("value", ["x", None, torch.tensor(1.0), torch.ones(3), torch.ones(2, 2), torch.ones(24, 6, 1)])
+@pytest.mark.parametrize("key", ["weight_hh_l0", "bias_hh_l0"])
+def test_an_entry_that_cannot_be_loaded_is_named_as_by_torch(key, value):
+    state, found = {**nn.LSTM(5, 6).state_dict(), key: value}, []
+    for module in (nn.LSTM(5, 6), WNLSTM(5, 6)):
+        with pytest.raises(RuntimeError) as caught:
+            module.load_state_dict(state)
+        found.append(str(caught.value).replace("WNLSTM", "LSTM"))
+    assert found[0] == found[1]

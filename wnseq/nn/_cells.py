@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
 from wnseq.errors import ShapeError
-from wnseq.functional import row_norm
+from wnseq.functional import direction_norm
 from wnseq.nn._module import WNModule
 from wnseq.state_dict import param_names
 
@@ -28,7 +28,7 @@ def reset_rnn_parameters_(module: WNModule, hidden_size: int) -> None:
                 parameter.uniform_(-bound, bound)
         for name in module.weight_names:
             v, g = module.v_and_g(name)
-            g.copy_(row_norm(v))
+            g.copy_(direction_norm(v, g, *module.layouts[name]))
     module.mark_initialized()
 
 
@@ -36,6 +36,11 @@ def gate_view(module: WNModule, name: str, gate: str) -> Tensor:
     """Return the view of one gate's entries in the g of a weight, ``(H,)``."""
     rows = gate_slice(module.kind, gate, module.hidden_size)
     g, g_name = module.v_and_g(name)[1], param_names(name)[1]
+    if g.ndim != 1:
+        raise RuntimeError(
+            f"{type(module).__name__}.gate_g: {g_name} has shape {tuple(g.shape)}, as the checkpoint's, and no scale "
+            'for each row; split the weights by rows with rnn.load_state_dict(wnseq.state_dict_as(rnn, "plain"))'
+        )
     if hasattr(g, "full_tensor"):  # a DTensor: an index into it gives a copy, and a write into that would be lost
         raise RuntimeError(
             f"{type(module).__name__}.gate_g: {g_name} is sharded, so that no process has a whole gate to view; read "

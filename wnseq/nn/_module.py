@@ -58,8 +58,8 @@ class WNModule(nn.Module):
         """Create the uninitialised v and g of a weight.
 
         Args:
-            dim: Its output axis. If it is not the first, as in a transposed convolution, ``load_state_dict`` also takes
-                torch's g of another axis, and the module keeps that g's shape.
+            dim: Its output axis. ``load_state_dict`` also takes torch's g of another axis or of the whole weight, and
+                the module keeps that g's shape.
             groups: Parts of the first axis, each with outputs of its own; no effect if dim is 0.
         """
         v, g = param_names(name)
@@ -209,7 +209,8 @@ class WNModule(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        entries = to_wnseq(state_dict, self.layouts, prefix)
+        assign = local_metadata.get("assign_to_params_buffers", False)
+        entries = to_wnseq(self._checked_plain(state_dict, prefix, assign, error_msgs), self.layouts, prefix)
         for name in self.weight_names:
             self._reshape_g(name, entries.get(prefix + param_names(name)[1]))
         super()._load_from_state_dict(
@@ -228,16 +229,41 @@ class WNModule(nn.Module):
                     stacklevel=2,
                 )
 
+    def _checked_plain(
+        self, state_dict: Mapping[str, Any], prefix: str, assign: bool, error_msgs: list[str]
+    ) -> dict[str, Any]:
+        """Return a checkpoint's entries, its plain weights in this module's dtype; report those of a wrong shape."""
+        entries = dict(state_dict)
+        for name in self.weight_names:
+            v, key = self.v_and_g(name)[0], prefix + name
+            value = entries.get(key, v)
+            if value is v:
+                continue
+            if isinstance(value, Tensor) and value.shape == v.shape:
+                entries[key] = value if assign else value.to(v.dtype)  # rounded first, then split: as exact as torch
+                continue
+            if isinstance(value, Tensor):
+                shapes = f"{value.shape} from checkpoint, the shape in current model is {v.shape}."
+                error_msgs.append(f"size mismatch for {key}: copying a param with shape {shapes}")
+            else:
+                kind = f"expected torch.Tensor or Tensor-like object from checkpoint but received {type(value)}"
+                error_msgs.append(f'While copying the parameter named "{key}", {kind}')
+            del entries[key]
+            entries.update(
+                {prefix + part: getattr(self, part).detach() for part in param_names(name)}
+            )  # none is missing
+        return entries
+
     def _reshape_g(self, name: str, loaded: Any) -> None:
         """Resize g to its shape in a checkpoint; it stays the parameter that an optimiser holds."""
         v, g = self.v_and_g(name)
         dim, groups = self.layouts[name]
-        if dim == 0 or not isinstance(loaded, Tensor) or loaded.shape == g.shape:
+        if not isinstance(loaded, Tensor) or loaded.shape == g.shape:
             return
         along_one = loaded.ndim == v.ndim and any(
             loaded.numel() == loaded.shape[axis] == length for axis, length in enumerate(v.shape)
         )
-        if along_one or loaded.shape == (groups * v.shape[dim],):
+        if along_one or loaded.shape in ((), (v.shape[dim] * (groups if dim else 1),)):
             g.data, g.grad = g.new_empty(loaded.shape), None
 
     def __getstate__(self) -> dict[str, Any]:

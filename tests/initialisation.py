@@ -202,9 +202,10 @@ def table(found: dict[str, dict[str, dict[str, str]]]) -> list[str]:
     lines = [
         "## Initialising as torch.nn is initialised",
         "",
-        f"Code that draws the parameters of a `torch.nn` model, run on {', '.join(kinds[:-1])} and {kinds[-1]}. g is one "
-        "of `parameters()`: a draw that overwrites it, or v alone, gives weights of other norms. The first forward with "
-        "gradients says so, and `wnseq.init.g_from_v_(model)` then makes v the weight.",
+        "Code that draws the parameters of a `torch.nn` model, run on "
+        f"{', '.join(kinds[:-1])} and {kinds[-1]}. g is one of `parameters()`: a draw that overwrites it, or v alone, "
+        "gives weights of other norms. The first forward with gradients warns of it, and "
+        "`wnseq.init.g_from_v_(model)` then makes v the weight.",
         "",
         f"| | {' | '.join(TIMES)} |",
         "| --- " * 4 + "|",

@@ -50,7 +50,7 @@ class FreshScale(nn.Parameter):
         return _dim(self)
 
     @property
-    def data(self) -> Tensor:  # type: ignore[override]
+    def data(self) -> Tensor:
         """The values, in which those functions raise as well."""
         data: Tensor = Tensor.data.__get__(self)  # type: ignore[attr-defined]
         return data.as_subclass(_FreshData)
@@ -87,7 +87,7 @@ def guard(g: Tensor) -> None:
 def release(g: Tensor) -> None:
     """Turn a FreshScale into a plain parameter, the only kind that an optimiser's fast loops take."""
     if type(g) is FreshScale:
-        g.__class__ = nn.Parameter
+        g.__class__ = nn.Parameter  # type: ignore[assignment]
 
 
 def fingerprint(v: Tensor) -> list[float]:

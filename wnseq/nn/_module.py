@@ -91,7 +91,7 @@ class WNModule(nn.Module):
                 self._drawn[name] = fingerprint(v)
                 guard(g)
 
-    @torch.compiler.assume_constant_result  # in a graph it runs once, when the graph is captured
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # in a graph it runs once, at its capture
     def _check_drawn(self) -> None:
         """Warn if the parameters were initialised as if g were a weight, once, where they are about to be trained."""
         drawn, pairs = self._drawn or {}, [self.v_and_g(name) for name in self._drawn or ()]

@@ -45,14 +45,15 @@ from wnseq.data.images import EpochLoader, ImageBatch, ImageDataModule
 from wnseq.distributions import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
 from wnseq.training import checkpoint_files, plots
 from wnseq.training.batches import check_image_shape, get_tensor
-from wnseq.training.callbacks import Throughput
+from wnseq.training.callbacks import Throughput, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
 from wnseq.training.hparams import check_ranges
+from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import save_arrays, save_images
-from wnseq.training.schedules import total_steps
+from wnseq.training.schedules import cosine_schedule, total_steps
 
 State = tuple[Tensor, Tensor]
 
@@ -106,6 +107,8 @@ class Draw(LightningModule):
         ValueError: An argument is out of its range, a checkpoint does not fit, or images do not.
     """
 
+    resume_may_change = ("glimpses", "binarize")  # what takes effect in a resumed run
+
     def __init__(
         self,
         norm: Literal["weight", "none", "layer"] = "weight",
@@ -148,8 +151,8 @@ class Draw(LightningModule):
         self.network = Network(h.norm, height, width, h.hidden_size, h.latent_size, h.read_size, h.write_size)
         initialise(self.network, h.start, h.g_start, h.hidden_size)
 
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
+    def build_from_data(self) -> None:
+        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
         if self.network is not None:
             return
         data = find_datamodule(self)
@@ -169,6 +172,11 @@ class Draw(LightningModule):
             sizes = ("norm", "hidden_size", "latent_size", "read_size", "write_size")
             checkpoint_files.load_weights(self.network, Path(self.init_from), loaded, sizes)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Make the network before the callbacks of the Trainer look at it."""
+        build_network_first(self.trainer)
+        return []
+
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
         h = self.hparams
@@ -183,7 +191,7 @@ class Draw(LightningModule):
         optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate)
         if h.schedule == "constant":
             return optimizer
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps(self.trainer))
+        schedule = cosine_schedule(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def binary(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
@@ -268,6 +276,7 @@ class Draw(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
+        open_checkpoint(self, checkpoint, "draw")
         if self.network is None:
             self.build(*checkpoint["state_dict"]["network.canvas"].shape)
 

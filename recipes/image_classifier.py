@@ -42,12 +42,15 @@ import wnseq
 from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_init, draw_directions
 from wnseq.training import plots
-from wnseq.training.callbacks import Throughput
+from wnseq.training.batches import get_labelled
+from wnseq.training.callbacks import Throughput, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.hparams import check_ranges
+from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
+from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.schedules import total_steps
 
@@ -70,11 +73,14 @@ class ImageClassifier(LightningModule):
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
 
     Shape:
-        - batches: ``ImageBatch``, or a tuple of prepared images ``(N, C, H, W)`` and labels ``(N,)``
+        - batches: ``ImageBatch``, or a tuple or list of prepared images ``(N, C, H, W)`` and labels ``(N,)``; for
+          such a loader call :meth:`build` first
 
     Raises:
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
+
+    resume_may_change = ("noise", "dropout", "beta", "late_beta")  # what takes effect in a resumed run
 
     def __init__(
         self,
@@ -102,29 +108,39 @@ class ImageClassifier(LightningModule):
         )
         self.init_from = init_from
         self.network: Network | None = None
-        self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
         self.preprocess: Preprocess | None = None
+        self.channels = 0
         self.classes: tuple[str, ...] = ()
         self.mistakes: list[tuple[Tensor, int, int]] = []  # pixels, label and prediction, of the last test
         self.totals = EvaluationTotals()
 
-    def build(self, preprocess: Preprocess, classes: Sequence[str]) -> None:
-        """Make the network for images that are prepared in one way."""
-        h, self.preprocess, self.classes = self.hparams, preprocess, tuple(classes)
-        self.network = Network(h.norm, len(preprocess.offset), len(classes), h.width, h.noise, h.dropout)
-        self.needs_init = True
+    def build(self, channels: int, classes: Sequence[str] | int, preprocess: Preprocess | None = None) -> None:
+        """Make the network for images of so many channels.
 
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
+        Args:
+            channels: Channels of an image.
+            classes: Their names, or how many there are.
+            preprocess: How pixels become images, for :func:`classify`; by default pixels are given as in the batches.
+        """
+        names = map(str, range(classes)) if isinstance(classes, int) else classes
+        h, self.channels, self.classes, self.preprocess = self.hparams, channels, tuple(names), preprocess
+        self.network = Network(h.norm, channels, len(self.classes), h.width, h.noise, h.dropout)
+
+    def build_from_data(self) -> None:
+        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
         data = find_datamodule(self)
         if self.network is not None or not isinstance(data, ImageDataModule):
             return
         if not data.images.classes:
             raise ValueError(f"{data.dataset} has no labels: give --data.dataset digits, mnist or cifar10")
-        self.build(data.preprocess, data.images.classes)
+        self.build(data.image_shape[0], data.images.classes, data.preprocess)
         if self.init_from is not None:
             load_initial_weights(self.network, self.init_from, ("norm", "width"))
-            self.needs_init = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Make the network before the callbacks of the Trainer look at it."""
+        build_network_first(self.trainer)
+        return []
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
@@ -135,21 +151,25 @@ class ImageClassifier(LightningModule):
         h, data = self.hparams, find_datamodule(self)
         print_header(self, f"ConvPool-CNN-C, width {h.width}, norm {h.norm}")
         if isinstance(data, ImageDataModule):
+            self._initialise(data, None)
+
+    def _initialise(self, data: Any, images: Tensor | None) -> None:
+        """Initialise from images of a data module, else from a batch, unless the weights are initialised or loaded."""
+        if self.network.is_initialised:
+            return
+        if isinstance(data, ImageDataModule):
             train = data.images.parts["train"].pixels
             seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images for every norm
-            chosen = torch.randperm(len(train), generator=seeded)[: h.init_images]
-            self._initialise(self.preprocess(train[chosen]).to(self.device))
-
-    def _initialise(self, images: Tensor) -> None:
-        """Initialise from a batch, unless the weights come from a checkpoint."""
-        if self.needs_init and self.trainer.ckpt_path is None:
-            initialise_from_batch(self.network, self.hparams.norm, images)
-        self.needs_init = False
+            chosen = torch.randperm(len(train), generator=seeded)[: self.hparams.init_images]
+            images = self.preprocess(train[chosen]).to(self.device)
+        initialise_from_batch(self.network, self.hparams.norm, images)
 
     def configure_optimizers(self) -> Any:
         """Set up Adam and the paper's schedule."""
         if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
+            raise ValueError(
+                "there is no network yet: fit with an ImageDataModule, or call build(channels, classes) first"
+            )
         h = self.hparams
         optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate, betas=(h.beta, 0.999), eps=1e-4)
         total = total_steps(self.trainer)
@@ -159,14 +179,15 @@ class ImageClassifier(LightningModule):
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
         """Lower β1 for the second half; initialise from a first batch that no data module made."""
         h = self.hparams
-        self._initialise(batch[0])
+        if index == 0:
+            self._initialise(find_datamodule(self), get_labelled(batch)[0])
         late = 2 * self.global_step >= self.trainer.estimated_stepping_batches
         for group in self.optimizers().param_groups:
             group["betas"] = (h.late_beta if late else h.beta, 0.999)
 
     def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Classify one batch; return the summed loss in nats, the predicted classes, and which of them are wrong."""
-        images, labels = batch[:2]
+        images, labels = get_labelled(batch)
         logits = self.network(images).float()
         predicted = logits.argmax(1)
         return F.cross_entropy(logits, labels, reduction="sum"), predicted, predicted != labels
@@ -206,7 +227,7 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: ImageBatch, index: int) -> Tensor:
         """Print a row for each test image; return the classes' probabilities."""
-        images, labels = batch[:2]
+        images, labels = get_labelled(batch)
         probabilities = self.network(images).float().softmax(1)
         print_predictions(self.trainer, index, probabilities, labels, self.classes)
         return probabilities
@@ -214,15 +235,16 @@ class ImageClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone."""
         options = ("dataset", "size", "normalize", "whiten", "val_size")
-        own = {"classes": list(self.classes), "preprocess": self.preprocess.state()}
+        preprocess = None if self.preprocess is None else self.preprocess.state()
+        own = {"channels": self.channels, "classes": list(self.classes), "preprocess": preprocess}
         checkpoint["wnseq"] = checkpoint_info(self, "image_classifier", options, **own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
+        info = open_checkpoint(self, checkpoint, "image_classifier")
         if self.network is None:
-            info = checkpoint["wnseq"]
-            self.build(Preprocess.from_state(info["preprocess"]), info["classes"])
-        self.needs_init = False
+            preprocess = info["preprocess"] and Preprocess.from_state(info["preprocess"])
+            self.build(info["channels"], info["classes"], preprocess)
 
 
 WEIGHT_NORMALISED = ("weight", "weight_mean_only")
@@ -262,7 +284,7 @@ class Noise(nn.Module):
         return x + self.deviation * torch.randn_like(x) if self.training and self.deviation else x
 
 
-class Network(nn.Module):
+class Network(BatchInitialised):
     """ConvPool-CNN-C: images to logits, for images of at least 12 x 12."""
 
     def __init__(self, norm: str, channels: int, classes: int, width: float, noise: float, dropout: float) -> None:
@@ -314,6 +336,7 @@ def initialise_from_batch(network: Network, norm: str, images: Tensor) -> None:
                 nn.init.normal_(module.weight, 0, 0.05)
     if norm != "batch":  # which sets means and standard deviations itself
         data_init(network, images)
+    network.mark_initialised()
 
 
 @torch.no_grad()
@@ -325,7 +348,7 @@ def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
         pixels: Images of whole numbers, of the size and the channels of the training images, ``(N, C, H, W)``.
     """
     model = ImageClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    return model(model.preprocess(pixels)).softmax(1)
+    return model(pixels if model.preprocess is None else model.preprocess(pixels)).softmax(1)
 
 
 class ImageClassifierCLI(RecipeCLI):

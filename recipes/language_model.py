@@ -38,12 +38,13 @@ import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, shard
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
-from wnseq.training.callbacks import GateMonitor, all_gather_object
+from wnseq.training.callbacks import GateMonitor, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.hparams import check_ranges
+from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
 from wnseq.training.schedules import total_steps
 
@@ -93,7 +94,7 @@ class LanguageModel(LightningModule):
         weight_decay: Decay of g, embedding and softmax; never of v or biases.
         schedule: ``constant``; ``cosine`` to zero over the whole run; ``plateau`` multiplies by decay_factor whenever
             the validation loss has not improved, ``decay`` after every epoch past decay_after.
-        warmup: Steps over which the step size rises from zero.
+        warmup: Steps over which the step size rises from zero; not with ``plateau``.
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
         chunked_softmax: Whether logits are computed for a part of the vocabulary at a time, and twice: much less memory
@@ -107,6 +108,8 @@ class LanguageModel(LightningModule):
     Raises:
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
+
+    resume_may_change = ("dropout", "chunked_softmax")  # what takes effect in a resumed run
 
     def __init__(
         self,
@@ -149,6 +152,8 @@ class LanguageModel(LightningModule):
             decay_factor="greater than 0 and less than 1",
             decay_after="at least 0",
         )
+        if warmup and schedule == "plateau":
+            raise ValueError(f"warmup must be 0 with the schedule plateau, which has none, got {warmup}")
         self.init_from = init_from
         self.sampling = sampling
         self.tokenizer: Tokenizer | None = None
@@ -163,8 +168,8 @@ class LanguageModel(LightningModule):
         sizes = (h.embedding_size, h.hidden_size, h.num_layers)
         self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, h.dropout, h.tied, h.forget_bias)
 
-    def configure_model(self) -> None:
-        """Make the network once the data has a tokenizer, and start it from ``init_from``."""
+    def build_from_data(self) -> None:
+        """Make the network for the tokenizer of the Trainer's data, and start it from ``init_from``."""
         tokenizer = getattr(find_datamodule(self), "tokenizer", None)
         if tokenizer is None:  # the checkpoint that is about to be loaded has one
             return
@@ -175,6 +180,11 @@ class LanguageModel(LightningModule):
         if self.init_from is not None:
             sizes = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
             load_initial_weights(self.network, self.init_from, sizes, check=self._check_tokenizer)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Make the network before the callbacks of the Trainer look at it."""
+        build_network_first(self.trainer)
+        return []
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones: ``(T, N)`` ids to ``(T, N, V)`` logits and the next state."""
@@ -285,8 +295,9 @@ class LanguageModel(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint, and continue from its carried state."""
+        info = open_checkpoint(self, checkpoint, "language_model")
         if self.network is None:
-            self.build(Tokenizer.from_state(checkpoint["wnseq"]["tokenizer"]))
+            self.build(Tokenizer.from_state(info["tokenizer"]))
         self._check_tokenizer(checkpoint)
         trainer = find_trainer(self)
         if trainer is None or trainer.state.fn != "fit":

@@ -60,12 +60,14 @@ from wnseq.pixelcnn import (
     weight_and_bias,
 )
 from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_tensor
-from wnseq.training.callbacks import PolyakAverage, Throughput
+from wnseq.training.callbacks import PolyakAverage, Throughput, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.hparams import check_ranges
+from wnseq.training.initialisation import BatchInitialised
+from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import save_images, save_samples
 
@@ -123,6 +125,8 @@ class PixelCNN(LightningModule):
         ValueError: An argument is out of its range, images or labels do not fit, or a checkpoint does not fit.
     """
 
+    resume_may_change = ("dropout", "checkpoint_activations", "polyak_steps")  # what takes effect in a resumed run
+
     def __init__(
         self,
         norm: Literal["weight", "none"] = "weight",
@@ -153,11 +157,10 @@ class PixelCNN(LightningModule):
         self.sampling = sampling
         self.init_from = init_from
         self.network: Network | None = None
-        self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
 
     def build(self, shape: Sequence[int], num_values: int, classes: int = 0) -> None:
         """Make the network for images of one shape, ``(C, H, W)``, and number of values, of so many classes."""
-        h, output, self.needs_init = self.hparams, self.hparams.output, True
+        h, output = self.hparams, self.hparams.output
         if h.conditional and not classes:
             raise ValueError("these images have no classes: --model.conditional false")
         if output == "auto":
@@ -165,8 +168,8 @@ class PixelCNN(LightningModule):
         own = (h.mixtures, classes if h.conditional else 0, h.dropout, h.checkpoint_activations)
         self.network = Network(h.norm, shape, num_values, output, h.channels, h.blocks, *own)
 
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
+    def build_from_data(self) -> None:
+        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
         data = find_datamodule(self)
         if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
             raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
@@ -175,7 +178,6 @@ class PixelCNN(LightningModule):
         self.build(data.image_shape, data.images.num_values, len(data.images.classes))
         if self.init_from is not None:
             load_initial_weights(self.network, self.init_from, self.hparams, check=self.check_channels)
-            self.needs_init = False
 
     def check_channels(self, checkpoint: Mapping[str, Any]) -> None:
         """Check that a checkpoint is of images with as many channels as those of the network."""
@@ -186,14 +188,17 @@ class PixelCNN(LightningModule):
             )
 
     def configure_callbacks(self) -> list[Callback]:
-        """Average the weights in training."""
+        """Make the network before the callbacks of the Trainer look at it; average the weights in training."""
+        build_network_first(self.trainer)
         steps = self.hparams.polyak_steps if self.trainer.state.fn == "fit" else 0
         return [PolyakAverage(steps)] if steps else []
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Set up Adam, its step size falling a little with each step."""
         if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
+            raise ValueError(
+                "there is no network yet: fit with an ImageDataModule, or call build(shape, num_values) first"
+            )
         adam = torch.optim.Adam(self.network.parameters(), self.hparams.learning_rate, (0.95, 0.9995))
         falling = torch.optim.lr_scheduler.ExponentialLR(adam, 0.999995)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
@@ -207,10 +212,12 @@ class PixelCNN(LightningModule):
         print_header(self, f"norm {self.hparams.norm}, {self.network.output} pixels")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
-        """Initialise from the first batch, unless the weights come from a checkpoint."""
-        if self.needs_init and self.hparams.data_init and self.trainer.ckpt_path is None:
+        """Initialise from the first batch, unless the weights are initialised or loaded."""
+        if index > 0 or self.network.is_initialised:
+            return
+        if self.hparams.data_init:
             initialise_from_batch(self.network, *self.observe(batch))
-        self.needs_init = False
+        self.network.mark_initialised()
 
     def observe(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Return pixels, ``(N, C, H, W)``, and classes, ``(N,)`` or None, of a batch that fits the network."""
@@ -257,11 +264,10 @@ class PixelCNN(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
-        info = checkpoint["wnseq"]
+        info = open_checkpoint(self, checkpoint, "pixelcnn")
         if self.network is None:
             self.build(info["shape"], info["num_values"], info["classes"])
         self.check_channels(checkpoint)
-        self.needs_init = False
 
 
 CONV = {"weight": wnseq.WNConv2d, "none": nn.Conv2d}
@@ -294,7 +300,7 @@ def level(
     return PixelCNNStage(down, up, between(CONV[norm]), inner, between(UP[norm]), checkpointing)
 
 
-class Network(nn.Module):
+class Network(BatchInitialised):
     """p(x) = Π p(pixel | those before it), for images ``shape``, ``(C, H, W)``, with sides that are multiples of 4.
 
     ``channels`` is F, the width of both streams; ``checkpointing`` is that of :class:`wnseq.pixelcnn.PixelCNNStage`.

@@ -36,14 +36,17 @@ import wnseq
 from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_free_init, data_init
 from wnseq.nn import gate_slice
-from wnseq.training.callbacks import GateMonitor, Throughput
+from wnseq.training.batches import get_labelled
+from wnseq.training.callbacks import GateMonitor, Throughput, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.hparams import check_ranges
+from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
+from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
-from wnseq.training.schedules import total_steps
+from wnseq.training.schedules import cosine_schedule, total_steps
 
 Start = Literal["torch", "forget_bias", "input", "closed_form", "data"]
 
@@ -66,7 +69,8 @@ class SequentialImages(LightningModule):
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
 
     Shape:
-        - batches: ``ImageBatch``, or a tuple of prepared images ``(N, C, H, W)`` and labels ``(N,)``
+        - batches: ``ImageBatch``, or a tuple or list of prepared images ``(N, C, H, W)`` and labels ``(N,)``; for
+          such a loader call :meth:`build` first
 
     Raises:
         ValueError: An argument is out of its range, or a checkpoint does not fit.
@@ -97,28 +101,38 @@ class SequentialImages(LightningModule):
             raise ValueError(f"horizon must be left out unless the start is data, got {horizon}")
         self.init_from = init_from
         self.network: Network | None = None
-        self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
         self.preprocess: Preprocess | None = None
+        self.channels = 0
         self.classes: tuple[str, ...] = ()
         self.totals = EvaluationTotals()
 
-    def build(self, preprocess: Preprocess, classes: Sequence[str]) -> None:
-        """Make the network for images that are prepared in one way."""
-        h, self.preprocess, self.classes = self.hparams, preprocess, tuple(classes)
-        self.network = Network(h.cell, h.norm, len(preprocess.offset), h.hidden_size, h.num_layers, len(classes))
-        self.needs_init = True
+    def build(self, channels: int, classes: Sequence[str] | int, preprocess: Preprocess | None = None) -> None:
+        """Make the network for images of so many channels.
 
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
+        Args:
+            channels: Channels of an image.
+            classes: Their names, or how many there are.
+            preprocess: How pixels become images, for :func:`classify`; by default pixels are given as in the batches.
+        """
+        names = map(str, range(classes)) if isinstance(classes, int) else classes
+        h, self.channels, self.classes, self.preprocess = self.hparams, channels, tuple(names), preprocess
+        self.network = Network(h.cell, h.norm, channels, h.hidden_size, h.num_layers, len(self.classes))
+
+    def build_from_data(self) -> None:
+        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
         data = find_datamodule(self)
         if self.network is not None or not isinstance(data, ImageDataModule):
             return
         if not data.images.classes:
             raise ValueError(f"{data.dataset} has no labels: give --data.dataset digits, mnist or cifar10")
-        self.build(data.preprocess, data.images.classes)
+        self.build(data.image_shape[0], data.images.classes, data.preprocess)
         if self.init_from is not None:
             load_initial_weights(self.network, self.init_from, ("cell", "norm", "hidden_size", "num_layers"))
-            self.needs_init = False
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Make the network before the callbacks of the Trainer look at it."""
+        build_network_first(self.trainer)
+        return []
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
@@ -132,22 +146,23 @@ class SequentialImages(LightningModule):
     def configure_optimizers(self) -> Any:
         """Set up AdamW and its schedule."""
         if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
+            raise ValueError(
+                "there is no network yet: fit with an ImageDataModule, or call build(channels, classes) first"
+            )
         h = self.hparams
         optimizer = torch.optim.AdamW(wnseq.param_groups(self.network, h.weight_decay), lr=h.learning_rate)
-        total = total_steps(self.trainer)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        schedule = cosine_schedule(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
-        """Initialise from the first batch, unless the weights come from a checkpoint."""
-        if self.needs_init and self.trainer.ckpt_path is None:
-            initialise_from_batch(self.network, self.hparams.start, self.hparams.horizon, batch[0])
-        self.needs_init = False
+        """Initialise from the first batch, unless the weights are initialised or loaded."""
+        if index == 0 and not self.network.is_initialised:
+            images, _ = get_labelled(batch)
+            initialise_from_batch(self.network, self.hparams.start, self.hparams.horizon, images)
 
     def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Classify one batch; return the summed loss in nats, the predicted classes, and which of them are wrong."""
-        images, labels = batch[:2]
+        images, labels = get_labelled(batch)
         logits = self.network(images).float()
         predicted = logits.argmax(1)
         return F.cross_entropy(logits, labels, reduction="sum"), predicted, predicted != labels
@@ -183,7 +198,7 @@ class SequentialImages(LightningModule):
 
     def predict_step(self, batch: ImageBatch, index: int) -> Tensor:
         """Print a row for each test image; return the classes' probabilities."""
-        images, labels = batch[:2]
+        images, labels = get_labelled(batch)
         probabilities = self.network(images).float().softmax(1)
         print_predictions(self.trainer, index, probabilities, labels, self.classes)
         return probabilities
@@ -191,15 +206,16 @@ class SequentialImages(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone."""
         options = ("dataset", "size", "normalize", "whiten", "val_size")
-        own = {"classes": list(self.classes), "preprocess": self.preprocess.state()}
+        preprocess = None if self.preprocess is None else self.preprocess.state()
+        own = {"channels": self.channels, "classes": list(self.classes), "preprocess": preprocess}
         checkpoint["wnseq"] = checkpoint_info(self, "sequential_images", options, **own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
+        info = open_checkpoint(self, checkpoint, "sequential_images")
         if self.network is None:
-            info = checkpoint["wnseq"]
-            self.build(Preprocess.from_state(info["preprocess"]), info["classes"])
-        self.needs_init = False
+            preprocess = info["preprocess"] and Preprocess.from_state(info["preprocess"])
+            self.build(info["channels"], info["classes"], preprocess)
 
 
 LAYERS = {
@@ -210,7 +226,7 @@ LAYERS = {
 }
 
 
-class Network(nn.Module):
+class Network(BatchInitialised):
     """Images to logits, one pixel a step."""
 
     def __init__(self, cell: str, norm: str, channels: int, hidden_size: int, num_layers: int, classes: int) -> None:
@@ -253,6 +269,7 @@ def initialise_from_batch(network: Network, how: Start, horizon: int | None, ima
         drawn = {name: value.clone() for name, value in rnn.state_dict().items() if name.startswith("weight_hh")}
         data_init(rnn, steps(images))
         rnn.load_state_dict(drawn, strict=False)
+    network.mark_initialised()
 
 
 @torch.no_grad()
@@ -264,7 +281,7 @@ def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
         pixels: Images of whole numbers, with the channels of the training images, ``(N, C, H, W)``.
     """
     model = SequentialImages.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    return model(model.preprocess(pixels)).softmax(1)
+    return model(pixels if model.preprocess is None else model.preprocess(pixels)).softmax(1)
 
 
 @torch.enable_grad()

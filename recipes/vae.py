@@ -45,12 +45,14 @@ from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.init import data_init
 from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_tensor
-from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object
+from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.hparams import check_ranges
+from wnseq.training.initialisation import BatchInitialised
+from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import save_images, save_samples
 
@@ -103,6 +105,8 @@ class VAE(LightningModule):
         ValueError: An argument is out of its range, images do not fit, or a checkpoint does not fit.
     """
 
+    resume_may_change = ("polyak_epochs", "importance_samples")  # what takes effect in a resumed run
+
     def __init__(
         self,
         norm: Literal["weight", "none"] = "weight",
@@ -136,19 +140,18 @@ class VAE(LightningModule):
         self.init_from = init_from
         self.network: Network | None = None
         self.num_values = 0  # of a pixel of the images; the network models two where zeros and ones are drawn from them
-        self.needs_init = False  # True until the first batch, unless the weights come from a checkpoint
         self.generators = ExampleGenerators()
         self._estimates: list[Tensor] = []  # of log p(x), a row an image, a column a number of samples
 
     def build(self, shape: Sequence[int], num_values: int) -> None:
         """Make the network for images of one shape, ``(C, H, W)``, and number of values."""
-        h, self.num_values, self.needs_init = self.hparams, num_values, True
+        h, self.num_values = self.hparams, num_values
         flow = [h.iaf_size] * h.iaf_steps if h.posterior == "iaf" else []
         modelled = 2 if h.likelihood == "bernoulli" else num_values
         self.network = Network(h.norm, tuple(shape), modelled, h.width, h.hidden_size, h.latent_size, flow)
 
-    def configure_model(self) -> None:
-        """Make the network once the data is known, and start it from ``init_from``."""
+    def build_from_data(self) -> None:
+        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
         data = find_datamodule(self)
         if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
             raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
@@ -157,17 +160,19 @@ class VAE(LightningModule):
         self.build(data.image_shape, data.images.num_values)
         if self.init_from is not None:
             load_initial_weights(self.network, self.init_from, self.hparams)
-            self.needs_init = False
 
     def configure_callbacks(self) -> list[Callback]:
-        """Average the weights in training."""
+        """Make the network before the callbacks of the Trainer look at it; average the weights in training."""
+        build_network_first(self.trainer)
         epochs = self.hparams.polyak_epochs if self.trainer.state.fn == "fit" else 0
         return [PolyakAverage(epochs, "epochs")] if epochs else []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Set up Adamax."""
         if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build first")
+            raise ValueError(
+                "there is no network yet: fit with an ImageDataModule, or call build(shape, num_values) first"
+            )
         return torch.optim.Adamax(self.network.parameters(), lr=self.hparams.learning_rate)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -183,12 +188,11 @@ class VAE(LightningModule):
         print_header(self, f"norm {h.norm}, posterior {h.posterior}, {kind} pixels, {pixels}")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
-        """Initialise from the first batch, unless the weights come from a checkpoint."""
-        if self.needs_init and self.trainer.ckpt_path is None:
+        """Initialise from the first batch, unless the weights are initialised or loaded."""
+        if index == 0 and not self.network.is_initialised:
             pixels = get_tensor(batch, "pixels")
             x, noise = self.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)
             initialise_from_batch(self.network, x, noise[0])
-        self.needs_init = False
 
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
         """Return what is modelled: the pixels, or zeros and ones where ``uniform`` numbers are below the grey."""
@@ -273,9 +277,9 @@ class VAE(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
+        info = open_checkpoint(self, checkpoint, "vae")
         if self.network is None:
-            self.build(checkpoint["wnseq"]["shape"], checkpoint["wnseq"]["num_values"])
-        self.needs_init = False
+            self.build(info["shape"], info["num_values"])
 
 
 LINEAR = {"weight": wnseq.WNLinear, "none": nn.Linear}
@@ -361,7 +365,7 @@ class Posterior(NamedTuple):
     context: Tensor  # (N, context)
 
 
-class Network(nn.Module):
+class Network(BatchInitialised):
     """Encoder, flow and decoder, for images ``shape``, ``(C, H, W)``, whose height and width are multiples of 4.
 
     Pixels of two values are Bernoulli, else discretised logistic. ``flow`` has the hidden units of each step.
@@ -457,6 +461,7 @@ def initialise_from_batch(network: Network, x: Tensor, noise: Tensor) -> None:
     """
     small = ("*.second", "posterior", "pixels", *(("*.output", "*.direct") if network.flow else ()))
     data_init(network, (x, noise), dict.fromkeys(small, SMALL))
+    network.mark_initialised()
 
 
 @torch.no_grad()

@@ -521,4 +521,4 @@ def test_images_in_colour_are_refused():
     data.images = dataclasses.replace(data.images, name="cifar10", parts=parts)
     model._trainer = SimpleNamespace(datamodule=data)
     with pytest.raises(ValueError, match="cifar10 has 3 channels, and this recipe draws in one"):
-        model.configure_model()
+        model.build_from_data()

@@ -221,7 +221,7 @@ def test_batches_of_ones_own(monkeypatch):
     monkeypatch.setattr("wnseq.recipes.image_classifier.initialise_from_batch", lambda *of: starts.append(of[-1]))
     images, labels = torch.randn(6, 1, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
     model = ImageClassifier("weight", width=0.05)
-    model.build(Preprocess(17, (8.0,), (8.5,)), ["a", "b", "c"])
+    model.build(1, ["a", "b", "c"], Preprocess(17, (8.0,), (8.5,)))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_steps=2, enable_model_summary=False, log_every_n_steps=1, **quiet)
     loader = Loader((images, labels), [images + 1, labels])

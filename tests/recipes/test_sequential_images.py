@@ -208,7 +208,7 @@ class Loader:
 def test_batches_of_ones_own():
     x, labels = torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
     model = SequentialImages(hidden_size=6, start="data")
-    model.build(Preprocess(17, (0.0,), (16.0,)), ["a", "b", "c"])
+    model.build(1, ["a", "b", "c"], Preprocess(17, (0.0,), (16.0,)))
     before = copy.deepcopy(model.network)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_steps=2, enable_model_summary=False, log_every_n_steps=1, **quiet)
@@ -260,4 +260,4 @@ def test_a_set_without_labels_is_refused():
     data.images = dataclasses.replace(data.images, classes=())
     model._trainer = SimpleNamespace(datamodule=data)
     with pytest.raises(ValueError, match=r"digits has no labels: give --data\.dataset digits, mnist or cifar10"):
-        model.configure_model()
+        model.build_from_data()

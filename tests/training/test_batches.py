@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wnseq.errors import ShapeError
-from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_tensor
+from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_labelled, get_tensor
 
 
 class Batch(NamedTuple):
@@ -52,3 +52,28 @@ def test_pixels_that_are_no_whole_numbers_are_refused(value: float) -> None:
     check_pixels(torch.tensor([0, 16], dtype=torch.uint8), 17)
     with pytest.raises(ValueError, match=f"pixels must be whole numbers from 0 to 16, unscaled, got {value:g} to"):
         check_pixels(torch.full((2, 2), value), 17)
+
+
+LABELS = torch.zeros(2, dtype=torch.long)
+
+
+@pytest.mark.parametrize("batch", [(IMAGES, LABELS), [IMAGES, LABELS], (IMAGES, LABELS, PIXELS)])
+def test_images_and_labels_of_a_batch(batch: Any) -> None:
+    images, labels = get_labelled(batch)
+    assert images is IMAGES and labels is LABELS
+
+
+@pytest.mark.parametrize(
+    ("batch", "text"),
+    [
+        (IMAGES, "a tuple of two tensors, got Tensor"),
+        ({"x": IMAGES}, "a tuple of two tensors, got dict"),
+        ((IMAGES,), "a tuple of two tensors, got tuple of Tensor"),
+        ((IMAGES, None), "a tuple of two tensors, got tuple of Tensor, NoneType"),
+        ([], "a tuple of two tensors, got list of nothing"),
+        ((LABELS, LABELS), r"images must be floating-point numbers, scaled to about -1 to 1, got torch\.int64"),
+    ],
+)
+def test_a_batch_without_images_and_labels(batch: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        get_labelled(batch)

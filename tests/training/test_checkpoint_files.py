@@ -37,9 +37,34 @@ def test_a_flag_overrules_the_checkpoint(after: dict[str, float], main: Main) ->
     assert (hparams["dropout"], hparams["width"]) == (0.25, 4)
 
 
+def test_a_flag_that_would_do_nothing_in_a_resumed_run_is_refused(after: dict[str, float], fails: Fails) -> None:
+    error = fails(1, "--ckpt_path", "last", "--model.lr", "0.5", "--model.width=4", "--model.dropout=0.25")
+    assert "the run to be resumed has lr 0.05, and goes on with it: --model.lr 0.5 would do nothing." in error
+    assert "--model.init_from runs/toy/1/checkpoints/last.ckpt --model.lr 0.5, without --ckpt_path" in error
+    assert [path.name for path in Path("runs/toy").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "predict"])
+def test_a_checkpoint_is_examined_before_it_is_used(
+    after: dict[str, float], fails: Fails, command: str, main: Main
+) -> None:
+    path = Path("runs/toy/1/checkpoints/last.ckpt")
+    whole = torch.load(path, weights_only=True)
+    for changes, expected in (
+        ({"wnseq": {"recipe": "vae"}}, "last.ckpt is of the recipe vae, this one is toy: use it with wnseq run vae"),
+        ({"wnseq": {"version": "99.0.1"}}, "last.ckpt was written by wnseq 99.0.1, this is "),
+        (
+            {"state_dict": {**whole["state_dict"], "net.2.bias": torch.tensor([0, 1, torch.nan, 1])}},
+            "last.ckpt holds weights that are not finite, the first in net.2.bias: the run that wrote it diverged.",
+        ),
+    ):
+        torch.save({**whole, **changes}, path)
+        assert expected in fails(1, command, "--ckpt_path", "last", "--data.corpus=missing")
+
+
 def test_a_resumed_run_remembers_the_best_of_the_first(after: dict[str, float], main: Main) -> None:
     old = Path("runs/toy/1/checkpoints/best.ckpt").read_bytes()
-    metrics = main("--ckpt_path", "last", "--trainer.max_epochs", "4", "--model.lr", "0.5")
+    metrics = main("--ckpt_path", "last", "--trainer.max_epochs", "4")
     assert metrics["val/loss"] <= after["val/loss"]
     assert Path("runs/toy/1/checkpoints/best.ckpt").read_bytes() == old
 

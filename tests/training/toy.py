@@ -95,6 +95,8 @@ class ToyModel(LightningModule):
         sampling: how to sample.
     """
 
+    resume_may_change = ("dropout", "explode_at", "bug")
+
     def __init__(
         self,
         width: int = 4,

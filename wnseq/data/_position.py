@@ -39,6 +39,8 @@ class DataPosition:
         Raises:
             ValueError: The settings differ, so that the batches are other ones.
         """
+        if state_dict["epoch"] == state_dict["batch"] == 0:  # any batches may follow; BatchSizeFinder counts on it
+            return self.reset()
         for name, now in settings.items():
             if (before := state_dict.get(name, now)) != now:
                 what = "batch_size over all processes" if name == "batch_size" else name

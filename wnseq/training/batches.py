@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wnseq.errors import ShapeError
 
-__all__ = ["check_image_multiple", "check_image_shape", "check_pixels", "get_tensor"]
+__all__ = ["check_image_multiple", "check_image_shape", "check_pixels", "get_labelled", "get_tensor"]
 
 
 def get_tensor(batch: Any, field: str) -> Tensor:
@@ -23,6 +23,28 @@ def get_tensor(batch: Any, field: str) -> Tensor:
             f"expected a batch with {field}, a tuple that begins with a tensor, or a tensor, got {type(batch).__name__}"
         )
     return found
+
+
+def get_labelled(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return images and labels: the first two of a tuple or list.
+
+    Raises:
+        TypeError: They are not two tensors, or the images are not floating-point numbers.
+    """
+    found = tuple(batch[:2]) if isinstance(batch, tuple | list) else ()
+    if len(found) < 2 or not all(isinstance(part, Tensor) for part in found):
+        raise TypeError(f"expected a batch of images and labels, a tuple of two tensors, got {_describe(batch)}")
+    images, labels = found
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating-point numbers, scaled to about -1 to 1, got {images.dtype}")
+    return images, labels
+
+
+def _describe(batch: Any) -> str:
+    kind = type(batch).__name__
+    if not isinstance(batch, tuple | list):
+        return kind
+    return f"{kind} of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
 
 
 def check_image_shape(images: Tensor, shape: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wnseq.training.cli.errors import suggest
+from wnseq.training.resume import check_finite
 
 __all__ = ["check_hyper_parameters", "find_checkpoint", "load", "load_run_checkpoint", "load_weights"]
 
@@ -82,9 +83,10 @@ def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shap
         shape: Hyper-parameters that decide whether weights fit, for the error.
 
     Raises:
-        ValueError: The weights do not fit. It names the flags that the checkpoint was made with.
+        ValueError: The weights do not fit, with the flags that the checkpoint was made with; or they are not finite.
     """
     weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
+    check_finite(weights, str(path))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from wnseq.training import checkpoint_files
+from wnseq.training.initialisation import BatchInitialised
 
 __all__ = ["load_initial_weights"]
 
@@ -33,3 +34,5 @@ def load_initial_weights(
     if check is not None:
         check(loaded)
     checkpoint_files.load_weights(network, path, loaded, sizes)
+    if isinstance(network, BatchInitialised):
+        network.mark_initialised()  # whatever the file says: its weights are wanted

@@ -8,6 +8,7 @@ from wnseq.training.callbacks.basic import (
     Throughput,
     all_gather_object,
 )
+from wnseq.training.callbacks.build_network import BuildNetwork, build_network_first
 from wnseq.training.callbacks.ema import PolyakAverage
 from wnseq.training.callbacks.gate_monitor import GateMonitor
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown
@@ -15,6 +16,7 @@ from wnseq.training.callbacks.progress import PlainProgress, RichProgress
 from wnseq.training.callbacks.weight_norm import DataInit, Renormalize
 
 __all__ = [
+    "BuildNetwork",
     "Checkpoint",
     "DataInit",
     "EpochTime",
@@ -28,4 +30,5 @@ __all__ = [
     "TerminateOnNaN",
     "Throughput",
     "all_gather_object",
+    "build_network_first",
 ]

@@ -88,6 +88,7 @@ class PlainProgress(ProgressBar):
         super().__init__()
         self._monitor = monitor
         self._timing: Timing | None = None
+        self._prints = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._timing = Timing(trainer)
@@ -107,13 +108,19 @@ class PlainProgress(ProgressBar):
         return False
 
     def disable(self) -> None:
-        """Print nothing. Lightning calls this on all ranks but the first."""
-        self._print_line = lambda *_: None  # type: ignore[method-assign]
+        """Print nothing. Lightning calls this on all ranks but the first, and while it tunes."""
+        self._prints = False
+
+    def enable(self) -> None:
+        """Print lines again."""
+        self._prints = True
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:  # noqa: D102
         return format_metrics(super().get_metrics(trainer, pl_module), trainer, self._monitor)
 
     def _print_line(self, trainer: Trainer, pl_module: LightningModule, name: str) -> None:
+        if not self._prints:
+            return
         metrics = self.get_metrics(trainer, pl_module)
         print(" · ".join([name, *(f"{key} {value}" for key, value in metrics.items()), str(self._timing)]), flush=True)
 

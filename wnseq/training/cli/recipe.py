@@ -27,6 +27,7 @@ from wnseq.training.cli.parser import RecipeParser, insert_subcommand
 from wnseq.training.cli.process_state import restored_process_state
 from wnseq.training.cli.run_folder import make_loggers, make_run_folder, run_files
 from wnseq.training.plots._curves import plot_run
+from wnseq.training.resume import check_checkpoint, check_resumed
 
 __all__ = ["RecipeCLI", "run"]
 
@@ -152,11 +153,17 @@ class RecipeCLI(FlagsFirstCLI):
             checkpoint = load_run_checkpoint(path)
             hparams = checkpoint.get("hyper_parameters", {})
             check_hyper_parameters(path, hparams, known=options.model.as_dict())
+            check_checkpoint(checkpoint, self.recipe, str(path))
         subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
         data = checkpoint.get("wnseq", {}).get("data", {})
         subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
         self.config = parser.parse_args(self.arguments)
-        self.config[self.config.subcommand].ckpt_path = str(path)
+        options = self.config[self.config.subcommand]
+        options.ckpt_path = str(path)
+        if self.config.subcommand == "fit":
+            may_change = getattr(self.model_class, "resume_may_change", ())
+            with user_errors():
+                check_resumed(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
 
     def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir) / self.recipe

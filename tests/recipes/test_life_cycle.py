@@ -1,0 +1,303 @@
+"""The life of a model, over all recipes: its start, weights from elsewhere, tuners and Lightning's callbacks."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, TensorDataset
+
+from wnseq.data.images import ImageDataModule
+from wnseq.data.text import TextDataModule
+from wnseq.recipes import draw, image_classifier, language_model, pixelcnn, sequential_images, vae
+from wnseq.training.callbacks import PlainProgress
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),  # Lightning's
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+]
+
+TRAINER = {
+    "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+    "limit_train_batches": 2, "limit_val_batches": 1, "num_sanity_val_steps": 0, "max_epochs": 1, "accelerator": "cpu",
+    "log_every_n_steps": 1,
+}  # fmt: skip
+
+
+def text() -> TextDataModule:
+    Path("corpus.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    return TextDataModule(corpus="corpus.txt", tokenizer="char", batch_size=4, bptt=8)
+
+
+def images(size: int | None = None, **options: Any) -> Callable[[], ImageDataModule]:
+    return lambda: ImageDataModule(batch_size=8, eval_batch_size=8, size=size, **options)
+
+
+SMALL = {"width": 0.1, "hidden_size": 6, "latent_size": 2, "iaf_size": 4, "importance_samples": 2, "polyak_epochs": 0}
+RECIPES: dict[str, tuple[Callable[..., LightningModule], dict[str, Any], Callable[[], LightningDataModule], str]] = {
+    "language_model": (language_model.LanguageModel, {"hidden_size": 8}, text, "val/nats_per_token"),
+    "image_classifier": (image_classifier.ImageClassifier, {"width": 0.02}, images(12), "val/error_percent"),
+    "sequential_images": (sequential_images.SequentialImages, {"hidden_size": 4}, images(), "val/error_percent"),
+    "vae": (vae.VAE, SMALL, images(), "val/bound_nats_per_image"),
+    "draw": (
+        draw.Draw,
+        {"glimpses": 2, "hidden_size": 6, "latent_size": 2},
+        images(normalize="unit"),
+        "val/nats_per_image",
+    ),
+    "pixelcnn": (pixelcnn.PixelCNN, {"channels": 4, "blocks": 1, "polyak_steps": 0}, images(), "val/bits_per_dim"),
+}
+STARTED = {  # modules of the recipes that are initialised from a batch
+    "image_classifier": image_classifier,
+    "sequential_images": sequential_images,
+    "vae": vae,
+    "pixelcnn": pixelcnn,
+}
+every_recipe = pytest.mark.parametrize("recipe", RECIPES)
+every_started = pytest.mark.parametrize("recipe", STARTED)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def make(recipe: str, **options: Any) -> tuple[LightningModule, LightningDataModule]:
+    kind, sizes, data, _ = RECIPES[recipe]
+    return kind(**sizes, **options), data()
+
+
+def fit(model: LightningModule, data: LightningDataModule, *callbacks: Callback, **options: Any) -> Trainer:
+    trainer = Trainer(**{**TRAINER, **options}, callbacks=list(callbacks))
+    trainer.fit(model, data)
+    return trainer
+
+
+class Starts:
+    """What a recipe's initialise_from_batch was called with: the weights before it, in turn."""
+
+    def __init__(self, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.before: list[dict[str, torch.Tensor]] = []
+        real = STARTED[recipe].initialise_from_batch
+
+        def spy(network: Any, *rest: Any) -> None:
+            self.before.append({name: value.clone() for name, value in network.state_dict().items()})
+            real(network, *rest)
+
+        monkeypatch.setattr(STARTED[recipe], "initialise_from_batch", spy)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@every_started
+def test_loaded_weights_are_not_initialised_again(recipe, monkeypatch):
+    starts = Starts(recipe, monkeypatch)
+    trained, data = make(recipe)
+    fit(trained, data, max_steps=1)
+    assert len(starts.before) == 1 and not starts.before[0]["initialised"] and trained.network.is_initialised
+    fit(trained, data, max_steps=1)  # a second fit goes on from the first
+
+    whole, part, plain = (make(recipe)[0] for _ in range(3))
+    for model in (whole, part, plain):
+        model._trainer = SimpleNamespace(datamodule=data)
+        model.build_from_data()
+        assert not model.network.is_initialised
+    weights = trained.network.state_dict()
+    whole.load_state_dict(trained.state_dict())
+    part.network.load_state_dict(weights)
+    plain.network.load_state_dict({name: value for name, value in weights.items() if name != "initialised"})
+    for model in (whole, part, plain):
+        assert equal(model.network.state_dict(), weights)
+    fit(plain, data, max_steps=1)
+    assert len(starts.before) == 1
+
+
+@every_started
+def test_a_tuner_s_steps_leave_the_start_to_the_run(recipe, monkeypatch):
+    starts = Starts(recipe, monkeypatch)
+    model, data = make(recipe)
+    finder = LearningRateFinder(num_training_steps=3, update_attr=False)
+    fit(model, data, finder, PlainProgress("val/loss"), enable_progress_bar=True, max_steps=1)
+    assert len(finder.optimal_lr.results["loss"]) > 0
+    assert len(starts.before) == 2 and equal(*starts.before)
+    assert model.network.is_initialised
+
+
+@every_recipe
+def test_callbacks_that_average_or_stop(recipe):
+    model, data = make(recipe)
+    callbacks = [
+        EMAWeightAveraging(decay=0.5, update_starting_at_step=0),
+        DeviceStatsMonitor(cpu_stats=False),
+        EarlyStopping(RECIPES[recipe][3], patience=0, min_delta=1e9),
+        GradientAccumulationScheduler({0: 2}),
+    ]
+    trainer = fit(model, data, *callbacks, max_epochs=3, limit_train_batches=4, logger=CSVLogger("logs"))
+    assert trainer.current_epoch == 2 and trainer.global_step == 4  # two epochs of two steps of two batches
+    average = callbacks[0]._average_model.module
+    names = [name for name, _ in model.named_parameters()]
+    assert names and [name for name, _ in average.named_parameters()] == names
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")  # and so it runs
+@every_recipe
+def test_stochastic_weight_averaging_averages_the_network(recipe):
+    model, data = make(recipe)
+    weights: list[list[torch.Tensor]] = []
+
+    class Record(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            weights.append([parameter.detach().clone() for parameter in pl_module.parameters()])
+
+    fit(model, data, Record(), StochasticWeightAveraging(1e-2, swa_epoch_start=2, annealing_epochs=1), max_epochs=3)
+    for parameter, *of_epochs in zip(model.parameters(), *weights[:2], strict=True):
+        torch.testing.assert_close(parameter.detach(), torch.stack(of_epochs).mean(0))
+
+
+@every_recipe
+def test_pruning_finds_the_network(recipe):
+    model, data = make(recipe)
+    fit(model, data, ModelPruning("l1_unstructured", amount=0.5, use_global_unstructured=True))
+    biases = [value for name, value in model.named_parameters() if name.endswith("bias")]
+    assert any(bool((bias == 0).any()) for bias in biases)
+
+
+@every_recipe
+def test_tuners_where_the_output_is_no_terminal(recipe):
+    model, data = make(recipe)
+    rate, size = LearningRateFinder(num_training_steps=3), BatchSizeFinder(max_trials=1, steps_per_trial=1, init_val=2)
+    progress = PlainProgress(RECIPES[recipe][3])
+    trainer = fit(model, data, rate, size, progress, enable_progress_bar=True, max_steps=1)
+    assert trainer.global_step == 1 and data.batch_size == 2 and rate.optimal_lr is not None
+
+
+BUILDS = {
+    "image_classifier": (1, 3), "sequential_images": (1, 3), "vae": ((1, 12, 12), 17), "draw": (12, 12),
+    "pixelcnn": ((1, 12, 12), 17),
+}  # fmt: skip
+
+
+def own_loader(recipe: str) -> DataLoader[Any]:
+    """Pairs (x, y), as torch collates them: a list of two tensors."""
+    x = torch.rand(6, 1, 12, 12) if recipe == "draw" else torch.randint(17, (6, 1, 12, 12)).float()
+    return DataLoader(TensorDataset(x, torch.arange(6) % 3), batch_size=3)
+
+
+@pytest.mark.parametrize("recipe", BUILDS)
+def test_a_loader_of_ones_own(recipe):
+    model, _ = make(recipe)
+    model.build(*BUILDS[recipe])
+    loader = own_loader(recipe)
+    trainer = Trainer(**TRAINER)
+    trainer.fit(model, loader, loader)
+    assert trainer.callback_metrics[RECIPES[recipe][3]].isfinite()
+    (tested,) = trainer.test(model, loader, verbose=False)
+    trainer.save_checkpoint("own.ckpt")
+    again = type(model).load_from_checkpoint("own.ckpt")
+    (repeated,) = Trainer(**TRAINER).test(again, loader, verbose=False)
+    assert repeated == tested
+    if recipe in ("image_classifier", "sequential_images"):
+        (x, _), *_ = loader
+        classify = STARTED[recipe].classify
+        torch.testing.assert_close(classify("own.ckpt", x), model.eval()(x).softmax(1).detach())
+
+
+@pytest.mark.parametrize("recipe", BUILDS)
+def test_a_loader_of_ones_own_without_a_network_names_the_call(recipe):
+    with pytest.raises(ValueError, match=r"no network yet: .* call build\(\w+"):
+        Trainer(**TRAINER).fit(make(recipe)[0], own_loader(recipe), own_loader(recipe))
+
+
+def saved(recipe: str) -> tuple[type[LightningModule], dict[str, Any]]:
+    """A model's class and its checkpoint, which is also in model.ckpt."""
+    model, data = make(recipe)
+    fit(model, data, max_steps=1).save_checkpoint("model.ckpt")
+    return type(model), torch.load("model.ckpt", weights_only=True)
+
+
+@every_recipe
+def test_a_checkpoint_is_examined_before_it_is_used(recipe):
+    kind, checkpoint = saved(recipe)
+    model, data = make(recipe, learning_rate=1e-5)
+    with pytest.raises(
+        ValueError, match=r"has learning_rate \S+, and goes on .* --model.learning_rate 1e-05 would do noth"
+    ):
+        Trainer(**TRAINER).fit(model, data, ckpt_path="model.ckpt")
+    assert Trainer(**TRAINER).validate(model, data, ckpt_path="model.ckpt", verbose=False)  # nothing is trained
+
+    info, weights = checkpoint["wnseq"], checkpoint["state_dict"]
+    name = list(model.state_dict())[-1]
+    broken = {**weights, name: torch.full_like(weights[name], torch.nan)}
+    for changes, text in (
+        ({"wnseq": {**info, "recipe": "other"}}, f"is of the recipe other, this one is {recipe}"),
+        ({"wnseq": {**info, "version": "99.0"}}, "was written by wnseq 99.0"),
+        ({"state_dict": broken}, f"not finite, the first in {name}"),
+    ):
+        torch.save({**checkpoint, **changes}, "broken.ckpt")
+        with pytest.raises(ValueError, match=text):
+            kind.load_from_checkpoint("broken.ckpt")
+    torch.save({name: value for name, value in checkpoint.items() if name != "wnseq"}, "foreign.ckpt")
+    with pytest.raises(ValueError, match=f"not written by the recipe {recipe}: it has no entry wnseq"):
+        kind.load_from_checkpoint("foreign.ckpt")
+    torch.save(broken, "broken.pt")
+    with pytest.raises(ValueError, match=r"broken.pt holds weights that are not finite"):
+        fit(*make(recipe, init_from="broken.pt"))
+
+
+@every_recipe
+def test_every_hyper_parameter_of_a_resumed_run_is_refused_or_takes_effect(recipe):
+    model = make(recipe)[0]
+    assert set(getattr(model, "resume_may_change", ())) <= set(model.hparams)
+
+
+def test_another_optimizer_is_refused_before_its_state_is_loaded():
+    fit(*make("language_model"), max_steps=1).save_checkpoint("model.ckpt")
+    model, data = make("language_model", optimizer="sgd", schedule="constant")
+    with pytest.raises(ValueError, match=r"has optimizer adamw, schedule cosine, .* --model\.optimizer sgd"):
+        Trainer(**TRAINER).fit(model, data, ckpt_path="model.ckpt")
+
+
+def test_a_plateau_has_no_warmup():
+    with pytest.raises(ValueError, match="warmup must be 0 with the schedule plateau, which has none, got 5"):
+        make("language_model", schedule="plateau", warmup=5)
+
+
+@pytest.mark.parametrize("recipe", ["language_model", "sequential_images", "draw"])
+def test_a_cosine_ends_where_the_resumed_run_ends(recipe):
+    trainer = fit(*make(recipe), max_steps=2)
+    trainer.save_checkpoint("model.ckpt")
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    resumed = Trainer(**{**TRAINER, "max_epochs": 2})
+    rates: list[float] = []
+    resumed.callbacks.append(Rates(rates))
+    resumed.fit(*make(recipe), ckpt_path="model.ckpt")
+    peak = make(recipe)[0].hparams["learning_rate"]
+    # the first step has the rate that the optimiser was saved with
+    assert rates[1:] == pytest.approx([peak * (1 + math.cos(3 * math.pi / 4)) / 2])
+
+
+class Rates(Callback):
+    """The step size of each batch."""
+
+    def __init__(self, rates: list[float]) -> None:
+        self.rates = rates
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])

@@ -1,0 +1,45 @@
+"""Whether a network has been initialised from a batch, as a part of its state dict."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["BatchInitialised"]
+
+
+class BatchInitialised(nn.Module):
+    """Base of networks that are initialised from their first training batch.
+
+    State:
+        - initialised: buffer, uint8, one element; 1 once the weights are initialised or loaded. Checkpoints hold it, so
+          that what restores a model restores it too. A state dict without it, such as a plain torch one, sets it.
+
+    Example:
+        >>> network = BatchInitialised()
+        >>> network.is_initialised
+        False
+        >>> network.mark_initialised()
+        >>> network.state_dict()["initialised"].item(), network.is_initialised
+        (1, True)
+    """
+
+    initialised: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.uint8))
+
+    @property
+    def is_initialised(self) -> bool:
+        """Return True if the weights are initialised or loaded. It waits for the device."""
+        return bool(self.initialised)
+
+    def mark_initialised(self) -> None:
+        """Record that the weights are initialised."""
+        self.initialised.fill_(1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if any(name.startswith(prefix) for name in state_dict):
+            state_dict.setdefault(f"{prefix}initialised", torch.ones_like(self.initialised))  # a copy of the user's
+        super()._load_from_state_dict(state_dict, prefix, *args)

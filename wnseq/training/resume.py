@@ -1,0 +1,100 @@
+"""Checks of a checkpoint before it is used, and of the hyper-parameters of a run that resumes from it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from wnseq import __version__
+from wnseq.training.run_info import find_trainer
+
+__all__ = ["check_checkpoint", "check_finite", "check_resumed", "open_checkpoint"]
+
+
+def check_checkpoint(checkpoint: Mapping[str, Any], recipe: str, name: str = "the checkpoint") -> None:
+    """Check that a checkpoint is of a recipe, of no newer version, and that its weights are finite.
+
+    Args:
+        checkpoint: Contents of the file. Without an entry ``wnseq``, recipe and version pass.
+        recipe: Name of the recipe.
+        name: What the error message calls the checkpoint.
+
+    Raises:
+        ValueError: It is of another recipe, of a newer version, or its weights are not finite.
+    """
+    info = checkpoint.get("wnseq", {})
+    if (made := info.get("recipe", recipe)) != recipe:
+        raise ValueError(f"{name} is of the recipe {made}, this one is {recipe}: use it with wnseq run {made}")
+    version = info.get("version", __version__)
+    if _release(version) > _release(__version__):
+        raise ValueError(f"{name} was written by wnseq {version}, this is {__version__}: pip install --upgrade wnseq")
+    check_finite(checkpoint["state_dict"], name)
+
+
+def _release(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdecimal()]
+
+
+def check_finite(weights: Mapping[str, Any], name: str) -> None:
+    """Check that floating-point weights are finite.
+
+    Raises:
+        ValueError: One is not; with its name.
+    """
+    for key, value in weights.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(
+                f"{name} holds weights that are not finite, the first in {key}: the run that wrote it diverged. Use an "
+                "earlier checkpoint, or train again with a lower learning rate."
+            )
+
+
+def check_resumed(
+    saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Iterable[str], path: str = "CHECKPOINT"
+) -> None:
+    """Check that a resumed run keeps the hyper-parameters that would do nothing, since the checkpoint decides.
+
+    Args:
+        saved: Hyper-parameters of the checkpoint.
+        now: Those of the model; None passes.
+        may_change: Names of those that take effect in a resumed run.
+        path: The checkpoint, for the error.
+
+    Raises:
+        ValueError: Some differ; with the two ways to go on.
+    """
+    fixed = [name for name in saved if name in now and name not in may_change]
+    changed = [name for name in fixed if now[name] is not None and now[name] != saved[name]]
+    if changed:
+        before = ", ".join(f"{name} {saved[name]}" for name in changed)
+        flags = " ".join(f"--model.{name} {now[name]}" for name in changed)
+        raise ValueError(
+            f"the run to be resumed has {before}, and goes on with it: {flags} would do nothing. Leave that out to "
+            f"resume, or start a new run from these weights: --model.init_from {path} {flags}, without --ckpt_path"
+        )
+
+
+def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recipe: str) -> Mapping[str, Any]:
+    """Check a checkpoint that a model is about to load; return what it holds under ``wnseq``.
+
+    Args:
+        model: The model. Its ``resume_may_change`` names the hyper-parameters that take effect in a resumed run.
+        checkpoint: Contents of the file.
+        recipe: Name of the recipe.
+
+    Raises:
+        ValueError: It is not a checkpoint of this recipe, cannot be used, or the run has other hyper-parameters.
+    """
+    if "wnseq" not in checkpoint:
+        raise ValueError(
+            f"the checkpoint was not written by the recipe {recipe}: it has no entry wnseq. Weights of another program "
+            "load with --model.init_from, if their names and shapes fit"
+        )
+    check_checkpoint(checkpoint, recipe)
+    trainer = find_trainer(model)
+    if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+        check_resumed(checkpoint.get("hyper_parameters", {}), model.hparams, getattr(model, "resume_may_change", ()))
+    info: Mapping[str, Any] = checkpoint["wnseq"]
+    return info

@@ -21,5 +21,6 @@ class BuildNetwork(Callback):
 
 def build_network_first(trainer: Trainer) -> None:
     """Add :class:`BuildNetwork` as the Trainer's first callback, once. Call it in ``configure_callbacks``."""
-    if not any(isinstance(callback, BuildNetwork) for callback in trainer.callbacks):
-        trainer.callbacks.insert(0, BuildNetwork())
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(callback, BuildNetwork) for callback in callbacks):
+        callbacks.insert(0, BuildNetwork())

@@ -53,7 +53,7 @@ from wnseq.training.hparams import check_ranges
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import save_arrays, save_images
-from wnseq.training.schedules import cosine_schedule, total_steps
+from wnseq.training.schedules import cosine_schedule, total_steps, use_found_learning_rate
 
 State = tuple[Tensor, Tensor]
 
@@ -181,6 +181,7 @@ class Draw(LightningModule):
         """Print what is trained on what."""
         h = self.hparams
         windows = f"read {h.read_size or 'all'}, write {h.write_size or 'all'}"
+        use_found_learning_rate(self)
         print_header(self, f"{h.glimpses} glimpses, {windows}, norm {h.norm}")
 
     def configure_optimizers(self) -> Any:

@@ -52,7 +52,7 @@ from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
-from wnseq.training.schedules import total_steps
+from wnseq.training.schedules import total_steps, use_found_learning_rate
 
 Norm = Literal["none", "weight", "batch", "mean_only", "weight_mean_only"]
 
@@ -149,6 +149,7 @@ class ImageClassifier(LightningModule):
     def on_fit_start(self) -> None:
         """Print what is trained on what; initialise from images of the data module."""
         h, data = self.hparams, find_datamodule(self)
+        use_found_learning_rate(self)
         print_header(self, f"ConvPool-CNN-C, width {h.width}, norm {h.norm}")
         if isinstance(data, ImageDataModule):
             self._initialise(data, None)

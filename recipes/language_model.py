@@ -46,7 +46,7 @@ from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.hparams import check_ranges
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
-from wnseq.training.schedules import total_steps
+from wnseq.training.schedules import total_steps, use_found_learning_rate
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -193,6 +193,7 @@ class LanguageModel(LightningModule):
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
         h = self.hparams
+        use_found_learning_rate(self)
         print_header(self, f"{h.num_layers} x {h.hidden_size} {h.cell}, norm {h.norm}")
 
     def configure_optimizers(self) -> Any:

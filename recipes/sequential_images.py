@@ -46,7 +46,7 @@ from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
-from wnseq.training.schedules import cosine_schedule, total_steps
+from wnseq.training.schedules import cosine_schedule, total_steps, use_found_learning_rate
 
 Start = Literal["torch", "forget_bias", "input", "closed_form", "data"]
 
@@ -141,6 +141,7 @@ class SequentialImages(LightningModule):
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
         h = self.hparams
+        use_found_learning_rate(self)
         print_header(self, f"{h.num_layers} x {h.hidden_size} {h.cell}, norm {h.norm}, start {h.start}")
 
     def configure_optimizers(self) -> Any:

@@ -68,6 +68,8 @@ STARTED = {  # modules of the recipes that are initialised from a batch
     "vae": vae,
     "pixelcnn": pixelcnn,
 }
+LR_FINDER = "lightning.pytorch.tuner.lr_finder._LRFinder.suggestion"
+COSINE = ("language_model", "sequential_images", "draw")  # recipes whose step size falls along one
 every_recipe = pytest.mark.parametrize("recipe", RECIPES)
 every_started = pytest.mark.parametrize("recipe", STARTED)
 
@@ -86,6 +88,16 @@ def fit(model: LightningModule, data: LightningDataModule, *callbacks: Callback,
     trainer = Trainer(**{**TRAINER, **options}, callbacks=list(callbacks))
     trainer.fit(model, data)
     return trainer
+
+
+class Rates(Callback):
+    """The step size of each batch."""
+
+    def __init__(self, rates: list[float]) -> None:
+        self.rates = rates
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
 class Starts:
@@ -180,12 +192,17 @@ def test_pruning_finds_the_network(recipe):
 
 
 @every_recipe
-def test_tuners_where_the_output_is_no_terminal(recipe):
+def test_tuners_where_the_output_is_no_terminal(recipe, monkeypatch):
+    monkeypatch.setattr(LR_FINDER, lambda self: 1e-4)  # which needs many steps
     model, data = make(recipe)
     rate, size = LearningRateFinder(num_training_steps=3), BatchSizeFinder(max_trials=1, steps_per_trial=1, init_val=2)
     progress = PlainProgress(RECIPES[recipe][3])
-    trainer = fit(model, data, rate, size, progress, enable_progress_bar=True, max_steps=1)
-    assert trainer.global_step == 1 and data.batch_size == 2 and rate.optimal_lr is not None
+    rates: list[float] = []
+    callbacks = [rate, size, progress, Rates(rates)]
+    trainer = fit(model, data, *callbacks, enable_progress_bar=True, max_steps=2, limit_train_batches=3)
+    assert trainer.global_step == 2 and data.batch_size == 2
+    assert rates[1] / rates[0] == pytest.approx(1 / 2 if recipe in COSINE else 1, rel=1e-4)
+    assert model.hparams["learning_rate"] == 1e-4 and rates[0] == pytest.approx(1e-4)
 
 
 BUILDS = {
@@ -279,7 +296,7 @@ def test_a_plateau_has_no_warmup():
         make("language_model", schedule="plateau", warmup=5)
 
 
-@pytest.mark.parametrize("recipe", ["language_model", "sequential_images", "draw"])
+@pytest.mark.parametrize("recipe", COSINE)
 def test_a_cosine_ends_where_the_resumed_run_ends(recipe):
     trainer = fit(*make(recipe), max_steps=2)
     trainer.save_checkpoint("model.ckpt")
@@ -291,13 +308,3 @@ def test_a_cosine_ends_where_the_resumed_run_ends(recipe):
     peak = make(recipe)[0].hparams["learning_rate"]
     # the first step has the rate that the optimiser was saved with
     assert rates[1:] == pytest.approx([peak * (1 + math.cos(3 * math.pi / 4)) / 2])
-
-
-class Rates(Callback):
-    """The step size of each batch."""
-
-    def __init__(self, rates: list[float]) -> None:
-        self.rates = rates
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])

@@ -1,13 +1,44 @@
-"""The length of a run."""
+"""The length of a run, and step sizes along it."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
 
-from wnseq.training.schedules import total_steps
+from wnseq.training.schedules import cosine_schedule, total_steps, use_found_learning_rate
 
 
 def test_the_steps_of_a_run() -> None:
     assert total_steps(SimpleNamespace(estimated_stepping_batches=12)) == 12  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the schedule needs --trainer\.max_epochs or --trainer\.max_steps"):
         total_steps(SimpleNamespace(estimated_stepping_batches=float("inf")))  # type: ignore[arg-type]
+
+
+def optimizer(rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def rates(schedule: LambdaLR, steps: int) -> list[float]:
+    found = []
+    for _ in range(steps):
+        found.append(schedule.optimizer.param_groups[0]["lr"])
+        schedule.optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_a_cosine_falls_to_zero_and_stays_there() -> None:
+    assert rates(cosine_schedule(optimizer(2.0), 4), 6) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0, 0])
+
+
+def test_a_learning_rate_that_was_found_starts_the_schedules() -> None:
+    sgd = optimizer(2.0)
+    schedule = LambdaLR(sgd, lambda step: (step + 1) / 4)
+    without = SimpleNamespace(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer(2.0)))
+    trainer = SimpleNamespace(lr_scheduler_configs=[SimpleNamespace(scheduler=schedule), without])
+    model: Any = SimpleNamespace(hparams={"learning_rate": 0.4}, trainer=trainer)
+    sgd.param_groups[0]["lr"] = 0.4  # as Lightning sets it
+    use_found_learning_rate(model)
+    assert rates(schedule, 3) == pytest.approx([0.1, 0.2, 0.3])

@@ -1,12 +1,12 @@
-"""Step sizes that fall until the end of a run, and the length of the run."""
+"""Step sizes that fall until the end of a run, the length of the run, and a step size that was found."""
 
 import math
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["cosine_schedule", "total_steps"]
+__all__ = ["cosine_schedule", "total_steps", "use_found_learning_rate"]
 
 
 def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
@@ -27,3 +27,19 @@ def total_steps(trainer: Trainer) -> int:
     if total == float("inf"):
         raise ValueError("the schedule needs --trainer.max_epochs or --trainer.max_steps")
     return int(total)
+
+
+def use_found_learning_rate(model: LightningModule) -> None:
+    """Start the schedules of a fit from ``model.hparams.learning_rate``. Call it in ``on_fit_start``.
+
+    Lightning's LearningRateFinder sets it after the schedules are made, which would return to the old one at the first
+    step.
+    """
+    rate = model.hparams["learning_rate"]
+    for config in model.trainer.lr_scheduler_configs:
+        schedule = config.scheduler
+        bases = getattr(schedule, "base_lrs", [rate])
+        if any(base != rate for base in bases):
+            for group, base, last in zip(schedule.optimizer.param_groups, bases, schedule.get_last_lr(), strict=True):
+                group["lr"], group["initial_lr"] = rate * float(last) / float(base), rate
+            schedule.base_lrs = [rate] * len(bases)

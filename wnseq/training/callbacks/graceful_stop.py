@@ -31,6 +31,7 @@ class GracefulShutdown(Callback):
         self._requested: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._requested = None  # of an earlier fit
         # only the main thread may have handlers
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -304,6 +304,7 @@ class LanguageModel(LightningModule):
         if trainer is None or trainer.state.fn != "fit":
             return
         state = checkpoint["carried_state"]
+        self._states.pop("train", None)  # a tuner's
         if state is None:
             self.print("the checkpoint was saved as several processes were stopped: the carried state starts from zero")
         elif state:

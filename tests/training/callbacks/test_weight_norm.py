@@ -131,6 +131,24 @@ def test_data_init_never_acts_when_a_run_resumes(tmp_path: Path) -> None:
     assert again.report is None
 
 
+def test_a_second_fit_of_a_model_goes_on(tmp_path: Path) -> None:
+    model, start = Regressor(), DataInit()
+    fit(tmp_path, model, [start], max_steps=1)
+    report = start.report
+    fit(tmp_path, model, [start], max_steps=1)
+    assert start.report is report
+    fit(tmp_path, Regressor(), [start], max_steps=1)
+    assert start.report is not report
+
+
+def test_weights_that_were_loaded_are_overwritten_with_a_warning(tmp_path: Path) -> None:
+    trained, model = Regressor(), Regressor()
+    fit(tmp_path, trained, [], max_epochs=4)
+    model.load_state_dict(trained.state_dict())
+    with pytest.warns(UserWarning, match=r"overwrites .* loaded or changed: rnn.weight_ih_l0_g is not the norm"):
+        fit(tmp_path, model, [DataInit()], max_steps=1)
+
+
 def test_the_input_of_the_model_can_be_named(tmp_path: Path) -> None:
     start = DataInit(inputs=lambda batch: {"x": batch.x * 2}, horizon=3)
     model = Regressor()

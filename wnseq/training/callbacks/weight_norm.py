@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from wnseq.init._data_dependent import data_init
 from wnseq.init._report import InitReport
+from wnseq.nn._weight_pairs import directions
 from wnseq.optim import direction_norms, renormalize_
 
 __all__ = ["DataInit", "Renormalize", "model_input"]
@@ -31,8 +34,9 @@ def model_input(batch: Any) -> Tensor:
 class DataInit(Callback):
     """Set g and bias of every weight-normalised layer from the first training batch, as :func:`wnseq.data_init` does.
 
-    It acts before the first step of a new run, never when a run resumes. The batch is then trained on as any other, and
-    no random generator is used, so that the data of the run do not change. The report is in ``report`` afterwards.
+    It acts before the first step of a new run, never when a run resumes, and once for a model: a second fit goes on. It
+    warns if a g is not ‖v‖, as after training or loading. The batch is then trained on as any other, and no random
+    generator is used, so that the data of the run do not change. The report is in ``report`` afterwards.
 
     Args:
         inputs: The function from a batch to the model's input: one argument, a plain tuple of several, or a dictionary.
@@ -66,14 +70,30 @@ class DataInit(Callback):
         self.input_share = input_share
         self.horizon = horizon
         self.report: InitReport | None = None
+        self._done: LightningModule | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        if trainer.global_step > 0 or batch_idx > 0 or trainer.ckpt_path is not None:
+        if trainer.global_step > 0 or batch_idx > 0 or trainer.ckpt_path is not None or self._done is pl_module:
             return
+        if (name := _first_trained(pl_module)) is not None:
+            rank_zero_warn(
+                f"DataInit overwrites g and biases of a model that was trained, loaded or changed: {name} is not the "
+                "norm of its v. To keep such weights, leave DataInit out."
+            )
         inputs = trainer.precision_plugin.convert_input(self.inputs(batch))
         options = {"input_share": self.input_share, "horizon": self.horizon}
         self.report = data_init(pl_module, inputs, self.init_scale, **options)  # type: ignore[arg-type]
+        self._done = pl_module
         pl_module.print(self.report)
+
+
+def _first_trained(model: LightningModule) -> str | None:
+    """Return the name of a g that is not ‖v‖; None if there is none."""
+    norms = direction_norms(model)
+    for name, (_, g, _) in directions(model):
+        if not torch.allclose(g.detach().float(), norms[name].float(), rtol=1e-2, atol=0):  # of half types
+            return f"{name.removesuffix('_v')}_g"
+    return None
 
 
 class Renormalize(Callback):

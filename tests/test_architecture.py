@@ -47,7 +47,17 @@ FLOORS = 7
 # package or file -> the libraries it may import besides the standard library; the others may import torch alone
 LIBRARIES: dict[str, set[str]] = {
     "onnx": {"onnxscript", "torch"},  # the first imported only where it is used
-    "data": {"lightning", "numpy", "pooch", "sentencepiece", "sklearn", "torch", "torchtext", "tqdm"},
+    "data": {
+        "charset_normalizer",
+        "lightning",
+        "numpy",
+        "pooch",
+        "sentencepiece",
+        "sklearn",
+        "torch",
+        "torchtext",
+        "tqdm",
+    },
     "training": {"jsonargparse", "lightning", "matplotlib", "numpy", "rich", "torch"},
 }
 

@@ -3,8 +3,10 @@
 import codecs
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from wnseq.data.text.decoding import HEAD, not_utf8, utf8_file
 
 BLOCK = 1 << 18  # bytes read at once; encoding takes about twenty times as much memory
 LONGEST = 1 << 24  # characters; a longer run without white space is cut anywhere
@@ -18,16 +20,13 @@ class Piece:
         source: A file, or the bytes themselves.
         start: First byte.
         stop: One past the last byte.
+        name: Name for error messages.
     """
 
     source: Path | bytes
     start: int
     stop: int
-
-    @property
-    def name(self) -> str:
-        """Name for error messages."""
-        return str(self.source) if isinstance(self.source, Path) else "the embedded text"
+    name: str
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the bytes, at most ``BLOCK`` at a time."""
@@ -59,8 +58,23 @@ class Text:
     @classmethod
     def of(cls, source: Path | bytes) -> "Text":
         """Return a whole file, or the given bytes, as a text."""
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        return cls((Piece(source, 0, size),))
+        if isinstance(source, bytes):
+            return cls((Piece(source, 0, len(source), "the embedded text"),))
+        return cls((Piece(source, 0, source.stat().st_size, str(source)),))
+
+    @classmethod
+    def of_file(cls, path: Path, encoding: str | None = None) -> "Text":
+        """Return a file as a text, without a byte order mark, unpacked if it is gzipped.
+
+        Args:
+            path: The file.
+            encoding: Its encoding; None for UTF-8.
+
+        Raises:
+            ValueError: The file is no text in that encoding.
+        """
+        source, start = utf8_file(path, encoding)
+        return cls((Piece(source, start, source.stat().st_size, str(path)),))
 
     @property
     def size(self) -> int:
@@ -77,7 +91,7 @@ class Text:
             length = piece.stop - piece.start
             low, high = max(start - offset, 0), min(stop - offset, length)
             if low < high:
-                pieces.append(Piece(piece.source, piece.start + low, piece.start + high))
+                pieces.append(replace(piece, start=piece.start + low, stop=piece.start + high))
             offset += length
         return Text(tuple(pieces))
 
@@ -137,11 +151,10 @@ class Text:
                 try:
                     yield decoder.decode(block, final=position + len(block) == piece.stop)
                 except UnicodeDecodeError as error:
-                    where, byte = position - pending + error.start, error.object[error.start]
-                    raise ValueError(
-                        f"{piece.name} is not UTF-8 text: byte 0x{byte:02x} at position {where:,} can't be decoded. "
-                        "Convert it first, e.g. `iconv -f latin1 -t utf-8 in.txt > out.txt`."
-                    ) from None
+                    where = position - pending + error.start
+                    reason = f"byte 0x{error.object[error.start]:02x} at position {where:,} can't be decoded"
+                    line = error.object.rfind(b"\n", 0, max(0, error.start - HEAD // 2)) + 1
+                    raise not_utf8(piece.name, error.object[line:], reason) from None
                 position += len(block)
 
 

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import re
 import zipfile
@@ -64,25 +65,29 @@ def test_one_long_line_is_cut_between_words_or_characters(tmp_path: Path) -> Non
     assert set("".join(read(tmp_path / "characters.txt").values())) == {"漢"}
 
 
-def test_a_folder_is_its_files_in_sorted_order(tmp_path: Path) -> None:
+def test_a_folder_is_its_files_each_ending_in_a_line(tmp_path: Path) -> None:
     for name, text in (("b.txt", LINES), ("a.txt", "no newline at the end"), ("contest.txt", LINES), ("x.py", "no")):
         (tmp_path / name).write_text(text)
     assert "".join(read(tmp_path).values()) == "no newline at the end\n" + LINES + LINES
+    assert open_corpus(str(tmp_path)).files == "files: a.txt, b.txt, contest.txt; not read: x.py"
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["train.txt", "valid.txt", "test.txt"],
-        ["ptb.train.txt", "ptb.val.txt", "ptb.test.txt"],
-        ["wiki.train.tokens", "wiki.validation.tokens", "wiki.test.tokens"],
-        ["Train.txt", "my-val.txt", "the_test.txt"],
-    ],
-)
-def test_a_folder_with_parts_is_taken_as_it_is(tmp_path: Path, names: list[str]) -> None:
-    for name in names:
-        (tmp_path / name).write_text(f"{name}\n")
-    assert read(tmp_path) == dict(zip(PARTS, (f"{name}\n" for name in names), strict=True))
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_files_of_a_folder_have_one_encoding(tmp_path: Path, encoding: str) -> None:
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_bytes(f"naïve {name}\n".encode(encoding))
+    parts = open_corpus(str(tmp_path), encoding=encoding).parts
+    assert [parts[part].read().decode() for part in PARTS] == ["naïve train\n", "naïve valid\n", "naïve test\n"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "shift_jis"])
+def test_a_corpus_is_the_same_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_text(LINES)
+    (tmp_path / "b.txt").write_bytes(gzip.compress(LINES.encode(encoding)))
+    given = None if encoding == "utf-8-sig" else encoding
+    one, two = open_corpus(str(tmp_path / "a.txt")), open_corpus(str(tmp_path / "b.txt"), encoding=given)
+    assert one.sha256 == two.sha256
+    assert two.part_sha256("val") == one.part_sha256("val")
 
 
 def test_the_examples_are_corpora() -> None:
@@ -203,6 +208,20 @@ def test_a_misspelt_name_is_guessed(name: str, text: str) -> None:
         check_name(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding", "text"),
+    [
+        ("", None, "The name of the corpus is empty"),
+        (" ", None, "The name of the corpus is empty"),
+        ("python", "cp1252", r"Corpus 'python' is UTF-8\. Leave encoding out"),
+        (".", "rot13", "There is no text encoding 'rot13'"),
+    ],
+)
+def test_names_and_encodings_are_checked(name: str, encoding: str | None, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        check_name(name, encoding)
+
+
 @pytest.mark.parametrize("name", ["my_book.txt", "books/mine"])
 def test_a_missing_path_is_named(name: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"no text file or folder at '{name}'"):
@@ -224,10 +243,3 @@ def test_texts_without_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("ab")
     with pytest.raises(ValueError, match=r"short\.txt has 2 bytes, too few to cut into train, val and test parts"):
         open_corpus(str(tmp_path / "short.txt"))
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"folder has no \.txt"):
-        open_corpus(str(tmp_path / "folder"))
-    (tmp_path / "folder" / "train.txt").write_text("a")
-    (tmp_path / "folder" / "test.txt").write_text("a")
-    with pytest.raises(ValueError, match=r"has test\.txt, train\.txt, but no \.txt file whose name says val\."):
-        open_corpus(str(tmp_path / "folder"))

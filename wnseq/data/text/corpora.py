@@ -11,6 +11,8 @@ from pathlib import Path
 
 from wnseq.data._download import fetch, unpack
 from wnseq.data._files import cache_folder, data_root
+from wnseq.data.text.decoding import check_encoding
+from wnseq.data.text.folder import find_files
 from wnseq.data.text.stream import Text
 
 EMBEDDED = "python"
@@ -111,10 +113,12 @@ class Corpus:
     Args:
         name: As the user gave it.
         parts: ``train``, ``val``, ``test``.
+        files: A line about the files that were read and those that were not; empty but for a folder.
     """
 
     name: str
     parts: Mapping[str, Text]
+    files: str = ""
 
     @cached_property
     def sha256(self) -> str:
@@ -131,14 +135,21 @@ class Corpus:
         return sha256(f"{self.sha256} {sizes} {part}".encode()).hexdigest()
 
 
-def check_name(name: str) -> None:
-    """Check that a corpus is a known name or an existing path.
+def check_name(name: str, encoding: str | None = None) -> None:
+    """Check that a corpus is a known name or an existing path, and that its encoding is one.
 
     Raises:
-        ValueError: A misspelt name.
+        ValueError: An empty or misspelt name, an unknown encoding, or one given for a corpus that has its own.
         FileNotFoundError: A path where nothing is.
     """
-    if name == EMBEDDED or name in CORPORA or Path(name).expanduser().exists():
+    check_encoding(encoding)
+    if name == EMBEDDED or name in CORPORA:
+        if encoding is not None:
+            raise ValueError(f"Corpus {name!r} is UTF-8. Leave encoding out; it is for files of your own.")
+        return
+    if not name.strip():
+        raise ValueError("The name of the corpus is empty. Name a standard corpus, a text file or a folder of them.")
+    if Path(name).expanduser().exists():
         return
     if "/" in name or os.sep in name or Path(name).suffix:
         raise FileNotFoundError(
@@ -149,7 +160,7 @@ def check_name(name: str) -> None:
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     raise ValueError(
         f"There is no corpus {name!r}.{hint} Known are {', '.join(known)}; "
-        "the path of a UTF-8 text file or of a folder of them works too."
+        "the path of a text file or of a folder of them works too."
     )
 
 
@@ -173,26 +184,28 @@ def fetch_corpus(name: str, root: str | None = None) -> None:
             unpack(archive, member, target if os.access(folder, os.W_OK) else _unpacked(target))
 
 
-def open_corpus(name: str, root: str | None = None) -> Corpus:
+def open_corpus(name: str, root: str | None = None, encoding: str | None = None) -> Corpus:
     """Return a corpus in its three parts, none of them empty.
 
     Args:
-        name: ``python`` (embedded), a standard name, or the path of a UTF-8 text file or a folder of them.
+        name: ``python`` (embedded), a standard name, or the path of a text file, gzipped or not, or of a folder of
+            them, which :mod:`wnseq.data.text.folder` describes.
         root: Folder of the standard corpora; default ``$WNSEQ_DATA``, else ``./data``.
+        encoding: Encoding of a path's files; None for UTF-8.
 
     Raises:
-        ValueError: An unknown name, or a text that is empty or too short to be cut.
+        ValueError: An unknown name, a text in another encoding, or one that is empty or too short to be cut.
         FileNotFoundError: A file is missing.
     """
-    check_name(name)
+    check_name(name, encoding)
     if name == EMBEDDED:
-        parts: Mapping[str, Text] = _embedded()
-    elif name in CORPORA:
-        parts = _standard(name, data_root(root) / name)
-    else:
-        path = Path(name).expanduser()
-        parts = _folder(path) if path.is_dir() else _cut(_file(path), (0.9, 0.95), Text.boundary, str(path))
-    return Corpus(name, parts)
+        return Corpus(name, _embedded())
+    if name in CORPORA:
+        return Corpus(name, _standard(name, data_root(root) / name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Corpus(name, *_folder(path, encoding))
+    return Corpus(name, _cut(_file(path, encoding), (0.9, 0.95), Text.boundary, str(path)))
 
 
 def _embedded() -> dict[str, Text]:
@@ -243,40 +256,28 @@ def _unpacked(target: Path) -> Path:
     return cache_folder() / "corpora" / target.parent.name / target.name
 
 
-def _file(path: Path) -> Text:
+def _file(path: Path, encoding: str | None = None) -> Text:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file.")
-    text = Text.of(path)
+    text = Text.of_file(path, encoding)
     if not text.size:
         raise ValueError(f"{path} is empty; a corpus needs text.")
     return text
 
 
-def _folder(folder: Path) -> dict[str, Text]:
-    """Return the parts by the files' names, or cut the files, one after the other in sorted order."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".tokens") and path.is_file())
-    if not files:
-        raise FileNotFoundError(f"Folder {folder} has no .txt (or .tokens) files to be a corpus.")
-    words = {path: set(re.split(r"[^a-z]+", path.name.lower())) for path in files}
-    names = {"train": {"train"}, "val": {"valid", "val", "validation"}, "test": {"test"}}
-    named = {part: [path for path in files if words[path] & names[part]] for part in PARTS}
-    missing = [part for part in PARTS if not named[part]]
-    if not missing:
-        return {part: _joined(named[part]) for part in PARTS}
-    if len(missing) < len(PARTS):
-        have = sorted(path.name for part in PARTS for path in named[part])
-        raise ValueError(
-            f"Folder {folder} has {', '.join(have)}, but no .txt file whose name says {' or '.join(missing)}. Either "
-            "all of train, val (or valid) and test are in the names, or none is and the text is cut 90 : 5 : 5."
-        )
-    return _cut(_joined(files), (0.9, 0.95), Text.boundary, str(folder))
+def _folder(folder: Path, encoding: str | None) -> tuple[dict[str, Text], str]:
+    """Return the parts by the files' names, or cut the files; and a line about them."""
+    files = find_files(folder)
+    joined = {part: _joined(paths, encoding) for part, paths in files.read.items()}
+    parts = joined if "train" in joined else _cut(joined[""], (0.9, 0.95), Text.boundary, str(folder))
+    return parts, files.describe(folder)
 
 
-def _joined(files: list[Path]) -> Text:
+def _joined(files: list[Path], encoding: str | None) -> Text:
     """Concatenate files, each ending in a newline."""
     joined = Text(())
     for path in files:
-        text = _file(path)
+        text = _file(path, encoding)
         joined += text
         if text.slice(text.size - 1, text.size).read() != b"\n":
             joined += Text.of(b"\n")

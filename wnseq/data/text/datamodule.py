@@ -30,11 +30,14 @@ class TextDataModule(LightningDataModule):
 
     Args:
         corpus: python (the language reference inside Python, no download), ptb, wikitext-2, wikitext-103,
-            tinyshakespeare, enwik8, text8, or the path of a UTF-8 text file or of a folder of them.
+            tinyshakespeare, enwik8, text8, or the path of a text file or of a folder of them, gzipped or not. A folder
+            is all its .txt and .tokens files and those of its subfolders, hidden ones left out, in sorted order: the
+            parts if names of files or subfolders say train, valid and test, else cut 90 : 5 : 5.
         tokenizer: word, subword, bpe, char or byte, trained on the training part, or the path of a checkpoint with a
             tokenizer; default subword.
         vocabulary_size: Entries at most, the most frequent; default all words or characters, 2000 subwords.
         root: Folder of the standard corpora; default $WNSEQ_DATA, else ./data.
+        encoding: Encoding of the text files of a path, e.g. cp1252, utf-16 or gb18030; default UTF-8.
         batch_size: Streams read side by side in training, by each process.
         bptt: Tokens of each stream in a training step; gradients reach no further back.
         random_bptt: Whether to draw each batch's length around bptt (AWD-LSTM); else all are equal.
@@ -71,6 +74,7 @@ class TextDataModule(LightningDataModule):
         tokenizer: str | None = None,
         vocabulary_size: int | None = None,
         root: str | None = None,
+        encoding: str | None = None,
         batch_size: int = 32,
         bptt: int = 64,
         random_bptt: bool = False,
@@ -88,13 +92,14 @@ class TextDataModule(LightningDataModule):
             ("seed", seed, 0),
         ):
             _check_integer(name, value, least)
-        check_name(corpus)
+        check_name(corpus, encoding)
         kind = "subword" if tokenizer is None else tokenizer
         _check_tokenizer(kind, vocabulary_size)
         self.corpus = corpus
         self.tokenizer_source = kind
         self.vocabulary_size = vocabulary_size
         self.root = root
+        self.encoding = encoding
         self.batch_size = batch_size
         self.bptt = bptt
         self.random_bptt = random_bptt
@@ -140,7 +145,7 @@ class TextDataModule(LightningDataModule):
         self.splits = splits
 
     def _read(self) -> dict[str, Split]:
-        text = self.text = open_corpus(self.corpus, self.root)
+        text = self.text = open_corpus(self.corpus, self.root, self.encoding)
         self.corpus_sha256 = text.sha256
         if self.tokenizer is None:
             if self.tokenizer_source in KINDS:
@@ -150,14 +155,15 @@ class TextDataModule(LightningDataModule):
         return {part: encode(text.parts[part], self.tokenizer, text.part_sha256(part), part) for part in PARTS}
 
     def describe(self) -> str:
-        """Return two lines about the corpus, for the screen."""
+        """Return two or three lines about the corpus, for the screen; those of a folder name its files."""
         tokenizer = self._after_setup()
         sizes = ", ".join(f"{self.splits[part].counts.tokens:,} {part}" for part in PARTS)
         test = self.splits["test"].counts
         unknown = f", {test.unknown / test.tokens:.2%} of the test tokens unknown" if test.unknown else ""
+        files = f"\n{self.text.files}" if self.text.files else ""
         return (
             f"corpus {self.corpus} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens\n"
-            f"tokenizer: {tokenizer.kind}, {len(tokenizer):,} entries{unknown}"
+            f"tokenizer: {tokenizer.kind}, {len(tokenizer):,} entries{unknown}{files}"
         )
 
     def provenance(self) -> dict[str, str]:

@@ -1,3 +1,4 @@
+import random
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -123,10 +124,58 @@ def test_a_sample_is_spread_over_the_text() -> None:
 
 
 def test_long_lines_are_cut_before_words() -> None:
-    cut = list(tokenizer_training._sentences(text("word " * 5_000 + "\n" + "x" * 5_000), {}))
-    assert max(map(len, cut)) <= tokenizer_training.SENTENCE
+    cut = [line.decode() for line in tokenizer_training._sentences(text("word " * 5_000 + "\n" + "x" * 5_000), {})]
+    assert max(len(line.encode()) for line in cut) <= tokenizer_training.SENTENCE
     assert all(line.strip().split(" ") == ["word"] * line.count("word") for line in cut if "w" in line)
     assert "".join(cut) == "word " * 5_000 + "x" * 5_000
+
+
+@pytest.mark.parametrize("character", ["x", "ü", "ก", "天", "😀", "\t", "\u3000"])
+@pytest.mark.parametrize("length", [1, 31, 33, 1397, 1398, 4192, 4193, 9000])
+def test_no_sentence_is_longer_than_sentencepiece_reads(character: str, length: int) -> None:
+    cut = list(tokenizer_training._sentences(text(character * length), {}))
+    assert max(map(len, cut)) <= tokenizer_training.SENTENCE == 4192
+    assert "".join(line.decode() for line in cut) == character * length
+
+
+THOUSAND = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰馀成岁律吕调阳"
+
+
+@pytest.mark.parametrize("kind", ["subword", "bpe"])
+def test_chinese_on_one_line_has_subwords(capfd: pytest.CaptureFixture[str], kind: str) -> None:
+    tokenizer = train_tokenizer(kind, text(THOUSAND * 200))
+    ids = tokenizer.encode(THOUSAND * 200)
+    assert tokenizer.decode(ids) == THOUSAND * 200
+    assert len(ids) < 0.6 * len(THOUSAND * 200)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "letters", ["กขคงจชซญดตถทนบปผพมยรลวสหอาเแโไ", "abcdefghijklmnopqrstuvwxyz"], ids=["thai", "latin"]
+)
+def test_words_are_found_in_documents_without_spaces(letters: str) -> None:
+    draw = random.Random(0)
+    words = ["".join(draw.choices(letters, k=draw.randint(2, 6))) for _ in range(200)]
+    documents = "\n".join("".join(draw.choices(words, k=5000)) for _ in range(6))
+    tokens = {kind: len(train_tokenizer(kind, text(documents), 800).encode(documents)) for kind in ("subword", "bpe")}
+    assert tokens["subword"] < tokens["bpe"] < len(documents) / 3
+
+
+def test_a_text_without_spaces_is_sampled_by_its_different_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    dna = text("\n".join("".join(random.choices("ACGT", k=5000)) for _ in range(20)))
+    prose = text("the same words again and again\n" * 3000)
+    assert tokenizer_training._bytes_by_distinct_words(dna, 10_000) == pytest.approx(10_000, rel=0.01)
+    assert tokenizer_training._bytes_by_distinct_words(prose, 10_000) == prose.size
+    seen: list[int] = []
+    sentences = tokenizer_training._sentences
+    monkeypatch.setattr(tokenizer_training, "DISTINCT", 1000)
+    monkeypatch.setattr(tokenizer_training, "DISTINCT_OF_PIECE", 20)
+    monkeypatch.setattr(
+        tokenizer_training, "_sentences", lambda sample, breaks: seen.append(sample.size) or sentences(sample, breaks)
+    )
+    for kind in ("subword", "bpe"):
+        train_tokenizer(kind, dna, 400)
+    assert seen == [pytest.approx(8000, rel=0.1), dna.size]
 
 
 def test_another_torchtext_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,13 @@ from wnseq.data.text.tokenizer import (
 
 SUBWORDS = 2000  # default size
 SAMPLE = 8 << 20  # bytes that sentencepiece sees of a longer text: 15 seconds and 400 MB
-SENTENCE = 2000  # characters; sentencepiece skips longer lines
-FORMAT = 1  # of the cached file; changes with everything that changes the tokenizer
+DISTINCT = 1 << 19  # bytes of different words that the unigram model sees: its time is that of these, 40 seconds
+DISTINCT_OF_PIECE = 256  # the same for each piece of a large vocabulary
+SENTENCE = 4192  # bytes; sentencepiece skips longer lines
+# Characters; longer runs without white space are cut. In long runs of characters of several bytes sentencepiece finds
+# few pieces: it looks for byte strings that recur, and most of those end inside of a character.
+RUN = 32
+FORMAT = 2  # of the cached file; changes with everything that changes the tokenizer
 
 
 def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer:
@@ -97,8 +102,10 @@ def _vocabulary(counts: Counter[str], size: int | None, specials: list[str]) -> 
 def _subwords(text: Text, size: int | None, model_type: str) -> SubwordTokenizer:
     from sentencepiece import SentencePieceTrainer
 
-    sample = _sample(text)
     wanted = size or SUBWORDS
+    sample = _sample(text)
+    if model_type == "unigram":
+        sample = _sample(text, _bytes_by_distinct_words(sample, max(DISTINCT, DISTINCT_OF_PIECE * wanted)))
     # Of the pieces, 256 are bytes, one is <unk>, one the newline. Characters may take half of the rest; the rarer ones
     # become bytes (Chinese has more characters than a small vocabulary has pieces).
     counts = _count_characters(sample)
@@ -124,7 +131,8 @@ def _subwords(text: Text, size: int | None, model_type: str) -> SubwordTokenizer
                 eos_id=-1,
                 pad_id=-1,
                 num_threads=4,  # fixed: sums in another order could give other pieces
-                minloglevel=2,
+                max_sentence_length=SENTENCE,
+                minloglevel=2 if model_type == "bpe" else 1,  # BPE warns where a text has no more pieces to give
             )
         except RuntimeError as error:
             if (limit := re.search(r"value <= (\d+)", str(error))) is None:
@@ -155,17 +163,31 @@ def _sample(text: Text, size: int = SAMPLE, runs: int = 32) -> Text:
     sample = Text(())
     for run in range(runs):
         start = text.boundary(run * text.size // runs)
-        sample += text.slice(start, text.boundary(start + size // runs))
+        stop = start + size // runs
+        line = text.boundary(stop)
+        sample += text.slice(start, line if line <= stop + size // runs else text.character_boundary(stop))
     return sample
 
 
-def _sentences(text: Text, breaks: dict[int, str]) -> Iterator[str]:
-    """Yield lines, ended by some other characters as well; long ones are cut before a space."""
+def _bytes_by_distinct_words(sample: Text, most: int) -> int:
+    """Return how many bytes of a sample have about ``most`` bytes of different words: all, where words recur."""
+    words: set[str] = set()
+    for chunk in sample.chunks():
+        words.update(chunk.split())
+    distinct = sum(len(word.encode()) for word in words)
+    return sample.size if distinct <= most else sample.size * most // distinct
+
+
+def _sentences(text: Text, breaks: dict[int, str]) -> Iterator[bytes]:
+    """Yield lines in UTF-8, ended by some other characters as well; long ones are cut, before a space if possible."""
     for chunk in text.chunks():
-        for line in chunk.translate(breaks).split("\n"):
+        cut_runs = re.sub(rf"(\S{{{RUN}}})(?=\S)", r"\1\n", chunk.translate(breaks))
+        for line in cut_runs.encode().split(b"\n"):
             while len(line) > SENTENCE:
-                cut = line.rfind(" ", 1, SENTENCE)
-                yield line[: cut if cut > 0 else SENTENCE]
-                line = line[cut if cut > 0 else SENTENCE :]
+                cut = line.rfind(b" ", 1, SENTENCE)
+                if cut < 0:
+                    cut = next(end for end in range(SENTENCE, 0, -1) if line[end] & 0xC0 != 0x80)  # between characters
+                yield line[:cut]
+                line = line[cut:]
             if line:
                 yield line

@@ -1,6 +1,9 @@
 import errno
 import json
+import lzma
+import math
 import os
+import random
 import subprocess
 import sys
 import time
@@ -12,7 +15,7 @@ import pytest
 from wnseq.data.text import encoding, stream
 from wnseq.data.text.encoding import Counts, Split, encode
 from wnseq.data.text.stream import Text
-from wnseq.data.text.tokenizer import KINDS, ByteTokenizer, Tokenizer, WordTokenizer
+from wnseq.data.text.tokenizer import KINDS, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
 
 PROSE = "the cat sat\non the <unk> mat — naïve\n\n" * 50
@@ -33,7 +36,8 @@ def test_tokens_are_the_encoded_text(monkeypatch: pytest.MonkeyPatch, kind: str,
     split = encode(TEXT, tokenizer, "prose")
     assert isinstance(split.tokens, np.memmap)
     assert split.tokens.tolist() == tokenizer.encode(PROSE)
-    assert split.counts == Counts(len(split.tokens), 600, len(PROSE), len(PROSE.encode()), 0)
+    written = 50 if kind == "word" else 0
+    assert split.counts == Counts(len(split.tokens), 600, len(PROSE), len(PROSE.encode()), 0, written, 0)
 
 
 def test_the_counts_of_words_are_those_of_a_word_tokenizer() -> None:
@@ -46,6 +50,36 @@ def test_unknown_counts_what_the_vocabulary_lacks_not_what_the_text_calls_unknow
     assert word.counts.unknown == 50 * 5  # sat, on, mat, — and naïve
     char = encode(TEXT, train_tokenizer("char", Text.of(PROSE.replace("c", "").encode())), "prose")
     assert char.counts.unknown == 50
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_unknown_tokens_cost_their_spelling(kind: str) -> None:
+    """A text in which all is unknown, as random words are, costs at least as many bits as it has bytes to spell."""
+    draw = random.Random(0)
+    text = "".join("".join(draw.choices("abcdefgh", k=8)) + " \n"[n % 9 == 8] for n in range(900))
+    tokenizer = WordTokenizer(["<unk>", "<eos>"]) if kind == "word" else CharTokenizer(["<unk>", "\n"])
+    counts = encode(Text.of(text.encode()), tokenizer, "random").counts
+    assert counts.spelling == (900 * 9 if kind == "word" else len(text) - 100)
+    assert counts.bits(0.0) == 8 * counts.spelling
+    assert counts.bits(math.log(2)) == 8 * counts.spelling + 1
+    assert counts.bits(0.0) / counts.bytes > 8 * len(lzma.compress(text.encode())) / len(text)
+
+
+def test_the_spelling_is_in_utf8() -> None:
+    tokenizer = WordTokenizer(["<unk>", "<eos>", "the"])
+    counts = encode(Text.of("the naïve 漢\n".encode()), tokenizer, "utf8").counts
+    assert (counts.unknown, counts.spelling) == (2, len("naïve ".encode()) + len("漢 ".encode()))
+    counts = encode(Text.of(b"the <unk> x\n"), tokenizer, "both").counts
+    assert (counts.unknown, counts.written, counts.spelling) == (1, 1, len(b"<unk> x "))
+    counts = encode(Text.of(b"the <unk> the\n"), tokenizer, "written").counts
+    assert (counts.unknown, counts.written, counts.spelling) == (0, 1, 0)
+
+
+def test_the_word_of_a_lines_end_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"The text has the word <eos>, which is the entry for a line's end.*sed"):
+        encode(Text.of(b"the end <eos>\nthe\n"), WordTokenizer(["<unk>", "<eos>", "the"]), "eos")
+    assert encode(Text.of(b"<eos>\n"), ByteTokenizer(), "eos").counts.tokens == 6
+    assert encode(Text.of(b"a<eos>\n"), WordTokenizer(["<unk>", "<eos>"]), "inside").counts.unknown == 1
 
 
 def test_ids_are_as_narrow_as_the_vocabulary_allows() -> None:
@@ -114,7 +148,7 @@ def test_what_is_not_utf8_leaves_nothing(tmp_path: Path, cache: Path) -> None:
 
 def test_an_empty_text_has_no_tokens() -> None:
     split = encode(Text(()), ByteTokenizer(), "empty")
-    assert split == Split(split.tokens, Counts(0, 0, 0, 0, 0))
+    assert split == Split(split.tokens, Counts(0, 0, 0, 0, 0, 0, 0))
     assert len(split.tokens) == 0
 
 

@@ -160,6 +160,7 @@ class TextDataModule(LightningDataModule):
         sizes = ", ".join(f"{self.splits[part].counts.tokens:,} {part}" for part in PARTS)
         test = self.splits["test"].counts
         unknown = f", {test.unknown / test.tokens:.2%} of the test tokens unknown" if test.unknown else ""
+        unknown += f", {test.written / test.tokens:.2%} written as <unk>" if test.written else ""
         files = f"\n{self.text.files}" if self.text.files else ""
         return (
             f"corpus {self.corpus} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ from wnseq.data._files import atomic_write, cache_folder
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import UNKNOWN, Tokenizer
 
-FORMAT = 1  # of the cached files; changes with everything that changes their content
+FORMAT = 2  # of the cached files; changes with everything that changes their content
 PATIENCE = 2.0  # seconds after which a progress bar appears
 Ids = np.ndarray[tuple[int], np.dtype[np.integer]]
 
@@ -28,6 +29,8 @@ class Counts:
         characters: Unicode characters.
         bytes: Bytes of UTF-8.
         unknown: Tokens outside the vocabulary (a ``<unk>`` in the text itself not counted).
+        written: Words of the text that are ``<unk>`` themselves.
+        spelling: Bytes that spell the unknown tokens.
     """
 
     tokens: int
@@ -35,6 +38,21 @@ class Counts:
     characters: int
     bytes: int
     unknown: int
+    written: int
+    spelling: int
+
+    def bits(self, nats: float) -> float:
+        """Return the bits of the whole text: those of its tokens, and 8 for each byte that spells an unknown one.
+
+        So it is an upper bound, as long as a code for the text: what a model predicts as ``<unk>`` can be any word.
+
+        Args:
+            nats: Negative log-likelihood of all tokens.
+
+        Note:
+            White space is that of the tokens: a word text's is one space or line end each.
+        """
+        return nats / math.log(2) + 8 * self.spelling
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,7 @@ def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts | None:
 
 
 def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.integer], name: str) -> Counts:
-    tokens = words = characters = unknown = 0
+    tokens = words = characters = unknown = written = spelling = 0
     literal = tokenizer.kind == "word"  # only there is "<unk>" in the text the same entry
     bar = tqdm(total=text.size, desc=f"encoding {name}".strip(), unit="B", unit_scale=True, delay=PATIENCE, leave=False)
     path.with_suffix(".json").unlink(missing_ok=True)
@@ -97,10 +115,15 @@ def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.int
             tokens += len(ids)
             words += len(seen) + chunk.count("\n")
             characters += len(chunk)
-            if tokenizer.unknown is not None:
-                unknown += int((ids == tokenizer.unknown).sum()) - (seen.count(UNKNOWN) if literal else 0)
+            if tokenizer.unknown is not None and (found := int((ids == tokenizer.unknown).sum())):
+                said = seen.count(UNKNOWN) if literal else 0
+                unknown += found - said
+                written += said
+                spelling += tokenizer.spelling_bytes(chunk)
             bar.update(len(chunk.encode()))
-    counts = Counts(tokens, words, characters, text.size, unknown)
+    if unknown:  # then a written <unk> has to be spelled as well
+        spelling += written * (len(UNKNOWN) + 1)
+    counts = Counts(tokens, words, characters, text.size, unknown, written, spelling)
     with atomic_write(path.with_suffix(".json")) as file:  # last: without it the ids are not trusted
         file.write(json.dumps(asdict(counts)).encode())
     return counts

@@ -49,6 +49,10 @@ class Tokenizer(ABC):
     def state(self) -> dict[str, Any]:
         """Return plain types for ``from_state``, which load with ``weights_only=True``."""
 
+    def spelling_bytes(self, text: str) -> int:
+        """Return the bytes that spell what of a text is outside the vocabulary; a word ends in one byte more."""
+        return 0
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
         return "".join(self.stream(ids))
@@ -152,12 +156,25 @@ class WordTokenizer(Tokenizer):
         return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of the words, and of ``<eos>`` for each newline."""
+        """Return the ids of the words, and of ``<eos>`` for each newline.
+
+        Raises:
+            ValueError: The text has the word ``<eos>``, which could not be told from a line's end.
+        """
         ids, get, unknown = [], self._ids.get, self.unknown
         for line in text.split("\n"):
             ids += [get(word, unknown) for word in line.split()]
             ids.append(self.start)
+        if LINE_END in text and LINE_END in text.split():
+            raise ValueError(
+                f"The text has the word {LINE_END}, which is the entry for a line's end in a word vocabulary. Replace "
+                f"it by line ends or remove it, e.g. by `sed 's/{LINE_END}//g'`, or choose another tokenizer."
+            )
         return ids[:-1]  # the last line has no newline
+
+    def spelling_bytes(self, text: str) -> int:
+        """Return the bytes of the unknown words, each with one that ends it."""
+        return sum(len(word.encode()) + 1 for word in text.split() if word not in self._ids)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the words, with a space between two of a line."""
@@ -199,6 +216,10 @@ class CharTokenizer(Tokenizer):
         """Return one id per character."""
         get = self._ids.get
         return [get(character, 0) for character in text]
+
+    def spelling_bytes(self, text: str) -> int:
+        """Return the bytes of the unknown characters."""
+        return sum(len(character.encode()) for character in text if character not in self._ids)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield the characters; U+FFFD for the unknown one."""

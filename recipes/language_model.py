@@ -272,8 +272,8 @@ class LanguageModel(LightningModule):
             counts = data.splits[stage].counts
             nats *= counts.tokens / tokens  # 1, unless the Trainer limits the batches
             values["word_perplexity"] = exp(nats / counts.words)
-            values["bits_per_character"] = nats / math.log(2) / counts.characters
-            values["bits_per_byte"] = nats / math.log(2) / counts.bytes
+            values["bits_per_character"] = counts.bits(nats) / counts.characters
+            values["bits_per_byte"] = counts.bits(nats) / counts.bytes
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start

@@ -58,6 +58,17 @@ def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def test_words_that_were_never_seen_cost_what_they_hold():
+    """Of eight letters out of eight each word holds 24 bits, which a model that predicts ``<unk>`` does not save."""
+    draw_letters = random.Random(0)
+    lines = [" ".join("".join(draw_letters.choices("abcdefgh", k=8)) for _ in range(8)) for _ in range(500)]
+    Path("random.txt").write_text("\n".join(lines) + "\n")
+    metrics = fit("--data.corpus=random.txt", "--data.tokenizer=word", "--data.vocabulary_size=20")
+    assert metrics["test/nats_per_token"] < 1.5
+    assert metrics["test/bits_per_byte"] > 24 / 9
+    assert metrics["test/bits_per_character"] == metrics["test/bits_per_byte"]
+
+
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     size = ["--model.hidden_size=48", "--data.batch_size=8", "--data.bptt=16", "--model.learning_rate=0.02"]
     metrics = fit("--data.tokenizer=char", *size, "--trainer.max_epochs=1", steps=-1)

@@ -16,7 +16,16 @@ EXTRAS = {
     "plots": PLOTS,
     "export": EXPORT,
     "rl": ["gymnasium>=1.0", "ale-py>=0.10"],
-    "test": [*PLOTS, *IMAGES, *EXPORT, "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "setuptools>=77"],
+    "test": [
+        *PLOTS,
+        *IMAGES,
+        *EXPORT,
+        "hypothesis>=6.100",
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
+        "setuptools>=77",
+    ],
     "dev": ["mypy>=1.14", "ruff>=0.9"],
 }
 

@@ -170,6 +170,21 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "flipped.zip").write_bytes(whole[:500] + b"!" + whole[501:])
     (tmp_path / "short.zip").write_bytes(whole[:-50])
     for name in ("flipped.zip", "short.zip"):
-        with pytest.raises(ValueError, match=f"{re.escape(name)} is damaged .*Delete it and run again"):
+        with pytest.raises(
+            ValueError,
+            match=f"{re.escape(name)} can.t be read as a zip archive: it is damaged, .*Delete it and run again",
+        ):
             unpack(tmp_path / name, "member", target)
     assert not target.exists()
+
+
+def test_a_flipped_byte_in_a_deflated_member_names_the_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("member", CONTENT)
+    whole = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(whole[:36] + b"\xff" + whole[37:])
+    with pytest.raises(
+        ValueError, match=r"a\.zip can't be read as a zip archive: .*\(error: Error -3 while decompress"
+    ):
+        unpack(tmp_path / "a.zip", "member", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

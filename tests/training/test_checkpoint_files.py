@@ -1,5 +1,6 @@
 """Which checkpoint is meant, what is taken from it, and what may be wrong with one."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,13 +82,21 @@ def test_a_checkpoint_of_another_model_is_refused(after: dict[str, float], here:
 @pytest.mark.parametrize("content", [b"", b"some text\n", b"\x80\x04K\x05."], ids=["empty", "text", "pickle"])
 def test_a_file_that_is_no_checkpoint_is_named(here: Path, fails: Fails, content: bytes) -> None:
     Path("bad.ckpt").write_bytes(content)
-    assert "bad.ckpt cannot be read as a checkpoint" in fails(1, "test", "--ckpt_path", "bad.ckpt")
+    assert "bad.ckpt can't be read as a checkpoint" in fails(1, "test", "--ckpt_path", "bad.ckpt")
 
 
 def test_a_truncated_checkpoint_is_named(after: dict[str, float], fails: Fails) -> None:
     whole = Path("runs/toy/1/checkpoints/last.ckpt").read_bytes()
     Path("bad.ckpt").write_bytes(whole[: len(whole) // 2])
-    assert "bad.ckpt cannot be read as a checkpoint" in fails(1, "test", "--ckpt_path", "bad.ckpt")
+    assert "bad.ckpt can't be read as a checkpoint" in fails(1, "test", "--ckpt_path", "bad.ckpt")
+
+
+def test_a_lightning_checkpoint_of_another_program_is_named(after: dict[str, float], fails: Fails) -> None:
+    checkpoint = torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)
+    del checkpoint["wnseq"]
+    torch.save(checkpoint, "other.ckpt")
+    error = fails(1, "test", "--ckpt_path", "other.ckpt")
+    assert "other.ckpt is a checkpoint of another program: it has no entry wnseq. Its weights alone" in error
 
 
 @pytest.mark.parametrize("other", [{}, {"state_dict": {}}], ids=["empty", "weights"])
@@ -115,3 +124,48 @@ def test_weights_that_do_not_fit_are_refused_with_the_flags_that_made_them() -> 
     for loaded in (saved, plain):
         load_weights(third := torch.nn.Linear(3, 4), Path("a.ckpt"), loaded, ())
         assert torch.equal(third.weight, other.weight)
+
+
+@pytest.mark.parametrize("entry", ["", "state_dict", "model", "model_state_dict", "net"])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "network.", "module.network.", "model._orig_mod.module."]
+)
+def test_weights_of_other_programs_are_found(entry: str, prefix: str) -> None:
+    network, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    weights = {f"{prefix}{name}": value for name, value in other.state_dict().items()}
+    load_weights(network, Path("a.pt"), {entry: weights, "epoch": 3} if entry else weights, ())
+    assert torch.equal(network.weight, other.weight)
+
+
+def test_a_prefix_that_is_the_networks_own_stays() -> None:
+    network = torch.nn.ModuleDict({"model": torch.nn.Linear(3, 2)})
+    other = torch.nn.ModuleDict({"model": torch.nn.Linear(3, 2)})
+    load_weights(network, Path("a.pt"), {f"module.{name}": value for name, value in other.state_dict().items()}, ())
+    assert torch.equal(network["model"].weight, other["model"].weight)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "text"),
+    [
+        (
+            {"epoch": 3, "optimizer": {}},
+            "a.pt holds no weights where they are looked for: it has the entries epoch, opt",
+        ),
+        ({"model": {"weight": 3}}, "it has the entries model. Expected tensors by name, or these under state_dict or"),
+        ({}, "holds no weights"),
+        ({0: torch.ones(1)}, "it has the entries 0"),
+        (
+            {"model": {f"encoder.{n}.weight": torch.ones(1) for n in range(9)}},
+            "a.pt holds the weights of another program or model: they are called encoder.0.weight, encoder.1.weight, "
+            "encoder.2.weight and 6 more; those of this network bias, weight. Rename them.",
+        ),
+        ({"weight": torch.ones(2, 3), "hyper_parameters": 3}, "holds no weights"),
+        (
+            {"state_dict": {"weight": torch.ones(2, 3)}, "hyper_parameters": 3},
+            "does not fit this network: set --model.*",
+        ),
+    ],
+)
+def test_a_file_without_the_networks_weights_is_described(loaded: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        load_weights(torch.nn.Linear(3, 2), Path("a.pt"), loaded, ("width",))

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 
 from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.run_info import checkpoint_info
 
 
 class Window(NamedTuple):
@@ -113,6 +114,9 @@ class ToyModel(LightningModule):
         self.save_hyperparameters(ignore=["sampling"])
         self.lr, self.explode_at, self.bug, self.sampling = lr, explode_at, bug, sampling
         self.net = nn.Sequential(nn.Linear(4, width), nn.Dropout(dropout), nn.Linear(width, 4))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["wnseq"] = checkpoint_info(self, "toy")
 
     def _step(self, window: Window, stage: str) -> Tensor:
         loss = nn.functional.mse_loss(self.net(window.inputs), window.targets)

@@ -13,6 +13,7 @@ import pooch
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from wnseq.data._files import UNWRITABLE, atomic_write, explain_os_errors
+from wnseq.errors import FileFormatError, reading
 
 AGENT = "wnseq"  # some mirrors refuse Python's default
 BLOCK = 1 << 16
@@ -117,11 +118,9 @@ def unpack(archive: Path, member: str, path: Path) -> Path:
     Raises:
         ValueError: The archive is damaged, or has no such member.
     """
-    try:
-        with zipfile.ZipFile(archive) as opened, opened.open(member) as source, atomic_write(path) as target:
+    with reading(archive, "a zip archive", "Delete it and run again."), zipfile.ZipFile(archive) as opened:
+        if member not in opened.namelist():
+            raise FileFormatError(f"{archive} has no member {member!r}; it is not the expected archive. Delete it.")
+        with opened.open(member) as source, atomic_write(path) as target:
             shutil.copyfileobj(source, target, BLOCK)
-            return path
-    except KeyError:
-        raise ValueError(f"{archive} has no member {member!r}; it is not the expected archive. Delete it.") from None
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{archive} is damaged ({error}). Delete it and run again.") from error
+    return path

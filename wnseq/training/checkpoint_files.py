@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from wnseq.errors import reading
 from wnseq.training.cli.errors import suggest
 from wnseq.training.resume import check_finite
 
 __all__ = ["check_hyper_parameters", "find_checkpoint", "load", "load_run_checkpoint", "load_weights"]
+
+
+STATE_DICTS = ("state_dict", "model", "model_state_dict", "network", "net", "weights", "params")  # of other programs
+PREFIXES = ("network.", "module.", "_orig_mod.", "model.", "net.")  # Lightning's attribute, DataParallel, torch.compile
 
 
 def find_checkpoint(name: str, runs: Path) -> Path:
@@ -45,13 +50,12 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}.")
-    try:
+    remedy = (
+        "Python objects are never loaded. Expected a file written by fit, such as best.ckpt or last.ckpt of a run, or "
+        "torch.save(model.state_dict(), path)."
+    )
+    with reading(path, "a checkpoint", remedy):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as reason:  # torch raises nearly anything here: EOFError, KeyError, OSError, UnpicklingError
-        raise ValueError(
-            f"{path} cannot be read as a checkpoint: the file is damaged or incomplete, or holds Python objects, which "
-            "are never loaded. Expected a file written by fit, such as best.ckpt or last.ckpt of a run."
-        ) from reason
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected the dictionary of a checkpoint.")
     return checkpoint
@@ -70,11 +74,19 @@ def load_run_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of a run: it lacks the model's state_dict or the training loops' state. "
             "Expected a file written by fit, such as best.ckpt or last.ckpt of a run."
         )
+    if "wnseq" not in checkpoint:
+        raise ValueError(
+            f"{path} is a checkpoint of another program: it has no entry wnseq. Its weights alone may be loaded by "
+            "--model.init_from."
+        )
     return checkpoint
 
 
 def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shape: Iterable[str]) -> None:
-    """Load a checkpoint of a module with the attribute ``network``, or a bare state dict, into a network.
+    """Load a checkpoint of a module with the attribute ``network``, or a state dict, into a network.
+
+    The state dict may be an entry of its own (``model``, ``model_state_dict`` …) and its names may have the prefixes of
+    DataParallel and ``torch.compile``.
 
     Args:
         network: The network.
@@ -85,16 +97,45 @@ def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shap
     Raises:
         ValueError: The weights do not fit, with the flags that the checkpoint was made with; or they are not finite.
     """
-    weights = {name.removeprefix("network."): value for name, value in loaded.get("state_dict", loaded).items()}
+    names = set(network.state_dict())
+    weights = _find_weights(path, loaded, names)
     check_finite(weights, str(path))
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
-        hparams = loaded.get("hyper_parameters", {})
+    except (RuntimeError, ValueError) as error:
+        if not names & weights.keys():
+            raise ValueError(
+                f"{path} holds the weights of another program or model: they are called {_few(weights)}; those of this "
+                f"network {_few(names)}. Rename them."
+            ) from error
+        hparams = loaded.get("hyper_parameters")
+        hparams = hparams if isinstance(hparams, Mapping) else {}
         flags = " ".join(f"--model.{name} {hparams[name]}" for name in shape if hparams.get(name) is not None)
         hint = f"it was made with {flags}" if flags else "set --model.* to what it was made with"
-        detail = str(error).splitlines()[1].strip()
+        detail = " ".join(str(error).splitlines()[1:2] or [str(error)]).strip()
         raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
+
+
+def _find_weights(path: Path, loaded: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return the state dict in a file, its names without the prefixes that the network's lack."""
+    entries = (loaded.get(name) for name in STATE_DICTS)
+    found = next((entry for entry in entries if isinstance(entry, Mapping)), loaded)
+    if not found or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
+        raise ValueError(
+            f"{path} holds no weights where they are looked for: it has the entries {_few(loaded)}. Expected tensors "
+            f"by name, or these under {' or '.join(STATE_DICTS[:3])}."
+        )
+    weights = dict(found)
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in weights)), None):
+        if any(name.startswith(prefix) for name in names):
+            break
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _few(names: Iterable[Any]) -> str:
+    shown = sorted(map(str, names))
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3:,} more" if len(shown) > 3 else "")
 
 
 def check_hyper_parameters(path: Path, hparams: Iterable[str], *, known: Iterable[str]) -> None:

@@ -101,8 +101,20 @@ def test_the_archive_of_cifar_is_unpacked_once(tmp_path: Path) -> None:
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "cifar10" / CIFAR_ARCHIVE).write_bytes(b"<html>")
-    with pytest.raises(ValueError, match=rf"{CIFAR_ARCHIVE} is damaged .*Delete it and run again"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{CIFAR_ARCHIVE} can.t be read as a gzipped tar archive: it is damaged.*Delete it and run again",
+    ):
         fetch_images("cifar10", str(tmp_path))
+
+
+def test_a_link_in_the_cifar_archive_is_not_followed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / CIFAR_ARCHIVE, "w:gz") as archive:
+        entry = tarfile.TarInfo("data_batch_1.bin")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "data_batch_1.bin"
+        archive.addfile(entry)
+    datasets._unpack_cifar(tmp_path / CIFAR_ARCHIVE, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_mnist_is_fetched_where_it_is_missing(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import tarfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from torch import Tensor
 from wnseq.data._download import fetch
 from wnseq.data._files import atomic_write, cache_folder, data_root
 from wnseq.data.images.formats import read_amat, read_cifar, read_idx
+from wnseq.errors import reading
 
 DatasetName = Literal["digits", "mnist", "binarized_mnist", "cifar10"]
 PARTS = ("train", "val", "test")
@@ -231,16 +231,13 @@ def _fetch_cifar(folder: Path) -> None:
 
 def _unpack_cifar(archive: Path, folder: Path) -> None:
     """Copy the six files out of the archive; names inside it never become paths."""
-    try:
-        with tarfile.open(archive, "r:gz") as opened:
-            for entry in opened:
-                name = Path(entry.name).name
-                source = opened.extractfile(entry) if name in (*CIFAR_TRAIN, CIFAR_TEST) else None
-                if source is not None:
-                    with atomic_write(folder / name) as target:
-                        target.write(source.read())
-    except (EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{archive} is damaged ({error}). Delete it and run again.") from error
+    with reading(archive, "a gzipped tar archive", "Delete it and run again."), tarfile.open(archive, "r:gz") as opened:
+        for entry in opened:
+            name = Path(entry.name).name
+            source = opened.extractfile(entry) if entry.isfile() and name in (*CIFAR_TRAIN, CIFAR_TEST) else None
+            if source is not None:
+                with atomic_write(folder / name) as target:
+                    target.write(source.read())
 
 
 def _existing_cifar(folder: Path, file: str) -> Path | None:

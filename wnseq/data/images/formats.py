@@ -1,11 +1,13 @@
 """The file formats of the standard image sets: idx, amat, and the binary form of CIFAR."""
 
 import gzip
-import zlib
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from wnseq.errors import reading
 
 Bytes = npt.NDArray[np.uint8]
 IDX_UINT8 = 8  # the third byte of an idx file's magic number
@@ -34,11 +36,11 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
         )
     header = 4 + 4 * dimensions
     sizes = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, min(header, len(raw)), 4)]
-    expected = int(np.prod(sizes)) if len(raw) >= header else 0
+    expected = math.prod(sizes) if len(raw) >= header else 0
     if len(raw) != header + expected:
         raise ValueError(
             f"{path}: its header announces {' x '.join(map(str, sizes))} bytes after {header}, but {len(raw):,} bytes "
-            "are there in all. The file is damaged; delete it to have it fetched again."
+            "are there in all. The file is damaged or cut short."
         )
     return np.frombuffer(raw, np.uint8, offset=header).reshape(sizes)
 
@@ -113,7 +115,5 @@ def _content(path: Path) -> bytes:
         if path.suffix == ".gz":
             raise ValueError(f"{path} is no gzip file: expected it to begin with 1f 8b, got {raw[:2].hex(' ')}.")
         return raw
-    try:
+    with reading(path, "a gzip file", "Get it again."):
         return gzip.decompress(raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); delete it and get it again.") from error

@@ -208,7 +208,7 @@ def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.fl
     """Return a cached file's table, None where it is missing or damaged."""
     try:
         table = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception:  # damaged in whatever way
         return None
     fits = table.shape == (size + 1, size) and table.dtype == np.float64 and np.isfinite(table).all()
     return table if fits else None

@@ -3,7 +3,6 @@
 import codecs
 import hashlib
 import json
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+
+from wnseq.errors import reading
 
 KINDS = ("word", "subword", "bpe", "char", "byte")
 UNKNOWN = "<unk>"
@@ -81,7 +82,7 @@ class Tokenizer(ABC):
                     return SubwordTokenizer(state["model"])
                 case kind:
                     raise ValueError(f"This tokenizer is of kind {kind!r}, which is none of word, subword, char, byte.")
-        except (KeyError, TypeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"This is not the state of a tokenizer: {type(error).__name__} {error} while it was read."
             ) from error
@@ -100,12 +101,8 @@ class Tokenizer(ABC):
         path = Path(path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"There is no checkpoint at {path}.")
-        try:
+        with reading(path, "a checkpoint"):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, EOFError, KeyError, OSError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"{path} can't be read as a checkpoint: it is damaged, cut short, or a file of another kind."
-            ) from error
         about = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
         state = about.get("tokenizer") if isinstance(about, dict) else None
         if not isinstance(state, dict):
@@ -113,7 +110,8 @@ class Tokenizer(ABC):
                 f"{path} is a checkpoint, but holds no tokenizer of wnseq: it was not written by a language model "
                 "recipe. Name a kind (word, subword, bpe, char, byte) to make one from the corpus."
             )
-        return Tokenizer.from_state(state)
+        with reading(path, "a checkpoint with a tokenizer"):
+            return Tokenizer.from_state(state)
 
     @staticmethod
     def from_torchtext(vocabulary: Any) -> "WordTokenizer":
@@ -145,7 +143,7 @@ class WordTokenizer(Tokenizer):
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = list(tokens)
-        self._ids = {token: index for index, token in enumerate(self.tokens)}
+        self._ids = _numbered(self.tokens)
         for needed in (UNKNOWN, LINE_END):
             if needed not in self._ids:
                 raise ValueError(f"A word vocabulary needs the entry {needed}, which this one of {len(self)} lacks.")
@@ -204,9 +202,9 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = list(tokens)
+        self._ids = _numbered(self.tokens)
         if self.tokens[:1] != [UNKNOWN] or any(len(token) != 1 for token in self.tokens[1:]):
             raise ValueError("A char vocabulary is <unk> followed by single characters, which this list is not.")
-        self._ids = {token: index for index, token in enumerate(self.tokens)}
         self.start = self._ids.get("\n", self.unknown)
 
     def __len__(self) -> int:
@@ -265,6 +263,10 @@ class SubwordTokenizer(Tokenizer):
     def __init__(self, model: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
 
+        if not isinstance(model, bytes | bytearray):  # bytes(10**12) would be as many zeros
+            raise TypeError(
+                f"A subword tokenizer needs the bytes of a sentencepiece model, got a {type(model).__name__}."
+            )
         self.model = bytes(model)
         try:
             self._processor = SentencePieceProcessor(model_proto=self.model)
@@ -306,6 +308,19 @@ class SubwordTokenizer(Tokenizer):
         if self._processor.is_unknown(index):
             return REPLACEMENT.encode()
         return piece.replace(SPACE, " ").encode()
+
+
+def _numbered(tokens: list[str]) -> dict[str, int]:
+    """Return the id of each entry, if each is a string and there once."""
+    ids: dict[str, int] = {}
+    for index, token in enumerate(tokens):
+        if not isinstance(token, str):
+            raise ValueError(
+                f"A vocabulary is a list of strings; its entry {index} has the type {type(token).__name__}."
+            )
+        if ids.setdefault(token, index) != index:
+            raise ValueError(f"A vocabulary has each entry once; {token!r} is entry {ids[token]} and {index}.")
+    return ids
 
 
 def _characters(data: Iterable[bytes]) -> Iterator[str]:

@@ -55,8 +55,8 @@ def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer
         tokenizer = Tokenizer.from_state(state)
         if tokenizer.sha256 == stored["sha256"]:
             return tokenizer
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: it is made again
+    except Exception:
+        pass  # not there, or damaged, in whatever way: it is made again
     tokenizer = _train(kind, text, size)
     state = tokenizer.state()
     if "model" in state:

@@ -51,6 +51,7 @@ setup(
         "torchtext==0.6.*",  # the last pure-Python release; 0.18 does not import beside a current torch
         "pooch>=1.8",
         "charset-normalizer>=3.3",
+        "filelock>=3.12",
         "tqdm>=4.66",
     ],
     extras_require=EXTRAS,

@@ -3,8 +3,10 @@ import hashlib
 import logging
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,7 +20,7 @@ MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves CONTENT: /file with ranges, /whole without, /drops breaking off half-way once, /other other bytes."""
+    """Serves CONTENT: /file with ranges, /whole without, /drops breaking off half-way once, /slow, /other."""
 
     ranges: list[str | None]
     drops: int
@@ -39,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         body = content[start:]
+        if self.path == "/slow":
+            time.sleep(0.3)
         if self.path == "/drops" and self.drops:
             type(self).drops -= 1
             body = body[: len(body) // 2]
@@ -72,6 +76,20 @@ def test_a_file_is_fetched_once(server: str, path: Path, known: str, capsys: pyt
     assert list(path.parent.iterdir()) == [path]
     assert Handler.ranges == [None]
     assert "file.bin: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["/file", "/slow"])
+def test_of_several_fetches_at_once_one_downloads(
+    server: str, path: Path, asked: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path.parent.mkdir()
+    path.with_name("file.bin.part").write_bytes(CONTENT[:1000])
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: fetch([f"{server}{asked}"], path, SHA256), range(4))) == [path] * 4
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]
+    assert Handler.ranges == ["bytes=1000-"]
+    assert asked != "/slow" or capfd.readouterr().err.count("waiting for another process that downloads file.bin") == 3
 
 
 def test_no_bar_and_no_log_unless_asked(

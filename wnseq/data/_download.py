@@ -2,17 +2,21 @@
 
 import logging
 import shutil
+import sys
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 
 import pooch
+from filelock import FileLock, Timeout
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from wnseq.data._files import UNWRITABLE, atomic_write, explain_os_errors
+from wnseq.data._files import UNWRITABLE, atomic_write, cache_folder, explain_os_errors
 from wnseq.errors import FileFormatError, reading
 
 AGENT = "wnseq"  # some mirrors refuse Python's default
@@ -23,6 +27,8 @@ TIMEOUT = 30  # seconds without a byte
 
 def fetch(urls: Sequence[str], path: Path, known_hash: str, *, progress: bool = True) -> Path:
     """Download a file unless it is there already with the right hash.
+
+    Of several processes on one machine one downloads, while the others wait for it.
 
     Args:
         urls: Mirrors, tried in order.
@@ -35,6 +41,33 @@ def fetch(urls: Sequence[str], path: Path, known_hash: str, *, progress: bool = 
         OSError: No mirror delivered the file, or the disk is full.
     """
     pooch.get_logger().setLevel(logging.WARNING)
+    lock = cache_folder() / "locks" / f"{sha256(str(path.resolve()).encode()).hexdigest()}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(lock, path.name):
+            return _fetch(urls, path, known_hash, progress)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise explain_os_errors(error, Path(error.filename or path)) from error
+
+
+@contextmanager
+def _locked(lock: Path, name: str) -> Iterator[None]:
+    """Hold a lock that the system releases if the process dies."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        tqdm.write(f"waiting for another process that downloads {name}", file=sys.stderr)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _fetch(urls: Sequence[str], path: Path, known_hash: str, progress: bool) -> Path:
     part = path.with_name(path.name + ".part")
     reasons = []
     for url in urls:
@@ -45,7 +78,7 @@ def fetch(urls: Sequence[str], path: Path, known_hash: str, *, progress: bool = 
             reasons.append(f"{url}: {str(error).split('. ')[0]}")
         except (HTTPException, OSError) as error:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
-                raise explain_os_errors(error, path) from error
+                raise
             reasons.append(f"{url}: {getattr(error, 'reason', None) or error}")
         else:
             return path

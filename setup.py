@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "wnseq/__init__.py").read_text("utf-8"), re.M)[1]
 
 PLOTS = ["matplotlib>=3.9", "tensorboard>=2.17"]
-IMAGES = ["scikit-learn>=1.5"]
+IMAGES = ["scikit-learn>=1.5", "pillow>=10.1"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 EXTRAS = {
     "images": IMAGES,

@@ -48,7 +48,9 @@ FLOORS = 7
 LIBRARIES: dict[str, set[str]] = {
     "onnx": {"onnxscript", "torch"},  # the first imported only where it is used
     "data": {
+        "PIL",
         "charset_normalizer",
+        "filelock",
         "lightning",
         "numpy",
         "pooch",

@@ -15,10 +15,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from wnseq.data._download import unpack
 from wnseq.data.images import datasets
 from wnseq.data.images.formats import read_amat, read_cifar, read_idx
+from wnseq.data.images.own import read_own
 from wnseq.data.images.transforms import Preprocess, cached_whitening
 from wnseq.data.text.corpora import open_corpus
 from wnseq.data.text.encoding import encode
@@ -126,6 +128,32 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object]]] = {
     "text in cp1252": (lambda: "Größe, naïve\n".encode("cp1252") * 20, lambda path: read_corpus(path, "cp1252")),
     "text in utf-16": (lambda: PROSE.encode("utf-16"), lambda path: read_corpus(path, "utf-16")),
 }
+
+
+def npz() -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, x=np.arange(64, dtype=np.uint8).reshape(4, 4, 4), y=np.arange(4))
+    return buffer.getvalue()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def read_image(path: Path) -> None:
+    (path.parent / "set" / "class").mkdir(parents=True, exist_ok=True)
+    image = path.parent / "set" / "class" / "image.png"
+    image.write_bytes(path.read_bytes())
+    try:
+        read_own(path.parent / "set")
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(image), str(path))) from error
+
+
+READERS["npz"] = (npz, read_own)
+READERS["png"] = (png, read_image)
 
 
 @pytest.fixture(autouse=True)

@@ -168,9 +168,9 @@ def test_files_of_the_wrong_size_are_named(mnist: Path, cifar: Path) -> None:
 
 
 def test_an_unknown_set_or_too_large_a_validation_part_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no image set 'digit'\. Known are digits, mnist"):
+    with pytest.raises(ValueError, match=r"no image set 'digit'\. Did you mean 'digits'\? Known are digits, mnist"):
         open_images("digit")
-    with pytest.raises(ValueError, match=r"no image set 'digit'\. Known are digits, mnist"):
+    with pytest.raises(ValueError, match=r"no image set 'digit'\. Did you mean 'digits'\? Known are digits, mnist"):
         fetch_images("digit")
     with pytest.raises(ValueError, match=r"val_size must be at least 0 and less than 1,497.*got 1497"):
         open_images("digits", val_size=1497)

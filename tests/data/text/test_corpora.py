@@ -93,6 +93,11 @@ def test_a_corpus_is_the_same_in_any_encoding(tmp_path: Path, encoding: str) -> 
 def test_the_examples_are_corpora() -> None:
     assert "ferry" in read(EXAMPLES / "text.txt")["train"]
     assert [text.count("\n") for text in read(EXAMPLES / "text").values()] == [8, 1, 1]
+    assert read(EXAMPLES / "text.txt.gz") == read(EXAMPLES / "text.txt")
+    french = open_corpus(str(EXAMPLES / "text-cp1252.txt"), encoding="cp1252").parts["train"].read().decode()
+    assert "Le café est fermé jusqu\N{RIGHT SINGLE QUOTATION MARK}à midi." in french
+    with pytest.raises(ValueError, match=r"It is probably cp1252, .*--data\.encoding cp1252"):
+        list(open_corpus(str(EXAMPLES / "text-cp1252.txt")).parts["train"].chunks())
 
 
 def test_a_part_has_a_key_of_its_own(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
-from wnseq.data.images.datasets import PARTS, DatasetName, ImageSet, fetch_images, open_images
+from wnseq.data.images.datasets import PARTS, ImageSet, check_dataset, fetch_images, open_images
 from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
 
 
@@ -33,13 +33,15 @@ class ImageBatch(NamedTuple):
 
 
 class ImageDataModule(LightningDataModule):
-    """A standard image set in batches that repeat and resume to the bit.
+    """An image set in batches that repeat and resume to the bit.
 
     With several processes each reads ``batch_size`` images of a batch that many times as large; in validation and test
     they divide each batch among themselves.
 
     Args:
-        dataset: digits (scikit-learn's, 8 x 8, no download), mnist, binarized_mnist or cifar10.
+        dataset: digits (scikit-learn's, 8 x 8, no download), mnist, binarized_mnist or cifar10; or the path of your
+            own: idx files of any size and number of classes, an .npz file with x and y, or a folder with a folder of
+            images for each class.
         root: Folder of the standard sets; default $WNSEQ_DATA, else ./data.
         batch_size: Images per training step and process. An epoch's last, smaller batch is dropped; which images are
             in it changes by epoch.
@@ -52,7 +54,7 @@ class ImageDataModule(LightningDataModule):
         shift: Pixels by which training images are moved at random, at most, both ways, before enlarging.
         flip: Whether to mirror a random half of the training images left to right.
         val_size: Images held out of the training part for validation, the last of its files; default 300 of digits,
-            10000 of mnist, 5000 of cifar10. 0: none.
+            10000 of mnist, 5000 of cifar10, a tenth of your own. 0: none.
         seed: Seed of order, shifts and flips; the split does not depend on it.
 
     Raises:
@@ -75,7 +77,7 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        dataset: DatasetName = "digits",
+        dataset: str = "digits",
         root: str | None = None,
         batch_size: int = 100,
         eval_batch_size: int = 100,
@@ -98,6 +100,7 @@ class ImageDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ValueError(f"ImageDataModule: {name} must be at least {least}, got {value}.")
+        check_dataset(dataset)
         self.dataset = dataset
         self.root = root
         self.batch_size = batch_size

@@ -1,5 +1,6 @@
-"""Image sets by name, each as a training, a validation and a test part. A new set is a row of ``SETS``."""
+"""Image sets by name or path, each as a training, a validation and a test part. A new set is a row of ``SETS``."""
 
+import difflib
 import os
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,13 @@ from torch import Tensor
 from wnseq.data._download import fetch
 from wnseq.data._files import atomic_write, cache_folder, data_root
 from wnseq.data.images.formats import read_amat, read_cifar, read_idx
-from wnseq.errors import reading
+from wnseq.data.images.own import read_own
+from wnseq.errors import FileFormatError, reading
 
-DatasetName = Literal["digits", "mnist", "binarized_mnist", "cifar10"]
 PARTS = ("train", "val", "test")
 DIGITS_TEST = 300
 DIGITS_SEED = 0  # of the order: the set comes writer by writer
+OWN_SEED = 0  # of the order of a user's images
 MNIST_HASHES = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -74,7 +76,7 @@ class ImageSet:
     """A set in three parts.
 
     Args:
-        name: Name in ``SETS``.
+        name: Name in ``SETS``, or path.
         num_values: Values a pixel can have.
         classes: Names of the classes; empty where there are no labels.
         split: How the parts were made, in words.
@@ -93,6 +95,27 @@ class ImageSet:
         return sha256("".join(part.sha256 for part in self.parts.values()).encode()).hexdigest()
 
 
+def check_dataset(name: str) -> None:
+    """Check that an image set is a known name or an existing path.
+
+    Raises:
+        ValueError: A misspelt name.
+        FileNotFoundError: A path where nothing is.
+    """
+    if name in SETS or (name.strip() and Path(name).expanduser().exists()):
+        return
+    if "/" in name or os.sep in name or Path(name).suffix:
+        raise FileNotFoundError(
+            f"There are no images at {name!r} (looked in {Path.cwd()}). Check the path given as dataset."
+        )
+    guess = difflib.get_close_matches(name.lower(), SETS, n=1)
+    hint = f" Did you mean {guess[0]!r}?" if guess else ""
+    raise ValueError(
+        f"There is no image set {name!r}.{hint} Known are {', '.join(SETS)}; the path of idx files, of an .npz file or "
+        "of a folder with one folder of images per class works too."
+    )
+
+
 def fetch_images(name: str, root: str | None = None) -> None:
     """Download an image set unless its files are there; ``open_images`` reports what can't be downloaded.
 
@@ -100,7 +123,8 @@ def fetch_images(name: str, root: str | None = None) -> None:
         ValueError: An unknown name.
         OSError: It could not be downloaded or written.
     """
-    if (download := _source(name).fetch) is not None:
+    check_dataset(name)
+    if name in SETS and (download := SETS[name].fetch) is not None:
         download(data_root(root) / name)
 
 
@@ -108,40 +132,67 @@ def open_images(name: str, root: str | None = None, val_size: int | None = None)
     """Return an image set in its three parts.
 
     Args:
-        name: digits (scikit-learn's, no file), mnist, binarized_mnist or cifar10.
+        name: digits (scikit-learn's, no file), mnist, binarized_mnist or cifar10, or a path, as for
+            :func:`~wnseq.data.images.own.read_own`.
         root: Folder of the standard sets; default ``$WNSEQ_DATA``, else ``./data``.
-        val_size: Images held out of the training part for validation, the last of its files; None for the usual number,
-            0 for none.
+        val_size: Images held out of the training part for validation, the last of its files, of a path any; None for
+            the usual number, a tenth of a path's, 0 for none.
 
     Raises:
         ValueError: An unknown name, a damaged file, or more images held out than there are.
         FileNotFoundError: A file is missing, or scikit-learn, which holds that of digits.
     """
-    source = _source(name)
+    check_dataset(name)
+    if name not in SETS:
+        return _open_own(name, val_size)
+    source = SETS[name]
     if source.val_size is None and val_size is not None:
         raise ValueError(f"{name} has a validation part of its own. Leave val_size out.")
-    found = source.read(data_root(root) / name)
+    try:
+        found = source.read(data_root(root) / name)
+    except FileFormatError as error:
+        if source.fetch is None:
+            raise
+        raise FileFormatError(f"{error} Delete the file; `fit` downloads it again.") from error
     if source.val_size is None:
         return ImageSet(name, source.num_values, source.classes, source.split, dict(zip(PARTS, found, strict=True)))
     train, test = found
     held = source.val_size if val_size is None else val_size
+    parts = _hold_out(name, train, test, held)
+    return ImageSet(name, source.num_values, source.classes, source.split.format(held), parts)
+
+
+def _open_own(name: str, val_size: int | None) -> ImageSet:
+    """Return a user's images, permuted, since files are often sorted by class; a tenth is the test part if none is."""
+    own = read_own(Path(name).expanduser())
+    parts = {part: _images(pixels, own.labels.get(part)) for part, pixels in own.pixels.items()}
+    train, tenth = parts["train"], len(parts["train"]) // 10
+    order = torch.from_numpy(np.random.default_rng(OWN_SEED).permutation(len(train)))
+    train = Images(train.pixels[order], None if train.labels is None else train.labels[order])
+    split = f"order permuted (seed {OWN_SEED}), test as in the files"
+    if "test" not in parts:
+        if not tenth:
+            raise ValueError(f"{name} has {len(train)} images, too few for training, validation and test parts.")
+        train, parts["test"] = train[:-tenth], train[-tenth:]
+        split = f"order permuted (seed {OWN_SEED}), the last {tenth} for test"
+    held = tenth if val_size is None else val_size
+    values = 2 if max(int(part.pixels.max()) for part in parts.values()) < 2 else 256
+    held_out = _hold_out(name, train, parts["test"], held)
+    return ImageSet(name, values, own.classes, f"{split}, {held} of the others for validation", held_out)
+
+
+def _hold_out(name: str, train: Images, test: Images, held: int) -> dict[str, Images]:
     if not 0 <= held < len(train):
         raise ValueError(
             f"val_size must be at least 0 and less than {len(train):,}, the training images of {name}; got {held}"
         )
     cut = len(train) - held
-    parts = {"train": train[:cut], "val": train[cut:], "test": test}
-    return ImageSet(name, source.num_values, source.classes, source.split.format(held), parts)
+    return {"train": train[:cut], "val": train[cut:], "test": test}
 
 
-def _source(name: str) -> "Source":
-    if name not in SETS:
-        raise ValueError(f"There is no image set {name!r}. Known are {', '.join(SETS)}.")
-    return SETS[name]
-
-
-def _images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any]) -> Images:
-    return Images(torch.from_numpy(pixels.copy()), torch.from_numpy(labels.astype(np.int64)))
+def _images(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[Any] | None) -> Images:
+    numbers = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+    return Images(torch.from_numpy(np.ascontiguousarray(pixels).copy()), numbers)
 
 
 def _existing(folder: Path, file: str) -> Path | None:
@@ -193,14 +244,11 @@ def _read_mnist_part(folder: Path, part: str, images: int) -> Images:
         paths.append(path)
     pixels = read_idx(paths[0], 3)
     if pixels.shape != (images, 28, 28):
-        raise ValueError(
-            f"{paths[0]}: expected {images} x 28 x 28, got {' x '.join(map(str, pixels.shape))}. Get it again."
-        )
+        raise ValueError(f"{paths[0]}: expected {images} x 28 x 28, got {' x '.join(map(str, pixels.shape))}.")
     labels = read_idx(paths[1], 1)
     if labels.shape != (images,) or labels.max() > 9:
         raise ValueError(
-            f"{paths[1]}: expected {images} labels from 0 to 9, got {len(labels)} up to {labels.max(initial=0)}. "
-            "Get it again."
+            f"{paths[1]}: expected {images} labels from 0 to 9, got {len(labels)} up to {labels.max(initial=0)}."
         )
     return _images(pixels[:, None], labels)
 
@@ -286,7 +334,7 @@ class Source:
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_SPLIT = f"order permuted (seed {DIGITS_SEED}), the last {DIGITS_TEST} for test, {{}} before them for validation"
 HELD_OUT = "test as published, validation: the last {} of the training files"
-# A new row also needs its name in DatasetName, for --help, and its provenance in data/README.md.
+# A new row also needs its name in ImageDataModule, for --help, and its provenance in data/README.md.
 SETS: Mapping[str, Source] = {
     "digits": Source(None, _read_digits, 17, tuple("0123456789"), 300, DIGITS_SPLIT),
     "mnist": Source(_fetch_mnist, _read_mnist, 256, tuple("0123456789"), 10_000, HELD_OUT),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wnseq.errors import reading
+from wnseq.errors import FileFormatError, reading
 
 Bytes = npt.NDArray[np.uint8]
 IDX_UINT8 = 8  # the third byte of an idx file's magic number
@@ -28,9 +28,11 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
     """
     raw = _content(path)
     if len(raw) < 4 or raw[:2] != b"\0\0":
-        raise ValueError(f"{path} is no idx file: expected it to begin with two zero bytes, got {raw[:4].hex(' ')}.")
+        raise FileFormatError(
+            f"{path} is no idx file: expected it to begin with two zero bytes, got {raw[:4].hex(' ')}."
+        )
     if raw[2] != IDX_UINT8 or raw[3] != dimensions:
-        raise ValueError(
+        raise FileFormatError(
             f"{path}: expected the magic number {(IDX_UINT8 << 8) + dimensions} (bytes in {dimensions} dimensions), "
             f"got {int.from_bytes(raw[:4], 'big')}. Is it another file under this name (labels for images)?"
         )
@@ -38,7 +40,7 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
     sizes = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, min(header, len(raw)), 4)]
     expected = math.prod(sizes) if len(raw) >= header else 0
     if len(raw) != header + expected:
-        raise ValueError(
+        raise FileFormatError(
             f"{path}: its header announces {' x '.join(map(str, sizes))} bytes after {header}, but {len(raw):,} bytes "
             "are there in all. The file is damaged or cut short."
         )
@@ -65,13 +67,15 @@ def read_amat(path: Path, columns: int) -> Bytes:
     strange[1:] |= value[1:] & value[:-1]  # 10 is a number of its own
     if strange.any():
         line = int(newline[: strange.argmax()].sum()) + 1
-        raise ValueError(f"{path}, line {line}: expected zeros and ones with a blank between them, got something else.")
+        raise FileFormatError(
+            f"{path}, line {line}: expected zeros and ones with a blank between them, got something else."
+        )
     starts = np.flatnonzero(np.concatenate(([True], newline[:-1])))[: len(raw)]
     lengths = np.add.reduceat(value, starts, dtype=np.int64) if len(raw) else np.zeros(0, np.int64)
     if len(lengths) == 0 or (lengths != columns).any():
         line = int((lengths != columns).argmax()) if len(lengths) else 0
         got = lengths[line] if len(lengths) else 0
-        raise ValueError(f"{path}, line {line + 1}: expected {columns} values, got {got}. The file is damaged.")
+        raise FileFormatError(f"{path}, line {line + 1}: expected {columns} values, got {got}. The file is damaged.")
     found: Bytes = raw[value] - np.uint8(ord("0"))
     return found.reshape(-1, columns)
 
@@ -94,14 +98,14 @@ def read_cifar(path: Path, images: int | None = None) -> tuple[Bytes, Bytes]:
     whole, rest = divmod(len(raw), record)
     if rest or not whole or images not in (None, whole):
         expected = f"{images * record:,} bytes ({images:,} images)" if images else "one or more"
-        raise ValueError(
+        raise FileFormatError(
             f"{path}: expected images of {record} bytes each, {expected}, got {len(raw):,} bytes. The file is cut "
             "short, or it is not CIFAR-10's binary form (cifar-10-binary.tar.gz)."
         )
     table = np.frombuffer(raw, np.uint8).reshape(whole, record)
     labels = table[:, 0]
     if labels.max() > 9:
-        raise ValueError(
+        raise FileFormatError(
             f"{path}: image {int((labels > 9).argmax())} has the label {labels[labels > 9][0]}, expected 0 to 9. The "
             "file is damaged, or it is not CIFAR-10's binary form (CIFAR-100 has two label bytes)."
         )
@@ -113,7 +117,7 @@ def _content(path: Path) -> bytes:
     raw = path.read_bytes()
     if raw[:2] != b"\x1f\x8b":
         if path.suffix == ".gz":
-            raise ValueError(f"{path} is no gzip file: expected it to begin with 1f 8b, got {raw[:2].hex(' ')}.")
+            raise FileFormatError(f"{path} is no gzip file: expected it to begin with 1f 8b, got {raw[:2].hex(' ')}.")
         return raw
-    with reading(path, "a gzip file", "Get it again."):
+    with reading(path, "a gzip file"):
         return gzip.decompress(raw)

@@ -1,0 +1,189 @@
+"""Images of a user's own: idx files, an ``.npz`` file, or a folder with one folder of image files per class."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wnseq.data.images.formats import Bytes, read_idx
+from wnseq.errors import FileFormatError, reading
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+IDX = re.compile(r"idx3-ubyte(\.gz)?$")
+TEST = ("test", "t10k")
+MOST = 4 << 30  # bytes of pixels, which are held in memory
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """Images as they are in files.
+
+    Args:
+        pixels: ``train`` and perhaps ``test`` → bytes, ``(N, C, H, W)``.
+        labels: The same parts → the number of each image's class; empty without labels.
+        classes: Names of the classes.
+    """
+
+    pixels: Mapping[str, Bytes]
+    labels: Mapping[str, npt.NDArray[np.int64]]
+    classes: tuple[str, ...]
+
+
+def read_own(path: Path) -> OwnImages:
+    """Read a user's images.
+
+    Args:
+        path: An idx file of images, whose labels are beside it (``…-labels-idx1-ubyte`` for ``…-images-idx3-ubyte``),
+            and, if its name says train, a test pair; or a folder with such files. An ``.npz`` file with ``x`` and
+            perhaps ``y``, or ``x_train``, ``y_train``, ``x_test`` and ``y_test``. A folder with a folder of image files
+            for each class, or with folders train and test that have these.
+
+    Raises:
+        FileNotFoundError: There are no images.
+        ValueError: A file is damaged, or images and labels do not fit.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if IDX.search(file.name) and not file.name.startswith("."))
+        train = next((file for file in files if not any(word in file.name for word in TEST)), None)
+        return _folder(path) if train is None else _idx(train)
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no images at {path} (looked in {Path.cwd()}). Check the path.")
+    return _idx(path) if IDX.search(path.name) else _npz(path)
+
+
+def _idx(path: Path) -> OwnImages:
+    pairs = {"train": path}
+    for word in TEST:
+        other = path.with_name(path.name.replace("train", word))
+        if other != path and other.is_file():
+            pairs["test"] = other
+    pixels, labels = {}, {}
+    for part, file in pairs.items():
+        pixels[part] = read_idx(file, 3)[:, None]
+        beside = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
+        if beside != file and beside.is_file():
+            labels[part] = read_idx(beside, 1)
+    return _checked(path, pixels, labels)
+
+
+def _npz(path: Path) -> OwnImages:
+    expected = "an .npz file with arrays x and y, or x_train, y_train, x_test and y_test"
+    with reading(path, expected), path.open("rb") as file:  # NumPy leaves a damaged file open
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise FileFormatError(f"{path} is a single array. Expected {expected}.")
+        with loaded as opened:
+            arrays = dict(opened)
+    names = {"train": ("x", "y")} if "x" in arrays else {}
+    names = names or {part: (f"x_{part}", f"y_{part}") for part in ("train", "test") if f"x_{part}" in arrays}
+    if "train" not in names:
+        raise FileFormatError(f"{path} has the arrays {', '.join(arrays) or 'none'}. Expected {expected}.")
+    pixels = {part: _channels_first(path, x, arrays[x]) for part, (x, _) in names.items()}
+    labels = {part: arrays[y] for part, (_, y) in names.items() if y in arrays}
+    return _checked(path, pixels, labels)
+
+
+def _channels_first(path: Path, name: str, array: npt.NDArray[Any]) -> Bytes:
+    """Return images as bytes, ``(N, C, H, W)``, from ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``."""
+    if array.dtype.kind not in "uib" or (array.size and (array.min() < 0 or array.max() > 255)):
+        raise FileFormatError(
+            f"{path}: {name} has the dtype {array.dtype}. Expected whole numbers from 0 to 255 (uint8)."
+        )
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.shape[1] not in (1, 3):
+        raise FileFormatError(
+            f"{path}: {name} has the shape {array.shape}. Expected (images, height, width), with 1 or 3 channels "
+            "before or after the last two."
+        )
+    return array.astype(np.uint8)
+
+
+def _folder(folder: Path) -> OwnImages:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise FileNotFoundError(
+            "Image files are read by Pillow, which is not installed: pip install 'wnseq[images]'"
+        ) from error
+
+    parts = {part: folder / part for part in ("train", "test") if (folder / part).is_dir()}
+    pixels, labels = {}, {}
+    for part, top in (parts if "train" in parts else {"train": folder}).items():
+        files = [(file, name.name) for name in _visible(top) if name.is_dir() for file in _visible(name)]
+        files = [(file, name) for file, name in files if file.suffix.lower() in ENDINGS]
+        if not files:
+            raise FileNotFoundError(
+                f"{top} has no images: expected a folder for each class with files {', '.join(ENDINGS)}, idx files "
+                "(…-images-idx3-ubyte), or the path of an .npz file."
+            )
+        images = []
+        for file, _ in files:
+            with reading(file, "an image"), Image.open(file) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise FileFormatError(
+                        f"{file} has more than 8 bits a pixel (mode {opened.mode}). Convert it first."
+                    )
+                grey = opened.mode in ("1", "L", "LA")
+                images.append(
+                    np.asarray(opened.convert("L" if grey else "RGB"), np.uint8).reshape(*opened.size[::-1], -1)
+                )
+            _check_size(files[0][0], images[0], file, images[-1], len(files))
+        wide = max(image.shape[2] for image in images)  # grey ones among coloured
+        stacked = np.stack([np.broadcast_to(image, (*image.shape[:2], wide)) for image in images])
+        pixels[part] = stacked.transpose(0, 3, 1, 2)
+        labels[part] = np.array([name for _, name in files])
+    return _checked(folder, pixels, labels)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _check_size(first: Path, image: Bytes, file: Path, other: Bytes, number: int) -> None:
+    if image.shape[:2] != other.shape[:2]:
+        raise FileFormatError(
+            f"{file} has {other.shape[1]} x {other.shape[0]} pixels, and {first} {image.shape[1]} x {image.shape[0]}. "
+            "All images must have one size: scale or crop them first."
+        )
+    if image.size * number > MOST:
+        raise FileFormatError(
+            f"{first.parent.parent}: {number:,} images of {image.size:,} bytes are more than fit into memory."
+        )
+
+
+def _checked(path: Path, pixels: Mapping[str, Bytes], labels: Mapping[str, npt.NDArray[Any]]) -> OwnImages:
+    """Check that images and labels fit, and number the classes in their order."""
+    shapes = {part: images.shape[1:] for part, images in pixels.items()}
+    if len(set(shapes.values())) > 1:
+        raise FileFormatError(f"{path}: images of train and test differ, {shapes['train']} and {shapes['test']}.")
+    for part, images in pixels.items():
+        if not images.size:
+            raise FileFormatError(f"{path} has no images: the {part} part has the shape {images.shape}.")
+        if part in labels and (labels[part].ndim != 1 or len(labels[part]) != len(images)):
+            raise FileFormatError(
+                f"{path}: the {part} part has {len(images):,} images and labels of the shape {labels[part].shape}. "
+                "Expected one label for each image."
+            )
+    if not labels:
+        return OwnImages(pixels, {}, ())
+    if missing := [part for part in pixels if part not in labels]:
+        raise FileFormatError(f"{path}: the {missing[0]} part has no labels, and another has.")
+    if labels["train"].dtype.kind not in "iuUb":
+        raise FileFormatError(
+            f"{path}: labels have the dtype {labels['train'].dtype}. Expected whole numbers or names."
+        )
+    classes = np.unique(labels["train"])
+    numbers = {}
+    for part, given in labels.items():
+        if strange := sorted(Counter(given.tolist()).keys() - set(classes.tolist())):
+            raise FileFormatError(f"{path}: the test part has the class {strange[0]}, which the training part lacks.")
+        numbers[part] = np.searchsorted(classes, given).astype(np.int64)
+    return OwnImages(pixels, numbers, tuple(map(str, classes.tolist())))

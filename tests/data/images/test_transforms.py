@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from wnseq.data.images import transforms
-from wnseq.data.images.transforms import Preprocess, cached_whitening, fit_whitening
+from wnseq.data.images.transforms import Preprocess, cached_whitening, fit_preprocess, fit_whitening
+from wnseq.errors import ShapeError
 
 PIXELS = torch.randint(0, 17, (50, 1, 2, 2), dtype=torch.uint8)
 PLAIN = Preprocess(17, (8.0,), (8.5,))
@@ -123,3 +124,26 @@ def test_a_damaged_cache_is_made_again(
 def test_a_regulariser_of_zero_is_refused(images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="the regulariser must be greater than 0, got 0"):
         fit_whitening(images, 0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "error", "text"),
+    [
+        (torch.full((2, 1, 4, 4), 255.0), ValueError, "whole numbers from 0 to 16, as in the training images, got 255"),
+        (torch.full((2, 1, 4, 4), -1), ValueError, "got -1 to -1"),
+        (torch.full((2, 1, 4, 4), 0.5), ValueError, "got 0.5 to 0.5"),
+        (torch.full((2, 1, 4, 4), torch.nan), ValueError, "got nan to nan"),
+        (torch.zeros(2, 3, 4, 4), ShapeError, r"pixels must have shape \(N, 1, H, W\), got \(2, 3, 4, 4\)"),
+        (torch.zeros(4, 4), ShapeError, r"got \(4, 4\)"),
+    ],
+)
+def test_pixels_of_other_images_are_refused(pixels: torch.Tensor, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        Preprocess(17, (8.0,), (8.5,))(pixels)
+
+
+def test_a_channel_that_never_varies_is_zero() -> None:
+    pixels = torch.stack([torch.full((6, 4, 4), 7), torch.arange(96).view(6, 4, 4)], 1).to(torch.uint8)
+    images = fit_preprocess(pixels, 256, "standard")(pixels)
+    assert torch.equal(images[:, 0], torch.zeros(6, 4, 4))
+    torch.testing.assert_close(images[:, 1].std(correction=0), torch.tensor(1.0))

@@ -133,6 +133,26 @@ def test_a_tokenizer_comes_from_a_checkpoint(tmp_path: Path) -> None:
     assert data.tokenizer.sha256 == taught.sha256
 
 
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_bytes_that_are_no_text_are_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_bytes("Größe und Maß\n".encode("cp1252" if name == part else "utf-8"))
+    monkeypatch.setattr(module, "train_tokenizer", None)
+    data = TextDataModule(str(tmp_path), "word")
+    with pytest.raises(ValueError, match=rf"{part}\.txt is not UTF-8 text"):
+        data.setup("fit")
+
+
+def test_a_folder_says_which_files_it_read(tmp_path: Path) -> None:
+    for name in ("train.txt", "valid.txt", "test.txt", "notes.md"):
+        (tmp_path / name).write_text("one two three four five six seven eight\n" * 9)
+    assert prepared(str(tmp_path)).describe().splitlines()[2] == (
+        "files: train train.txt; val valid.txt; test test.txt; not read: notes.md"
+    )
+
+
 def test_the_help_names_every_argument() -> None:
     arguments = [name for name in inspect.signature(TextDataModule.__init__).parameters if name != "self"]
     described = inspect.getdoc(TextDataModule) or ""
@@ -215,6 +235,8 @@ def test_a_fit_fetches_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"eval_batch_size": -3}, ValueError, "eval_batch_size must be at least 1, got -3"),
         ({"eval_bptt": 0}, ValueError, "eval_bptt must be at least 1, got 0"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"encoding": "latin99"}, ValueError, "There is no text encoding 'latin99'"),
+        ({"corpus": ""}, ValueError, "The name of the corpus is empty"),
         ({"batch_size": 2.5}, TypeError, r"batch_size must be an integer, got 2\.5"),
         ({"batch_size": True}, TypeError, "batch_size must be an integer, got True"),
         ({"corpus": "pyton"}, ValueError, r"no corpus 'pyton'\. Did you mean 'python'\?"),

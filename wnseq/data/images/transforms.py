@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq.data._files import atomic_write, cache_folder
+from wnseq.errors import ShapeError
 
 FORMAT = 1  # of the cached files; changes with everything that changes their content
 REGULARISER = 1e-5  # the paper's code
@@ -71,10 +72,28 @@ class Preprocess:
     whitening: Whitening | None = None
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Prepare images of the size and the channels they had in training."""
+        """Prepare images of the size and the channels they had in training.
+
+        Raises:
+            ShapeError: They are not ``(N, C, H, W)`` with the channels of the training images.
+            ValueError: A pixel is not a whole number from 0 to ``num_values`` − 1.
+        """
+        self._check(pixels)
         if self.whitening is None:
             return self.normalise(self.enlarge(pixels))  # the margin is 0, which is black
         return self.enlarge(self.normalise(pixels))  # the margin is the mean image's
+
+    def _check(self, pixels: Tensor) -> None:
+        channels, top = len(self.offset), self.num_values - 1
+        if pixels.dim() != 4 or pixels.shape[1] != channels:
+            raise ShapeError(f"pixels must have shape (N, {channels}, H, W), got {tuple(pixels.shape)}")
+        if pixels.numel():
+            least, most = float(pixels.min()), float(pixels.max())
+            if not (least >= 0 and most <= top) or bool((pixels != pixels.round()).any()):  # NaN is not >= 0
+                raise ValueError(
+                    f"pixels must be whole numbers from 0 to {top}, as in the training images, got {least:g} to "
+                    f"{most:g}"
+                )
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Scale and whiten, at the input's own size."""
@@ -119,13 +138,13 @@ class Preprocess:
         """
         try:
             white = state["whitening"]
-            return Preprocess(
-                state["num_values"],
-                tuple(state["offset"]),
-                tuple(state["scale"]),
-                state["size"],
-                None if white is None else Whitening(*white),
-            )
+            whitening = None if white is None else Whitening(*white)
+            numbers, size = [state["num_values"], *state["offset"], *state["scale"]], state["size"]
+            whole = isinstance(numbers[0], int) and isinstance(size, int | None)
+            tensors = whitening is None or isinstance(whitening.mean, Tensor) and isinstance(whitening.matrix, Tensor)
+            if not (whole and tensors and all(isinstance(number, int | float) for number in numbers)):
+                raise TypeError("an entry of another type")
+            return Preprocess(numbers[0], tuple(state["offset"]), tuple(state["scale"]), size, whitening)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"This is not the state of a preprocessing: {type(error).__name__} {error} while it was read."
@@ -154,8 +173,9 @@ def fit_preprocess(
         counts = torch.stack([torch.bincount(pixels[:, c].flatten(), minlength=num_values) for c in range(channels)])
         frequencies, values = counts.double() / counts[0].sum(), torch.arange(num_values, dtype=torch.float64)
         mean = frequencies @ values
-        std = (frequencies @ values.square() - mean.square()).sqrt()
-        offset, scale = tuple(mean.tolist()), tuple(std.tolist())
+        std = (frequencies @ values.square() - mean.square()).clamp(min=0).sqrt()
+        offset = tuple(mean.tolist())
+        scale = tuple(each or 1.0 for each in std.tolist())  # a channel that never varies stays 0
     elif normalize == "unit":
         offset, scale = (0.0,) * channels, (float(top),) * channels
     else:

@@ -146,6 +146,8 @@ class TextDataModule(LightningDataModule):
 
     def _read(self) -> dict[str, Split]:
         text = self.text = open_corpus(self.corpus, self.root, self.encoding)
+        for part in text.parts.values():
+            part.check()
         self.corpus_sha256 = text.sha256
         if self.tokenizer is None:
             if self.tokenizer_source in KINDS:

@@ -130,6 +130,15 @@ class Text:
         if rest:
             yield rest
 
+    def check(self) -> None:
+        """Read the text once, to find what is not UTF-8 before anything is done with it.
+
+        Raises:
+            ValueError: The bytes are not UTF-8.
+        """
+        for _ in self._decoded():
+            pass
+
     def boundary(self, position: int) -> int:
         """Return the first line start after a byte position; if there is none, the next word's or character's."""
         ahead = self.slice(position, min(position + BLOCK, self.size)).read()

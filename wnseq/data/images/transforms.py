@@ -141,7 +141,7 @@ class Preprocess:
             whitening = None if white is None else Whitening(*white)
             numbers, size = [state["num_values"], *state["offset"], *state["scale"]], state["size"]
             whole = isinstance(numbers[0], int) and isinstance(size, int | None)
-            tensors = whitening is None or isinstance(whitening.mean, Tensor) and isinstance(whitening.matrix, Tensor)
+            tensors = whitening is None or (isinstance(whitening.mean, Tensor) and isinstance(whitening.matrix, Tensor))
             if not (whole and tensors and all(isinstance(number, int | float) for number in numbers)):
                 raise TypeError("an entry of another type")
             return Preprocess(numbers[0], tuple(state["offset"]), tuple(state["scale"]), size, whitening)
@@ -228,7 +228,7 @@ def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.fl
     """Return a cached file's table, None where it is missing or damaged."""
     try:
         table = np.load(path, allow_pickle=False)
-    except Exception:  # damaged in whatever way
+    except Exception:  # a damaged file raises nearly anything
         return None
     fits = table.shape == (size + 1, size) and table.dtype == np.float64 and np.isfinite(table).all()
     return table if fits else None

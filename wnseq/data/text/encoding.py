@@ -97,7 +97,7 @@ def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts | None:
     try:
         counts = Counts(**json.loads(path.with_suffix(".json").read_text("utf-8")))
         whole = path.stat().st_size == counts.tokens * dtype.itemsize
-    except Exception:  # damaged in whatever way
+    except Exception:  # a damaged file raises nearly anything
         return None
     return counts if whole else None
 

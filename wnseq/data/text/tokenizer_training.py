@@ -56,7 +56,7 @@ def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer
         if tokenizer.sha256 == stored["sha256"]:
             return tokenizer
     except Exception:
-        pass  # not there, or damaged, in whatever way: it is made again
+        pass  # not there, or damaged, which raises nearly anything: it is made again
     tokenizer = _train(kind, text, size)
     state = tokenizer.state()
     if "model" in state:

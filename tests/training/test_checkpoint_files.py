@@ -106,9 +106,8 @@ def test_a_checkpoint_of_another_kind_is_named(here: Path, fails: Fails, other: 
 
 
 def test_weights_of_another_size_are_a_users_mistake(after: dict[str, float], fails: Fails) -> None:
-    error = fails(1, "test", "--ckpt_path", "best", "--model.width", "5")
-    assert "error: Error(s) in loading state_dict for ToyModel:" in error
-    assert "size mismatch for net.0.weight" in error
+    error = fails(1, "test", "--ckpt_path", "best", "--model.width", "5", "--data.corpus=missing")
+    assert "best.ckpt was made with width 4: --model.width 5 would not fit its weights, or do nothing." in error
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_flags_that_made_them() -> None:

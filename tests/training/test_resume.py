@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 
 from wnseq import __version__
-from wnseq.training.resume import check_checkpoint, check_finite, check_resumed, open_checkpoint
+from wnseq.training.resume import check_checkpoint, check_evaluated, check_finite, check_resumed, open_checkpoint
 
 WEIGHTS = {"a": torch.ones(2), "steps": torch.ones(1, dtype=torch.long)}
 
@@ -64,6 +64,13 @@ def test_a_resumed_run_keeps_its_hyper_parameters() -> None:
     check_resumed(saved, {"rate": 0.1, "dropout": 0.2, "size": None, "new": 3}, ("dropout",))
     with pytest.raises(ValueError, match=r"has rate 0.1, size 4, and goes on with it: --model.rate 0.2 --model.size 5"):
         check_resumed(saved, {"rate": 0.2, "dropout": 0.5, "size": 5}, ("dropout",))
+
+
+def test_an_evaluation_keeps_its_hyper_parameters() -> None:
+    saved = {"rate": 0.1, "samples": 5}
+    check_evaluated(saved, {"rate": 0.1, "samples": 2}, ("samples",), "a.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt was made with rate 0.1: --model.rate 0.2 would not fit its weights"):
+        check_evaluated(saved, {"rate": 0.2, "samples": 2}, ("samples",), "a.ckpt")
 
 
 def test_hyper_parameters_may_differ_unless_a_fit_resumes() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from wnseq import __version__
 from wnseq.training.run_info import find_trainer
 
-__all__ = ["check_checkpoint", "check_finite", "check_resumed", "open_checkpoint"]
+__all__ = ["check_checkpoint", "check_evaluated", "check_finite", "check_resumed", "open_checkpoint"]
 
 
 def check_checkpoint(checkpoint: Mapping[str, Any], recipe: str, name: str = "the checkpoint") -> None:
@@ -65,15 +65,33 @@ def check_resumed(
     Raises:
         ValueError: Some differ; with the two ways to go on.
     """
-    fixed = [name for name in saved if name in now and name not in may_change]
-    changed = [name for name in fixed if now[name] is not None and now[name] != saved[name]]
-    if changed:
-        before = ", ".join(f"{name} {saved[name]}" for name in changed)
-        flags = " ".join(f"--model.{name} {now[name]}" for name in changed)
+    before, flags = _changed(saved, now, may_change)
+    if flags:
         raise ValueError(
             f"the run to be resumed has {before}, and goes on with it: {flags} would do nothing. Leave that out to "
             f"resume, or start a new run from these weights: --model.init_from {path} {flags}, without --ckpt_path"
         )
+
+
+def check_evaluated(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Iterable[str], path: str) -> None:
+    """Check that an evaluation keeps the hyper-parameters that the weights were made with. Args as in check_resumed.
+
+    Raises:
+        ValueError: Some differ.
+    """
+    before, flags = _changed(saved, now, may_change)
+    if flags:
+        raise ValueError(
+            f"{path} was made with {before}: {flags} would not fit its weights, or do nothing. Leave that out"
+        )
+
+
+def _changed(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Iterable[str]) -> tuple[str, str]:
+    """Return the hyper-parameters that differ, in words, and as flags."""
+    fixed = [name for name in saved if name in now and name not in may_change]
+    changed = [name for name in fixed if now[name] is not None and now[name] != saved[name]]
+    before = ", ".join(f"{name} {saved[name]}" for name in changed)
+    return before, " ".join(f"--model.{name} {now[name]}" for name in changed)
 
 
 def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recipe: str) -> Mapping[str, Any]:

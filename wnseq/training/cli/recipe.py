@@ -27,7 +27,7 @@ from wnseq.training.cli.parser import RecipeParser, insert_subcommand
 from wnseq.training.cli.process_state import restored_process_state
 from wnseq.training.cli.run_folder import make_loggers, make_run_folder, run_files
 from wnseq.training.plots._curves import plot_run
-from wnseq.training.resume import check_checkpoint, check_resumed
+from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
 
 __all__ = ["RecipeCLI", "run"]
 
@@ -160,10 +160,10 @@ class RecipeCLI(FlagsFirstCLI):
         self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
         options.ckpt_path = str(path)
-        if self.config.subcommand == "fit":
-            may_change = getattr(self.model_class, "resume_may_change", ())
-            with user_errors():
-                check_resumed(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
+        check = check_resumed if self.config.subcommand == "fit" else check_evaluated
+        may_change = getattr(self.model_class, "resume_may_change", ())
+        with user_errors():
+            check(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
 
     def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir) / self.recipe

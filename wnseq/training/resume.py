@@ -30,7 +30,7 @@ def check_checkpoint(checkpoint: Mapping[str, Any], recipe: str, name: str = "th
     version = info.get("version", __version__)
     if _release(version) > _release(__version__):
         raise ValueError(f"{name} was written by wnseq {version}, this is {__version__}: pip install --upgrade wnseq")
-    check_finite(checkpoint["state_dict"], name)
+    check_finite(checkpoint.get("state_dict", {}), name)
 
 
 def _release(version: str) -> list[int]:

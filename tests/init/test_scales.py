@@ -65,3 +65,9 @@ def test_directions_are_drawn_and_scales_stay() -> None:
         assert abs(float(layer.weight_v.detach().std()) / 0.05 - 1) < 0.02
     with pytest.raises(ValueError, match="draw_directions: std must be greater than 0, got 0"):
         draw_directions(net, 0)
+
+
+def test_directions_drawn_on_purpose_do_not_warn() -> None:
+    net = nn.Sequential(WNLinear(3, 4), WNLinear(4, 2))
+    draw_directions(net)
+    net(torch.ones(2, 3)).sum().backward()  # warnings are errors

@@ -95,6 +95,9 @@ def draw_directions(model: nn.Module, std: float = 0.05) -> None:
         raise ValueError(f"draw_directions: std must be greater than 0, got {std}")
     for _, params in directions(model):
         params.v.normal_(0, std)
+    for module in model.modules():
+        if isinstance(module, WNModule):
+            module.mark_initialized()  # g stays on purpose
 
 
 def _fans(layer: Any) -> tuple[int, int]:

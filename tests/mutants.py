@@ -173,8 +173,8 @@ MUTANTS = [
     Mutant(
         "weights: biases before the recurrent weight",
         "nn/_rnn.py",
-        "return [weights[name] for name in self._flat_weights_names]",
-        "return [weights[name] for name in sorted(self._flat_weights_names)]",
+        "else getattr(self, name) for name in self._flat_weights_names]",
+        "else getattr(self, name) for name in sorted(self._flat_weights_names)]",
         EQUATIONS,
     ),
     Mutant(

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from cases import USAGES, Usage, tensors
+from cases import USAGES, tensors
 from torch.func import functional_call, grad, vmap
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +15,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit:DeprecationWarning",  # both of trace
     "ignore:The tensor attribute .* was assigned during export:UserWarning",  # by torch's pruning
 )
-IN_GRAPH = ("compile", "export", "grad", "vmap")
 
 
 def total(result):
@@ -96,25 +95,13 @@ WAYS = {
 }
 
 
-def why_it_fails(usage: Usage, way: str) -> str:
-    """Return the reason of a known failure, or an empty text."""
-    if usage.reads_weight:
-        return "reading a composed weight composes it outside the graph or transform" if way in IN_GRAPH else ""
-    if usage.kind in ("LSTM", "GRU"):
-        return "the forward looks for its biases among the parameters: KeyError"
-    return ""
-
-
 def each_usage(*ways):
-    """Parametrise over the usages and ways; what is known to fail is expected to, each by itself."""
-    found = []
-    for usage in USAGES:
-        for way in ways:
-            if way == "copy" and not usage.reads_weight:
-                continue
-            reason = why_it_fails(usage, way)
-            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-            found.append(pytest.param(usage, way, id=f"{usage.name}-{way}", marks=marks))
+    found = [
+        pytest.param(usage, way, id=f"{usage.name}-{way}")
+        for usage in USAGES
+        for way in ways
+        if way != "copy" or usage.reads_weight
+    ]
     return pytest.mark.parametrize(("usage", "way"), found)
 
 

@@ -137,13 +137,13 @@ def replicate(module):
     return replica
 
 
-@each_module
+@each_form
 def test_a_replica_of_data_parallel_computes_the_same(case):
     module, x = case.make(), case.input()
     close(replicate(module)(x), module(x))
 
 
-@each_module
+@each_form
 @pytest.mark.parametrize("change", [lambda m, n: prune.l1_unstructured(m, n, 0.5), lambda m, n: Doubled.of(m, n)])
 def test_pruned_and_parametrised_biases_are_as_torch_s(case, change):
     module, twin, x = case.make(), case.make_twin(), case.input()
@@ -172,7 +172,7 @@ def torch_s_weight_norm(case, apply, dim):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-@each_module
+@each_form
 @pytest.mark.parametrize("apply", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
 def test_loads_torch_s_weight_norm_along_every_axis(case, apply):
     x, again = case.input(), case.make(1)
@@ -211,7 +211,7 @@ def test_a_g_that_is_not_of_rows_has_no_gates():
     close(rnn(x), theirs(x))
 
 
-@each_module
+@each_form
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64])
 def test_a_plain_checkpoint_of_another_dtype_loads_as_exactly_as_into_torch(case, dtype):
     module, twin = case.make(), case.make_twin()

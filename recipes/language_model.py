@@ -41,7 +41,7 @@ from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.training.callbacks import GateMonitor, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
-from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
+from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.hparams import check_ranges
 from wnseq.training.resume import open_checkpoint
@@ -409,22 +409,19 @@ class Network(nn.Module):
 NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
 
 
-@torch.no_grad()
 def sample(model: LanguageModel, sampling: Sampling) -> Iterator[int]:
     """Draw the ids of new tokens one after the other, the weights composed once."""
     network, tokenizer = model.network, model.tokenizer
-    was_training = network.training
-    network.eval()
-    step = network.bind()
     generator = torch.Generator().manual_seed(sampling.seed)
     tokens = [tokenizer.start, *tokenizer.encode(sampling.prompt)]
-    state = None
+    state = step = None
     for _ in range(sampling.max_new_tokens):
-        logits, state = step(torch.tensor(tokens, device=model.device).unsqueeze(1), state)  # (T, 1, V)
+        with evaluation_mode(network):
+            step = step or network.bind()
+            logits, state = step(torch.tensor(tokens, device=model.device).unsqueeze(1), state)  # (T, 1, V)
         token = draw(logits[-1, 0].float().cpu(), sampling, generator)
         yield token
         tokens = [token]
-    network.train(was_training)
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -539,7 +539,7 @@ class PixelCNNCLI(SamplingCLI):
         """Draw samples, and test images whose lower half is drawn."""
         if self.run_dir is None:
             return
-        model = self.model.eval()
+        model = self.model
         files = write_samples(model, self.run_dir / "samples")
         batch = next(iter(self.datamodule.test_dataloader()))
         pixels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.pixels, batch.labels))

@@ -544,7 +544,7 @@ class VAECLI(SamplingCLI):
         """Draw samples, reconstructions and a walk through latent space."""
         if self.run_dir is None:
             return
-        model = self.model.eval()
+        model = self.model
         files = write_samples(model, self.run_dir / "samples")
         pixels = next(iter(self.datamodule.test_dataloader())).pixels[:20].to(model.device)
         x, _ = model.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)

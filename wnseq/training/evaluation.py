@@ -1,19 +1,37 @@
 """What an evaluation accumulates over its batches and ranks, and the random numbers of its examples."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from wnseq.training.callbacks.basic import all_gather_object
 
-__all__ = ["EvaluationTotals", "ExampleGenerators", "evaluation_stage"]
+__all__ = ["EvaluationTotals", "ExampleGenerators", "evaluation_mode", "evaluation_stage"]
 
 
 def evaluation_stage(trainer: Trainer) -> str:
     """Return the stage that metrics are named after: ``test`` in a test, ``val`` in a validation."""
     return "test" if trainer.testing else "val"
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Run the block in evaluation mode without gradients; then every submodule has the mode that it had before.
+
+    In a generator the block must end before each ``yield``: a generator that is left unfinished may never go on.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 class EvaluationTotals:

@@ -1,0 +1,144 @@
+"""What holds for every recipe: evaluation, sampling, and the checks of what a user gives, on tiny models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from wnseq.data.images import ImageDataModule
+from wnseq.data.text import TextDataModule
+from wnseq.recipes import draw, image_classifier, language_model, pixelcnn, sequential_images, vae
+from wnseq.training.evaluation import evaluation_mode
+
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+@dataclass
+class Recipe:
+    """A recipe in small: its model, the options of its data, and a function that draws from the model."""
+
+    model: Callable[..., LightningModule]
+    options: dict[str, Any]
+    data: dict[str, Any]
+    data_class: type[LightningDataModule] = ImageDataModule
+    sample: Callable[[LightningModule], Any] | None = None
+
+    def make(self, **options: Any) -> tuple[LightningModule, LightningDataModule]:
+        """Return a model, its network made, and its data."""
+        data = self.data_class(**self.data)
+        model = self.model(**{**self.options, **options})
+        Trainer(limit_val_batches=1, **QUIET).validate(model, data, verbose=False)
+        return model, data
+
+
+RECIPES = {
+    "draw": Recipe(
+        draw.Draw,
+        {"glimpses": 2, "hidden_size": 4, "latent_size": 2, "binarize": "sample"},
+        {"normalize": "unit"},
+        sample=lambda model: model.network(model.noise(2)),
+    ),
+    "image_classifier": Recipe(image_classifier.ImageClassifier, {"width": 0.02}, {"size": 12}),
+    "language_model": Recipe(
+        language_model.LanguageModel,
+        {"hidden_size": 8},
+        {"corpus": "text.txt", "tokenizer": "byte", "eval_reset_state": True, "eval_bptt": 16},
+        TextDataModule,
+        lambda model: list(language_model.sample(model, language_model.Sampling(max_new_tokens=2))),
+    ),
+    "pixelcnn": Recipe(
+        pixelcnn.PixelCNN,
+        {"channels": 2, "blocks": 1, "mixtures": 1},
+        {},
+        sample=lambda model: pixelcnn.sample(model, pixelcnn.Sampling(number=1)),
+    ),
+    "sequential_images": Recipe(sequential_images.SequentialImages, {"hidden_size": 4}, {"normalize": "unit"}),
+    "vae": Recipe(
+        vae.VAE,
+        {"width": 0.2, "hidden_size": 8, "latent_size": 3, "iaf_size": 4, "importance_samples": 2},
+        {},
+        sample=lambda model: vae.sample(model, vae.Sampling(number=2)),
+    ),
+}
+each_recipe = pytest.mark.parametrize("name", RECIPES)
+each_sampler = pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.sample])
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text("the weight of a word is its scale times its direction\n" * 400)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Interrupt(Callback):
+    """Stop in the middle of an evaluation."""
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, *_):
+        if batch_idx == 1:
+            raise KeyError("interrupted")
+
+    on_test_batch_end = on_validation_batch_end
+
+
+# ---- evaluation
+
+
+@each_recipe
+def test_an_evaluation_depends_neither_on_its_batches_nor_on_an_interrupted_one(name):
+    model, data = RECIPES[name].make()
+    for evaluate in (Trainer(**QUIET).validate, Trainer(**QUIET).test):
+        data.eval_batch_size = 100
+        (expected,) = evaluate(model, data, verbose=False)
+        data.eval_batch_size = 37
+        with pytest.raises(KeyError, match="interrupted"):
+            getattr(Trainer(callbacks=[Interrupt()], **QUIET), evaluate.__name__)(model, data, verbose=False)
+        (found,) = evaluate(model, data, verbose=False)
+        assert found == pytest.approx(expected, rel=1e-5)
+        assert expected
+
+
+# ---- sampling
+
+
+@each_sampler
+def test_sampling_leaves_the_model_in_the_mode_it_had(name):
+    model, _ = RECIPES[name].make()
+    model.train()
+    frozen = next(iter(model.network.children())).eval()
+    before = {path: part.training for path, part in model.named_modules()}
+    RECIPES[name].sample(model)
+    assert {path: part.training for path, part in model.named_modules()} == before and not frozen.training
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("how", ["break", "raise", "kept", "from within"])
+def test_leaving_a_sample_half_way_leaves_the_model_training(how, monkeypatch):
+    model, _ = RECIPES["language_model"].make()
+    model.train()
+    drawn = language_model.sample(model, language_model.Sampling(max_new_tokens=9))
+    if how == "break":
+        for _ in drawn:
+            break
+    elif how == "raise":
+        with pytest.raises(KeyError):
+            for _ in drawn:
+                raise KeyError
+    elif how == "kept":
+        next(drawn)
+    else:
+        monkeypatch.setattr(model.network, "bind", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            next(drawn)
+    assert all(part.training for part in model.modules()) and torch.is_grad_enabled()
+
+
+def test_evaluation_mode_restores_every_submodule():
+    network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
+    with pytest.raises(KeyError), evaluation_mode(network):
+        assert not network[0].training and not torch.is_grad_enabled()
+        raise KeyError
+    assert [part.training for part in network.modules()] == [True, True, False]

@@ -1,6 +1,8 @@
 """The softmax and its loss in one against torch's two functions, whole and in parts of any size."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -221,3 +223,30 @@ def test_errors(error: type[Exception], text: str, change: dict[str, object]) ->
     given = dict(zip(("input", "weight", "target", "bias"), draw(), strict=True)) | change
     with pytest.raises(error, match=text):
         fused_linear_cross_entropy(**given)
+
+
+@pytest.mark.parametrize("wrong", [ENTRIES, -2, -(2**40)])
+def test_a_target_that_is_no_class_is_torch_s_error(chunked: bool, wrong: int) -> None:
+    x, weight, target, bias = draw()
+    target[2, 1] = wrong
+    for function in (plain, fused_linear_cross_entropy):
+        options = {"chunked": chunked} if function is fused_linear_cross_entropy else {}
+        with pytest.raises(IndexError, match=f"Target {wrong} is out of bounds"):
+            function(x, weight, target, bias, ignore_index=-1, **options)
+
+
+def test_targets_that_all_count_for_nothing_are_nan_as_in_torch(chunked: bool) -> None:
+    x, weight, target, bias = draw()
+    target.fill_(-1)
+    assert plain(x, weight, target, bias, ignore_index=-1).isnan()
+    assert fused_linear_cross_entropy(x, weight, target, bias, ignore_index=-1, chunked=chunked).isnan()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_target_that_is_no_class_is_asserted_on_a_gpu() -> None:
+    program = (
+        "import torch; from wnseq.losses import fused_linear_cross_entropy as loss; x = torch.zeros(2, 4).cuda(); "
+        "loss(x, torch.zeros(5, 4).cuda(), torch.tensor([0, 5]).cuda(), chunked=True).item()"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert found.returncode and "assert" in found.stderr

@@ -53,6 +53,7 @@ def fused_linear_cross_entropy(
     Raises:
         ShapeError: The shapes do not fit together.
         ValueError: reduction is neither ``mean`` nor ``sum``.
+        IndexError: A target is no class; on a GPU, where this would have to wait, torch's assertion.
 
     Note:
         It has no second derivative and no forward-mode one, and one backward: the gradients are handed over, not
@@ -112,6 +113,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             counted = target != ignore_index
             target = target.masked_fill(~counted, 0).unsqueeze(1)
+            _check_targets(target, len(weight))
             row_weight = counted.to(full)
             late_scale = None
             if mean and dtype == torch.float16:  # too narrow for gradients over the number of rows: backward divides
@@ -154,6 +156,18 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
                     gradient *= factor
         in_own = [None if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
         return *in_own, *[None] * 5
+
+
+def _check_targets(target: Tensor, num_classes: int) -> None:
+    """Raise torch's IndexError for a class that there is not; on a GPU its assertion, which does not wait."""
+    if not target.is_cpu:
+        target.new_empty(1).expand(len(target), num_classes).gather(1, target)
+    elif target.numel():
+        for bound in target.aminmax():
+            if not 0 <= bound < num_classes:
+                raise IndexError(
+                    f"Target {int(bound)} is out of bounds: classes are from 0 to {num_classes - 1}, or ignore_index"
+                )
 
 
 class _Work(NamedTuple):

@@ -447,7 +447,7 @@ def stream(model: LanguageModel, sampling: Sampling) -> str:
     """Sample, writing the text to the terminal as it comes; return it."""
     text = sampling.prompt
     print(text, end="", flush=True)
-    for piece in model.tokenizer.stream(sample(model, sampling)):
+    for piece in model.tokenizer.stream(sample(model, sampling), text):
         print(piece, end="", flush=True)
         text += piece
     print()
@@ -463,7 +463,7 @@ def generate(checkpoint: str | Path, **sampling: Any) -> str:
     """
     model = LanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
     how = Sampling(**sampling)
-    return how.prompt + "".join(model.tokenizer.stream(sample(model, how)))
+    return how.prompt + "".join(model.tokenizer.stream(sample(model, how), how.prompt))
 
 
 def compressed_bits_per_byte(train: bytes, test: bytes) -> float:

@@ -1,5 +1,6 @@
 """What holds for every recipe: evaluation, sampling, and the checks of what a user gives, on tiny models."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +135,14 @@ def test_leaving_a_sample_half_way_leaves_the_model_training(how, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             next(drawn)
     assert all(part.training for part in model.modules()) and torch.is_grad_enabled()
+
+
+def test_a_sample_of_words_keeps_them_apart_from_the_prompt(capsys):
+    data = {**RECIPES["language_model"].data, "tokenizer": "word"}
+    model, _ = dataclasses.replace(RECIPES["language_model"], data=data).make()
+    text = language_model.stream(model, language_model.Sampling(prompt="the weight", max_new_tokens=5, seed=1))
+    assert text.startswith(("the weight ", "the weight\n")) and capsys.readouterr().out == f"{text}\n"
+    assert set(text.split()) <= set(model.tokenizer.tokens)
 
 
 def test_evaluation_mode_restores_every_submodule():

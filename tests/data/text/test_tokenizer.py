@@ -107,6 +107,15 @@ def test_a_stream_is_the_decoded_text_and_never_half_a_character(tokenizer: Toke
         assert not any("\ufffd" in piece for piece in pieces)
 
 
+def test_a_text_and_what_continues_it_are_one_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("the cat sat on the mat\nthe dog\n\nsat on the mat")
+    for cut in range(len(ids) + 1):
+        prompt = tokenizer.decode(ids[:cut])
+        for end in ("", " ") if tokenizer.kind == "word" else ("",):
+            whole = prompt + end + "".join(tokenizer.stream(ids[cut:], prompt + end))
+            assert tokenizer.encode(whole) == ids
+
+
 @pytest.mark.parametrize("kind", ["byte", "subword"])
 def test_a_stream_gives_a_character_with_its_last_byte(tokenizers: dict[str, Tokenizer], kind: str) -> None:
     tokenizer = tokenizers[kind]

@@ -43,8 +43,11 @@ class Tokenizer(ABC):
         """Return the ids of a text; a text cut after a line has the ids of its two pieces."""
 
     @abstractmethod
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield the text of ids as they come, a character with its last byte."""
+    def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
+        """Yield the text of ids as they come, a character with its last byte; ``after`` is the text that they continue.
+
+        The text and what is yielded are then one text: words are kept apart.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -174,9 +177,9 @@ class WordTokenizer(Tokenizer):
         """Return the bytes of the unknown words, each with one that ends it."""
         return sum(len(word.encode()) + 1 for word in text.split() if word not in self._ids)
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield the words, with a space between two of a line."""
-        space = ""
+        space = " " if after and not after[-1].isspace() else ""
         for index in ids:
             if index == self.start:
                 yield "\n"
@@ -219,7 +222,7 @@ class CharTokenizer(Tokenizer):
         """Return the bytes of the unknown characters."""
         return sum(len(character.encode()) for character in text if character not in self._ids)
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield the characters; U+FFFD for the unknown one."""
         return (self.tokens[index] if index else REPLACEMENT for index in ids)
 
@@ -241,7 +244,7 @@ class ByteTokenizer(Tokenizer):
         """Return the bytes of the text in UTF-8."""
         return list(text.encode())
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield each character with its last byte."""
         return _characters(bytes((index,)) for index in ids)
 
@@ -293,7 +296,7 @@ class SubwordTokenizer(Tokenizer):
             ids += self._space + self._processor.encode(other)
         return ids
 
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield the pieces, a character that is bytes with its last one."""
         return _characters(self._bytes[index] for index in ids)
 

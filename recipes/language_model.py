@@ -25,6 +25,7 @@ Deviations from the paper:
 
 import lzma
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, shard
+from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, match_rows, read_vocabulary, shard
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.training.callbacks import GateMonitor, all_gather_object, build_network_first
@@ -100,6 +101,8 @@ class LanguageModel(LightningModule):
         chunked_softmax: Whether logits are computed for a part of the vocabulary at a time, and twice: much less memory
             with a large vocabulary.
         init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        init_vocabulary: Words of a plain state dict, in the order of its rows: a file with one word a line, or a
+            torchtext vocabulary that torch.save wrote. Each word takes its row; a word that has none starts fresh.
         sampling: How ``predict`` and the end of a run draw text.
 
     Shape:
@@ -130,6 +133,7 @@ class LanguageModel(LightningModule):
         decay_after: int = 4,
         chunked_softmax: bool = False,
         init_from: str | None = None,
+        init_vocabulary: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
     ) -> None:
         super().__init__()
@@ -139,7 +143,7 @@ class LanguageModel(LightningModule):
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
                 "set --model.tied false or make them equal"
             )
-        self.save_hyperparameters(ignore=["init_from", "sampling"])  # with embedding_size resolved
+        self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling"])  # with embedding_size resolved
         check_ranges(
             self.hparams,
             hidden_size="at least 1",
@@ -154,7 +158,9 @@ class LanguageModel(LightningModule):
         )
         if warmup and schedule == "plateau":
             raise ValueError(f"warmup must be 0 with the schedule plateau, which has none, got {warmup}")
-        self.init_from = init_from
+        if init_vocabulary is not None and init_from is None:
+            raise ValueError("init_vocabulary is that of init_from, which must be given too")
+        self.init_from, self.init_vocabulary = init_from, init_vocabulary
         self.sampling = sampling
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
@@ -179,7 +185,7 @@ class LanguageModel(LightningModule):
         self.build(tokenizer)
         if self.init_from is not None:
             sizes = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
-            load_initial_weights(self.network, self.init_from, sizes, check=self._check_tokenizer)
+            load_initial_weights(self.network, self.init_from, sizes, check=self._match_tokenizer)
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it."""
@@ -310,6 +316,39 @@ class LanguageModel(LightningModule):
         elif state:
             own = tuple(s[:, shard(s.shape[1], (trainer.global_rank, trainer.world_size))] for s in state)
             self._states["train"] = own if len(own) > 1 else own[0]
+
+    def _match_tokenizer(self, loaded: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other tokens; bring the rows of a plain state dict into the tokenizer's order."""
+        if "wnseq" in loaded:
+            if self.init_vocabulary is not None:
+                raise ValueError(f"{self.init_from} has a tokenizer of its own: leave init_vocabulary out")
+            self._check_tokenizer(loaded)
+            return
+        tokens = getattr(self.tokenizer, "tokens", None)
+        if self.init_vocabulary is None:
+            if self.tokenizer.kind != "byte":
+                warnings.warn(
+                    f"{self.init_from} doesn't say which tokens its rows are: they are taken to be the tokenizer's "
+                    f"{len(self.tokenizer):,} in their order. If they are not, give --model.init_vocabulary",
+                    stacklevel=2,
+                )
+            return
+        if tokens is None:
+            raise ValueError(f"init_vocabulary has words, and the tokenizer is of kind {self.tokenizer.kind}")
+        words = read_vocabulary(self.init_vocabulary)
+        known = len(set(words) & set(tokens))
+        if not known:
+            raise ValueError(f"{self.init_vocabulary} has none of the tokenizer's {len(tokens):,} entries")
+        weights, fresh = loaded.get("state_dict", loaded), self.network.state_dict()
+        for name in weights:
+            if (own := name.removeprefix("network.")) in ("encoder.weight", "decoder.weight", "decoder.bias"):
+                if len(weights[name]) != len(words):
+                    raise ValueError(
+                        f"{self.init_vocabulary} has {len(words):,} words, {own} of {self.init_from} "
+                        f"{len(weights[name]):,} rows"
+                    )
+                weights[name] = match_rows(weights[name], words, fresh[own], tokens)
+        self.print(f"{known:,} of {len(tokens):,} tokens have a row in {self.init_from}; the others start fresh")
 
     def _check_tokenizer(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a checkpoint whose tokens mean something else; a plain state dict has no tokenizer."""

@@ -356,9 +356,57 @@ def test_fine_tuning_from_a_plain_torch_checkpoint():
     model = LanguageModel(hidden_size=16, schedule="constant", init_from="plain.pt")
     data = TextDataModule("text.txt", "char", batch_size=4, bptt=8)
     trainer = Trainer(max_steps=0, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.fit(model, data)
+    with pytest.warns(UserWarning, match=r"plain.pt doesn't say which tokens its rows are.*--model.init_vocabulary"):
+        trainer.fit(model, data)
     tokens = torch.randint(5, (3, 2))
     torch.testing.assert_close(model.network.eval()(tokens)[0], plain.eval()(tokens)[0])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_plain_checkpoint_with_the_words_in_another_order(tied, capsys):
+    data = TextDataModule("text.txt", "word", batch_size=4, bptt=8)
+    data.setup()
+    words = [*reversed(data.tokenizer.tokens), "zebra"]  # and one that the text lacks
+    words.remove("weight")
+    Path("words.txt").write_text("\n".join(words))
+    plain = Network(len(words), "lstm", "none", 8, 8, 1, 0.0, tied, 1.0)
+    nn.init.normal_(plain.decoder.bias)
+    torch.save(plain.state_dict(), "plain.pt")
+    model = LanguageModel(hidden_size=8, tied=tied, init_from="plain.pt", init_vocabulary="words.txt")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(limit_val_batches=1, **quiet).validate(model, data, verbose=False)
+    fresh = data.tokenizer.tokens.index("weight")
+    assert f"{len(words) - 1} of {len(data.tokenizer)} tokens have a row in plain.pt" in capsys.readouterr().out
+    text = ["scale", "times", "its", "<eos>", "the"]
+    own, theirs = (torch.tensor([[words.index(word)] for word in text]) for words in (data.tokenizer.tokens, words))
+    found, expected = model.network.eval()(own)[0], plain.eval()(theirs)[0]
+    columns = [k for k in range(len(data.tokenizer)) if k != fresh]
+    same = [words.index(data.tokenizer.tokens[k]) for k in columns]
+    torch.testing.assert_close(found[..., columns], expected[..., same])
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "text"),
+    [
+        ("a\nb", {"init_from": "own.pt"}, "own.pt has a tokenizer of its own: leave init_vocabulary out"),
+        ("a\nb", {"init_from": "plain.pt", "kind": "byte"}, "has words, and the tokenizer is of kind byte"),
+        ("a\nb", {}, "init_vocabulary is that of init_from, which must be given too"),
+        ("x\ny", {"init_from": "plain.pt"}, "words.txt has none of the tokenizer's"),
+        ("the\nof", {"init_from": "plain.pt"}, "words.txt has 2 words, encoder.weight of plain.pt 5 rows"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_refused(words, options, text):
+    options = dict(options)
+    Path("words.txt").write_text(words)
+    kind = options.pop("kind", "word")
+    torch.save({"wnseq": {}}, "own.pt")
+    torch.save(Network(5, "lstm", "none", 8, 8, 1, 0.0, True, 1.0).state_dict(), "plain.pt")
+    with pytest.raises(ValueError, match=text):
+        Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False).validate(
+            LanguageModel(hidden_size=8, init_vocabulary="words.txt", **options),
+            TextDataModule("text.txt", kind, batch_size=4, bptt=8),
+            verbose=False,
+        )
 
 
 def test_a_checkpoint_holds_plain_types_and_says_what_it_is():

@@ -13,6 +13,7 @@ from wnseq.data.text.tokenizer import (
     WordTokenizer,
 )
 from wnseq.data.text.tokenizer_training import train_tokenizer
+from wnseq.data.text.vocabulary import match_rows, read_vocabulary
 
 __all__ = [
     "IGNORE",
@@ -26,7 +27,9 @@ __all__ = [
     "TextDataModule",
     "Tokenizer",
     "WordTokenizer",
+    "match_rows",
     "open_corpus",
+    "read_vocabulary",
     "shard",
     "train_tokenizer",
 ]

@@ -1,0 +1,76 @@
+"""Vocabularies of other programs: which word each row of their embedding is of."""
+
+import collections
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BINARY = (b"PK", b"\x80")  # a zip of torch.save, a pickle
+
+
+def read_vocabulary(path: str | Path) -> list[str]:
+    """Return the words of a vocabulary, in their order.
+
+    Args:
+        path: UTF-8 text with one word a line, or a file that ``torch.save`` wrote: a ``Vocab`` of torchtext 0.6, a list
+            of words, or their places by word.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is none of these, or a word is in it twice.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no vocabulary at {path}")
+    content = path.read_bytes()
+    try:
+        words = _from_torch(path) if content.startswith(BINARY) else content.decode().removesuffix("\n").split("\n")
+    except Exception as error:  # unpickling raises nearly anything
+        raise ValueError(
+            f"{path} can't be read as a vocabulary: expected UTF-8 text with one word a line, or what torch.save wrote "
+            f"of a torchtext 0.6 vocabulary, a list of words, or their places by word ({type(error).__name__})"
+        ) from error
+    seen: set[str] = set()
+    for number, word in enumerate(words, 1):
+        if len(word.split()) > 1:
+            raise ValueError(f"{path}: expected one word a line, got {word!r} in line {number}")
+        if word in seen:
+            raise ValueError(f"{path}: each word has one row, and {word!r} in line {number} is there already")
+        seen.add(word)
+    return words
+
+
+def _from_torch(path: Path) -> list[str]:
+    allowed: list[Any] = [collections.Counter]
+    with contextlib.suppress(ImportError, OSError):
+        from torchtext.vocab import Vocab
+
+        allowed.append(Vocab)
+    with torch.serialization.safe_globals(allowed):
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    words = getattr(loaded, "itos", loaded)
+    if isinstance(words, dict):
+        places = sorted(words, key=lambda word: words[word])
+        if [words[word] for word in places] != [*range(len(places))]:
+            raise ValueError("the places are not 0, 1, 2, …")
+        words = places
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f"a {type(words).__name__} is no list of words")
+    return words
+
+
+def match_rows(rows: torch.Tensor, words: Sequence[str], fresh: torch.Tensor, tokens: Sequence[str]) -> torch.Tensor:
+    """Return the rows of ``words`` in the order of ``tokens``; a token that is none of them keeps its fresh row.
+
+    Shape:
+        - rows: ``(len(words), *)``
+        - fresh, output: ``(len(tokens), *)``
+    """
+    place = {word: index for index, word in enumerate(words)}
+    found = torch.tensor([place.get(token, -1) for token in tokens])
+    matched = fresh.clone()
+    matched[found >= 0] = rows[found[found >= 0]].to(fresh)
+    return matched

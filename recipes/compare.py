@@ -69,7 +69,10 @@ class Plan:
     values: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values; expand ``~`` in the paths."""
+        self.out = str(Path(self.out).expanduser())
+        if self.recipe.endswith(".py"):
+            self.recipe = str(Path(self.recipe).expanduser())
         for name in ("variants", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty: there is nothing to compare")

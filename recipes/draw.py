@@ -44,7 +44,7 @@ import wnseq
 from wnseq.data.images import EpochLoader, ImageBatch, ImageDataModule
 from wnseq.distributions import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
 from wnseq.training import checkpoint_files, plots
-from wnseq.training.batches import check_image_shape, get_tensor
+from wnseq.training.batches import check_finite, check_image_shape, get_tensor
 from wnseq.training.callbacks import Throughput, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -501,7 +501,9 @@ def write_samples(model: Draw, output: str | Path) -> list[Path]:
     """
     latents = model.noise(model.sampling.number, torch.Generator().manual_seed(model.sampling.seed))
     drawing = model.network(latents)
+    check_finite(drawing.canvases[-1], "the logits of the pixels")
     shown = torch.stack(drawing.canvases).sigmoid()  # (T, N, H, W)
+    output = Path(output).expanduser()
     arrays = save_arrays(Path(f"{output}.npz"), probabilities=shown[-1][:, None], latents=latents)
     files = save_images(shown[-1][:, None], Path(f"{output}.png"), "samples")
     if files:

@@ -39,6 +39,7 @@ import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, match_rows, read_vocabulary, shard
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
+from wnseq.training.batches import check_finite
 from wnseq.training.callbacks import GateMonitor, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -62,6 +63,7 @@ class Sampling:
         temperature: Divides the logits; 0 takes the likeliest token each time.
         top_k: Draw among this many likeliest tokens only.
         top_p: Draw among the likeliest tokens that hold this much probability.
+        allow_unknown: Whether a word or character outside the vocabulary may be drawn, as ``<unk>`` or U+FFFD.
         seed: Seed of the draw.
     """
 
@@ -70,6 +72,7 @@ class Sampling:
     temperature: float = 0.7
     top_k: int | None = None
     top_p: float = 0.9
+    allow_unknown: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -419,13 +422,14 @@ class Network(nn.Module):
         """Predict the token after each of the given ones."""
         return self.bind()(tokens, state)
 
-    def bind(self) -> Callable[[Tensor, State | None], tuple[Tensor, State]]:
-        """Return :meth:`forward` with the weights composed once, for a loop over tokens."""
+    def bind(self) -> Callable[..., tuple[Tensor, State]]:
+        """Return :meth:`forward` with the weights composed once; with ``last_only`` for the last logits alone."""
         recur = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
 
-        def step(tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        def step(tokens: Tensor, state: State | None = None, last_only: bool = False) -> tuple[Tensor, State]:
             x = self.dropout(self.encoder(tokens))  # (T, N, I)
             x, state = recur(x, state)  # (T, N, H)
+            x = x[-1:] if last_only else x
             logits = memory_bound_linear(self.dropout(x).flatten(0, -2), self.decoder.weight, self.decoder.bias)
             return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
 
@@ -457,8 +461,12 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[int]:
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(network):
             step = step or network.bind()
-            logits, state = step(torch.tensor(tokens, device=model.device).unsqueeze(1), state)  # (T, 1, V)
-        token = draw(logits[-1, 0].float().cpu(), sampling, generator)
+            logits, state = step(torch.tensor(tokens, device=model.device).unsqueeze(1), state, last_only=True)
+        logits = logits[0, 0].float().cpu()  # (V,)
+        check_finite(logits, "the logits of the next token")
+        if not sampling.allow_unknown and tokenizer.unknown is not None:
+            logits[tokenizer.unknown] = -math.inf
+        token = draw(logits, sampling, generator)
         yield token
         tokens = [token]
 

@@ -59,7 +59,7 @@ from wnseq.pixelcnn import (
     right_shift,
     weight_and_bias,
 )
-from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_tensor
+from wnseq.training.batches import check_finite, check_image_multiple, check_image_shape, check_pixels, get_tensor
 from wnseq.training.callbacks import PolyakAverage, Throughput, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -462,6 +462,8 @@ def draw(
         steps.begin(row)
         for column in range(width):
             parameters = steps.parameters(row, column)
+            if column == 0:
+                check_finite(parameters, "the parameters of a pixel")
             if known is not None and known[row, column]:
                 value = given[:, :, row, column].long()
             else:

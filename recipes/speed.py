@@ -365,7 +365,8 @@ class Step(Benchmark):
         torch.manual_seed(1)
         model = UsualModel(len(data.tokenizer), self.hidden_size, self.num_layers)
         torch.save(model, folder / "model.pt")
-        torch.save(model.state_dict(), folder / "start.pt")
+        start = {"state_dict": model.state_dict(), "wnseq": {"tokenizer": data.tokenizer.state()}}
+        torch.save(start, folder / "start.pt")
         return len(data.tokenizer)
 
     def recipe_arguments(self, folder: Path) -> Iterator[str]:

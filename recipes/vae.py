@@ -44,7 +44,7 @@ import wnseq
 from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.init import data_init
-from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_tensor
+from wnseq.training.batches import check_finite, check_image_multiple, check_image_shape, check_pixels, get_tensor
 from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -500,6 +500,7 @@ def sample(model: VAE, sampling: Sampling) -> Samples:
     source, network = torch.Generator().manual_seed(sampling.seed), model.network
     z = sampling.temperature * torch.randn(sampling.number, network.latent, generator=source)
     centre, *scale = (part.cpu() for part in network.decode(z.to(model.device)))
+    check_finite(torch.stack([centre, *scale]), "the parameters of the pixels")
     uniform = torch.rand(centre.shape, generator=source)
     if network.bernoulli:
         pixels = uniform < centre.sigmoid()

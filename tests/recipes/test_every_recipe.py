@@ -1,8 +1,10 @@
 """What holds for every recipe: evaluation, sampling, and the checks of what a user gives, on tiny models."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from wnseq.data.images import ImageDataModule
 from wnseq.data.text import TextDataModule
-from wnseq.recipes import draw, image_classifier, language_model, pixelcnn, sequential_images, vae
+from wnseq.recipes import compare, draw, image_classifier, language_model, pixelcnn, sequential_images, vae
 from wnseq.training.evaluation import evaluation_mode
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -40,7 +42,7 @@ RECIPES = {
         draw.Draw,
         {"glimpses": 2, "hidden_size": 4, "latent_size": 2, "binarize": "sample"},
         {"normalize": "unit"},
-        sample=lambda model: model.network(model.noise(2)),
+        sample=lambda model: draw.write_samples(model, "drawn"),
     ),
     "image_classifier": Recipe(image_classifier.ImageClassifier, {"width": 0.02}, {"size": 12}),
     "language_model": Recipe(
@@ -151,3 +153,67 @@ def test_evaluation_mode_restores_every_submodule():
         assert not network[0].training and not torch.is_grad_enabled()
         raise KeyError
     assert [part.training for part in network.modules()] == [True, True, False]
+
+
+# ---- what a user gives
+
+
+@each_sampler
+def test_a_model_that_diverged_draws_nothing(name):
+    model, _ = RECIPES[name].make()
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(ValueError, match=r"are not finite: the model has diverged\. Draw from an earlier checkpoint"):
+        RECIPES[name].sample(model)
+
+
+def test_a_long_prompt_has_the_logits_of_its_last_position_alone(monkeypatch):
+    model, _ = RECIPES["language_model"].make()
+    shapes, drawn = [], language_model.Sampling(prompt="word " * 100, max_new_tokens=3, temperature=0)
+    network = model.network.eval()
+    with torch.no_grad():
+        tokens = torch.tensor([[model.tokenizer.start, *model.tokenizer.encode(drawn.prompt)]]).T
+        expected = network(tokens)[0][-1, 0].argmax()
+    product = language_model.memory_bound_linear
+    monkeypatch.setattr(
+        language_model, "memory_bound_linear", lambda x, *args: shapes.append(len(x)) or product(x, *args)
+    )
+    assert next(language_model.sample(model, drawn)) == expected
+    assert shapes == [1]
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+def test_what_is_unknown_can_be_kept_out_of_a_sample(kind):
+    data = {**RECIPES["language_model"].data, "tokenizer": kind}
+    model, _ = dataclasses.replace(RECIPES["language_model"], data=data).make()
+    unknown = model.tokenizer.unknown
+    with torch.no_grad():
+        model.network.decoder.bias[unknown] = 9.0
+    for allowed in (True, False):
+        drawn = {*language_model.sample(model, language_model.Sampling(allow_unknown=allowed, max_new_tokens=30))}
+        assert (unknown in drawn) == allowed
+
+
+def test_home_is_expanded_in_every_path(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    small = ["--model.hidden_size=4", "--data.corpus=~/text.txt", "--data.bptt=8", "--trainer.default_root_dir=~/runs",
+             "--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]  # fmt: skip
+    language_model.main(["fit", *small, "--data.tokenizer=word"])
+    best = "~/runs/language_model/1/checkpoints/last.ckpt"
+    found = torch.load(folder / best[2:], weights_only=True)
+    torch.save({name.removeprefix("network."): value for name, value in found["state_dict"].items()}, folder / "a.pt")
+    torch.save(found["wnseq"]["tokenizer"]["tokens"], folder / "words.pt")
+    language_model.main(["test", f"--ckpt_path={best}", "--data.corpus=~/text.txt", "--trainer.limit_test_batches=1"])
+    start = ["--model.init_from=~/a.pt", "--model.init_vocabulary=~/words.pt", f"--data.tokenizer={best}"]
+    language_model.main(["validate", *small[:3], "--trainer.limit_val_batches=1", *start])
+    language_model.generate(best, max_new_tokens=1)
+    model, _ = RECIPES["vae"].make()
+    assert vae.write_samples(model, "~/to/x")[-1] == folder / "to/x.npz"
+    model, _ = RECIPES["draw"].make()
+    assert draw.write_samples(model, "~/to/y")[-1] == folder / "to/y.npz"
+    plan = compare.Plan("~/own.py", "loss", "~/out", {"one": ""})
+    assert (plan.recipe, plan.out) == (f"{folder}/own.py", f"{folder}/out")
+    assert not [*Path().iterdir()]

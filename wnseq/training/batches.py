@@ -1,4 +1,4 @@
-"""Batches that a user's own loader makes: the tensors in them, and whether they fit the network."""
+"""Checks of what goes into a network and comes out of it: a user's batches, and what samples are drawn from."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,14 @@ from torch import Tensor
 
 from wnseq.errors import ShapeError
 
-__all__ = ["check_image_multiple", "check_image_shape", "check_pixels", "get_labelled", "get_tensor"]
+__all__ = [
+    "check_finite",
+    "check_image_multiple",
+    "check_image_shape",
+    "check_pixels",
+    "get_labelled",
+    "get_tensor",
+]
 
 
 def get_tensor(batch: Any, field: str) -> Tensor:
@@ -45,6 +52,16 @@ def _describe(batch: Any) -> str:
     if not isinstance(batch, tuple | list):
         return kind
     return f"{kind} of {', '.join(type(part).__name__ for part in batch) or 'nothing'}"
+
+
+def check_finite(values: Tensor, name: str) -> None:
+    """Check what a model computes before something is drawn from it.
+
+    Raises:
+        ValueError: There is a number that is not finite.
+    """
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"{name} are not finite: the model has diverged. Draw from an earlier checkpoint")
 
 
 def check_image_shape(images: Tensor, shape: Sequence[int]) -> None:

@@ -29,7 +29,7 @@ def find_checkpoint(name: str, runs: Path) -> Path:
         FileNotFoundError: There is no such file.
     """
     if name not in ("best", "last"):
-        if not (path := Path(name)).is_file():
+        if not (path := Path(name).expanduser()).is_file():
             raise FileNotFoundError(
                 f"--ckpt_path: there is no file {name}. Expected a checkpoint that a run has left "
                 f"({runs}/<number>/checkpoints/best.ckpt), or the word best or last for that of the newest run."
@@ -48,6 +48,7 @@ def load(path: Path) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: The file is damaged, or does not hold a dictionary of plain types and tensors.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}.")
     remedy = (

@@ -45,5 +45,6 @@ def save_samples(output: str | Path, images: Tensor, /, **arrays: Tensor) -> lis
     Returns:
         The files.
     """
+    output = Path(output).expanduser()
     arrays_file = save_arrays(Path(f"{output}.npz"), **arrays)
     return [*save_images(images, Path(f"{output}.png"), "samples"), arrays_file]

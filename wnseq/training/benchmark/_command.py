@@ -53,7 +53,7 @@ class Benchmark(ABC):
     def run(self, name: str) -> list[Row]:
         """Measure with each number of threads; write the CSV, the table and the figure of that name."""
         rows: list[Row] = []
-        file = Path(self.out) / f"{name}.csv"
+        file = Path(self.out).expanduser() / f"{name}.csv"
         for threads in self.threads:
             with torch_threads(threads):
                 for part in self.measure(threads):

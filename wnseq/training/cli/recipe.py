@@ -166,7 +166,7 @@ class RecipeCLI(FlagsFirstCLI):
             check(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
 
     def _runs_folder(self, options: Namespace) -> Path:
-        return Path(options.trainer.default_root_dir) / self.recipe
+        return Path(options.trainer.default_root_dir).expanduser() / self.recipe
 
     # ---- building ----------------------------------------------------------------------------------------------
 

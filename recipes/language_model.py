@@ -39,7 +39,7 @@ import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, match_rows, read_vocabulary, shard
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
-from wnseq.training.batches import check_finite
+from wnseq.training.batches import check_classes, check_finite
 from wnseq.training.callbacks import GateMonitor, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -241,6 +241,10 @@ class LanguageModel(LightningModule):
 
     def _step(self, batch: TextBatch, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
         """Run one batch from the carried state; return the loss in nats and the number of tokens."""
+        check_classes(batch.inputs, len(self.tokenizer), "tokens")
+        check_classes(batch.targets, len(self.tokenizer), "targets", ignored=IGNORE)
+        if reduction == "mean" and batch.targets.is_cpu and bool((batch.targets == IGNORE).all()):
+            raise ValueError(f"a training batch must have a target that counts, all are {IGNORE}")
         state = None if batch.reset_state else self._carried(stage, batch.inputs.shape[1])
         nats, state = self.network.loss(batch.inputs, batch.targets, state, reduction, self.hparams.chunked_softmax)
         self._states[stage] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
@@ -276,6 +280,8 @@ class LanguageModel(LightningModule):
         """Log every unit in which language models are compared: nats and bits by token, word, character and byte."""
         stage, data = evaluation_stage(self.trainer), find_datamodule(self)
         nats, tokens = self.totals.reduce(self.trainer).values()
+        if not tokens:
+            raise ValueError(f"an evaluation must have a target that counts, all are {IGNORE}")
         values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
         if isinstance(data, TextDataModule):
             counts = data.splits[stage].counts

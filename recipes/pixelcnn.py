@@ -59,7 +59,14 @@ from wnseq.pixelcnn import (
     right_shift,
     weight_and_bias,
 )
-from wnseq.training.batches import check_finite, check_image_multiple, check_image_shape, check_pixels, get_tensor
+from wnseq.training.batches import (
+    check_classes,
+    check_finite,
+    check_image_multiple,
+    check_image_shape,
+    check_pixels,
+    get_tensor,
+)
 from wnseq.training.callbacks import PolyakAverage, Throughput, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
@@ -227,9 +234,9 @@ class PixelCNN(LightningModule):
         if not classes:
             return pixels, None
         label = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-        if label is None or int(label.min()) < 0 or int(label.max()) >= classes:
-            got = "none" if label is None else f"{int(label.min())} to {int(label.max())}"
-            raise ValueError(f"labels must be from 0 to {classes - 1}, got {got}")
+        if label is None:
+            raise ValueError(f"labels must be from 0 to {classes - 1}, got none")
+        check_classes(label, classes)
         return pixels, label
 
     def _step(self, batch: ImageBatch, stage: str) -> Tensor:

@@ -36,7 +36,7 @@ import wnseq
 from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_free_init, data_init
 from wnseq.nn import gate_slice
-from wnseq.training.batches import get_labelled
+from wnseq.training.batches import check_classes, get_labelled
 from wnseq.training.callbacks import GateMonitor, Throughput, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
@@ -164,6 +164,7 @@ class SequentialImages(LightningModule):
     def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Classify one batch; return the summed loss in nats, the predicted classes, and which of them are wrong."""
         images, labels = get_labelled(batch)
+        check_classes(labels, len(self.classes))
         logits = self.network(images).float()
         predicted = logits.argmax(1)
         return F.cross_entropy(logits, labels, reduction="sum"), predicted, predicted != labels
@@ -280,6 +281,9 @@ def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
     Args:
         checkpoint: Path of a checkpoint of this recipe.
         pixels: Images of whole numbers, with the channels of the training images, ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: The pixels are no whole numbers, or have other values or channels than those in training.
     """
     model = SequentialImages.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     return model(pixels if model.preprocess is None else model.preprocess(pixels)).softmax(1)

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from wnseq.data.images import ImageDataModule
-from wnseq.data.text import TextDataModule
+from wnseq.data.text import TextBatch, TextDataModule
 from wnseq.recipes import compare, draw, image_classifier, language_model, pixelcnn, sequential_images, vae
 from wnseq.training.evaluation import evaluation_mode
 
@@ -217,3 +217,64 @@ def test_home_is_expanded_in_every_path(folder, monkeypatch):
     plan = compare.Plan("~/own.py", "loss", "~/out", {"one": ""})
     assert (plan.recipe, plan.out) == (f"{folder}/own.py", f"{folder}/out")
     assert not [*Path().iterdir()]
+
+
+class Loader:
+    """Batches that Lightning does not take for loaders."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+IMAGES = torch.rand(4, 1, 12, 12)
+TOKENS = torch.zeros(3, 2, dtype=torch.long)
+WRONG_BATCHES = {
+    "a class too many": ("image_classifier", [(IMAGES, torch.tensor([0, 1, 2, 10]))], "from 0 to 9, got 0 to 10"),
+    "torch's ignored class": ("image_classifier", [(IMAGES, torch.full((4,), -100))], "from 0 to 9, got -100 to -100"),
+    "a negative class": ("sequential_images", [(IMAGES, torch.tensor([0, 1, -1, 2]))], "from 0 to 9, got -1 to 2"),
+    "fractions": (
+        "sequential_images",
+        [(IMAGES, torch.rand(4))],
+        "labels must be a tensor of integers, got torch.float",
+    ),
+    "a token too many": ("language_model", [TextBatch(TOKENS + 256, TOKENS, True)], "tokens must be from 0 to 255"),
+    "a negative target": ("language_model", [TextBatch(TOKENS, TOKENS - 1, True)], "targets must be from 0 to 255"),
+    "nothing counts": ("language_model", [TextBatch(TOKENS, TOKENS - 100, True)], "must have a target that counts"),
+}
+
+
+@pytest.mark.parametrize(("name", "batches", "text"), WRONG_BATCHES.values(), ids=WRONG_BATCHES)
+def test_labels_that_are_none_are_refused(name, batches, text):
+    model, _ = RECIPES[name].make()
+    batches = Loader(batches)
+    with pytest.raises((ValueError, TypeError), match=text):
+        Trainer(max_steps=1, num_sanity_val_steps=0, **QUIET).fit(model, batches, batches)
+    with pytest.raises((ValueError, TypeError), match=text):
+        Trainer(**QUIET).validate(model, batches, verbose=False)
+
+
+@pytest.mark.parametrize("recipe", [image_classifier, sequential_images], ids=["image_classifier", "sequential_images"])
+@pytest.mark.parametrize(
+    ("pixels", "text"),
+    [
+        (torch.full((2, 1, 8, 8), 255), "whole numbers from 0 to 16, unscaled, got 255 to 255"),
+        (torch.full((2, 1, 8, 8), math.nan), "whole numbers from 0 to 16, unscaled, got nan to nan"),
+        (torch.rand(2, 1, 8, 8), "whole numbers from 0 to 16, unscaled, got 0"),
+        (torch.zeros(2, 3, 8, 8), r"pixels must have shape \(N, 1, H, W\), got \(2, 3, 8, 8\)"),
+        (torch.zeros(8, 8), r"pixels must have shape \(N, 1, H, W\), got \(8, 8\)"),
+    ],
+    ids=["bytes", "nan", "scaled", "in colour", "one image"],
+)
+def test_classify_refuses_what_are_no_pixels(recipe, pixels, text, monkeypatch):
+    name = recipe.__name__.rpartition(".")[2]
+    model, _ = RECIPES[name].make()
+    monkeypatch.setattr(RECIPES[name].model, "load_from_checkpoint", lambda *_, **__: model)
+    with pytest.raises(ValueError, match=text):
+        recipe.classify("some.ckpt", pixels)
+    assert recipe.classify("some.ckpt", torch.full((2, 1, 8, 8), 16)).shape == (2, 10)

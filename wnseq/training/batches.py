@@ -8,6 +8,7 @@ from torch import Tensor
 from wnseq.errors import ShapeError
 
 __all__ = [
+    "check_classes",
     "check_finite",
     "check_image_multiple",
     "check_image_shape",
@@ -95,12 +96,36 @@ def check_image_multiple(height: int, width: int, multiple: int) -> None:
         )
 
 
-def check_pixels(pixels: Tensor, num_values: int) -> None:
-    """Check that pixels are whole numbers from 0 to the number of values less 1.
+def check_classes(labels: Any, number: int, name: str = "labels", ignored: int | None = None) -> None:
+    """Check that labels are integers from 0 to ``number`` less 1, or ``ignored``.
+
+    On a GPU, where looking at them would wait, only their dtype: torch asserts there that they are in range.
 
     Raises:
+        TypeError: They are no tensor of integers.
+        ValueError: One is something else.
+    """
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"{name} must be a tensor of integers, got {got}")
+    if not labels.is_cpu:
+        return
+    counted = labels if ignored is None else labels[labels != ignored]
+    if counted.numel():
+        least, most = (int(bound) for bound in counted.aminmax())
+        if least < 0 or most >= number:
+            raise ValueError(f"{name} must be from 0 to {number - 1}, got {least} to {most}")
+
+
+def check_pixels(pixels: Tensor, num_values: int, channels: int | None = None) -> None:
+    """Check that pixels are whole numbers from 0 to the number of values less 1, perhaps of so many channels.
+
+    Raises:
+        ShapeError: They are not ``(N, channels, H, W)``.
         ValueError: A pixel is something else.
     """
+    if channels is not None and (pixels.ndim != 4 or pixels.shape[1] != channels):
+        raise ShapeError(f"pixels must have shape (N, {channels}, H, W), got {tuple(pixels.shape)}")
     top, least, most = num_values - 1, float(pixels.min()), float(pixels.max())
     if least < 0 or most > top or bool((pixels != pixels.round()).any()):
         raise ValueError(f"pixels must be whole numbers from 0 to {top}, unscaled, got {least:g} to {most:g}")

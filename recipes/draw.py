@@ -49,7 +49,7 @@ from wnseq.training.callbacks import Throughput, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
-from wnseq.training.hparams import check_ranges
+from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import save_arrays, save_images
@@ -74,7 +74,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_ranges(vars(self), "sampling.", number="at least 1")
+        check_arguments(Sampling, vars(self), "sampling.", number="at least 1")
 
 
 class Draw(LightningModule):
@@ -127,7 +127,8 @@ class Draw(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "sampling"])
-        check_ranges(
+        check_arguments(
+            Draw,
             self.hparams,
             glimpses="at least 1",
             hidden_size="at least 1",
@@ -139,6 +140,7 @@ class Draw(LightningModule):
         if g_start == "one" and norm != "weight":
             raise ValueError(f"g_start must be norm where the norm is not weight, got {g_start}")
         self.init_from = init_from
+        check_arguments(Draw, {"sampling": sampling})
         self.sampling = sampling
         self.network: Network | None = None
         self.kl_per_glimpse: list[float] = []  # nats, of the last evaluation

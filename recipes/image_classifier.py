@@ -47,7 +47,7 @@ from wnseq.training.callbacks import Throughput, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
-from wnseq.training.hparams import check_ranges
+from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
 from wnseq.training.resume import open_checkpoint
@@ -96,7 +96,8 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from"])
-        check_ranges(
+        check_arguments(
+            ImageClassifier,
             self.hparams,
             width="greater than 0",
             noise="at least 0",

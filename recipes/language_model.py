@@ -45,7 +45,7 @@ from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
-from wnseq.training.hparams import check_ranges
+from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
 from wnseq.training.schedules import total_steps, use_found_learning_rate
@@ -78,7 +78,7 @@ class Sampling:
     def __post_init__(self) -> None:
         """Check the values."""
         ranges = {"max_new_tokens": "at least 1", "temperature": "at least 0", "top_k": "at least 1"}
-        check_ranges(vars(self), "sampling.", **ranges, top_p="greater than 0 and at most 1")
+        check_arguments(Sampling, vars(self), "sampling.", **ranges, top_p="greater than 0 and at most 1")
 
 
 class LanguageModel(LightningModule):
@@ -140,15 +140,11 @@ class LanguageModel(LightningModule):
         sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
     ) -> None:
         super().__init__()
-        embedding_size = hidden_size if embedding_size is None else embedding_size
-        if tied and embedding_size != hidden_size:
-            raise ValueError(
-                f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
-                "set --model.tied false or make them equal"
-            )
+        given, embedding_size = embedding_size, hidden_size if embedding_size is None else embedding_size
         self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling"])  # with embedding_size resolved
-        check_ranges(
-            self.hparams,
+        check_arguments(
+            LanguageModel,
+            {**self.hparams, "embedding_size": given},
             hidden_size="at least 1",
             embedding_size="at least 1",
             num_layers="at least 1",
@@ -159,11 +155,17 @@ class LanguageModel(LightningModule):
             decay_factor="greater than 0 and less than 1",
             decay_after="at least 0",
         )
+        if tied and embedding_size != hidden_size:
+            raise ValueError(
+                f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
+                "set --model.tied false or make them equal"
+            )
         if warmup and schedule == "plateau":
             raise ValueError(f"warmup must be 0 with the schedule plateau, which has none, got {warmup}")
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
+        check_arguments(LanguageModel, {"sampling": sampling})
         self.sampling = sampling
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None

@@ -72,7 +72,7 @@ from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
-from wnseq.training.hparams import check_ranges
+from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
@@ -101,7 +101,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_ranges(vars(self), "sampling.", number="at least 1", batch_size="at least 1")
+        check_arguments(Sampling, vars(self), "sampling.", number="at least 1", batch_size="at least 1")
 
 
 class PixelCNN(LightningModule):
@@ -152,7 +152,8 @@ class PixelCNN(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "sampling"])
-        check_ranges(
+        check_arguments(
+            PixelCNN,
             self.hparams,
             channels="at least 1",
             blocks="at least 1",
@@ -161,6 +162,7 @@ class PixelCNN(LightningModule):
             learning_rate="greater than 0",
             polyak_steps="at least 0",
         )
+        check_arguments(PixelCNN, {"sampling": sampling})
         self.sampling = sampling
         self.init_from = init_from
         self.network: Network | None = None

@@ -41,7 +41,7 @@ from wnseq.training.callbacks import GateMonitor, Throughput, build_network_firs
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
-from wnseq.training.hparams import check_ranges
+from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
 from wnseq.training.resume import open_checkpoint
@@ -90,7 +90,8 @@ class SequentialImages(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from"])
-        check_ranges(
+        check_arguments(
+            SequentialImages,
             self.hparams,
             hidden_size="at least 1",
             num_layers="at least 1",

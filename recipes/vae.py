@@ -50,7 +50,7 @@ from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
 from wnseq.training.fine_tuning import load_initial_weights
-from wnseq.training.hparams import check_ranges
+from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
@@ -75,7 +75,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        check_ranges(vars(self), "sampling.", number="at least 1", temperature="at least 0")
+        check_arguments(Sampling, vars(self), "sampling.", number="at least 1", temperature="at least 0")
 
 
 class VAE(LightningModule):
@@ -125,7 +125,8 @@ class VAE(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "sampling"])
-        check_ranges(
+        check_arguments(
+            VAE,
             self.hparams,
             width="greater than 0",
             hidden_size="at least 1",
@@ -136,6 +137,7 @@ class VAE(LightningModule):
             polyak_epochs="at least 0",
             importance_samples="at least 1",
         )
+        check_arguments(VAE, {"sampling": sampling})
         self.sampling = sampling
         self.init_from = init_from
         self.network: Network | None = None

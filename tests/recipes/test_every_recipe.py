@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import sys
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,3 +280,44 @@ def test_classify_refuses_what_are_no_pixels(recipe, pixels, text, monkeypatch):
     with pytest.raises(ValueError, match=text):
         recipe.classify("some.ckpt", pixels)
     assert recipe.classify("some.ckpt", torch.full((2, 1, 8, 8), 16)).shape == (2, 10)
+
+
+def wrong_arguments():
+    """Yield every argument of every recipe's model and of its samples with a value of the wrong kind."""
+    for name, recipe in RECIPES.items():
+        for owner in (recipe.model, getattr(sys.modules[recipe.model.__module__], "Sampling", None)):
+            for argument, hint in typing.get_type_hints(owner.__init__).items() if owner else ():
+                kinds = [hint, *typing.get_args(hint)]
+                if argument == "return" or argument.startswith("init_"):
+                    continue
+                if typing.get_origin(hint) is typing.Literal:
+                    yield name, owner, argument, "foo"
+                elif bool in kinds:
+                    yield name, owner, argument, "no"
+                elif float in kinds:
+                    yield name, owner, argument, math.nan
+                else:
+                    yield name, owner, argument, "3" if int in kinds else 3
+
+
+@pytest.mark.parametrize(("name", "owner", "argument", "value"), [*wrong_arguments()])
+def test_constructors_check_every_argument(name, owner, argument, value):
+    with pytest.raises((ValueError, TypeError), match=rf"^(sampling\.)?{argument} must be .*, got '?{value}'?$"):
+        owner(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("data", "argument", "value"),
+    [
+        *((ImageDataModule, name, "foo") for name in ("dataset", "normalize", "whiten", "flip", "batch_size", "seed")),
+        *((TextDataModule, name, "foo") for name in ("batch_size", "bptt", "seed", "random_bptt", "eval_reset_state")),
+    ],
+)
+def test_data_modules_check_their_arguments(data, argument, value):
+    with pytest.raises((ValueError, TypeError), match=f"{argument} must be .*, got 'foo'"):
+        data(**{argument: value})
+
+
+def test_all_wrong_arguments_are_reported_at_once():
+    with pytest.raises(ValueError, match=r"cell must be one of lstm, gru, rnn, got 'x'; dropout must be at least 0"):
+        language_model.LanguageModel(cell="x", dropout=2)

@@ -1,8 +1,32 @@
-"""Ranges of hyper-parameters."""
+"""Checks of hyper-parameters: their types, choices and ranges."""
 
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
 import pytest
 
-from wnseq.training.hparams import check_ranges
+from wnseq.training.hparams import check_arguments
+
+
+@dataclass
+class Sampling:
+    number: int = 1
+
+
+class Model:
+    def __init__(
+        self,
+        norm: Literal["weight", "none"] = "weight",
+        size: int = 1,
+        rate: float = 1.0,
+        tied: bool = True,
+        path: str | None = None,
+        depth: int | None = None,
+        sampling: Sampling | None = None,
+        other: Any = None,
+    ) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -17,11 +41,43 @@ from wnseq.training.hparams import check_ranges
 )
 def test_ranges(expected: str, inside: list[float], outside: list[float]) -> None:
     for value in inside:
-        check_ranges({"x": value}, x=expected)
-    for value in [*outside, float("nan")]:
-        with pytest.raises(ValueError, match=f"model.x must be {expected}, got {value}"):
-            check_ranges({"x": value}, "model.", x=expected)
+        check_arguments(Model, {"rate": value}, rate=expected)
+    for value in outside:
+        with pytest.raises(ValueError, match=f"model.rate must be {expected}, got {value}"):
+            check_arguments(Model, {"rate": value}, "model.", rate=expected)
 
 
-def test_none_passes_and_what_is_not_named_is_not_checked() -> None:
-    check_ranges({"x": None, "y": -1}, x="at least 1")
+def test_what_fits_passes() -> None:
+    fitting = {"norm": "none", "size": np.int64(3), "rate": 2, "tied": False, "path": None, "depth": None}
+    check_arguments(Model, {**fitting, "sampling": Sampling(), "other": "x", "unknown": 3}, depth="at least 1")
+    check_arguments(Model, {"path": "a.ckpt", "depth": 1, "rate": np.float32(0.5)})
+    check_arguments(Sampling, {"number": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "text"),
+    [
+        ("norm", "wieght", ValueError, "norm must be one of weight, none, got 'wieght'. Did you mean weight?"),
+        ("norm", None, ValueError, "norm must be one of weight, none, got None"),
+        ("size", 1.5, TypeError, "size must be an integer, got 1.5"),
+        ("size", True, TypeError, "size must be an integer, got True"),
+        ("size", "3", TypeError, "size must be an integer, got '3'"),
+        ("rate", math.nan, ValueError, "rate must be finite, got nan"),
+        ("rate", math.inf, ValueError, "rate must be finite, got inf"),
+        ("rate", "fast", TypeError, "rate must be a number, got 'fast'"),
+        ("tied", "no", TypeError, "tied must be true or false, got 'no'"),
+        ("tied", 1, TypeError, "tied must be true or false, got 1"),
+        ("path", 3, TypeError, "path must be a string, got 3"),
+        ("depth", "deep", TypeError, "depth must be an integer, got 'deep'"),
+        ("sampling", {}, TypeError, "sampling must be a Sampling, got {}"),
+    ],
+)
+def test_what_does_not_fit_is_named(name: str, value: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as found:
+        check_arguments(Model, {name: value})
+    assert str(found.value) == text and found.type is error
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(ValueError, match=r"^size must be an integer, got 'x'; rate must be at least 1, got 0$"):
+        check_arguments(Model, {"size": "x", "rate": 0}, size="at least 1", rate="at least 1")

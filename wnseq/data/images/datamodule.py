@@ -1,7 +1,7 @@
 """Images for classifiers and generative models: a standard set, prepared, in shuffled batches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
 from wnseq.data.images.datasets import PARTS, ImageSet, check_dataset, fetch_images, open_images
 from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
+
+Normalize = Literal["symmetric", "unit", "standard"]
 
 
 class ImageBatch(NamedTuple):
@@ -82,7 +84,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 100,
         eval_batch_size: int = 100,
         size: int | None = None,
-        normalize: Literal["symmetric", "unit", "standard"] = "symmetric",
+        normalize: Normalize = "symmetric",
         whiten: bool = False,
         shift: int = 0,
         flip: bool = False,
@@ -90,6 +92,16 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, given, choices in (
+            ("dataset", dataset, get_args(DatasetName)),
+            ("normalize", normalize, get_args(Normalize)),
+            ("whiten", whiten, (True, False)),
+            ("flip", flip, (True, False)),
+        ):
+            if given not in choices:
+                raise ValueError(
+                    f"ImageDataModule: {name} must be one of {', '.join(map(str, choices))}, got {given!r}."
+                )
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -98,6 +110,8 @@ class ImageDataModule(LightningDataModule):
             ("val_size", val_size, 0),
             ("seed", seed, 0),
         ):
+            if isinstance(value, bool) or not isinstance(value, int | None):
+                raise TypeError(f"ImageDataModule: {name} must be an integer, got {value!r}.")
             if value is not None and value < least:
                 raise ValueError(f"ImageDataModule: {name} must be at least {least}, got {value}.")
         check_dataset(dataset)

@@ -92,6 +92,9 @@ class TextDataModule(LightningDataModule):
             ("seed", seed, 0),
         ):
             _check_integer(name, value, least)
+        for name, value in (("random_bptt", random_bptt), ("eval_reset_state", eval_reset_state)):
+            if not isinstance(value, bool):
+                raise TypeError(f"TextDataModule: {name} must be true or false, got {value!r}.")
         check_name(corpus, encoding)
         kind = "subword" if tokenizer is None else tokenizer
         _check_tokenizer(kind, vocabulary_size)

@@ -24,6 +24,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -37,7 +38,7 @@ from types import FrameType
 from jsonargparse import ArgumentParser
 
 from wnseq.training import plots
-from wnseq.training.cli.errors import user_errors
+from wnseq.training.cli.errors import suggest, user_errors
 
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
 DIVERGED = "the training loss is"  # begins the error of TerminateOnNaN
@@ -76,6 +77,11 @@ class Plan:
         for name in ("variants", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty: there is nothing to compare")
+        for name in ("seeds", "values"):
+            if len(set(given := getattr(self, name))) < len(given):
+                raise ValueError(f"{name} must differ, got {given}: a run counts once")
+        if self.metric.partition("/")[0] in ("train", "val", "test"):
+            raise ValueError(f"metric must be given without train/, val/ or test/, got {self.metric}")
         for name in self.variants:
             if name in (".", "..") or Path(name).name != name:
                 raise ValueError(f"the name of a variant is that of a folder, which {name!r} can't be")
@@ -148,6 +154,26 @@ def recipe_file(recipe: str) -> str:
     if found is None or found.origin is None:
         raise ValueError(f"there is no recipe {recipe!r}; `wnseq list` shows them, and the path of a file works too")
     return found.origin
+
+
+def check_variants(plan: Plan, layout: list[Run]) -> None:
+    """Run one batch of each variant that has no run yet, so that mistakes show before the work.
+
+    Raises:
+        ValueError: A process failed, or logs no such metric.
+    """
+    first = {run.variant: run for run in reversed(layout)}
+    for run in (first[name] for name in plan.variants if not (Path(plan.out) / name).exists()):
+        print(f"checking {run.variant} …", end=" ", flush=True)
+        trial = subprocess.run([*run.command, "--trainer.fast_dev_run", "true"], capture_output=True, text=True)
+        if trial.returncode and DIVERGED not in trial.stderr:
+            tail = "\n".join(trial.stderr.splitlines()[-5:])
+            raise ValueError(f"the variant {run.variant} ended with status {trial.returncode}:\n{tail}")
+        logged = re.findall(r"^test/(\S+) ", trial.stdout, re.MULTILINE)
+        if plan.metric not in logged and not trial.returncode:
+            near = suggest(plan.metric, logged)
+            raise ValueError(f"{plan.recipe} logs no test/{plan.metric}, but {', '.join(logged) or 'nothing'}.{near}")
+        print("it runs", flush=True)
 
 
 def execute(run: Run) -> None:
@@ -256,6 +282,7 @@ def write(plan: Plan, results: list[Result]) -> None:
 def compare(plan: Plan) -> dict[str, float]:
     """Run what is not finished, write table and figure; return each variant's mean final test metric."""
     layout = list(runs(plan))
+    check_variants(plan, layout)
     results = []
     for number, run in enumerate(layout, start=1):
         known = (run.folder / DONE).exists()

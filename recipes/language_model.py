@@ -219,6 +219,8 @@ class LanguageModel(LightningModule):
         optimizer = kind(groups, lr=h.learning_rate, fused=self.trainer.precision != "16-mixed")
         optimizer._step_supports_amp_scaling = False
         if h.schedule == "plateau":
+            if self.trainer.limit_val_batches == 0:
+                raise ValueError("the schedule plateau needs a validation, and --trainer.limit_val_batches is 0")
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=h.decay_factor, patience=0)
             return {
                 "optimizer": optimizer,

@@ -217,7 +217,8 @@ class PixelCNN(LightningModule):
         return self.network(x, label)
 
     def on_fit_start(self) -> None:
-        """Print what is trained on what."""
+        """Print what is trained on what; check the label of the samples to come."""
+        check_label(self.network, self.sampling.label)
         print_header(self, f"norm {self.hparams.norm}, {self.network.output} pixels")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
@@ -494,6 +495,13 @@ class Samples(NamedTuple):
     labels: Tensor  # (N,), int64; (0,) of a model that is not conditioned on classes
 
 
+def check_label(network: Network, label: int | None) -> None:
+    """Check that a network has a class to draw."""
+    if label is not None and not 0 <= label < network.classes:
+        there = f"from 0 to {network.classes - 1}" if network.classes else "left out: the model is not conditional"
+        raise ValueError(f"sampling.label must be {there}, got {label}")
+
+
 def sample(model: PixelCNN, sampling: Sampling) -> Samples:
     """Draw images.
 
@@ -501,9 +509,7 @@ def sample(model: PixelCNN, sampling: Sampling) -> Samples:
         ValueError: There is no such class.
     """
     net, number = model.network, sampling.number
-    if sampling.label is not None and not 0 <= sampling.label < net.classes:
-        there = f"from 0 to {net.classes - 1}" if net.classes else "left out: the model is not conditional"
-        raise ValueError(f"sampling.label must be {there}, got {sampling.label}")
+    check_label(net, sampling.label)
     labels = torch.arange(number) % net.classes if net.classes else torch.empty(0, dtype=torch.long)
     labels = labels if sampling.label is None else torch.full_like(labels, sampling.label)
     uniform, parts = noise(net, number, sampling.seed), []

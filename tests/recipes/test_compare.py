@@ -18,12 +18,18 @@ for name in ("--seed_everything", "--rate", "--ckpt_path", "--wait"):
     parser.add_argument(name, type=str, default="0")
 parser.add_argument("--trainer.default_root_dir", dest="root")
 parser.add_argument("--trainer.callbacks+", dest="timer")
+parser.add_argument("--trainer.fast_dev_run", dest="trial")
 given = parser.parse_args()
 rate, seed = float(given.rate), int(given.seed_everything)
 if rate > 1:
     sys.exit("error: the training loss is nan at step 3. Lower the learning rate")
 if rate < 0:
     sys.exit("error: a rate can't be negative")
+if given.trial:
+    print("val/loss 1.0\\ntest/loss 1.5")
+    sys.exit()
+if given.wait == "-1":
+    sys.exit("error: it was late")
 parent = pathlib.Path(given.root) / "fake"
 folder = parent / str(len(list(parent.glob("*"))) + 1)
 (folder / "checkpoints").mkdir(parents=True)
@@ -137,8 +143,12 @@ def test_one_run_has_no_deviation():
         ((*TWO, "--sweep=rate"), "sweep and values go together"),
         ((*TWO, "--recipe=nowhere.py"), "there is no recipe at nowhere.py"),
         ((*TWO, "--recipe=nowhere"), "there is no recipe 'nowhere'; `wnseq list` shows them"),
-        (("--variants.bad", "--rate -1"), "the run bad, seed 0 ended with status 1"),
-        ((*TWO, "--metric=bits"), "the runs of fake.py log no test/bits; out/one/seed0 has what they log"),
+        (("--variants.bad", "--wait -1"), "the run bad, seed 0 ended with status 1"),
+        (("--variants.good", "", "--variants.bad", "--rate -1"), "the variant bad ended with status 1"),
+        ((*TWO, "--metric=los"), "fake.py logs no test/los, but loss. Did you mean loss?"),
+        ((*TWO, "--metric=val/loss"), "metric must be given without train/, val/ or test/, got val/loss"),
+        ((*TWO, "--seeds=[1, 0, 1]"), "seeds must differ, got [1, 0, 1]"),
+        ((*TWO, "--sweep=rate", "--values=[0.1, 0.1]"), "values must differ, got [0.1, 0.1]"),
     ],
 )
 def test_a_mistake_is_told(more, text, capsys):
@@ -147,8 +157,16 @@ def test_a_mistake_is_told(more, text, capsys):
     assert stop.value.code == 1
     told = capsys.readouterr().err
     assert text in told and "Traceback" not in told
-    if "bad" in text:
+    if "variant bad" in text:
         assert "a rate can't be negative" in told
+    assert "run bad" in text or not list(Path().glob("out/*/*/output.txt"))  # found before any work
+
+
+def test_a_metric_that_finished_runs_lack_is_named(capsys):
+    compare(*TWO)
+    with pytest.raises(SystemExit):
+        compare(*TWO, "--metric=bits")
+    assert "the runs of fake.py log no test/bits; out/one/seed0 has what they log" in capsys.readouterr().err
 
 
 def test_another_command_does_not_take_over_a_run(capsys):

@@ -321,3 +321,36 @@ def test_data_modules_check_their_arguments(data, argument, value):
 def test_all_wrong_arguments_are_reported_at_once():
     with pytest.raises(ValueError, match=r"cell must be one of lstm, gru, rnn, got 'x'; dropout must be at least 0"):
         language_model.LanguageModel(cell="x", dropout=2)
+
+
+STEP = ["--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+EARLY = {
+    "a label that is none": (
+        pixelcnn,
+        ["--model.sampling.label=10", "--model.conditional=true"],
+        "from 0 to 9, got 10",
+    ),
+    "a label of no class": (pixelcnn, ["--model.sampling.label=0"], "left out: the model is not conditional, got 0"),
+    "a plateau of nothing": (
+        language_model,
+        ["--model.schedule=plateau", "--trainer.limit_val_batches=0"],
+        "the schedule plateau needs a validation, and --trainer.limit_val_batches is 0",
+    ),
+    "a misspelt monitor": (
+        sequential_images,
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/eror_percent"],
+        "EarlyStopping monitors 'val/eror_percent', which a validation does not log: it logs val/nats_per_image, "
+        "val/error_percent. Did you mean val/error_percent?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("recipe", "words", "text"), EARLY.values(), ids=EARLY)
+def test_a_mistake_is_found_before_the_first_step(recipe, words, text, capsys, monkeypatch):
+    model = RECIPES[recipe.__name__.rpartition(".")[2]].model
+    monkeypatch.setattr(model, "training_step", lambda *_: pytest.fail("the work has begun"))
+    data = ["--data.corpus=text.txt"] if recipe is language_model else []
+    with pytest.raises(SystemExit) as stop:
+        recipe.main([*STEP, *data, *words])
+    assert stop.value.code == 1 and text in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/*"))

@@ -14,7 +14,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-__all__ = ["Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput", "all_gather_object"]
+from wnseq.training.cli.errors import suggest
+
+__all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput", "all_gather_object"]
 
 LOG_EVERY = 10  # batches between two figures of the throughput: Lightning takes up to a millisecond to log a number
 
@@ -196,6 +198,24 @@ class TerminateOnNaN(Callback):
                 "learning rate, clip the gradient (--trainer.gradient_clip_val), or use --trainer.precision 32. "
                 "No checkpoint was written of it; those of earlier epochs are kept."
             )
+
+
+class CheckMonitors(Callback):
+    """Check after the sanity validation that what the other callbacks monitor is logged; a misspelt name stops the run.
+
+    Raises:
+        ValueError: A callback has a ``monitor`` that no validation logs. ``train/…`` is not checked.
+    """
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        logged = list(trainer.callback_metrics)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(monitor, str) and monitor not in logged and not monitor.startswith("train/"):
+                raise ValueError(
+                    f"{type(callback).__name__} monitors {monitor!r}, which a validation does not log: it logs "
+                    f"{', '.join(logged)}.{suggest(monitor, logged)}"
+                )
 
 
 class Checkpoint(ModelCheckpoint):

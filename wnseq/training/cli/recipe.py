@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from wnseq.training._lightning_internals import FlagsFirstCLI, subparsers
 from wnseq.training.allocator import keep_freed_memory
-from wnseq.training.callbacks.basic import Checkpoint, RngState, TerminateOnNaN, Throughput
+from wnseq.training.callbacks.basic import Checkpoint, CheckMonitors, RngState, TerminateOnNaN, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress, format_number
 from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load_run_checkpoint
@@ -196,6 +196,8 @@ class RecipeCLI(FlagsFirstCLI):
             kwargs |= {"log_every_n_steps": None}  # barebones refuses any other value
         else:
             kwargs["callbacks"] = self._build_callbacks(options, logs=bool(kwargs["logger"]))
+            if any(isinstance(callback, CheckMonitors) for callback in kwargs["callbacks"]):
+                kwargs["num_sanity_val_steps"] = options.num_sanity_val_steps or 1
         try:
             return super().instantiate_trainer(**kwargs)
         except BaseException:
@@ -214,7 +216,10 @@ class RecipeCLI(FlagsFirstCLI):
 
     def _build_callbacks(self, options: Namespace, *, logs: bool) -> list[Callback]:
         users = options.callbacks or []
-        callbacks = [*(users if isinstance(users, list) else [users]), *self.callbacks()]
+        users = users if isinstance(users, list) else [users]
+        callbacks = [*users, *self.callbacks()]
+        if any(hasattr(callback, "monitor") for callback in users):
+            callbacks.append(CheckMonitors())
         callbacks += [RngState(), TerminateOnNaN(), self._shutdown]
         if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(RichProgress(self.monitor) if sys.stdout.isatty() else PlainProgress(self.monitor))

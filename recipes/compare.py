@@ -39,6 +39,7 @@ from jsonargparse import ArgumentParser
 
 from wnseq.training import plots
 from wnseq.training.cli.errors import suggest, user_errors
+from wnseq.training.cli.output import safe_output
 
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
 DIVERGED = "the training loss is"  # begins the error of TerminateOnNaN
@@ -312,7 +313,7 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     parser = ArgumentParser(prog="compare", description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Plan, as_group=False)
-    with user_errors():
+    with safe_output(), user_errors():
         plan = Plan(**{name: value for name, value in parser.parse_args(args).as_dict().items() if name != "config"})
         before = signal.signal(signal.SIGTERM, stop)
         try:

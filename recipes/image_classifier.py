@@ -252,6 +252,7 @@ class ImageClassifier(LightningModule):
 
 WEIGHT_NORMALISED = ("weight", "weight_mean_only")
 CHANNELS = (96, 192)
+MIN_SIZE = 12  # what two poolings and a convolution without padding leave a pixel of
 
 
 class Normalised(nn.Sequential):
@@ -316,6 +317,11 @@ class Network(BatchInitialised):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images to logits."""
+        if min(images.shape[2:]) < MIN_SIZE:
+            height, width = images.shape[2:]
+            raise wnseq.ShapeError(
+                f"images must be at least {MIN_SIZE} high and wide, got {height} x {width}: --data.size {MIN_SIZE}"
+            )
         return self.output(self.features(images).mean((2, 3)))  # (N, 192) → (N, 10)
 
 

@@ -79,6 +79,10 @@ class Sampling:
         """Check the values."""
         ranges = {"max_new_tokens": "at least 1", "temperature": "at least 0", "top_k": "at least 1"}
         check_arguments(Sampling, vars(self), "sampling.", **ranges, top_p="greater than 0 and at most 1")
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"sampling.prompt must be text, which {self.prompt!r} is not in UTF-8") from error
 
 
 class LanguageModel(LightningModule):

@@ -331,6 +331,16 @@ EARLY = {
         "from 0 to 9, got 10",
     ),
     "a label of no class": (pixelcnn, ["--model.sampling.label=0"], "left out: the model is not conditional, got 0"),
+    "an image that vanishes": (
+        image_classifier,
+        ["--data.size=8"],
+        "at least 12 high and wide, got 8 x 8: --data.size 12",
+    ),
+    "a prompt of bytes": (
+        language_model,
+        ["--model.sampling.prompt=\udcff"],
+        "sampling.prompt must be text, which '\\udcff' is not in UTF-8",
+    ),
     "a plateau of nothing": (
         language_model,
         ["--model.schedule=plateau", "--trainer.limit_val_batches=0"],

@@ -70,7 +70,9 @@ def _mismatch(value: Any, hint: Any) -> tuple[type[Exception], str] | None:
     """Return what is wrong with a value: the kind of error, and what is expected; None if it is right."""
     if get_origin(hint) in (Union, types.UnionType):
         found = [_mismatch(value, each) for each in get_args(hint) if each is not type(None)]
-        return None if value is None or None in found else found[0]
+        if value is None or None in found:
+            return None
+        return next((each for each in found if each and each[0] is ValueError), found[0])
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         if isinstance(value, str) and value in choices:

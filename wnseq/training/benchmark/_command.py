@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from wnseq.training.benchmark._results import write_csv
 from wnseq.training.benchmark._rounds import Row, torch_threads
 from wnseq.training.cli.errors import user_errors
+from wnseq.training.cli.output import safe_output
 
 
 @dataclass
@@ -92,7 +93,7 @@ def run(modes: Mapping[str, type[Benchmark]], args: Sequence[str] | None, *, rec
         options.add_argument("--config", action="config", help="A YAML file with these options.")
         options.add_class_arguments(mode, as_group=False)
         subcommands.add_subcommand(name, options, help=summary)
-    with user_errors():
+    with safe_output(), user_errors():
         chosen = parser.parse_args(words)
         given = chosen[chosen.mode].as_dict()
         benchmark = modes[chosen.mode](**{name: value for name, value in given.items() if name != "config"})

@@ -11,6 +11,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from wnseq import __version__
+from wnseq.training.cli.output import safe_output
 
 __all__ = ["find_recipes", "main"]
 
@@ -65,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         found = find_recipes()
         if given.command in (None, "list"):
-            return _print_list(found)
+            with safe_output():
+                return _print_list(found)
         if given.name not in found:
             near = difflib.get_close_matches(given.name, found, 1)
             meant = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found)}."

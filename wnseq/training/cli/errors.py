@@ -16,7 +16,10 @@ TRACEBACK = "WNSEQ_TRACEBACK"
 # What a user's mistake raises. Everything else (AttributeError, KeyError, RuntimeError, ...) is a bug of wnseq or of
 # the recipe and keeps its traceback, except where torch raises a plain RuntimeError: weights that do not fit the model,
 # a full disk.
-MISTAKES = (ValueError, TypeError, OSError, FloatingPointError, MisconfigurationException, torch.OutOfMemoryError)
+MISTAKES = (
+    ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError, MisconfigurationException,
+    torch.OutOfMemoryError,
+)  # fmt: skip
 RUNTIME_MISTAKES = re.compile(
     r"Error\(s\) in loading state_dict|\[enforce fail at inline_container|PytorchStreamWriter failed"
 )

@@ -2,15 +2,17 @@
 
 import re
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
 
+import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.cli import LightningArgumentParser
 
 from wnseq.training._lightning_internals import option_names, subparsers
 from wnseq.training.cli.errors import suggest
 
-__all__ = ["RecipeParser", "insert_subcommand"]
+__all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand"]
 
 DOTTED = re.compile(r"(\w+\.)+")  # the modules before a type's name
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
@@ -51,6 +53,51 @@ class RecipeParser(LightningArgumentParser):
             kinds = re.sub(r"<class '(.+?)'>|Literal\[(.+?)\]", r"\1\2", kinds).replace("NoneType", "null")
             return f"expected {re.sub(DOTTED, '', kinds).replace(', ', ' or ')}, got {got}."
         return " ".join(complaint.split()) + "."
+
+
+def check_config_files(arguments: Sequence[str]) -> None:
+    """Check that each file of ``--config`` is YAML with options by name; one that is missing the parser reports.
+
+    Raises:
+        ValueError: It is not; with the file and the line.
+    """
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        name = word if before == "--config" else word.removeprefix("--config=") if word.startswith("--config=") else ""
+        path = Path(name).expanduser()
+        if not path.is_file():
+            continue
+        try:
+            content = yaml.safe_load(path.read_text("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not UTF-8 text: {error}") from error
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ValueError(f"{name} is not YAML{where}: {getattr(error, 'problem', None) or error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{name} must have options by name, such as data.batch_size: 16, got {content!r}")
+
+
+def find_nulls(classes: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """Return the options that are null although their constructor takes no None.
+
+    Args:
+        classes: The class of each group of options.
+        options: The options of each group, by group.
+    """
+    nulls = []
+    for group, of in classes.items():
+        values = options[group]
+        if values is None:
+            nulls.append(group)
+            continue
+        hints: dict[str, Any] = {}
+        for base in of.__mro__:
+            hints = get_type_hints(base.__init__) | hints
+        for name, value in vars(values).items():
+            if value is None and name in hints and hints[name] is not Any and type(None) not in get_args(hints[name]):
+                nulls.append(f"{group}.{name}")
+    return nulls
 
 
 def insert_subcommand(args: Sequence[str]) -> list[str]:

@@ -17,21 +17,30 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from wnseq.training._lightning_internals import FlagsFirstCLI, subparsers
 from wnseq.training.allocator import keep_freed_memory
-from wnseq.training.callbacks.basic import Checkpoint, CheckMonitors, RngState, TerminateOnNaN, Throughput
+from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress, format_number
 from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
-from wnseq.training.cli.parser import RecipeParser, insert_subcommand
+from wnseq.training.cli.output import safe_output
+from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand
 from wnseq.training.cli.process_state import restored_process_state
 from wnseq.training.cli.run_folder import make_loggers, make_run_folder, run_files
+from wnseq.training.hparams import check_arguments
 from wnseq.training.plots._curves import plot_run
 from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
 
 __all__ = ["RecipeCLI", "run"]
 
 RUN_FOLDER = "WNSEQ_RUN"  # by this variable the processes that Lightning starts learn the folder of the run
+TRAINER_RANGES = {  # what Lightning does not check, or meets as a division by zero
+    "accumulate_grad_batches": "at least 1",
+    "check_val_every_n_epoch": "at least 1",
+    "val_check_interval": "greater than 0",
+    "log_every_n_steps": "at least 0",
+    "gradient_clip_val": "at least 0",
+}
 Precision = Literal["highest", "high", "medium"]
 DESCRIPTIONS = {
     "fit": "Train, test the best checkpoint, and show the result.",
@@ -139,9 +148,14 @@ class RecipeCLI(FlagsFirstCLI):
 
         They are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
         """
+        with user_errors():
+            check_config_files(self.arguments)
         self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
         subparser = subparsers(parser)[self.config.subcommand]
+        classes = {"model": self.model_class, "data": self.datamodule_class, "trainer": Trainer}
+        if nulls := find_nulls(classes, options):
+            subparser.error(f"null is no value of {', '.join(nulls)}.")
         if options.get("ckpt_path") is None:
             if self.config.subcommand != "fit" and options.model.get("init_from") is None:
                 subparser.error(
@@ -173,6 +187,9 @@ class RecipeCLI(FlagsFirstCLI):
     def instantiate_classes(self) -> None:
         """Set the precision, then build data, model and Trainer."""
         torch.set_float32_matmul_precision(self.config[self.config.subcommand].matmul_precision)
+        trainer = vars(self.config[self.subcommand].trainer)
+        numbers = {name: trainer[name] for name in TRAINER_RANGES if not isinstance(trainer[name], str)}
+        check_arguments(Trainer, numbers, "--trainer.", **{name: TRAINER_RANGES[name] for name in numbers})
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -348,7 +365,7 @@ def run(
         if args is None:
             keep_freed_memory()
             args, program = _process_command_line(recipe)
-        with filter_lightning_logs(), exit_on_signals(), user_errors():
+        with safe_output(), filter_lightning_logs(), exit_on_signals(), user_errors():
             cli = cli_class(
                 model_class,
                 data_class,

@@ -60,7 +60,7 @@ LIBRARIES: dict[str, set[str]] = {
         "torchtext",
         "tqdm",
     },
-    "training": {"jsonargparse", "lightning", "matplotlib", "numpy", "rich", "torch"},
+    "training": {"jsonargparse", "lightning", "matplotlib", "numpy", "rich", "torch", "yaml"},
 }
 
 LONGEST = 400  # lines of a file of the library, docstrings counted; lines of code of a recipe

@@ -41,7 +41,7 @@ class _Tolerant:
 
 @contextmanager
 def safe_output() -> Iterator[None]:
-    """Let prints of the block succeed whatever standard output and standard error are.
+    """Make prints of the block succeed whatever standard output and standard error are.
 
     Without a reader (``| head``) or where they are closed (``>&-``) the text is lost; where the encoding lacks a
     character, it is written as ``?``.

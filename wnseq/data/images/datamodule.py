@@ -93,7 +93,6 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         for name, given, choices in (
-            ("dataset", dataset, get_args(DatasetName)),
             ("normalize", normalize, get_args(Normalize)),
             ("whiten", whiten, (True, False)),
             ("flip", flip, (True, False)),

@@ -3,6 +3,7 @@
 The form of figure 1 and of the table of Salimans & Kingma 2016 (arXiv 1602.07868), for any recipe and any of its
 options. Each run is a process, one at a time. A finished run is not repeated, and an interrupted one resumes from its
 last checkpoint: the same command again continues a comparison, and another variant or seed costs only its own runs.
+Before its first run, each variant trains on one batch, so that a mistake shows at once.
 
 From a file, whose keys are these options:
     wnseq run compare --config compare.yaml

@@ -36,7 +36,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, match_rows, read_vocabulary, shard
+from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, reorder_rows, shard
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.training.batches import check_classes, check_finite
@@ -352,19 +352,8 @@ class LanguageModel(LightningModule):
             return
         if tokens is None:
             raise ValueError(f"init_vocabulary has words, and the tokenizer is of kind {self.tokenizer.kind}")
-        words = read_vocabulary(self.init_vocabulary)
-        known = len(set(words) & set(tokens))
-        if not known:
-            raise ValueError(f"{self.init_vocabulary} has none of the tokenizer's {len(tokens):,} entries")
-        weights, fresh = loaded.get("state_dict", loaded), self.network.state_dict()
-        for name in weights:
-            if (own := name.removeprefix("network.")) in ("encoder.weight", "decoder.weight", "decoder.bias"):
-                if len(weights[name]) != len(words):
-                    raise ValueError(
-                        f"{self.init_vocabulary} has {len(words):,} words, {own} of {self.init_from} "
-                        f"{len(weights[name]):,} rows"
-                    )
-                weights[name] = match_rows(weights[name], words, fresh[own], tokens)
+        rows, weights = ("encoder.weight", "decoder.weight", "decoder.bias"), loaded.get("state_dict", loaded)
+        known = reorder_rows(weights, rows, self.init_vocabulary, self.network.state_dict(), tokens)
         self.print(f"{known:,} of {len(tokens):,} tokens have a row in {self.init_from}; the others start fresh")
 
     def _check_tokenizer(self, checkpoint: Mapping[str, Any]) -> None:

@@ -392,7 +392,7 @@ def test_a_plain_checkpoint_with_the_words_in_another_order(tied, capsys):
         ("a\nb", {"init_from": "plain.pt", "kind": "byte"}, "has words, and the tokenizer is of kind byte"),
         ("a\nb", {}, "init_vocabulary is that of init_from, which must be given too"),
         ("x\ny", {"init_from": "plain.pt"}, "words.txt has none of the tokenizer's"),
-        ("the\nof", {"init_from": "plain.pt"}, "words.txt has 2 words, encoder.weight of plain.pt 5 rows"),
+        ("the\nof", {"init_from": "plain.pt"}, "words.txt has 2 words, and encoder.weight 5 rows"),
     ],
 )
 def test_a_vocabulary_that_does_not_fit_is_refused(words, options, text):

@@ -13,7 +13,7 @@ from wnseq.data.text.tokenizer import (
     WordTokenizer,
 )
 from wnseq.data.text.tokenizer_training import train_tokenizer
-from wnseq.data.text.vocabulary import match_rows, read_vocabulary
+from wnseq.data.text.vocabulary import reorder_rows
 
 __all__ = [
     "IGNORE",
@@ -27,9 +27,8 @@ __all__ = [
     "TextDataModule",
     "Tokenizer",
     "WordTokenizer",
-    "match_rows",
     "open_corpus",
-    "read_vocabulary",
+    "reorder_rows",
     "shard",
     "train_tokenizer",
 ]

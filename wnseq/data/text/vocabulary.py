@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +74,39 @@ def match_rows(rows: torch.Tensor, words: Sequence[str], fresh: torch.Tensor, to
     matched = fresh.clone()
     matched[found >= 0] = rows[found[found >= 0]].to(fresh)
     return matched
+
+
+def reorder_rows(
+    weights: MutableMapping[str, torch.Tensor],
+    names: Collection[str],
+    vocabulary: str | Path,
+    fresh: Mapping[str, torch.Tensor],
+    tokens: Sequence[str],
+) -> int:
+    """Bring the rows of weights of another vocabulary into the order of ``tokens``, in place.
+
+    Args:
+        weights: State dict of the other program; a prefix ``network.`` of its keys is passed over.
+        names: Keys of the weights that have a row for each word.
+        vocabulary: File with the words of the rows, as :func:`read_vocabulary` takes it.
+        fresh: State dict whose rows the tokens without a word keep.
+        tokens: Tokens of the new rows.
+
+    Returns:
+        How many tokens have a row.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no vocabulary, has none of the tokens, or not as many words as a weight has rows.
+    """
+    words = read_vocabulary(vocabulary)
+    known = len(set(words) & set(tokens))
+    if not known:
+        raise ValueError(f"{vocabulary} has none of the tokenizer's {len(tokens):,} entries")
+    for name in weights:
+        own = name.removeprefix("network.")
+        if own in names:
+            if len(weights[name]) != len(words):
+                raise ValueError(f"{vocabulary} has {len(words):,} words, and {name} {len(weights[name]):,} rows")
+            weights[name] = match_rows(weights[name], words, fresh[own], tokens)
+    return known

@@ -36,7 +36,7 @@ import wnseq
 from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_free_init, data_init
 from wnseq.nn import gate_slice
-from wnseq.training.batches import check_classes, get_labelled
+from wnseq.training.batches import check_classes, check_pixels, get_labelled
 from wnseq.training.callbacks import GateMonitor, Throughput, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
@@ -287,7 +287,10 @@ def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
         ValueError: The pixels are no whole numbers, or have other values or channels than those in training.
     """
     model = SequentialImages.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    return model(pixels if model.preprocess is None else model.preprocess(pixels)).softmax(1)
+    if model.preprocess is not None:
+        check_pixels(pixels, model.preprocess.num_values, len(model.preprocess.offset))
+        pixels = model.preprocess(pixels)
+    return model(pixels).softmax(1)
 
 
 @torch.enable_grad()

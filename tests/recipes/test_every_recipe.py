@@ -309,7 +309,7 @@ def test_constructors_check_every_argument(name, owner, argument, value):
 @pytest.mark.parametrize(
     ("data", "argument", "value"),
     [
-        *((ImageDataModule, name, "foo") for name in ("dataset", "normalize", "whiten", "flip", "batch_size", "seed")),
+        *((ImageDataModule, name, "foo") for name in ("normalize", "whiten", "flip", "batch_size", "seed")),
         *((TextDataModule, name, "foo") for name in ("batch_size", "bptt", "seed", "random_bptt", "eval_reset_state")),
     ],
 )

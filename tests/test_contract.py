@@ -278,13 +278,17 @@ def test_a_bad_step_raises_as_torch_s_does(case, change):
         (
             lambda: WNLSTM(5, 6)(pack(torch.randn(4, 3, 5)), (torch.randn(1, 6), torch.randn(1, 6))),
             ShapeError,
-            r"Expected hidden\[0\] size \(1, 3, 6\), got \(1, 6\)",
+            r"Expected hidden\[0\] size \(1, 3, 6\), got \[1, 6\]",
         ),
         (lambda: WNGRUCell(4, 4)(np.ones((2, 4))), TypeError, "input must be a tensor, got ndarray"),
         (lambda: WNGRUCell(4, 4)(torch.randn(2, 4), 3), TypeError, "each state must be a tensor, got int"),
         (lambda: WNLSTMCell(4, 4)(torch.randn(2, 4), [torch.randn(2, 4)]), ShapeError, r"\(h, c\), got 1 tensors"),
-        (lambda: WNGRU(4, 4, proj_size=2), ValueError, "WNGRU: proj_size is an argument of WNLSTM alone"),
-        (lambda: WNRNN(4, 4, bidirectional=1), TypeError, "bidirectional must be a bool, got int"),  # torch: at forward
+        (lambda: WNGRU(4, 4, proj_size=2), ValueError, "only supported for LSTM, not RNN or GRU: WNGRU"),
+        (
+            lambda: WNRNN(4, 4, bidirectional=1),
+            TypeError,
+            "should be of type bool, got: int",
+        ),  # torch: at forward
     ],
 )
 def test_a_stumble_of_torch_s_is_named(call, error, text):

@@ -1,15 +1,25 @@
 """The exceptions that torch and Python lack, and the gate through which files of other programs are read."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 __all__ = ["FileFormatError", "ShapeError", "reading"]
 
 
 class ShapeError(ValueError, RuntimeError):
     """A tensor of the wrong shape: a ValueError, and the RuntimeError that torch raises there."""
+
+
+def raise_as_torch(run: Callable[[], Any], problem: str, error: type[Exception] = ShapeError) -> NoReturn:
+    """Raise an error whose text begins with what torch says when it runs the same, and goes on with the problem."""
+    try:
+        run()
+    except (RuntimeError, TypeError, ValueError) as torch_error:
+        problem = f"{str(torch_error).rstrip('. ')}; {problem}"
+    raise error(problem)
 
 
 class FileFormatError(ValueError):

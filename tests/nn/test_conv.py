@@ -95,9 +95,6 @@ def test_a_scale_that_fits_no_axis_is_a_mismatch():
     state = {**ours.state_dict(), "weight_g": torch.ones(5, 1, 1)}
     with pytest.raises(RuntimeError, match="size mismatch for weight_g"):
         ours.load_state_dict(state)
-    other = parametrizations.weight_norm(nn.Conv1d(4, 6, 3), dim=1)  # along the inputs of what has its outputs first
-    with pytest.raises(RuntimeError, match="size mismatch for weight_g"):
-        WNConv1d(4, 6, 3).load_state_dict(other.state_dict())
 
 
 def test_a_direction_of_zeros_along_the_axis_of_the_outputs_warns():
@@ -145,30 +142,38 @@ def test_a_bad_construction_raises_as_torch_s_does(kind, options):
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: WNConv1d(4, 6, 3, groups=0), ValueError, "WNConv1d: groups must be a positive integer, got 0"),
-        (lambda: WNConv1d(5, 6, 3, groups=2), ValueError, "in_channels must be divisible by groups=2, got 5"),
-        (lambda: WNConv2d(6, 5, 3, groups=2), ValueError, "out_channels must be divisible by groups=2, got 5"),
-        (lambda: WNConv2d(4, 6, 3, padding="full"), ValueError, "must be numbers, 'same' or 'valid', got 'full'"),
-        (lambda: WNConv2d(4, 6, 3, 2, "same"), ValueError, r"padding='same' goes with stride 1, got \(2, 2\)"),
-        (lambda: WNConv2d(4, 6, 3, padding_mode="mirror"), ValueError, "must be one of zeros, .*, got 'mirror'"),
+        (lambda: WNConv1d(4, 6, 3, groups=0), ValueError, "groups must be a positive integer, got 0 in WNConv1d"),
+        (lambda: WNConv1d(5, 6, 3, groups=2), ValueError, "in_channels must be divisible by groups, got 5 and 2"),
+        (lambda: WNConv2d(6, 5, 3, groups=2), ValueError, "out_channels must be divisible by groups, got 5 and 2"),
+        (
+            lambda: WNConv2d(4, 6, 3, padding="full"),
+            ValueError,
+            "Invalid padding string 'full'.* in WNConv2d",
+        ),
+        (lambda: WNConv2d(4, 6, 3, 2, "same"), ValueError, r"not supported for strided .*, got \(2, 2\)"),
+        (
+            lambda: WNConv2d(4, 6, 3, padding_mode="mirror"),
+            ValueError,
+            "but got padding_mode='mirror' in WNConv2d",
+        ),
         (
             lambda: WNConvTranspose1d(4, 6, 3, padding_mode="circular"),
             ValueError,
-            "must be 'zeros', the only one of a transposed convolution, got 'circular'",
+            "Only \"zeros\" padding mode is supported for WNConvTranspose1d, got 'circular'",
         ),
-        (lambda: WNConvTranspose1d(4, 6, 3, padding="same"), TypeError, "must be given in numbers, got 'same'"),
+        (lambda: WNConvTranspose1d(4, 6, 3, padding="same"), TypeError, "padding should be of type int, got: str"),
         (lambda: WNConv1d(4, 6, 3)(np.ones((4, 9))), TypeError, "input must be a tensor, got ndarray"),
         (lambda: WNConv2d(4, 6, 3)(torch.ones(2, 5, 9, 9)), ShapeError, "must have 4 channels along axis -3, got 5"),
         (lambda: WNConv2d(4, 6, 3)(torch.ones(9, 9)), ShapeError, "must have 4 axes, or 3 without a batch, got shape"),
         (
             lambda: WNConvTranspose1d(4, 6, 3)(torch.ones(2, 4, 5), (1, 2)),
             ValueError,
-            "output_size must have 1 or 3 entries, got 2",
+            r"ConvTranspose1D: for 3D input, output_size must have 1 or 3 elements \(got 2\)",
         ),
         (
             lambda: WNConvTranspose1d(4, 6, 3, 2)(torch.ones(2, 4, 5), (9,)),
             ValueError,
-            r"output_size must be from \(11,\) to \(12,\) for an input of shape \(2, 4, 5\), got \(9,\)",
+            r"requested an output size of \(9,\), but valid sizes range from \[11\] to \[12\] \(for an input of ",
         ),
     ],
 )

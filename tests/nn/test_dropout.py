@@ -19,5 +19,5 @@ def test_evaluation_and_zero_leave_the_input_alone():
 
 @pytest.mark.parametrize("p", [-0.1, 1.0])
 def test_a_bad_probability_is_refused(p):
-    with pytest.raises(ValueError, match=rf"p must be in \[0, 1\), got {p}"):
+    with pytest.raises(ValueError, match=rf"dropout probability has to be between 0 and 1, got p={p:g}"):
         LockedDropout(p)

@@ -14,8 +14,8 @@ from torch.nn import init
 from torch.optim.swa_utils import AveragedModel
 
 import wnseq
-from wnseq import WNLSTM, WNConv2d, WNGRUCell, WNLinear
-from wnseq.init import data_free_init, data_init, draw_directions, g_from_v_
+from wnseq import WNLSTM, WNGRUCell, WNLinear
+from wnseq.init import data_free_init, data_init, draw_directions
 
 TEXT = r"weight_ih_l0_v was overwritten after it was drawn, and weight_ih_l0_g is not its norm.*g_from_v_"
 
@@ -181,20 +181,6 @@ def test_initialising_from_data_or_without_says_nothing_more():
         net = nn.Sequential(overwritten(WNLinear(8, 16)), nn.ReLU(), overwritten(WNLinear(16, 4)))
         start(net)
         net(torch.randn(2, 8))
-
-
-def test_g_from_v_makes_v_the_weight():
-    model = nn.Sequential(overwritten(WNConv2d(3, 4, 3)), nn.ReLU(), overwritten(WNConv2d(4, 4, 3)))
-    with torch.no_grad():
-        model[0].weight_v[1] = 0
-    before = [model[k].weight_v.clone() for k in (0, 2)]
-    g_from_v_(model)
-    model(torch.randn(2, 3, 8, 8))
-    for k, v in zip((0, 2), before, strict=True):
-        torch.testing.assert_close(model[k].weight.detach().as_subclass(torch.Tensor), v)
-    assert model[0].weight_v[1].norm() == 1  # so that the row of zeros can be trained
-    with pytest.raises(ValueError, match=r"g_from_v_: Linear has no weight-normalised layer"):
-        g_from_v_(nn.Linear(2, 3))
 
 
 FUNCTIONS = [

@@ -238,19 +238,35 @@ def test_autocast_casts_a_weight_once_and_not_at_each_step(kind):
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda: WNLSTM(0, 4), ValueError, "input_size must be at least 1, got 0"),
-        (lambda: WNLSTM(4, -4), ValueError, "hidden_size must be at least 1, got -4"),
-        (lambda: WNLSTM(4, 4.0), TypeError, "hidden_size must be an int, got float"),
-        (lambda: WNLSTM(4, 4, num_layers=1.5), TypeError, "num_layers must be an int, got float"),
-        (lambda: WNLSTM(4, 4, bias=1), TypeError, "bias must be a bool, got int"),
-        (lambda: WNGRU(4, 4, batch_first="yes"), TypeError, "batch_first must be a bool, got str"),
-        (lambda: WNGRU(4, 4, bidirectional="yes"), TypeError, "bidirectional must be a bool, got str"),
-        (lambda: WNGRU(4, 4, 2, dropout=1.5), ValueError, r"dropout must be a number in \[0, 1\].*got 1.5"),
-        (lambda: WNGRU(4, 4, 2, dropout=True), ValueError, r"dropout must be a number in \[0, 1\].*got True"),
-        (lambda: WNGRU(4, 4, 2, dropout=float("nan")), ValueError, r"dropout must be a number in \[0, 1\].*got nan"),
-        (lambda: WNLSTM(4, 4, proj_size=4), ValueError, "proj_size must be smaller than hidden_size 4, got 4"),
-        (lambda: WNLSTM(4, 4, proj_size=-1), ValueError, "proj_size must be at least 0, got -1"),
-        (lambda: WNRNN(4, 4, nonlinearity="gelu"), ValueError, "must be 'tanh' or 'relu', got 'gelu'"),
+        (lambda: WNLSTM(0, 4), ValueError, "input_size must be greater than zero, got 0 in WNLSTM"),
+        (lambda: WNLSTM(4, -4), ValueError, "hidden_size must be greater than zero, got -4"),
+        (lambda: WNLSTM(4, 4.0), TypeError, "hidden_size should be of type int, got: float"),
+        (lambda: WNLSTM(4, 4, num_layers=1.5), TypeError, "num_layers should be of type int, got: float"),
+        (lambda: WNLSTM(4, 4, bias=1), TypeError, "bias should be of type bool, got: int"),
+        (lambda: WNGRU(4, 4, batch_first="yes"), TypeError, "batch_first should be of type bool, got: str"),
+        (lambda: WNGRU(4, 4, bidirectional="yes"), TypeError, "bidirectional should be of type bool, got: str"),
+        (
+            lambda: WNGRU(4, 4, 2, dropout=1.5),
+            ValueError,
+            r"a number in range \[0, 1\].*got dropout=1.5",
+        ),
+        (
+            lambda: WNGRU(4, 4, 2, dropout=True),
+            ValueError,
+            r"a number in range \[0, 1\].*got dropout=True",
+        ),
+        (
+            lambda: WNGRU(4, 4, 2, dropout=float("nan")),
+            ValueError,
+            r"a number in range \[0, 1\].*got dropout=nan",
+        ),
+        (lambda: WNLSTM(4, 4, proj_size=4), ValueError, "proj_size has to be smaller than hidden_size, got 4 and 4"),
+        (lambda: WNLSTM(4, 4, proj_size=-1), ValueError, "proj_size should be a positive integer or zero .*, got -1"),
+        (
+            lambda: WNRNN(4, 4, nonlinearity="gelu"),
+            ValueError,
+            "Unknown nonlinearity 'gelu'. Select from",
+        ),
         (lambda: WNLSTM(4, 4).gate_g("update"), ValueError, "one of input, forget, cell, output .* got 'update'"),
         (lambda: WNLSTM(4, 4).gate_g("input", layer=1), ValueError, "layer must be in 0…0, got 1"),
         (lambda: WNLSTM(4, 4).gate_g("input", weight="hr"), ValueError, "'ih' or 'hh', got 'hr'"),
@@ -263,5 +279,5 @@ def test_bad_input(call, error, text):
 
 
 def test_dropout_without_a_second_layer_warns_as_torch_does():
-    with pytest.warns(UserWarning, match="dropout=0.5 does nothing with num_layers=1"):
+    with pytest.warns(UserWarning, match="but got dropout=0.5 and num_layers=1 in WNLSTM"):
         WNLSTM(4, 4, dropout=0.5)

@@ -77,7 +77,7 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
     if isinstance(x, PackedSequence):
         x, batch_sizes, order, _ = x
         if x.ndim != 2:
-            raise ShapeError(f"{label}: input must have 2 dimensions, got {x.ndim}")
+            raise ShapeError(f"input must have 2 dimensions, got {x.ndim} in a PackedSequence given to {label}")
         batch: Any = batch_sizes[0].item()
         if states is not None and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
             check_size(batch == states[0].shape[1])
@@ -89,13 +89,15 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
             raise TypeError(f"{label}: input must be a tensor or a PackedSequence, got {type(x).__name__}")
         dims = x.ndim
         if dims not in (2, 3):
-            raise ShapeError(f"{label}: Expected input to be 2D or 3D, got {dims}D instead")
-        for state in states or ():
-            if state.ndim != dims:
-                raise ShapeError(
-                    f"{label}: For {'batched 3-D' if dims == 3 else 'unbatched 2-D'} input, each state should also be "
-                    f"{dims}-D but got {state.ndim}-D"
-                )
+            tensor = " tensor" if mode.startswith("RNN") else ""  # as torch has it
+            raise ShapeError(f"{label}: Expected input to be 2D or 3D, got {dims}D{tensor} instead")
+        if any(state.ndim != dims for state in states or ()):
+            form = "batched 3-D" if dims == 3 else "unbatched 2-D"
+            got = [f"{state.ndim}-D" for state in states or ()]
+            names = f"hx should also be {dims}-D but got {got[0]} tensor"
+            if mode == "LSTM":
+                names = f"hx and cx should also be {dims}-D but got ({', '.join(got)}) tensors"
+            raise ShapeError(f"For {form} input, {names} in {label}")
         axis = 0 if module.batch_first else 1
         if dims == 2:
             x = x.unsqueeze(axis)
@@ -147,11 +149,13 @@ def _check_or_make_states(
     label = type(module).__name__
     if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
         raise ValueError(
-            f"{label}: input dtype ({x.dtype}) does not match weight dtype ({dtype}); "
-            f"convert the input with x.to({dtype}) or the module with module.to({x.dtype})"
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype}), a {label}"
         )
     if x.shape[-1] != module.input_size:
-        raise ShapeError(f"{label}: input must have {module.input_size} features, got {x.shape[-1]}")
+        raise ShapeError(
+            f"input.size(-1) must be equal to input_size. Expected {module.input_size}, got {x.shape[-1]} in {label}"
+        )
     count, size = module.num_layers * (1 + module.bidirectional), module.hidden_size
     sizes = (module.proj_size or size, size) if mode == "LSTM" else (size,)
     if states is None:
@@ -159,7 +163,7 @@ def _check_or_make_states(
     for k, (state, size) in enumerate(zip(states, sizes, strict=True)):
         if state.shape != (count, batch, size):
             raise ShapeError(
-                f"{label}: Expected hidden{f'[{k}]' if len(sizes) > 1 else ''} size {(count, batch, size)}, "
-                f"got {tuple(state.shape)}"
+                f"Expected hidden{f'[{k}]' if len(sizes) > 1 else ''} size {(count, batch, size)}, "
+                f"got {list(state.shape)} in {label}"
             )
     return states

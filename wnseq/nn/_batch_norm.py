@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wnseq.errors import ShapeError
+from wnseq.nn._arguments import check_bool, check_number, check_size
 
 
 class _MeanOnlyBatchNorm(nn.Module):
@@ -29,13 +30,14 @@ class _MeanOnlyBatchNorm(nn.Module):
         sync: bool = False,
     ) -> None:
         super().__init__()
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"{type(self).__name__}: momentum must be in [0, 1] or None, got {momentum}")
-        self.num_features = num_features
+        name = type(self).__name__
+        if momentum is not None:
+            momentum = check_number(name, "momentum", momentum, 0, 1, "momentum must be between 0 and 1, or None")
+        self.num_features = num_features = check_size(name, "num_features", num_features)
         self.momentum = momentum
-        self.affine = affine
-        self.track_running_stats = track_running_stats
-        self.sync = sync
+        self.affine = affine = check_bool(name, "affine", affine, lenient=True)
+        self.track_running_stats = check_bool(name, "track_running_stats", track_running_stats, lenient=True)
+        self.sync = check_bool(name, "sync", sync)
         bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype)) if affine else None
         mean = torch.empty(num_features, device=device, dtype=dtype) if track_running_stats else None
         count = torch.empty((), device=device, dtype=torch.long) if track_running_stats else None
@@ -76,8 +78,8 @@ class _MeanOnlyBatchNorm(nn.Module):
         if not (self.sync and self.training and dist.is_available() and dist.is_initialized()):
             if count == 1 and self.training:
                 raise ShapeError(
-                    f"{type(self).__name__}: training needs more than one value in each channel, got input of shape "
-                    f"{tuple(x.shape)}: a single value less its mean is 0; enlarge the batch or call eval()"
+                    f"Expected more than 1 value per channel when training, got input size {x.size()} in "
+                    f"{type(self).__name__}: a single value less its mean is 0; enlarge the batch or call eval()"
                 )
             return total / max(count, 1), count
         both = torch.cat([total, total.new_full((1,), count)])
@@ -98,13 +100,12 @@ class _MeanOnlyBatchNorm(nn.Module):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: input must be a tensor, got {type(x).__name__}")
         if x.ndim not in self.axes:
-            raise ShapeError(
-                f"{name}: input must have {' or '.join(map(str, self.axes))} axes, got shape {tuple(x.shape)}"
-            )
+            axes = " or ".join(f"{n}D" for n in self.axes)
+            raise ShapeError(f"expected {axes} input (got {x.ndim}D input) in {name}, of shape {tuple(x.shape)}")
         if x.shape[1] != self.num_features:
             raise ShapeError(
-                f"{name}: input must have {self.num_features} channels along axis 1, got {x.shape[1]} in shape "
-                f"{tuple(x.shape)}"
+                f"running_mean should contain {x.shape[1]} elements not {self.num_features}: {name} has "
+                f"{self.num_features} channels along axis 1, got shape {tuple(x.shape)}"
             )
 
     def extra_repr(self) -> str:

@@ -1,14 +1,16 @@
 """WNRNNCell, WNLSTMCell and WNGRUCell: one step of time."""
 
 import math
-from numbers import Integral
+import warnings
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
-from wnseq.errors import ShapeError
+from wnseq.errors import ShapeError, raise_as_torch
 from wnseq.functional import direction_norm
+from wnseq.nn._arguments import check_bool, check_size
 from wnseq.nn._module import WNModule
 from wnseq.state_dict import param_names
 
@@ -53,6 +55,7 @@ class _WNCell(WNModule):
     """A cell of any kind."""
 
     kind: str
+    plain: Any  # torch's cell
 
     def __init__(
         self,
@@ -63,19 +66,18 @@ class _WNCell(WNModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if not isinstance(size, Integral) or isinstance(size, bool):
-                raise TypeError(f"{type(self).__name__}: {name} must be an int, got {type(size).__name__}")
-            if size < 0:
-                raise ShapeError(f"{type(self).__name__}: {name} must not be negative, got {size}")
-        self.input_size = input_size = int(input_size)
-        self.hidden_size = hidden_size = int(hidden_size)
-        self.bias = bias
+        name = type(self).__name__
+        self.input_size = input_size = check_size(name, "input_size", input_size)
+        self.hidden_size = hidden_size = check_size(name, "hidden_size", hidden_size)
+        if isinstance(bias, str) and bias in ("tanh", "relu"):
+            warnings.warn(f"{name}: bias={bias!r} means True, as in torch; give nonlinearity by name", stacklevel=3)
+            bias = True
+        self.bias = bias = check_bool(name, "bias", bias, lenient=True)
         rows = len(GATES[self.kind]) * hidden_size
         self.register_weight("weight_ih", (rows, input_size), device=device, dtype=dtype)
         self.register_weight("weight_hh", (rows, hidden_size), device=device, dtype=dtype)
         for name in ("bias_ih", "bias_hh"):
-            value = torch.nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+            value = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
             self.register_parameter(name, value)
         self.reset_parameters()
 
@@ -97,25 +99,32 @@ class _WNCell(WNModule):
         weights = self.compose_weights()
         return weights["weight_ih"], weights["weight_hh"], self.bias_ih, self.bias_hh
 
-    def _check_input(self, x: Tensor) -> None:
-        name = type(self).__name__
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name}: input must be a tensor, got {type(x).__name__}")
-        if x.dim() not in (1, 2):
-            raise ShapeError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
-        if x.shape[-1] != self.input_size:
-            raise ShapeError(f"{name}: input must have {self.input_size} features, got {x.shape[-1]}")
+    def _check(self, weights: Weights, x: Tensor, *states: Tensor) -> None:
+        name, w_ih = type(self).__name__, weights[0]
+        for what, given in (("input", x), *(("each state", state) for state in states)):
+            if not isinstance(given, Tensor):
+                raise TypeError(f"{name}: {what} must be a tensor, got {type(given).__name__}")
+        shape, problem = (*x.shape[:-1], self.hidden_size), ""
+        if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
+            n = self.input_size
+            problem = f"input must have shape (N, {n}) or ({n},), got {tuple(x.shape)}"
+        for state in states if not problem else ():
+            if state.shape != shape:
+                problem = f"each state must have shape {shape} with an input of shape {tuple(x.shape)}"
+                problem += f", got {tuple(state.shape)}"
+                break
+        mixed = x.dtype != w_ih.dtype or (bool(states) and states[0].dtype != w_ih.dtype)
+        if mixed and not problem and not torch.is_autocast_enabled(x.device.type):
+            dtypes = " and ".join(str(each.dtype) for each in (x, *states))
+            problem = f"input and state must have the weights' dtype {w_ih.dtype}, got {dtypes}; convert them, as with "
+            problem += f"x.to({w_ih.dtype}), or the module"
+        if problem:
+            raise_as_torch(lambda: self._run_as_torch(x, states), f"{name}: {problem}")
 
-    def _check_states(self, x: Tensor, *states: Tensor) -> None:
-        name = type(self).__name__
-        for state in states:
-            if not isinstance(state, Tensor):
-                raise TypeError(f"{name}: each state must be a tensor, got {type(state).__name__}")
-            if state.shape != (*x.shape[:-1], self.hidden_size):
-                raise ShapeError(
-                    f"{name}: each state must have shape {(*x.shape[:-1], self.hidden_size)} beside an input of shape "
-                    f"{tuple(x.shape)}, got {tuple(state.shape)}"
-                )
+    def _run_as_torch(self, x: Tensor, states: tuple[Tensor, ...]) -> Any:
+        """Run torch's own forward on this module's weights, for what it says of bad input."""
+        hx: Any = (states if len(states) > 1 else states[0]) if states else None
+        return self.plain.forward(self, x, hx)
 
     def _zeros(self, x: Tensor) -> Tensor:
         return x.new_zeros(*x.shape[:-1], self.hidden_size)
@@ -128,10 +137,8 @@ class _WNHiddenCell(_WNCell):
         raise NotImplementedError
 
     def _with_weights(self, weights: Weights, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        self._check_input(input)
-        hx = self._zeros(input) if hx is None else hx
-        self._check_states(input, hx)
-        return self._advance(input, hx, weights)
+        self._check(weights, input, *(() if hx is None else (hx,)))
+        return self._advance(input, self._zeros(input) if hx is None else hx, weights)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Compute one step."""
@@ -148,6 +155,7 @@ class WNRNNCell(_WNHiddenCell):
     """
 
     kind = "rnn"
+    plain = nn.RNNCell
 
     def __init__(
         self,
@@ -159,7 +167,7 @@ class WNRNNCell(_WNHiddenCell):
         dtype: torch.dtype | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"WNRNNCell: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+            raise ValueError(f"Unknown nonlinearity: {nonlinearity}; WNRNNCell takes 'tanh' or 'relu'")
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self.nonlinearity = nonlinearity
 
@@ -200,19 +208,17 @@ class WNLSTMCell(_WNCell):
     """
 
     kind = "lstm"
+    plain = nn.LSTMCell
 
     def _with_weights(
         self, weights: Weights, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        self._check_input(input)
-        if hx is None:
-            hx = (self._zeros(input), self._zeros(input))
-        elif not isinstance(hx, tuple | list):
+        if hx is not None and not isinstance(hx, tuple | list):
             raise TypeError(f"WNLSTMCell: the state must be a pair (h, c), got {type(hx).__name__}")
-        elif len(hx) != 2:
+        if hx is not None and len(hx) != 2:
             raise ShapeError(f"WNLSTMCell: the state must be a pair (h, c), got {len(hx)} tensors")
-        self._check_states(input, *hx)
-        return lstm_step(input, hx, *weights)
+        self._check(weights, input, *(hx or ()))
+        return lstm_step(input, hx or (self._zeros(input), self._zeros(input)), *weights)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Compute one step."""
@@ -230,6 +236,7 @@ class WNGRUCell(_WNHiddenCell):
     """
 
     kind = "gru"
+    plain = nn.GRUCell
 
     def _advance(self, x: Tensor, h: Tensor, weights: Weights) -> Tensor:
         return gru_step(x, h, *weights)

@@ -1,13 +1,14 @@
 """Convolutions, plain and transposed, with one scale for each output channel."""
 
-from collections.abc import Callable, Iterable
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq.errors import ShapeError
+from wnseq.errors import raise_as_torch
+from wnseq.nn._arguments import check_int, check_size, check_sizes
 from wnseq.nn._linear import _WNLayer
 
 Size = int | tuple[int, ...]  # one number for every axis, or one for each
@@ -41,45 +42,47 @@ class _WNConvNd(_WNLayer):
         super().__init__()
         name = type(self).__name__
         if self.transposed and padding_mode != "zeros":
-            raise ValueError(f"{name}: padding_mode must be 'zeros', the only one of a transposed convolution, "
-                             f"got {padding_mode!r}")  # fmt: skip
+            raise ValueError(f'Only "zeros" padding mode is supported for {name}, got {padding_mode!r}')
+        self.groups = groups = check_int(name, "groups", groups)
         if groups <= 0:
-            raise ValueError(f"{name}: groups must be a positive integer, got {groups}")
+            raise ValueError(f"groups must be a positive integer, got {groups} in {name}")
+        self.in_channels = in_channels = check_size(name, "in_channels", in_channels)
+        self.out_channels = out_channels = check_size(name, "out_channels", out_channels)
         for label, size in (("in_channels", in_channels), ("out_channels", out_channels)):
             if size % groups:
-                raise ValueError(f"{name}: {label} must be divisible by groups={groups}, got {size}")
-        if isinstance(padding, str):
-            if self.transposed:
-                raise TypeError(f"{name}: padding must be given in numbers, got {padding!r}")
+                raise ValueError(f"{label} must be divisible by groups, got {size} and {groups} in {name}")
+        self.kernel_size = check_sizes(name, "kernel_size", kernel_size, self.spatial, 1)
+        self.stride = check_sizes(name, "stride", stride, self.spatial, 1)
+        self.dilation = check_sizes(name, "dilation", dilation, self.spatial, 1)
+        self.output_padding = check_sizes(name, "output_padding", output_padding, self.spatial, 0)
+        if isinstance(padding, str) and not self.transposed:
             if padding not in _PADDINGS:
-                raise ValueError(f"{name}: padding must be numbers, 'same' or 'valid', got {padding!r}")
+                raise ValueError(f"Invalid padding string {padding!r}, should be one of {set(_PADDINGS)} in {name}")
+            if padding == "same" and any(step != 1 for step in self.stride):
+                raise ValueError(
+                    f"padding='same' is not supported for strided convolutions, got {self.stride} in {name}; give "
+                    "padding in numbers"
+                )
+            self.padding = padding
+        else:
+            self.padding = check_sizes(name, "padding", padding, self.spatial, 0)
         if padding_mode not in _MODES:
-            raise ValueError(f"{name}: padding_mode must be one of {', '.join(_MODES)}, got {padding_mode!r}")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = self._each_axis(kernel_size)
-        self.stride = self._each_axis(stride)
-        self.padding = padding if isinstance(padding, str) else self._each_axis(padding)
-        self.dilation = self._each_axis(dilation)
-        self.output_padding = self._each_axis(output_padding)
-        self.groups = groups
+            raise ValueError(
+                f"padding_mode must be one of {set(_MODES)}, but got padding_mode={padding_mode!r} in {name}"
+            )
         self.padding_mode = padding_mode
-        if padding == "same" and any(step != 1 for step in self.stride):
-            raise ValueError(f"{name}: padding='same' goes with stride 1, got {self.stride}; give padding in numbers")
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         shape = (first, second // groups, *self.kernel_size)
         self._register(shape, out_channels, bias, device=device, dtype=dtype)
 
-    def _each_axis(self, value: int | Iterable[int]) -> tuple[int, ...]:
-        return tuple(value) if isinstance(value, Iterable) else (value,) * self.spatial
-
-    def _check_image(self, x: Tensor) -> None:
+    def _check_image(self, x: Tensor, run: Callable[[], Any]) -> None:
         if isinstance(x, Tensor) and x.ndim not in (self.spatial + 1, self.spatial + 2):
-            raise ShapeError(
+            raise_as_torch(
+                run,
                 f"{type(self).__name__}: input must have {self.spatial + 2} axes, or {self.spatial + 1} without a "
-                f"batch, got shape {tuple(x.shape)}"
+                f"batch, got shape {tuple(x.shape)}",
             )
-        self._check_input(x, -self.spatial - 1, self.in_channels, "channels")
+        self._check_input(x, -self.spatial - 1, self.in_channels, "channels", run)
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch prints them."""
@@ -118,11 +121,14 @@ class _WNConv(_WNConvNd):
         return self._with_weights(self._weights(), input)
 
     def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
-        self._check_image(input)
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0  # type: ignore[assignment]
-        return type(self).convolve(input, weights, self.bias, self.stride, padding, self.dilation, self.groups)
+        def run() -> Tensor:
+            x, padding = input, self.padding
+            if self.padding_mode != "zeros":
+                x, padding = F.pad(input, self._margins(), mode=self.padding_mode), (0,) * self.spatial
+            return type(self).convolve(x, weights, self.bias, self.stride, padding, self.dilation, self.groups)
+
+        self._check_image(input, run)
+        return run()
 
     def _margins(self) -> list[int]:
         """Return the widths that ``F.pad`` adds, the last axis first."""
@@ -163,29 +169,34 @@ class _WNConvTranspose(_WNConvNd):
         return self._with_weights(self._weights(), input, output_size)
 
     def _with_weights(self, weights: Tensor, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        self._check_image(input)
-        extra = self.output_padding if output_size is None else self._output_padding(input, output_size)
-        own = (self.stride, self.padding, extra, self.groups, self.dilation)
-        return type(self).convolve(input, weights, self.bias, *own)
+        def run(extra: tuple[int, ...] = self.output_padding) -> Tensor:
+            own = (self.stride, self.padding, extra, self.groups, self.dilation)
+            return type(self).convolve(input, weights, self.bias, *own)
+
+        self._check_image(input, run)
+        return run() if output_size is None else run(self._output_padding(input, output_size))
 
     def _output_padding(self, x: Tensor, output_size: list[int]) -> tuple[int, ...]:
         """Return the output padding that gives a size."""
         name, sizes = type(self).__name__, tuple(output_size)
         if len(sizes) not in (self.spatial, x.ndim):
-            raise ValueError(f"{name}: output_size must have {self.spatial} or {x.ndim} entries, got {len(sizes)}")
+            raise ValueError(
+                f"ConvTranspose{self.spatial}D: for {x.ndim}D input, output_size must have {self.spatial} or {x.ndim} "
+                f"elements (got {len(sizes)}) in {name}"
+            )
         sizes = sizes[-self.spatial :]
-        least = tuple(
+        least = [
             (n - 1) * self.stride[axis]
             - 2 * int(self.padding[axis])
             + self.dilation[axis] * (self.kernel_size[axis] - 1)
             + 1
             for axis, n in enumerate(x.shape[-self.spatial :])
-        )
+        ]
         if any(not low <= size < low + step for size, low, step in zip(sizes, least, self.stride, strict=True)):
-            most = tuple(low + step - 1 for low, step in zip(least, self.stride, strict=True))
+            most = [low + step - 1 for low, step in zip(least, self.stride, strict=True)]
             raise ValueError(
-                f"{name}: output_size must be from {least} to {most} for an input of shape {tuple(x.shape)}, "
-                f"got {sizes}"
+                f"requested an output size of {type(output_size)(sizes)}, but valid sizes range from {least} to {most} "
+                f"(for an input of {x.shape[2:]}) in {name}"
             )
         return tuple(size - low for size, low in zip(sizes, least, strict=True))
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from wnseq.nn._arguments import check_number
+
 
 class LockedDropout(nn.Module):
     """Dropout whose mask is drawn once per sequence and shared by all time steps of ``(T, N, C)``.
@@ -15,9 +17,10 @@ class LockedDropout(nn.Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"LockedDropout: p must be in [0, 1), got {p}")
-        self.p = p
+        phrase = "dropout probability has to be between 0 and 1"
+        self.p = check_number("LockedDropout", "p", p, 0, 1, phrase)
+        if self.p == 1:
+            raise ValueError(f"{phrase}, got p=1 in LockedDropout, which would leave nothing to scale up")
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop features in training."""

@@ -1,14 +1,16 @@
 """WNLinear, and what it shares with the convolutions."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wnseq.errors import ShapeError
+from wnseq.errors import raise_as_torch
 from wnseq.functional import direction_norm
+from wnseq.nn._arguments import check_bool, check_size
 from wnseq.nn._module import WNModule
 
 
@@ -19,6 +21,7 @@ class _WNLayer(WNModule):
 
     def _register(self, shape: tuple[int, ...], outputs: int, bias: bool, **factory: Any) -> None:
         """Create v, g and b; the output axis is the first, of a transposed convolution the second."""
+        bias = check_bool(type(self).__name__, "bias", bias, lenient=True)
         groups = getattr(self, "groups", 1)
         self.register_weight("weight", shape, dim=int(getattr(self, "transposed", False)), groups=groups, **factory)
         self.register_parameter("bias", nn.Parameter(torch.empty(outputs, **factory)) if bias else None)
@@ -39,13 +42,13 @@ class _WNLayer(WNModule):
     def _weights(self) -> Tensor:
         return self.compose_weights()["weight"]
 
-    def _check_input(self, x: Tensor, axis: int, size: int, what: str) -> None:
+    def _check_input(self, x: Tensor, axis: int, size: int, what: str, run: Callable[[], Any]) -> None:
         name = type(self).__name__
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name}: input must be a tensor, got {type(x).__name__}")
+            raise_as_torch(run, f"{name}: input must be a tensor, got {type(x).__name__}", TypeError)
         if x.ndim < -axis or x.shape[axis] != size:
             got = f"{x.shape[axis]} in shape {tuple(x.shape)}" if x.ndim >= -axis else f"shape {tuple(x.shape)}"
-            raise ShapeError(f"{name}: input must have {size} {what} along axis {axis}, got {got}")
+            raise_as_torch(run, f"{name}: input must have {size} {what} along axis {axis}, got {got}")
 
 
 class WNLinear(_WNLayer):
@@ -73,17 +76,20 @@ class WNLinear(_WNLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self._register((out_features, in_features), out_features, bias, device=device, dtype=dtype)
+        self.in_features = check_size("WNLinear", "in_features", in_features)
+        self.out_features = check_size("WNLinear", "out_features", out_features)
+        self._register((self.out_features, self.in_features), self.out_features, bias, device=device, dtype=dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map the last axis."""
         return self._with_weights(self._weights(), input)
 
     def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
-        self._check_input(input, -1, self.in_features, "features")
-        return F.linear(input, weights, self.bias)
+        def run() -> Tensor:
+            return F.linear(input, weights, self.bias)
+
+        self._check_input(input, -1, self.in_features, "features", run)
+        return run()
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch prints them."""

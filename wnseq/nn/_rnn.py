@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
 from wnseq._recurrence.steps import GATES
+from wnseq.nn._arguments import check_bool, check_int, check_number
 from wnseq.nn._cells import gate_view, reset_rnn_parameters_
 from wnseq.nn._module import WNModule
 
@@ -43,9 +44,7 @@ class _WNRecurrent(WNModule):
         self.bidirectional = bidirectional
         self.proj_size = proj_size
         self._check_arguments()
-        self.num_layers = num_layers = int(num_layers)
-        self.proj_size = proj_size = int(proj_size)
-        self.dropout = float(dropout)
+        num_layers, proj_size = self.num_layers, self.proj_size
         rows = len(GATES[self.kind]) * hidden_size
         outputs = proj_size or hidden_size
         for layer, suffix in self._layers_and_directions():
@@ -70,28 +69,28 @@ class _WNRecurrent(WNModule):
 
     def _check_arguments(self) -> None:
         label = type(self).__name__
-        for name in ("input_size", "hidden_size", "num_layers", "proj_size"):
-            value, least = getattr(self, name), 0 if name == "proj_size" else 1
-            accepted = int if name in ("input_size", "hidden_size") else Integral  # as torch: numpy's there alone
-            if not isinstance(value, accepted) or isinstance(value, bool):
-                raise TypeError(f"{label}: {name} must be an int, got {type(value).__name__}")
-            if value < least:
-                raise ValueError(f"{label}: {name} must be at least {least}, got {value}")
-        for name in ("bias", "batch_first", "bidirectional"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{label}: {name} must be a bool, got {type(getattr(self, name)).__name__}")
-        if self.proj_size >= self.hidden_size:
-            raise ValueError(
-                f"{label}: proj_size must be smaller than hidden_size {self.hidden_size}, got {self.proj_size}"
-            )
-        dropout = self.dropout
-        if not isinstance(dropout, Real) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
-            raise ValueError(f"{label}: dropout must be a number in [0, 1], the probability of a zero, got {dropout!r}")
+        dropout, phrase = self.dropout, "dropout should be a number in range [0, 1] representing the probability of an "
+        self.dropout = check_number(label, "dropout", dropout, 0, 1, f"{phrase}element being zeroed")
+        self.num_layers = check_int(label, "num_layers", self.num_layers)
         if dropout > 0 and self.num_layers == 1:
             warnings.warn(
-                f"{label}: dropout acts after every layer but the last, so dropout={dropout} does nothing with "
-                "num_layers=1",
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers=1 in {label}",
                 stacklevel=4,
+            )
+        for name in ("bias", "batch_first", "bidirectional"):
+            check_bool(label, name, getattr(self, name))
+        for name in ("input_size", "hidden_size", "num_layers"):
+            check_int(label, name, getattr(self, name), Integral if name == "num_layers" else int)  # as torch does
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be greater than zero, got {getattr(self, name)} in {label}")
+        self.proj_size = check_int(label, "proj_size", self.proj_size)
+        if self.proj_size < 0:
+            phrase = "proj_size should be a positive integer or zero to disable projections"
+            raise ValueError(f"{phrase}, got {self.proj_size} in {label}")
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size has to be smaller than hidden_size, got {self.proj_size} and {self.hidden_size} in {label}"
             )
 
     def _layers_and_directions(self) -> Iterator[tuple[int, str]]:
@@ -169,7 +168,7 @@ class _WNHidden(_WNRecurrent):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Raise torch's ValueError for a projection, which is no argument here."""
         if "proj_size" in kwargs:
-            raise ValueError(f"{cls.__name__}: proj_size is an argument of WNLSTM alone")
+            raise ValueError(f"proj_size argument is only supported for LSTM, not RNN or GRU: {cls.__name__}")
         return super().__new__(cls)
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
@@ -202,7 +201,7 @@ class WNRNN(_WNHidden):
         dtype: torch.dtype | None = None,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"WNRNN: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu' in WNRNN.")
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
         )

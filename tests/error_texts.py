@@ -1,0 +1,25 @@
+"""Pairs of a module of torch and wnseq's, and the comparison of what they say of bad input."""
+
+from torch import nn
+
+import wnseq
+
+LAYERS = [(nn.RNN, wnseq.WNRNN), (nn.GRU, wnseq.WNGRU), (nn.LSTM, wnseq.WNLSTM)]
+CELLS = [(nn.RNNCell, wnseq.WNRNNCell), (nn.GRUCell, wnseq.WNGRUCell), (nn.LSTMCell, wnseq.WNLSTMCell)]
+CONVS = [(nn.Conv1d, wnseq.WNConv1d), (nn.Conv2d, wnseq.WNConv2d)]
+TRANSPOSED = [(nn.ConvTranspose1d, wnseq.WNConvTranspose1d), (nn.ConvTranspose2d, wnseq.WNConvTranspose2d)]
+FEEDFORWARD = [(nn.Linear, wnseq.WNLinear), *CONVS, *TRANSPOSED]
+
+
+def caught(function):
+    try:
+        function()
+    except Exception as error:
+        return error
+    return None
+
+
+def assert_torch_s_words_first(theirs, ours):
+    phrase = str(theirs).rstrip(". ").partition("dimension -")[0]  # torch says how many rows of gates that would be
+    assert isinstance(ours, RuntimeError if isinstance(theirs, NotImplementedError) else type(theirs)), (theirs, ours)
+    assert str(ours).replace("WN", "").startswith(phrase), (theirs, ours)

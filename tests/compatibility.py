@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import initialisation
 import torch
 from cases import tensors
 from contenders import CELLS, CONTENDERS, SEQUENCES, TORCH, TORCH_WN, WNSEQ, NothingToTry, Subject, normalised
@@ -759,6 +760,7 @@ def page(found: dict[str, Outcomes]) -> str:
     for section in dict.fromkeys(row.section for row in ROWS):
         lines += ["", f"## {section}", "", f"| | {' | '.join(CONTENDERS)} |", "| --- " * 4 + "|"]
         lines += [table_row(row, found[row.title]) for row in ROWS if row.section == section]
+    lines += ["", *initialisation.table(initialisation.try_all())]
     return "\n".join([*lines, "", "## Limits of the backends", "", *(f"- {limit}" for limit in LIMITS)]) + "\n"
 
 

@@ -142,12 +142,7 @@ def make(kind: str, time: str, weight_normalized: bool = True) -> nn.Sequential:
     plain, normalized, args, _ = MODULES[kind]
     torch.manual_seed(0)
     model = nn.Sequential((normalized if weight_normalized and time == SWAPPED else plain)(*args))
-    return convert(model) if weight_normalized and time == AFTER else model
-
-
-def convert(model: nn.Module) -> nn.Module:
-    result = wnseq.weight_normalize(model)
-    return getattr(result, "model", result)
+    return wnseq.weight_normalize(model) if weight_normalized and time == AFTER else model
 
 
 def weights(model: nn.Sequential) -> list[torch.Tensor]:
@@ -167,7 +162,7 @@ def outcome(initialise: Callable[[nn.Module], Any], kind: str, time: str) -> str
             raise AssertionError(f"no remedy in {error}") from error
         return RAISES
     if time == BEFORE:
-        ours = convert(ours)
+        ours = wnseq.weight_normalize(ours)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         ours(torch.randn(MODULES[kind][3]))

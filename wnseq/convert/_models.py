@@ -192,6 +192,8 @@ class _Copies:
         vars(new).update(state[0])
         new._buffers, new._modules, new._non_persistent_buffers_set = state[1:]
         new.training = old.training
+        if isinstance(new, WNModule):
+            new.mark_initialized()
         if isinstance(new, nn.RNNBase):
             new._init_flat_weights()
 

@@ -56,8 +56,9 @@ class LayerGroup(NamedTuple):
     scale: float
 
     def write_back(self) -> None:
-        """Write the weights of the copies to the plain layers; their biases are shared."""
+        """Write the weights of the copies to the plain layers, whose biases they share; the others are initialised."""
         for module, copy in zip(self.modules, self.normalized, strict=True):
+            copy.mark_initialized()
             for name in copy.weight_names if module is not copy else ():
                 module.get_parameter(name).copy_(getattr(copy, name))
 
@@ -114,7 +115,7 @@ def _why_skipped(layer: Any, scale: str) -> str:
     if not isinstance(layer, (*FEEDFORWARD, *RECURRENT, *CELLS)):
         return f"{type(layer).__name__} has no pre-activation to set"
     scales = [layer.v_and_g(name)[1] for name in layer.weight_names]
-    if any(g.ndim > 1 for g in scales):
-        return "its g lies along the input axis"
+    if any(g.ndim != 1 for g in scales):
+        return "its g does not lie along the output axis"
     fixed = scales if isinstance(layer, FEEDFORWARD) else list(layer.parameters())
     return "" if all(parameter.requires_grad for parameter in fixed) else f"its {scale} is frozen"

@@ -2,7 +2,8 @@
 
 import sys
 import warnings
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -98,35 +99,38 @@ def fingerprint(v: Tensor) -> list[float]:
     return entries
 
 
-class _Module(Protocol):
-    layouts: dict[str, Layout]
-
-    def v_and_g(self, name: str) -> tuple[nn.Parameter, nn.Parameter]: ...
-
-
 @torch.no_grad()
-def warn_if_redrawn(module: _Module, drawn: dict[str, list[float]]) -> None:
-    """Warn once if a v is not as it was drawn and its g is not its norm.
+def warn_if_redrawn(
+    label: str,
+    drawn: Mapping[str, list[float]],
+    pairs: Mapping[str, Any],
+    layouts: Mapping[str, Layout],
+) -> None:
+    """Warn once if a v is not as it was drawn and its g is not its norm; release every g.
 
     Args:
-        module: The module.
+        label: The module, for the warning.
         drawn: :func:`fingerprint` of each v, by the name of its weight.
+        pairs: v and g, by name.
+        layouts: Output axis and groups, by name.
     """
+    for _, g in pairs.values():
+        release(g)
     for name, entries in drawn.items():
-        v, g = module.v_and_g(name)
+        v, g = pairs[name]
         now = fingerprint(v)
         same = len(now) == len(entries) and all(
             abs(a - b) <= 0.01 * abs(b) + 1e-6 for a, b in zip(now, entries, strict=True)
         )
         if same:  # but for a cast to another dtype
             continue
-        norms = direction_norm(v, g, *module.layouts[name])
+        norms = direction_norm(v, g, *layouts[name])
         if bool(((g - norms).abs() > 0.01 * norms).any()) or bool((norms == 0).any()):
             size, length = float(g.abs().float().mean()), float(norms.float().mean())
             if dist.is_available() and dist.is_initialized() and dist.get_rank():
                 return  # what another process draws is not in doubt here: rank 0 sends its parameters to all
             warnings.warn(
-                f"{type(module).__name__}: {name}_v was overwritten after it was drawn, and {name}_g is not its norm: "
+                f"{label}: {name}_v was overwritten after it was drawn, and {name}_g is not its norm: "
                 f"the rows of {name} have norm {size:.3g}, those of {name}_v {length:.3g}. Code for torch.nn that "
                 "initialises over parameters() does so, since g is one of them. To get what it means, "
                 f"{_REMEDY.format(name=name)}. If g is as you want it, call module.mark_initialized()",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wnseq._torch_internals import is_recording
 from wnseq.errors import ShapeError
 from wnseq.functional import Layout, compose, decompose_like, direction_norm
-from wnseq.nn._fresh import fingerprint, guard, release, warn_if_redrawn
+from wnseq.nn._fresh import fingerprint, guard, warn_if_redrawn
 from wnseq.state_dict import param_names, to_wnseq
 
 
@@ -94,13 +94,13 @@ class WNModule(nn.Module):
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # in a graph it runs once, at its capture
     def _check_drawn(self) -> None:
         """Warn if the parameters were initialised as if g were a weight, once, where they are about to be trained."""
-        drawn, pairs = self._drawn or {}, [self.v_and_g(name) for name in self._drawn or ()]
-        own = all(type(v) is nn.Parameter and not v.is_meta for v, _ in pairs)  # and they have values
-        if own and any(v.requires_grad for v, _ in pairs):
+        drawn, own = self._drawn or {}, self._parameters
+        pairs: dict[str, Any] = {name: [own.get(part) for part in param_names(name)] for name in drawn}
+        # not where they are replaced, pruned, sharded, without values, or frozen
+        values = all(type(v) is nn.Parameter and g is not None and not v.is_meta for v, g in pairs.values())
+        if values and any(v.requires_grad for v, _ in pairs.values()):
             self._drawn = None
-            for _, g in pairs:
-                release(g)
-            warn_if_redrawn(self, drawn)
+            warn_if_redrawn(type(self).__name__, drawn, pairs, self.layouts)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compose the weights and apply the module."""

@@ -190,7 +190,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         (
             "minst",
             ValueError,
-            r"no image set 'minst'\. Did you mean 'mnist'\? Known are digits, .*the path of idx files",
+            r"no image set 'minst'\. Did you mean 'mnist'\? Known are digits, .*dataset may also be the path",
         ),
         ("", ValueError, "no image set ''"),
         ("my/images", FileNotFoundError, "There are no images at 'my/images'"),

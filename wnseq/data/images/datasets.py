@@ -111,8 +111,8 @@ def check_dataset(name: str) -> None:
     guess = difflib.get_close_matches(name.lower(), SETS, n=1)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     raise ValueError(
-        f"There is no image set {name!r}.{hint} Known are {', '.join(SETS)}; the path of idx files, of an .npz file or "
-        "of a folder with one folder of images per class works too."
+        f"There is no image set {name!r}.{hint} Known are {', '.join(SETS)}; dataset may also be the path of idx "
+        "files, of an .npz file or of a folder with one folder of images for each class."
     )
 
 

@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from wnseq import WNGRU, WNLSTM, WNRNN, ShapeError, WNGRUCell, WNLSTMCell
 from wnseq._recurrence import cpu_gru
 from wnseq._recurrence.matmul import onednn_supports
-from wnseq.nn._module import ComposedWeight
+from wnseq.nn._composed_weight import ComposedWeight
 
 SIMPLE_SEQUENCES = [Case(kind, *SEQUENCE[kind]) for kind in SEQUENCE]
 SIMPLE_CELLS = [Case(kind, *CELL[kind]) for kind in CELL]

@@ -13,7 +13,17 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from wnseq import WNGRU, WNLSTM, WNLSTMCell
+from wnseq import (
+    GRU,
+    LSTM,
+    WNGRU,
+    WNLSTM,
+    LockedDropout,
+    MeanOnlyBatchNorm1d,
+    MeanOnlyBatchNorm2d,
+    WNLSTMCell,
+    pixelcnn,
+)
 from wnseq.nn._module import add_safe_globals
 
 
@@ -55,6 +65,25 @@ def test_a_whole_module_is_saved_and_loaded(case):
     with torch.serialization.safe_globals([]):  # puts back what was allowed
         add_safe_globals()
         close(torch.load(save(module), weights_only=True)(x), expected)
+
+
+OTHERS = [
+    lambda: MeanOnlyBatchNorm1d(3),
+    lambda: MeanOnlyBatchNorm2d(3),
+    lambda: LockedDropout(0.5),
+    lambda: LSTM(3, 4),
+    lambda: GRU(3, 4),
+    lambda: pixelcnn.DownShiftedConv2d(WNConv2d(3, 4, (2, 3))),
+]
+
+
+@pytest.mark.parametrize("make", OTHERS)
+def test_a_module_without_weight_norm_is_saved_and_loaded(make):
+    module = make()
+    with torch.serialization.safe_globals([]):
+        add_safe_globals()
+        loaded = torch.load(save(module), weights_only=True)
+    assert type(loaded) is type(module) and loaded.state_dict().keys() == module.state_dict().keys()
 
 
 def test_loading_a_whole_module_unasked_is_refused():

@@ -111,6 +111,26 @@ def _raise_unless(condition: bool) -> None:
 check_size: Callable[[bool], None] = _probe("torch._check", lambda: torch._check, _raise_unless)
 
 
+# ---- Modules
+
+
+def _find_global_hooks() -> Callable[[], bool]:
+    has_any: Callable[[], bool] = nn.modules.module._has_any_global_hook
+    has_any()
+    return has_any
+
+
+_has_global_hooks: Callable[[], bool] = _probe(
+    "torch.nn.modules.module._has_any_global_hook", _find_global_hooks, lambda: True
+)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return True if a call of a module runs hooks, its own or those of all modules."""
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own) or (not torch.compiler.is_compiling() and bool(_has_global_hooks()))
+
+
 # ---- Weight norm
 
 _weight_norm_interface = _probe(

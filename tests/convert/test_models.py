@@ -84,6 +84,7 @@ def test_a_plain_module_has_the_function_of_the_weight_normalised_one(case):
                 v.mul_(3)
                 g[::2] *= -1
                 v[0] = 0
+        ours.mark_initialized()
         plain = remove_weight_norm(ours)
         assert_same_function(ours, plain, form)
         again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import init
 
-from wnseq import WNLSTM
-from wnseq.nn._module import ComposedWeight
+from wnseq import WNLSTM, WNLinear
+from wnseq.nn._composed_weight import ComposedWeight
 
 
 def set_item(w):
@@ -64,3 +65,37 @@ def test_numpy_gets_a_read_only_copy():
     array = WNLSTM(5, 6).weight_hh_l0.detach().numpy()
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 1
+
+
+def test_a_parameter_that_is_used_elsewhere_too_is_copied_with_a_warning():
+    embedding, layer = nn.Embedding(4, 3), WNLinear(3, 4)
+    with pytest.warns(UserWarning, match=r"WNLinear.weight: the values of the parameter are copied.*not tied"):
+        layer.weight = embedding.weight
+    with pytest.warns(UserWarning, match="not tied"):
+        setattr(layer, "weight", embedding.weight)  # noqa: B010
+    torch.testing.assert_close(layer.weight.detach().as_subclass(torch.Tensor), embedding.weight.detach())
+    layer.weight = embedding.weight.detach()
+    layer.weight = nn.Parameter(torch.randn(4, 3))  # as code for torch.nn must spell it
+    setattr(layer, "weight", nn.Parameter(torch.randn(4, 3)))  # noqa: B010
+    rnn = WNLSTM(3, 4)
+    rnn.weight_hh_l0 = nn.Parameter(nn.init.orthogonal_(torch.empty(16, 4)))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_weight_that_a_model_reads_is_a_plain_tensor_in_graphs_and_transforms():
+    torch._dynamo.reset()
+    layer, x = WNLinear(3, 4), torch.randn(2, 3)
+
+    def loss(x):
+        return layer(x).square().mean() + layer.weight.square().sum()
+
+    for compiled in (
+        torch.compile(loss, backend="aot_eager", fullgraph=True),
+        torch.compile(loss, backend="eager"),
+        torch.jit.trace(loss, (x,), check_trace=False),
+    ):
+        torch.testing.assert_close(compiled(x), loss(x))
+    kinds = []
+    torch.func.grad(lambda x: kinds.append(type(layer.weight)) or loss(x))(x)
+    torch.func.vmap(lambda x: kinds.append(type(layer.weight)) or layer(x))(x)
+    assert kinds == [torch.Tensor, torch.Tensor] and type(layer.weight) is ComposedWeight

@@ -2,6 +2,7 @@ import copy
 import io
 import pickle
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import reference
@@ -232,3 +233,84 @@ def test_an_entry_that_cannot_be_loaded_is_named_as_by_torch(key, value):
             module.load_state_dict(state)
         found.append(str(caught.value).replace("WNLSTM", "LSTM"))
     assert found[0] == found[1]
+
+
+def count_hooks(cell):
+    calls = []
+    cell.register_forward_pre_hook(lambda module, args: calls.append("before"))
+    cell.register_forward_hook(lambda module, args, output: calls.append("after"))
+    return calls
+
+
+@pytest.mark.parametrize("cls", [wnseq.WNLSTMCell, wnseq.WNGRUCell, wnseq.WNRNNCell, wnseq.WNLinear, wnseq.WNConv1d])
+def test_a_bound_step_calls_the_hooks(cls):
+    module = cls(5, 6, 1) if cls is wnseq.WNConv1d else cls(5, 6)
+    x = torch.randn(3, 5, 1) if cls is wnseq.WNConv1d else torch.randn(3, 5)
+    expected, step = module(x), module.bind()
+    close(step(x), expected)
+    calls = count_hooks(module)
+    with count_compositions(module) as composed:
+        close(step(x), expected)
+        assert composed == []
+    assert calls == ["before", "after"]
+    module.register_forward_hook(lambda module, args, output: None if isinstance(output, tuple) else 2 * output)
+    close(step(x), expected if isinstance(expected, tuple) else 2 * expected)
+    close(module(x), step(x))  # and the call after it composes again
+    seen = []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(module))
+    try:
+        step(x)
+    finally:
+        handle.remove()
+    assert seen == [module]
+
+
+@contextmanager
+def count_compositions(module):
+    composed, weights = [], module._weights
+    module._weights = lambda: composed.append(1) or weights()
+    yield composed
+    del module._weights
+
+
+def test_a_failing_bound_step_leaves_no_bound_weights():
+    cell = WNLSTMCell(5, 6)
+    count_hooks(cell)
+    step = cell.bind()
+    with pytest.raises(RuntimeError, match="inconsistent input_size"):
+        step(torch.randn(3, 4))
+    before = cell(torch.randn(3, 5))[0]
+    cell.weight_hh = torch.zeros(24, 6)
+    cell.weight_ih = torch.zeros(24, 5)
+    assert not torch.equal(cell(torch.randn(3, 5))[0], before)
+
+
+@pytest.mark.parametrize("name", ["weight_hh_v", "weight_ih_g", "bias_hh"])
+def test_a_pruned_cell_is_bound_with_what_is_left(name):
+    cell, x = WNLSTMCell(5, 6), torch.randn(3, 5)
+    prune.l1_unstructured(cell, name, 0.5)
+    optimizer = torch.optim.SGD(cell.parameters(), 0.5)
+    for _ in range(3):  # each time after a step, which changes what pruning keeps
+        expected, step = cell(x), cell.bind()
+        close(step(x), expected)
+        optimizer.zero_grad()
+        step(x, step(x))[0].sum().backward()
+        optimizer.step()
+    close(cell.bind()(x), cell(x))
+    step = cell.bind()
+    prune.l1_unstructured(cell, name, 0.5)
+    with pytest.raises(RuntimeError, match=f"{name}_mask was changed after bind"):
+        step(x)
+    step = cell.bind()
+    with torch.no_grad():
+        cell.get_parameter(f"{name}_orig").mul_(2)
+    with pytest.raises(RuntimeError, match=f"{name}_orig was changed after bind"):
+        step(x)
+
+
+def test_a_replaced_parameter_is_seen_by_a_bound_step():
+    cell, x = WNLSTMCell(5, 6), torch.randn(3, 5)
+    step = cell.bind()
+    cell.load_state_dict(WNLSTMCell(5, 6).state_dict(), assign=True)
+    with pytest.raises(RuntimeError, match="was changed after bind"):
+        step(x)

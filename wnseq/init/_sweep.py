@@ -155,7 +155,7 @@ class Sweep:
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
-        """Set a hook on every layer; ``bind`` returns the module itself meanwhile: a bound function calls no hooks."""
+        """Set a hook on every layer; ``bind`` returns the module itself meanwhile, since the hooks change g."""
         handles: list[RemovableHandle] = []
         bound = [module for module in self.model.modules() if isinstance(module, WNModule) and hasattr(module, "bind")]
         try:

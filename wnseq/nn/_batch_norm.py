@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from wnseq.errors import ShapeError
 from wnseq.nn._arguments import check_bool, check_number, check_size
+from wnseq.nn._fx import record_call, tracer_of
 
 
 class _MeanOnlyBatchNorm(nn.Module):
@@ -60,6 +61,10 @@ class _MeanOnlyBatchNorm(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Centre each channel."""
+        tracer = tracer_of((input,))
+        if tracer is not None:
+            recorded: Tensor = record_call(self, tracer, (input,))
+            return recorded
         self._check(input)
         if self.training or self.running_mean is None:
             mean, count = self._mean(input)

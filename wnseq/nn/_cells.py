@@ -142,7 +142,8 @@ class _WNHiddenCell(_WNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Compute one step."""
-        return self._with_weights(self._weights(), input, hx)
+        output: Tensor = self._run(input, hx)
+        return output
 
 
 class WNRNNCell(_WNHiddenCell):
@@ -222,7 +223,8 @@ class WNLSTMCell(_WNCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Compute one step."""
-        return self._with_weights(self._weights(), input, hx)
+        output: tuple[Tensor, Tensor] = self._run(input, hx)
+        return output
 
 
 class WNGRUCell(_WNHiddenCell):

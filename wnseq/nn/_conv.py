@@ -118,7 +118,8 @@ class _WNConv(_WNConvNd):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
-        return self._with_weights(self._weights(), input)
+        output: Tensor = self._run(input)
+        return output
 
     def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
         def run() -> Tensor:
@@ -166,7 +167,8 @@ class _WNConvTranspose(_WNConvNd):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve, to an output of a given size if a stride allows several."""
-        return self._with_weights(self._weights(), input, output_size)
+        output: Tensor = self._run(input, output_size)
+        return output
 
     def _with_weights(self, weights: Tensor, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         def run(extra: tuple[int, ...] = self.output_padding) -> Tensor:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from wnseq.errors import raise_as_torch
 from wnseq.functional import direction_norm
 from wnseq.nn._arguments import check_bool, check_size
+from wnseq.nn._fx import record_compose
 from wnseq.nn._module import WNModule
 
 
@@ -39,11 +41,18 @@ class _WNLayer(WNModule):
             nn.init.uniform_(self.bias, -bound, bound)
         self.mark_initialized()
 
+    def _record(self, tracer: Any, args: tuple[Any, ...]) -> Any:
+        if self is not tracer.root or getattr(self, "transposed", False):
+            return super()._record(tracer, args)
+        return self._with_weights(record_compose(self, tracer, "weight"), *args)
+
     def _weights(self) -> Tensor:
         return self.compose_weights()["weight"]
 
     def _check_input(self, x: Tensor, axis: int, size: int, what: str, run: Callable[[], Any]) -> None:
         name = type(self).__name__
+        if isinstance(x, Proxy):
+            return
         if not isinstance(x, Tensor):
             raise_as_torch(run, f"{name}: input must be a tensor, got {type(x).__name__}", TypeError)
         if x.ndim < -axis or x.shape[axis] != size:
@@ -82,7 +91,8 @@ class WNLinear(_WNLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map the last axis."""
-        return self._with_weights(self._weights(), input)
+        output: Tensor = self._run(input)
+        return output
 
     def _with_weights(self, weights: Tensor, input: Tensor) -> Tensor:
         def run() -> Tensor:

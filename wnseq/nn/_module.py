@@ -2,15 +2,18 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from wnseq._torch_internals import is_recording
+from wnseq._torch_internals import has_hooks, is_recording
 from wnseq.errors import ShapeError
 from wnseq.functional import Layout, compose, decompose_like, direction_norm
+from wnseq.nn._composed_weight import ComposedWeight, Parameters, is_held
 from wnseq.nn._fresh import fingerprint, guard, warn_if_redrawn
+from wnseq.nn._fx import record_call, tracer_of
 from wnseq.state_dict import param_names, to_wnseq
 
 
@@ -43,6 +46,7 @@ class WNModule(nn.Module):
         self.weight_names: list[str] = []  # in the order of registration
         self.layouts: dict[str, Layout] = {}  # output axis and groups of each
         self._parameters = Parameters(self.weight_names)
+        self._bound: Any = None  # weights of the bound step that is calling
         self._drawn: dict[str, list[float]] | None = {}  # fingerprint of each v, until the first forward with gradients
 
     def register_weight(
@@ -104,7 +108,17 @@ class WNModule(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compose the weights and apply the module."""
-        return self._with_weights(self._weights(), *args, **kwargs)
+        return self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        tracer = tracer_of(args)
+        if tracer is not None:
+            return self._record(tracer, args)
+        return self._with_weights(self._weights() if self._bound is None else self._bound, *args, **kwargs)
+
+    def _record(self, tracer: Any, args: tuple[Any, ...]) -> Any:
+        """Record a call in a graph of torch.fx."""
+        return record_call(self, tracer, args)
 
     def _weights(self) -> Any:
         """Compose the weights, in the form that :meth:`_with_weights` takes."""
@@ -115,42 +129,57 @@ class WNModule(nn.Module):
         raise NotImplementedError
 
     def bind(self) -> Callable[..., Any]:
-        """Compose the weights once, for a loop; return a function that applies the module with them.
+        """Compose the weights once, for a loop; return a function that calls the module with them.
 
-        It raises once it is out of date, as :meth:`version_guard` says: call ``bind`` again after each change of a
-        parameter. Not every change is seen: not ``parameter.data = …`` (``.to``, ``.half``, ``.double``), fused
-        optimisers, ``load_state_dict(…, assign=True)``, or writes in a compiled function. With reentrant checkpointing,
-        bind inside the checkpointed function.
+        It calls the module's hooks as a call of the module does, and raises once it is out of date, as
+        :meth:`version_guard` says: call ``bind`` again after each change of a parameter. Not every change is seen: not
+        ``parameter.data = …`` (``.to``, ``.half``, ``.double``), fused optimisers, or writes in a compiled function.
+        With reentrant checkpointing, bind inside the checkpointed function.
         """
+        for hook in self._forward_pre_hooks.values():
+            if isinstance(hook, prune.BasePruningMethod):
+                hook(self, ())  # v is what it was at the last call
         weights, check = self._weights(), self.version_guard()
 
         def call(*args: Any, **kwargs: Any) -> Any:
             check()
-            return self._with_weights(weights, *args, **kwargs)
+            if not has_hooks(self):
+                return self._with_weights(weights, *args, **kwargs)
+            before, self._bound = self._bound, weights
+            try:
+                return self(*args, **kwargs)
+            finally:
+                self._bound = before
 
         return call
 
     def version_guard(self) -> Callable[[], None]:
         """Return a function that raises RuntimeError once weights composed now are out of date.
 
-        That is, if autograd's version counter of a parameter has changed, or if gradients are enabled and were not when
-        the guard was made. Under ``torch.compile`` it is a no-op.
+        That is, if a parameter or a mask of pruning was replaced, if autograd's version counter of one has changed, or
+        if gradients are enabled and were not when the guard was made. Under ``torch.compile`` it is a no-op.
         """
         label, recording = type(self).__name__, torch.is_grad_enabled()
-        watched: list[tuple[str, Tensor, int]] = []
+        watched: list[tuple[Mapping[str, Any], str, Tensor, int]] = []
         if not torch.compiler.is_compiling():  # a version is no constant that a graph could hold
-            watched = [(name, p, p._version) for name, p in self.named_parameters() if not p.is_inference()]
+            masks = {name: mask for name, mask in self._buffers.items() if name.endswith("_mask")}
+            owners: list[tuple[Any, Any]] = [(self._buffers, masks)]
+            owners += [(module._parameters, module._parameters) for module in self.modules()]
+            for own, values in owners:
+                for name, value in values.items():
+                    if value is not None and not value.is_inference():
+                        watched.append((own, name, value, value._version))
 
         def check() -> None:
             if torch.compiler.is_compiling():
                 return
-            for name, parameter, version in watched:
-                if parameter._version != version:
+            for own, name, value, version in watched:
+                if own.get(name) is not value or value._version != version:
                     raise RuntimeError(
                         f"{label}: {name} was changed after bind(), and the bound weights are still the old ones; "
                         "call bind() again after each change"
                     )
-            if not recording and torch.is_grad_enabled() and any(p.requires_grad for _, p, _ in watched):
+            if not recording and torch.is_grad_enabled() and any(value.requires_grad for _, _, value, _ in watched):
                 raise RuntimeError(
                     f"{label}: bind() was called with gradients disabled, so its weights have no gradient, and it is "
                     "used with gradients enabled; call bind() where gradients are enabled, or use it under no_grad()"
@@ -184,6 +213,13 @@ class WNModule(nn.Module):
             raise ValueError(
                 f"{label}: the tensor requires grad, and assigning copies its values into v and g, so its gradient "
                 "would be lost; assign w.detach(), or compose the weight yourself and use a cell's step function"
+            )
+        if isinstance(value, nn.Parameter) and is_held(value):
+            warnings.warn(
+                f"{label}: the values of the parameter are copied into v and g, so that it is not tied to this weight as "
+                "in torch.nn, and training changes one of them alone. For a copy, assign w.detach(); to share a weight, "
+                "keep its layers plain or share v and g between two weight-normalised ones",
+                stacklevel=4,
             )
         with torch.no_grad():
             new_v, new_g = decompose_like(value.to(v), g, *self.layouts[name])
@@ -276,104 +312,9 @@ class WNModule(nn.Module):
         self._parameters.update(state["_parameters"])
 
 
-class Parameters(dict[str, nn.Parameter | None]):
-    """The parameters of a WNModule; looking up or deleting a composed weight raises RuntimeError.
-
-    Pruning, parametrising, torch's weight and spectral norm and ``torch.func.functional_call`` all look a name up here
-    first. What they do to a composed weight would be lost, or its gradient would.
-    """
-
-    def __init__(self, weight_names: list[str]) -> None:
-        super().__init__()
-        self.weight_names = weight_names  # the module's own list
-
-    def refuse(self, name: str) -> NoReturn:
-        """Raise the RuntimeError."""
-        v, g = param_names(name)
-        raise RuntimeError(
-            f"{name} is no parameter: it is composed from {v} and {g} at each forward, so pruning or parametrising it, "
-            f"or passing it to functional_call, would be lost or lose its gradient. Do it to {v} and {g}, assign a "
-            f"changed copy to {name}, or convert the layer to torch.nn with wnseq.remove_weight_norm"
-        )
-
-    def __contains__(self, name: object) -> bool:
-        if name in self.weight_names:
-            self.refuse(str(name))
-        return super().__contains__(name)
-
-    def __missing__(self, name: str) -> NoReturn:
-        if name in self.weight_names:
-            self.refuse(name)
-        raise KeyError(name)
-
-    def __delitem__(self, name: str) -> None:
-        if name in self.weight_names:
-            self.refuse(name)
-        super().__delitem__(name)
-
-
-_WRITES = frozenset({"__set__", "__setitem__"})
-_EXPORTS = frozenset({"numpy", "__array__", "__dlpack__"})  # hand the memory to an object that cannot guard it
-
-
-class ComposedWeight(Tensor):
-    """The value of ``module.w``: a tensor, composed at each reading, in which every write in place raises RuntimeError.
-
-    A write would change a temporary and be lost; so would one into a view of it. ``numpy()`` returns a read-only copy.
-    """
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        in_place = (name.endswith("_") and not name.endswith("__")) or name in _WRITES or _is_augmented(name)
-        if (in_place and args and _contains_composed(args[0])) or _contains_composed(kwargs.get("out")):
-            raise RuntimeError(
-                f"{name} would write into a composed weight, which is computed from v and g at each reading: the "
-                "write would be lost. Change a copy and assign it, as in `w = rnn.weight_hh_l0.detach().clone(); "
-                "torch.nn.init.orthogonal_(w); rnn.weight_hh_l0 = w`, or change weight_hh_l0_v and weight_hh_l0_g."
-            )
-        if name in _EXPORTS:
-            copy = func(args[0].clone(), *args[1:], **kwargs)
-            if hasattr(copy, "setflags"):
-                copy.setflags(write=False)
-            return copy
-        result = Tensor.__torch_function__(func, (Tensor,), args, kwargs)  # type: ignore[no-untyped-call]
-        return _guard_views(result, args)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle as a plain tensor."""
-        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
-
-
-def _is_augmented(name: str) -> bool:
-    """Return True if a name is ``__iadd__`` or the like, not ``__invert__`` or ``__index__``."""
-    return name.startswith("__i") and name.endswith("__") and hasattr(Tensor, f"__{name[3:]}")
-
-
-def _contains_composed(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_contains_composed(item) for item in value)
-    return isinstance(value, ComposedWeight)
-
-
-def _guard_views(result: Any, args: Iterable[Any]) -> Any:
-    """Return as a composed weight what shares memory with one."""
-    if isinstance(result, list | tuple) and any(isinstance(item, Tensor) for item in result):
-        items = [_guard_views(item, args) for item in result]
-        return type(result)(items) if type(result) in (list, tuple) else type(result)(*items)
-    if type(result) is not Tensor or result.layout != torch.strided:
-        return result
-    storage = result.untyped_storage()._cdata
-    shared = any(isinstance(arg, ComposedWeight) and arg.untyped_storage()._cdata == storage for arg in args)
-    return result.as_subclass(ComposedWeight) if shared else result
-
-
 def add_safe_globals() -> None:
     """Allow ``torch.load(weights_only=True)`` to read whole wnseq modules; a state dict does not need it."""
-    classes: list[type] = [WNModule]
+    classes: list[type] = [nn.Module]
     for parent in classes:
-        classes += parent.__subclasses__()
-    torch.serialization.add_safe_globals([own for own in classes if own.__module__.partition(".")[0] == "wnseq"])
+        classes += set(parent.__subclasses__()).difference(classes)
+    torch.serialization.add_safe_globals([cls for cls in classes if cls.__module__.partition(".")[0] == "wnseq"])

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
+from wnseq.nn._fx import record_call, tracer_of
 
 
 class LSTM(nn.LSTM):
@@ -20,7 +21,8 @@ class LSTM(nn.LSTM):
 
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run over a sequence."""
-        return dispatch.run(self, _flat_weights(self), input, hx)
+        output: tuple[Any, tuple[Tensor, Tensor]] = _run(self, input, hx)
+        return output
 
 
 class GRU(nn.GRU):
@@ -31,7 +33,15 @@ class GRU(nn.GRU):
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run over a sequence."""
-        return dispatch.run(self, _flat_weights(self), input, hx)
+        output: tuple[Any, Tensor] = _run(self, input, hx)
+        return output
+
+
+def _run(module: nn.RNNBase, input: Sequence, hx: Any) -> Any:
+    tracer = tracer_of((input, hx))
+    if tracer is not None:
+        return record_call(module, tracer, (input, hx))
+    return dispatch.run(module, _flat_weights(module), input, hx)
 
 
 def _flat_weights(module: nn.RNNBase) -> list[Tensor]:

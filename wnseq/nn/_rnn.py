@@ -173,7 +173,8 @@ class _WNHidden(_WNRecurrent):
 
     def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run over a sequence."""
-        return self._with_weights(self._weights(), input, hx)
+        output: tuple[Any, Tensor] = self._run(input, hx)
+        return output
 
 
 class WNRNN(_WNHidden):
@@ -308,4 +309,5 @@ class WNLSTM(_WNRecurrent):
 
     def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run over a sequence."""
-        return self._with_weights(self._weights(), input, hx)
+        output: tuple[Any, tuple[Tensor, Tensor]] = self._run(input, hx)
+        return output

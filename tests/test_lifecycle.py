@@ -21,6 +21,7 @@ from wnseq import (
     LockedDropout,
     MeanOnlyBatchNorm1d,
     MeanOnlyBatchNorm2d,
+    WNConv2d,
     WNLSTMCell,
     pixelcnn,
 )

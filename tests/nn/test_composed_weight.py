@@ -81,7 +81,6 @@ def test_a_parameter_that_is_used_elsewhere_too_is_copied_with_a_warning():
     rnn.weight_hh_l0 = nn.Parameter(nn.init.orthogonal_(torch.empty(16, 4)))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_weight_that_a_model_reads_is_a_plain_tensor_in_graphs_and_transforms():
     torch._dynamo.reset()
     layer, x = WNLinear(3, 4), torch.randn(2, 3)
@@ -92,7 +91,6 @@ def test_a_weight_that_a_model_reads_is_a_plain_tensor_in_graphs_and_transforms(
     for compiled in (
         torch.compile(loss, backend="aot_eager", fullgraph=True),
         torch.compile(loss, backend="eager"),
-        torch.jit.trace(loss, (x,), check_trace=False),
     ):
         torch.testing.assert_close(compiled(x), loss(x))
     kinds = []

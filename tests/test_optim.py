@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from cases import each, layer_cases
@@ -61,10 +63,13 @@ def test_a_tied_weight_is_listed_once():
     assert sum(len(group["params"]) for group in param_groups(model, 0.1)) == 2
 
 
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "0.1", True])
 @pytest.mark.parametrize("name", ["weight_decay", "v_decay", "g_lr"])
-def test_a_negative_argument_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1"):
-        param_groups(nn.Linear(1, 1), **{"weight_decay": 0.1, name: -1})
+def test_an_argument_that_is_no_rate_is_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number and not negative, got {value!r}"):
+        param_groups(nn.Linear(2, 3), **{"weight_decay": 0.1, name: value})
+    with pytest.raises(ValueError, match="weight_decay must be a finite number and not negative, got None"):
+        param_groups(nn.Linear(2, 3), None)
 
 
 def test_renormalizing_changes_the_directions_lengths_and_no_function():

@@ -1,6 +1,8 @@
 """Parameter groups for an optimiser, and directions held at their length."""
 
+import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -32,8 +34,10 @@ def param_groups(
         Salimans & Kingma 2016, arXiv 1602.07868, equation 2; van Laarhoven 2017, arXiv 1706.05350, on decaying v.
     """
     for label, value in (("weight_decay", weight_decay), ("v_decay", v_decay), ("g_lr", g_lr)):
-        if value is not None and value < 0:
-            raise ValueError(f"param_groups: {label} must not be negative, got {value}")
+        if label == "g_lr" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real | Tensor) or not 0 <= float(value) < math.inf:
+            raise ValueError(f"param_groups: {label} must be a finite number and not negative, got {value!r}")
     pairs = [pair for module in model.modules() for pair in find_weight_norm(module).values()]
     vs, scales = {id(pair.v) for pair in pairs}, {id(pair.g) for pair in pairs}
     decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay}

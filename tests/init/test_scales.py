@@ -1,5 +1,7 @@
 """Initialisation without data: which norm keeps its size, and the directions."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -63,7 +65,9 @@ def test_directions_are_drawn_and_scales_stay() -> None:
     for layer, g in zip(net, before, strict=True):
         assert torch.equal(layer.weight_g, g)
         assert abs(float(layer.weight_v.detach().std()) / 0.05 - 1) < 0.02
-    with pytest.raises(ValueError, match="draw_directions: std must be greater than 0, got 0"):
+    with pytest.raises(ValueError, match="draw_directions: std must be a number greater than 0, got inf"):
+        draw_directions(net, math.inf)
+    with pytest.raises(ValueError, match="draw_directions: std must be a number greater than 0, got 0"):
         draw_directions(net, 0)
 
 

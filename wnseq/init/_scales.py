@@ -91,8 +91,8 @@ def draw_directions(model: nn.Module, std: float = 0.05) -> None:
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3.
     """
-    if not std > 0:
-        raise ValueError(f"draw_directions: std must be greater than 0, got {std}")
+    if not 0 < std < math.inf:
+        raise ValueError(f"draw_directions: std must be a number greater than 0, got {std}")
     for _, params in directions(model):
         params.v.normal_(0, std)
     for module in model.modules():

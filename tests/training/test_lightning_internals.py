@@ -30,7 +30,7 @@ def private_names(source: str) -> list[str]:
         ast.unparse(node)
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
-        if not (isinstance(node.value, ast.Name) and node.value.id == "self")
+        if ast.unparse(node.value) not in ("self", "super()")
     ]
 
 

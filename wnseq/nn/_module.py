@@ -216,9 +216,9 @@ class WNModule(nn.Module):
             )
         if isinstance(value, nn.Parameter) and is_held(value):
             warnings.warn(
-                f"{label}: the values of the parameter are copied into v and g, so that it is not tied to this weight as "
-                "in torch.nn, and training changes one of them alone. For a copy, assign w.detach(); to share a weight, "
-                "keep its layers plain or share v and g between two weight-normalised ones",
+                f"{label}: the values of the parameter are copied into v and g, so that it is not tied to this weight "
+                "as in torch.nn, and training changes one of them alone. For a copy, assign w.detach(); to share a "
+                "weight, keep its layers plain or share v and g between two weight-normalised ones",
                 stacklevel=4,
             )
         with torch.no_grad():

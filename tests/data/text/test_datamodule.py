@@ -290,7 +290,9 @@ def test_batches_before_setup_are_refused() -> None:
 
 
 def test_a_position_in_other_batches_is_refused() -> None:
-    state = prepared().state_dict()
+    data = prepared()
+    next(iter(data.train_dataloader()))
+    state = data.state_dict()
     for options, name in (
         ({"batch_size": 5}, "batch_size over all processes 4, this one has 5"),
         ({"bptt": 17}, "bptt 16, this one has 17"),

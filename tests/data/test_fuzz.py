@@ -27,6 +27,7 @@ from wnseq.data.text.encoding import encode
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
+from wnseq.data.text.vocabulary import read_vocabulary
 from wnseq.training.checkpoint_files import load, load_run_checkpoint, load_weights
 
 DOCUMENTED = (ValueError, FileNotFoundError)
@@ -152,6 +153,8 @@ def read_image(path: Path) -> None:
         raise ValueError(str(error).replace(str(image), str(path))) from error
 
 
+READERS["words of another program"] = (lambda: "\n".join(WORDS.tokens).encode(), read_vocabulary)
+READERS["vocabulary of another program"] = (lambda: saved(WORDS.tokens), read_vocabulary)
 READERS["npz"] = (npz, read_own)
 READERS["png"] = (png, read_image)
 

@@ -35,7 +35,7 @@ def test_one_word_a_line(tmp_path: Path, end: str) -> None:
     [
         ("a\nthe 12\n", "expected one word a line, got 'the 12' in line 2"),
         ("a\nb\na\n", "each word has one row, and 'a' in line 3 is there already"),
-        ("\xe9".encode("latin1"), "can't be read as a vocabulary: expected UTF-8 text with one word a line"),
+        ("\xe9".encode("latin1"), "can't be read as a vocabulary: .*Expected UTF-8 text with one word a line"),
         ({"a": 0, "b": 2}, "can't be read as a vocabulary"),
         ([1, 2], "can't be read as a vocabulary"),
         (torch.zeros(2), "can't be read as a vocabulary"),

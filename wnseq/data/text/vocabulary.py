@@ -8,6 +8,12 @@ from typing import Any
 
 import torch
 
+from wnseq.errors import reading
+
+EXPECTED = (
+    "Expected UTF-8 text with one word a line, or what torch.save wrote of a torchtext 0.6 vocabulary, a list of "
+    "words, or their places by word."
+)
 BINARY = (b"PK", b"\x80")  # a zip of torch.save, a pickle
 
 
@@ -26,13 +32,8 @@ def read_vocabulary(path: str | Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no vocabulary at {path}")
     content = path.read_bytes()
-    try:
+    with reading(path, "a vocabulary", EXPECTED):
         words = _from_torch(path) if content.startswith(BINARY) else content.decode().removesuffix("\n").split("\n")
-    except Exception as error:  # unpickling raises nearly anything
-        raise ValueError(
-            f"{path} can't be read as a vocabulary: expected UTF-8 text with one word a line, or what torch.save wrote "
-            f"of a torchtext 0.6 vocabulary, a list of words, or their places by word ({type(error).__name__})"
-        ) from error
     seen: set[str] = set()
     for number, word in enumerate(words, 1):
         if len(word.split()) > 1:

@@ -166,6 +166,7 @@ def _why_not(module: nn.Module, users: Mapping[int, list[str]]) -> str:
 
 
 def own_forward(module: nn.Module) -> str:
+    """Return why a subclass of a layer is skipped."""
     return f"{type(module).__name__} is a subclass, whose forward may be its own: convert it by hand"
 
 

@@ -189,6 +189,7 @@ def _suffixes(module: Any) -> list[tuple[int, str]]:
 
 
 def gate_rows(module: Any) -> list[slice]:
+    """Return the rows of each gate, in their order."""
     return [gate_slice(module.kind, gate, module.hidden_size) for gate in GATES[module.kind]]
 
 
@@ -201,6 +202,7 @@ def gate_means(module: Any) -> Tensor:
 
 
 def set_hidden_scales_(module: Any, suffix: str, scales: list[float]) -> None:
+    """Set g of a recurrent weight, one scale for each gate, and g of a projection to 1."""
     g = module.v_and_g(f"weight_hh{suffix}")[1]
     for rows, scale in zip(gate_rows(module), scales, strict=True):
         g[rows] = scale

@@ -23,6 +23,7 @@ class _Attribute:
 
 
 def references(value: Any) -> int:
+    """Return how many references to a value Python counts; 0 where it does not count them."""
     return sys.getrefcount(value) if hasattr(sys, "getrefcount") else 0
 
 

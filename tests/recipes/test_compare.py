@@ -62,6 +62,7 @@ def compare(*more, seeds="[0, 1]"):
 TWO = ("--variants.one", "--rate 0.5", "--variants.two", "--rate 0.1")
 
 
+@pytest.mark.figures
 def test_variants_and_seeds(capsys):
     assert compare(*TWO) == pytest.approx({"one": 1.0, "two": 0.6})
     table = Path("out/table.md").read_text()
@@ -118,6 +119,7 @@ def test_an_interrupted_run_goes_on(capsys):
     assert "| one | 1 | 0.5 | 2.5 | 1.5 | 2 |" in Path("out/table.md").read_text()  # each step once
 
 
+@pytest.mark.figures
 def test_a_sweep(capsys):
     variants = ("--variants.a", "", "--variants.b", "--wait 0")
     means = compare(*variants, "--sweep=rate", "--values=[0.1, 0.5, 3]")

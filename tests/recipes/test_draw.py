@@ -300,6 +300,7 @@ def test_every_variant_trains(norm, read, write):
     assert metrics["test/bits_per_dim"] == pytest.approx(metrics["test/nats_per_image"] / 64 / math.log(2))
 
 
+@pytest.mark.figures
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     fit("--model.hidden_size=32", "--model.learning_rate=1e-2", "--trainer.max_epochs=4", steps=-1)
     with Path("runs/draw/1/metrics.csv").open() as log:
@@ -363,6 +364,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.figures
 def test_a_checkpoint_alone_draws(capsys):
     fit("--data.val_size=200", "--data.size=16")
     path = newest()

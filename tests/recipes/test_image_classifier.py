@@ -96,6 +96,7 @@ def test_every_norm_trains(norm):
     assert 0 <= metrics["test/error_percent"] <= 100
 
 
+@pytest.mark.figures
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     options = ["--model.norm=batch", "--model.learning_rate=0.01", "--model.dropout=0", "--trainer.max_epochs=4"]
     metrics = fit(*options, steps=-1)

@@ -68,6 +68,7 @@ def test_words_that_were_never_seen_cost_what_they_hold():
     assert metrics["test/bits_per_character"] == metrics["test/bits_per_byte"]
 
 
+@pytest.mark.figures
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     size = ["--model.hidden_size=48", "--data.batch_size=8", "--data.bptt=16", "--model.learning_rate=0.02"]
     metrics = fit("--data.tokenizer=char", *size, "--trainer.max_epochs=1", steps=-1)

@@ -279,6 +279,7 @@ def test_every_kind_trains(options):
     assert metrics["test/bits_per_dim"] == pytest.approx(nats / 64 / math.log(2), rel=1e-5)
 
 
+@pytest.mark.figures
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     few = ("--trainer.max_epochs=3", "--trainer.limit_train_batches=12")
     fit("--model.learning_rate=0.01", "--model.sampling.number=12", *few, steps=-1)
@@ -351,6 +352,7 @@ def test_a_fit_in_mixed_precision():
 
 
 @pytest.mark.parametrize("options", [(), ("--model.conditional=true", "--model.output=logistic")])
+@pytest.mark.figures
 def test_a_checkpoint_alone_draws_images(options, capsys, monkeypatch):
     fit(*options, steps=2)
     monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("data was read"))

@@ -107,6 +107,7 @@ def test_every_variant_trains(norm, cell):
     assert 0 <= metrics["test/error_percent"] <= 100
 
 
+@pytest.mark.figures
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     fit("--model.start=data", "--model.hidden_size=16", "--trainer.max_epochs=4", steps=-1)
     with Path("runs/sequential_images/1/metrics.csv").open() as log:

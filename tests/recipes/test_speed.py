@@ -100,6 +100,7 @@ def test_memory_is_kept_by_the_command_line_alone_unless_it_is_told_not_to(monke
 # ---- layers
 
 
+@pytest.mark.figures
 def test_every_variant_is_timed_at_every_size(capsys):
     threads = torch.get_num_threads()
     rows = run("layers", "--sizes=[2x3x5x2]", "--kinds=[lstm, gru]", "--dtypes=[float32, bf16]")

@@ -262,6 +262,7 @@ def test_every_kind_trains(norm, posterior, likelihood):
     assert metrics["test/importance_weighted_nats_per_image"] < bound + 1
 
 
+@pytest.mark.figures
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     options = ["--model.learning_rate=0.02", "--trainer.max_epochs=4", "--model.sampling.number=12"]
     fit(*options, steps=-1)
@@ -348,6 +349,7 @@ def test_grey_images_are_drawn_anew_with_the_grey_as_the_probability():
 
 
 @pytest.mark.parametrize("likelihood", ["logistic", "bernoulli"])
+@pytest.mark.figures
 def test_a_checkpoint_alone_draws_images(likelihood, capsys, monkeypatch):
     fit(f"--model.likelihood={likelihood}", "--trainer.limit_test_batches=1", steps=2)
     monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("data was read"))

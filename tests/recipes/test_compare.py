@@ -181,7 +181,8 @@ def test_another_command_does_not_take_over_a_run(capsys):
 
 
 def test_it_runs_a_recipe():
-    arguments = "--model.width 0.05 --data.size 16 --trainer.max_epochs 1 --trainer.limit_train_batches 2"
+    batches = " ".join(f"--trainer.limit_{part}_batches 1" for part in ("train", "val", "test"))
+    arguments = f"--model.width 0.05 --model.init_images 2 --data.size 16 --trainer.max_epochs 1 {batches}"
     means = main(["--recipe=image_classifier", "--metric=error_percent", "--out=out", "--seeds=[0]",
                   "--variants.weight", "", f"--arguments={arguments}"])  # fmt: skip
     assert 0 <= means["weight"] <= 100

@@ -8,11 +8,11 @@ Before its first run, each variant trains on one batch, so that a mistake shows 
 From a file, whose keys are these options:
     wnseq run compare --config compare.yaml
 From the command line:
-    wnseq run compare --recipe image_classifier --metric error_percent --out runs/norms --seeds "[0, 1, 2]"
+    wnseq run compare --recipe image_classifier --metric error_percent --out runs/norms --seeds 0,1,2
         --variants.none "--model.norm none --model.learning_rate 3e-4" --variants.weight "--model.norm weight"
 A sweep over one option, which draws the final value against it:
     wnseq run compare --recipe language_model --metric nats_per_token --out runs/rates --variants.weight ""
-        --variants.none "--model.norm none" --sweep model.learning_rate --values "[1e-3, 3e-3, 1e-2]"
+        --variants.none "--model.norm none" --sweep model.learning_rate --values 1e-3,3e-3,1e-2
 
 Expect in the folder ``out`` a folder for each run, ``runs.csv``, ``table.md``, and ``curves.png`` or ``sweep.png``.
 
@@ -39,6 +39,7 @@ from types import FrameType
 from jsonargparse import ArgumentParser
 
 from wnseq.training import plots
+from wnseq.training.cli.arguments import add_brackets
 from wnseq.training.cli.errors import suggest, user_errors
 from wnseq.training.cli.output import safe_output
 
@@ -159,23 +160,33 @@ def recipe_file(recipe: str) -> str:
 
 
 def check_variants(plan: Plan, layout: list[Run]) -> None:
-    """Run one batch of each variant that has no run yet, so that mistakes show before the work.
+    """Run one batch of each variant that has no finished run yet, so that mistakes show before the work.
 
     Raises:
         ValueError: A process failed, or logs no such metric.
     """
-    first = {run.variant: run for run in reversed(layout)}
-    for run in (first[name] for name in plan.variants if not (Path(plan.out) / name).exists()):
-        print(f"checking {run.variant} …", end=" ", flush=True)
-        trial = subprocess.run([*run.command, "--trainer.fast_dev_run", "true"], capture_output=True, text=True)
-        if trial.returncode and DIVERGED not in trial.stderr:
-            tail = "\n".join(trial.stderr.splitlines()[-5:])
-            raise ValueError(f"the variant {run.variant} ended with status {trial.returncode}:\n{tail}")
-        logged = re.findall(r"^test/(\S+) ", trial.stdout, re.MULTILINE)
-        if plan.metric not in logged and not trial.returncode:
+    for variant in plan.variants:
+        of = [run for run in layout if run.variant == variant]
+        results = [collect(run) for run in of if (run.folder / DONE).exists()]
+        series = next((result.series for result in results if not result.diverged), None)
+        if series is not None:
+            logged = [name.removeprefix("test/") for name in series if name.startswith("test/")]
+        else:
+            print(f"checking {variant} …", end=" ", flush=True)
+            command = [*of[0].command, "--trainer.fast_dev_run", "true"]
+            trial = subprocess.run(command, capture_output=True, text=True)
+            if trial.returncode and DIVERGED in trial.stderr:
+                print("it runs, and diverges", flush=True)
+                continue
+            if trial.returncode:
+                tail = "\n".join(trial.stderr.splitlines()[-5:])
+                raise ValueError(f"the variant {variant} ended with status {trial.returncode}:\n{tail}")
+            logged = re.findall(r"^test/(\S+) ", trial.stdout, re.MULTILINE)
+        if plan.metric not in logged:
             near = suggest(plan.metric, logged)
             raise ValueError(f"{plan.recipe} logs no test/{plan.metric}, but {', '.join(logged) or 'nothing'}.{near}")
-        print("it runs", flush=True)
+        if series is None:
+            print("it runs", flush=True)
 
 
 def execute(run: Run) -> None:
@@ -315,7 +326,8 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--config", action="config", help="A YAML file with these options.")
     parser.add_class_arguments(Plan, as_group=False)
     with safe_output(), user_errors():
-        plan = Plan(**{name: value for name, value in parser.parse_args(args).as_dict().items() if name != "config"})
+        words = add_brackets(sys.argv[1:] if args is None else args, Plan)
+        plan = Plan(**{name: value for name, value in parser.parse_args(words).as_dict().items() if name != "config"})
         before = signal.signal(signal.SIGTERM, stop)
         try:
             return compare(plan)

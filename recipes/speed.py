@@ -8,12 +8,12 @@ Layers, forward and backward, LSTMs of three sizes in float32, in two minutes; t
     wnseq run speed
     wnseq run speed layers --full true
 Layers at a size of your own, on a GPU:
-    wnseq run speed layers --sizes "[70x20x1150x1]" --dtypes "[bf16]" --device cuda
+    wnseq run speed layers --sizes 70x20x1150x1 --dtypes bf16 --device cuda
 Whole training steps of the recipe language_model beside the usual PyTorch loop:
     wnseq run speed step
     wnseq run speed step --corpus ptb --hidden_size 650 --num_layers 2 --equal_steps 300
 One step of an LSTM cell, and a language model that samples, at batch 1:
-    wnseq run speed stream --vocabulary 33278 --threads "[1, 2]"
+    wnseq run speed stream --vocabulary 33278 --threads 1,2
 
 Expect a CSV and a table for each mode in the folder ``out``, and a figure of the layers; docs/speed.md has the results
 of one machine.

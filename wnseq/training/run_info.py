@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from wnseq import __version__
@@ -24,7 +25,9 @@ def find_datamodule(model: LightningModule) -> Any:
 
 
 def print_header(model: LightningModule, description: str) -> None:
-    """Print what is trained on what, and log which data it is.
+    """Print what is trained on what, on a CPU with how many threads, and log which data it is.
+
+    The number of threads decides how sums are rounded, and so the last digits of a result.
 
     Args:
         model: Model whose Trainer starts to fit.
@@ -37,7 +40,8 @@ def print_header(model: LightningModule, description: str) -> None:
         for logger in model.loggers:
             logger.log_hyperparams(data.provenance())
     size = sum(parameter.numel() for parameter in model.parameters())
-    model.print(f"model: {description}, {size:,} parameters\n")
+    threads = f", {torch.get_num_threads()} CPU threads" if model.device.type == "cpu" else ""
+    model.print(f"model: {description}, {size:,} parameters{threads}\n")
 
 
 def checkpoint_info(

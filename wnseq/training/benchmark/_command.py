@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from wnseq.training.benchmark._results import write_csv
 from wnseq.training.benchmark._rounds import Row, torch_threads
+from wnseq.training.cli.arguments import add_brackets
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.output import safe_output
 
@@ -94,7 +95,7 @@ def run(modes: Mapping[str, type[Benchmark]], args: Sequence[str] | None, *, rec
         options.add_class_arguments(mode, as_group=False)
         subcommands.add_subcommand(name, options, help=summary)
     with safe_output(), user_errors():
-        chosen = parser.parse_args(words)
+        chosen = parser.parse_args(add_brackets(words, *modes.values()))
         given = chosen[chosen.mode].as_dict()
         benchmark = modes[chosen.mode](**{name: value for name, value in given.items() if name != "config"})
         if args is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
 from wnseq._recurrence.steps import GATES
@@ -25,9 +26,10 @@ class GateMonitor(Callback):
     angle = ∠(v before the step, v after it), in radians, the mean over the rows of the gate
 
     It measures each gate of each input and recurrent weight of every weight-normalised recurrent module and cell. Both
-    files are in ``trainer.default_root_dir``, the folder of the run. The CSV has one row per gate and measurement:
-    ``step``, ``weight`` (its name in the state dict, without ``_v`` and ``_g``), ``gate``, ``g``, ``v_norm``,
-    ``radians_per_step``. A model without such modules has no files.
+    files are in ``trainer.log_dir``, the folder of the Trainer's first logger; without a logger it is
+    ``default_root_dir``. The CSV has one row per gate and measurement: ``step``, ``weight`` (its name in the state dict,
+    without ``_v`` and ``_g``), ``gate``, ``g``, ``v_norm``, ``radians_per_step``. Every other logger than a CSVLogger
+    has the same under ``gates/<weight>/<gate>/<column>``. A model without such modules has no files.
 
     Args:
         every_n_steps: Steps between two measurements. One costs about as much as composing the weights.
@@ -55,16 +57,17 @@ class GateMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._log, self._before = None, {}
+        folder = trainer.log_dir or trainer.default_root_dir  # on every rank, since Lightning broadcasts it
         found = list(gate_weights(pl_module))
         if not found or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if any(v.ndim != 2 or hasattr(v, "full_tensor") for _, _, v, _ in found):
             print("no gates.csv: the parameters are sharded, and one process sees a part of each gate")
             return
-        self._log = Path(trainer.default_root_dir) / "gates.csv"
+        self._log = Path(folder) / "gates.csv"
         _start_log(self._log, trainer.global_step)
         if trainer.global_step == 0:
-            self._measure(0, pl_module)
+            self._measure(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
         if self._log is None or self._before:  # a copy outlives a batch whose gradient is only accumulated
@@ -78,7 +81,7 @@ class GateMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._before and trainer.global_step > self._copied_at:
-            self._measure(trainer.global_step, pl_module)
+            self._measure(trainer, pl_module)
             self._before = {}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
@@ -86,9 +89,10 @@ class GateMonitor(Callback):
             plot_gates(self._log.parent)
 
     @torch.no_grad()
-    def _measure(self, step: int, model: nn.Module) -> None:
+    def _measure(self, trainer: Trainer, model: nn.Module) -> None:
         if self._log is None:
             return
+        step, figures = trainer.global_step, {}
         labels, means = [], []
         for name, gates, v, g in gate_weights(model):
             length = row_norm(v)
@@ -101,6 +105,12 @@ class GateMonitor(Callback):
             for (name, gate), (g_mean, v_norm, angle_mean) in zip(labels, values, strict=True):
                 angle_cell = f"{angle_mean:.7g}" if self._before else ""
                 csv.writer(file).writerow([step, name, gate, f"{g_mean:.7g}", f"{v_norm:.7g}", angle_cell])
+                figures |= {f"gates/{name}/{gate}/g": g_mean, f"gates/{name}/{gate}/v_norm": v_norm}
+                if self._before:
+                    figures[f"gates/{name}/{gate}/radians_per_step"] = angle_mean
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # gates.csv lies beside its file
+                logger.log_metrics(figures, step)
 
 
 def gate_weights(model: nn.Module) -> Iterator[tuple[str, tuple[str, ...], Tensor, Tensor]]:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -10,11 +10,19 @@ import yaml  # type: ignore[import-untyped]
 from lightning.pytorch.cli import LightningArgumentParser
 
 from wnseq.training._lightning_internals import option_names, subparsers
+from wnseq.training.cli.arguments import option_values
 from wnseq.training.cli.errors import suggest
 
-__all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand"]
+__all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand", "suggest_option"]
 
 DOTTED = re.compile(r"(\w+\.)+")  # the modules before a type's name
+# what other programs call an option -> the last part of its name here
+SYNONYMS = {
+    "batch": "batch_size", "bs": "batch_size", "checkpoint": "ckpt_path", "ckpt": "ckpt_path", "resume": "ckpt_path",
+    "clip": "gradient_clip_val", "grad_clip": "gradient_clip_val", "epochs": "max_epochs", "steps": "max_steps",
+    "device": "accelerator", "gpu": "accelerator", "gpus": "devices", "hidden": "hidden_size", "layers": "num_layers",
+    "lr": "learning_rate", "seed": "seed_everything", "wd": "weight_decay",
+}  # fmt: skip
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -32,10 +40,10 @@ class RecipeParser(LightningArgumentParser):
             word = unknown[1].partition("=")[0]
             if not word.startswith("-"):
                 return f"unexpected argument {word!r}: options begin with --."
-            return f"unknown option {word}.{suggest(word, option_names(self))}"
+            return f"unknown option {word}.{suggest_option(word, option_names(self))}"
         if unknown := re.match(r"Subcommand '(\w+)' does not accept option '(.+?)'", message):  # in a file
             known = option_names(subparsers(self)[unknown[1]])
-            return f"unknown option {unknown[2]}.{suggest('--' + unknown[2], known)}"
+            return f"unknown option {unknown[2]}.{suggest_option('--' + unknown[2], known)}"
         if choice := re.match(r"argument subcommand: invalid choice: '(.+?)'", message):
             return f"unknown subcommand {choice[1]!r}.{suggest(choice[1], SUBCOMMANDS)}"
         if value := re.match(r'Parser key "(.+?)":(.*)', message, re.DOTALL):
@@ -55,14 +63,33 @@ class RecipeParser(LightningArgumentParser):
         return " ".join(complaint.split()) + "."
 
 
+def suggest_option(word: str, options: Iterable[str]) -> str:
+    """Return a sentence that suggests the option that was meant, or nothing if none is near.
+
+    It is one whose last part is the word, or what other programs call it; else the nearest by its letters.
+
+    Example:
+        >>> suggest_option("--lr", ["--model.learning_rate", "--model.layers"])
+        ' Did you mean --model.learning_rate?'
+        >>> suggest_option("--model.layer", ["--model.learning_rate", "--model.layers"])
+        ' Did you mean --model.layers?'
+    """
+    options = list(options)
+    last = word.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
+    for wanted in (last, SYNONYMS.get(last)):
+        same = [option for option in options if option.rpartition(".")[2].lstrip("-") == wanted]
+        if same:
+            return f" Did you mean {' or '.join(same)}?"
+    return suggest(word, options)
+
+
 def check_config_files(arguments: Sequence[str]) -> None:
     """Check that each file of ``--config`` is YAML with options by name; one that is missing the parser reports.
 
     Raises:
         ValueError: It is not; with the file and the line.
     """
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        name = word if before == "--config" else word.removeprefix("--config=") if word.startswith("--config=") else ""
+    for _, _, name in option_values(arguments, ("--config", "-c")):
         path = Path(name).expanduser()
         if not path.is_file():
             continue

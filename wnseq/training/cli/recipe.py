@@ -23,10 +23,12 @@ from wnseq.training.callbacks.progress import PlainProgress, RichProgress, forma
 from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
+from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
 from wnseq.training.cli.output import safe_output
 from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand
+from wnseq.training.cli.presets import expand_preset_names, find_presets
 from wnseq.training.cli.process_state import restored_process_state
-from wnseq.training.cli.run_folder import make_loggers, make_run_folder, run_files
+from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
 from wnseq.training.hparams import check_arguments
 from wnseq.training.plots._curves import plot_run
 from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
@@ -59,7 +61,8 @@ class RecipeCLI(FlagsFirstCLI):
     Args:
         model_class: The recipe's LightningModule.
         data_class: Its LightningDataModule.
-        recipe: Its name. The runs go to ``<trainer.default_root_dir>/<recipe>/<number>``.
+        recipe: Its name, which its checkpoints carry. The runs go to ``<trainer.default_root_dir>/<file>/<number>``,
+            where file is the name of the file that holds the model: that of a copied recipe is its own.
         monitor: The metric whose smallest value makes a checkpoint the best.
         defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.
         arguments: The command line, the subcommand first.
@@ -78,6 +81,7 @@ class RecipeCLI(FlagsFirstCLI):
         program: str,
     ) -> None:
         self.recipe = recipe
+        self.name = name_of_runs(model_class, recipe)
         self.monitor = monitor
         self.defaults = defaults
         self.arguments = list(arguments)
@@ -85,6 +89,7 @@ class RecipeCLI(FlagsFirstCLI):
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
         self._shutdown = GracefulShutdown()
+        presets = ", ".join(find_presets(recipe))
         super().__init__(
             model_class,
             data_class,
@@ -92,7 +97,9 @@ class RecipeCLI(FlagsFirstCLI):
             parser_kwargs={
                 "prog": program,
                 "description": f"The recipe {recipe}. Without a subcommand it runs fit, which trains, then tests the "
-                "best checkpoint. `fit --help` lists every option.",
+                "best checkpoint. `fit --help` lists every option."
+                + f" Presets, taken by --config NAME: {presets}."
+                * bool(presets),
                 **{name: {"description": text} for name, text in DESCRIPTIONS.items()},
             },
             trainer_defaults={
@@ -149,8 +156,9 @@ class RecipeCLI(FlagsFirstCLI):
         They are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
         """
         with user_errors():
-            check_config_files(self.arguments)
-        self.config = parser.parse_args(self.arguments)
+            words = expand_logger_names(expand_preset_names(self.arguments, self.recipe))
+            check_config_files(words)
+        self.config = parser.parse_args(words)
         options = self.config[self.config.subcommand]
         subparser = subparsers(parser)[self.config.subcommand]
         classes = {"model": self.model_class, "data": self.datamodule_class, "trainer": Trainer}
@@ -171,7 +179,7 @@ class RecipeCLI(FlagsFirstCLI):
         subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
         data = checkpoint.get("wnseq", {}).get("data", {})
         subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
-        self.config = parser.parse_args(self.arguments)
+        self.config = parser.parse_args(words)
         options = self.config[self.config.subcommand]
         options.ckpt_path = str(path)
         check = check_resumed if self.config.subcommand == "fit" else check_evaluated
@@ -180,7 +188,7 @@ class RecipeCLI(FlagsFirstCLI):
             check(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
 
     def _runs_folder(self, options: Namespace) -> Path:
-        return Path(options.trainer.default_root_dir).expanduser() / self.recipe
+        return Path(options.trainer.default_root_dir).expanduser() / self.name
 
     # ---- building ----------------------------------------------------------------------------------------------
 
@@ -201,14 +209,13 @@ class RecipeCLI(FlagsFirstCLI):
                 "program has no model to test and to sample from then. Use --trainer.strategy ddp, which starts the "
                 "whole program once for each device."
             )
-        logger = True if options.logger is None else options.logger
         if self.subcommand != "fit" or options.fast_dev_run or options.barebones:  # these leave no files
             self.save_config_callback = None
-            kwargs["logger"] = False if logger is True else logger
+            kwargs["logger"] = False if options.logger in (None, True) else options.logger
         else:
             self.run_dir = self._make_run_folder()
             kwargs["default_root_dir"] = str(self.run_dir)
-            kwargs["logger"] = make_loggers(self.run_dir) if logger is True else logger
+            kwargs["logger"] = make_loggers(self.run_dir, options.logger)
         if options.barebones:
             kwargs |= {"log_every_n_steps": None}  # barebones refuses any other value
         else:
@@ -307,8 +314,9 @@ class RecipeCLI(FlagsFirstCLI):
         else:
             print(f"{'checkpoint':<11}  {os.path.relpath(best)}")
         if self.run_dir is not None:
-            title = self.recipe.replace("_", " ")
+            title = self.name.replace("_", " ")
             plot_run(self.run_dir, metric=self.monitor.removeprefix("val/"), title=title)
+            log_results(self.trainer.loggers, self.run_dir, self.trainer.global_step)
             for name, path in run_files(self.run_dir).items():
                 print(f"{name:<11}  {os.path.relpath(path)}")
 
@@ -347,7 +355,7 @@ def run(
     Args:
         model_class: The recipe's LightningModule.
         data_class: Its LightningDataModule.
-        recipe: Its name, which is also the name of the folder of its runs.
+        recipe: Its name, which its checkpoints carry and by which its presets are found.
         args: The command line; None means that of the process. Without a subcommand it runs ``fit``.
         monitor: The metric whose smallest value makes a checkpoint the best.
         defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.

@@ -1,12 +1,26 @@
-"""The folder of a run: its number, its logs, and what a finished run has left in it."""
+"""The folder of a run: its name, its number, and what a finished run has left in it."""
 
-from importlib.util import find_spec
+import inspect
 from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-__all__ = ["make_loggers", "make_run_folder", "run_files"]
+__all__ = ["make_run_folder", "name_of_runs", "run_files"]
+
+
+def name_of_runs(model_class: type, recipe: str) -> str:
+    """Return the name of the folder of a recipe's runs: that of the file that holds its model, without ``.py``.
+
+    So a recipe that was copied and changed keeps its runs, and its ``best`` and ``last``, apart.
+
+    Args:
+        model_class: The recipe's model.
+        recipe: Name of the recipe, for a model that is in no file, as in a notebook.
+    """
+    try:
+        return Path(inspect.getfile(model_class)).stem
+    except (TypeError, OSError):
+        return recipe
 
 
 def make_run_folder(parent: Path) -> Path:
@@ -22,14 +36,6 @@ def make_run_folder(parent: Path) -> Path:
             number += 1
         else:
             return folder
-
-
-def make_loggers(folder: Path) -> list[Logger]:
-    """Return a logger that writes ``metrics.csv``, and one for TensorBoard if that is installed."""
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
-    if find_spec("tensorboard") is not None:
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
-    return loggers
 
 
 def run_files(folder: Path) -> dict[str, Path]:

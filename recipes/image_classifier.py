@@ -15,7 +15,8 @@ Fine-tuning:
 Classifying, the data's options taken from the checkpoint:
     wnseq run image_classifier predict --ckpt_path CHECKPOINT
 
-Expect a test error of 1 % (3 of 300 images) after 30 epochs of one second on one core of a CPU.
+Expect a test error of 1 to 2 % (3 to 5 of 300 images, by processor and number of threads, which round sums in their own
+way) after 30 epochs of one second on one core of a CPU.
 
 Deviations from the paper:
 1. By default the data are digits, of one channel; the network has an eighth of the channels, less dropout, smaller

@@ -39,6 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "convert": {"functional", "nn", "state_dict"},
     "optim": {"functional", "nn"},
     "init": {"_recurrence", "convert", "functional", "nn"},
+    "__main__": {"training"},
     "training": {"_recurrence", "functional", "init", "nn", "optim"},
 }
 EVERYWHERE = {"errors", "_torch_internals"}
@@ -272,7 +273,8 @@ def test_every_arrow_is_used() -> None:
 
 
 def test_the_arrows_run_one_way_over_few_floors() -> None:
-    left, floors = {name: targets | (EVERYWHERE - {name}) for name, targets in ARROWS.items()}, 0
+    packages = {name: targets for name, targets in ARROWS.items() if name != "__main__"}  # a door, not a floor
+    left, floors = {name: targets | (EVERYWHERE - {name}) for name, targets in packages.items()}, 0
     left |= {name: set() for name in EVERYWHERE}
     while ready := [name for name, targets in left.items() if not targets & set(left)]:
         floors += 1

@@ -26,3 +26,14 @@ def test_import_is_light() -> None:
 @pytest.mark.parametrize("library", ["sentencepiece", "matplotlib"])
 def test_a_heavy_import_would_be_seen(library: str) -> None:
     assert library in loaded(f"import wnseq, {library}") & HEAVY
+
+
+def test_the_callbacks_are_imported_when_one_is_used() -> None:
+    assert loaded("import wnseq.training") & HEAVY == set()
+    import wnseq.training
+    from wnseq.training import GateMonitor, callbacks
+
+    assert GateMonitor is callbacks.GateMonitor
+    assert set(wnseq.training.__all__) <= set(callbacks.__all__)
+    with pytest.raises(AttributeError, match=r"module 'wnseq\.training' has no attribute 'GateMonitr'"):
+        wnseq.training.GateMonitr  # noqa: B018

@@ -29,7 +29,8 @@ def commands(text: str) -> list[str]:
     return [part.removeprefix(".venv/bin/") for part in parts]
 
 
-COMMANDS = [command for path in (README, ROOT / "CONTRIBUTING.md") for command in commands(path.read_text("utf-8"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "docs/lightning.md", ROOT / "docs/resuming.md"]
+COMMANDS = [command for path in PAGES for command in commands(path.read_text("utf-8"))]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,13 @@ def test_the_python_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # in a reader's own program Lightning advises on workers and the like
         run_all(README.read_text("utf-8"), str(README))
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and the like
+@pytest.mark.parametrize("page", ["lightning.md", "resuming.md"])
+def test_the_programs_of_a_page_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    run_all((ROOT / "docs" / page).read_text("utf-8"), page)
 
 
 def test_python_that_does_not_run_is_found() -> None:

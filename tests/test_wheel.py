@@ -10,18 +10,24 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Build the wheel from a copy, since setuptools would leave its working folders in the tree."""
-    work = tmp_path_factory.mktemp("wheel")
+def copy_of_the_clone(folder: Path) -> Path:
+    """Copy what a build reads, since setuptools would leave its working folders in the tree."""
+    folder.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        (work / name).write_bytes((ROOT / name).read_bytes())
-    for folder in ("wnseq", "recipes", "tests"):
-        for path in (ROOT / folder).rglob("*"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("wnseq", "recipes", "tests"):
+        for path in (ROOT / name).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
-                copy = work / path.relative_to(ROOT)
+                copy = folder / path.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Build the wheel."""
+    work = copy_of_the_clone(tmp_path_factory.mktemp("wheel") / "clone")
     command = [
         sys.executable,
         "-m",
@@ -43,15 +49,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_the_wheel_has_every_module_and_recipe(wheel: zipfile.ZipFile) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "wnseq").rglob("*.py")}
     recipes = {f"wnseq/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
-    assert modules | recipes | {"wnseq/py.typed"} <= set(wheel.namelist())
+    presets = {f"wnseq/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "recipes").rglob("*.yaml")}
+    assert modules | recipes | presets | {"wnseq/py.typed"} <= set(wheel.namelist())
     assert "wnseq/recipes/language_model.py" in recipes
+    assert "wnseq/recipes/presets/language_model/shakespeare.yaml" in presets
 
 
 def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
     outside = [name for name in wheel.namelist() if not name.startswith("wnseq/")]
     assert all(name.startswith("wnseq-") and ".dist-info/" in name for name in outside)
     inside = [name for name in wheel.namelist() if name.startswith("wnseq/")]
-    assert [name for name in inside if not name.endswith((".py", "/py.typed"))] == []
+    assert [name for name in inside if not name.endswith((".py", "/py.typed", ".yaml"))] == []
 
 
 def test_the_wheel_installs_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
@@ -59,3 +67,45 @@ def test_the_wheel_installs_the_command_and_the_licence(wheel: zipfile.ZipFile) 
     assert "wnseq = wnseq.training.cli.command:main" in wheel.read(entry_points).decode()
     (licence,) = [name for name in wheel.namelist() if name.endswith("/LICENSE")]
     assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clone called wnseq, and beside it ``site``, which holds what an editable install of it adds."""
+    folder = tmp_path_factory.mktemp("code")
+    clone = copy_of_the_clone(folder / "wnseq")
+    build = "import setuptools.build_meta as backend; print(backend.build_editable('dist'))"
+    built = subprocess.run([sys.executable, "-c", build], cwd=clone, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (path,) = clone.glob("dist/*.whl")
+    zipfile.ZipFile(path).extractall(folder / "site")
+    return folder
+
+
+def found_from(folder: Path, parent: Path, extra: str = "") -> list[Path]:
+    """Return the files of the library and of a recipe, as a program in a folder finds them."""
+    program = (
+        f"import site; site.addsitedir({str(parent / 'site')!r})\n{extra}\nimport wnseq, wnseq.recipes.compare as c"
+    )
+    program += "\nfrom wnseq import WNLSTM\nprint(wnseq.__file__, c.__file__, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [Path(line).resolve() for line in done.stdout.splitlines()]
+
+
+def test_an_editable_install_is_found_from_any_folder(parent: Path, tmp_path: Path) -> None:
+    clone = (parent / "wnseq").resolve()
+    source = [clone / "wnseq/__init__.py", clone / "recipes/compare.py"]
+    for folder in (parent, clone, clone / "tests", tmp_path):  # in the first, a folder called wnseq is on the path
+        assert found_from(folder, parent) == source
+
+
+def test_another_clone_is_found_from_inside_it(parent: Path, tmp_path: Path) -> None:
+    other = copy_of_the_clone(tmp_path / "wnseq")
+    assert found_from(other, parent) == [other / "wnseq/__init__.py", other / "recipes/compare.py"]
+
+
+def test_an_editable_install_whose_clone_is_gone_finds_nothing(parent: Path, tmp_path: Path) -> None:
+    program = f"import site; site.addsitedir({str(parent / 'site')!r})\nimport _wnseq_editable as editable\n"
+    program += "editable.CLONE = 'gone'\nassert editable.Finder.find_spec('wnseq') is None"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

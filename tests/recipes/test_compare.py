@@ -26,7 +26,7 @@ if rate > 1:
 if rate < 0:
     sys.exit("error: a rate can't be negative")
 if given.trial:
-    print("val/loss 1.0\\ntest/loss 1.5")
+    print("val/loss 1.0\\ntest/loss 1.5\\ntest/first 1.0")
     sys.exit()
 if given.wait == "-1":
     sys.exit("error: it was late")
@@ -145,9 +145,10 @@ def test_one_run_has_no_deviation():
         ((*TWO, "--sweep=rate"), "sweep and values go together"),
         ((*TWO, "--recipe=nowhere.py"), "there is no recipe at nowhere.py"),
         ((*TWO, "--recipe=nowhere"), "there is no recipe 'nowhere'; `wnseq list` shows them"),
+        ((*TWO, "--metric=first"), "the runs of fake.py log no test/first; out/one/seed0 has what they log"),
         (("--variants.bad", "--wait -1"), "the run bad, seed 0 ended with status 1"),
         (("--variants.good", "", "--variants.bad", "--rate -1"), "the variant bad ended with status 1"),
-        ((*TWO, "--metric=los"), "fake.py logs no test/los, but loss. Did you mean loss?"),
+        ((*TWO, "--metric=los"), "fake.py logs no test/los, but loss, first. Did you mean loss?"),
         ((*TWO, "--metric=val/loss"), "metric must be given without train/, val/ or test/, got val/loss"),
         ((*TWO, "--seeds=[1, 0, 1]"), "seeds must differ, got [1, 0, 1]"),
         ((*TWO, "--sweep=rate", "--values=[0.1, 0.1]"), "values must differ, got [0.1, 0.1]"),
@@ -161,14 +162,27 @@ def test_a_mistake_is_told(more, text, capsys):
     assert text in told and "Traceback" not in told
     if "variant bad" in text:
         assert "a rate can't be negative" in told
-    assert "run bad" in text or not list(Path().glob("out/*/*/output.txt"))  # found before any work
+    assert (
+        "run bad" in text or "out/one" in text or not list(Path().glob("out/*/*/output.txt"))
+    )  # found before any work
 
 
-def test_a_metric_that_finished_runs_lack_is_named(capsys):
-    compare(*TWO)
+@pytest.mark.parametrize("left", ["finished", "interrupted"])
+def test_a_metric_that_earlier_runs_lack_is_found_before_any_run(left, capsys):
+    compare(*TWO, seeds="[0]")
+    if left == "interrupted":
+        for done in Path("out").glob("*/*/finished.json"):
+            done.unlink()
     with pytest.raises(SystemExit):
         compare(*TWO, "--metric=bits")
-    assert "the runs of fake.py log no test/bits; out/one/seed0 has what they log" in capsys.readouterr().err
+    assert "fake.py logs no test/bits, but loss" in capsys.readouterr().err
+    assert not Path("out/one/seed1").exists()
+
+
+def test_a_variant_that_diverges_at_once_is_said_to(capsys):
+    compare("--variants.wild", "--rate 2", *TWO, seeds="0")
+    out = capsys.readouterr().out
+    assert "checking wild … it runs, and diverges\n" in out and "checking one … it runs\n" in out
 
 
 def test_another_command_does_not_take_over_a_run(capsys):

@@ -27,6 +27,9 @@ class Data:
         return {"dataset": "toy", "images_sha256": "abc"}
 
 
+HEADER = f"model: norm weight, 1,204 parameters, CPU threads: {torch.get_num_threads()}\n\n"
+
+
 def attached(data: Any, loggers: list[Any] | None = None) -> Model:
     model = Model()
     trainer: Any = SimpleNamespace(datamodule=data, loggers=loggers or [], world_size=1, is_global_zero=True)
@@ -45,12 +48,17 @@ def test_a_model_without_a_trainer_has_no_data_module() -> None:
 def test_the_header_says_what_is_trained_on_what(capsys: pytest.CaptureFixture[str]) -> None:
     logged: list[dict[str, str]] = []
     print_header(attached(Data(), [SimpleNamespace(log_hyperparams=logged.append)]), "norm weight")
-    assert capsys.readouterr().out == "three images\nmodel: norm weight, 1,204 parameters\n\n"
+    assert capsys.readouterr().out == f"three images\n{HEADER}"
     assert logged == [{"dataset": "toy", "images_sha256": "abc"}]
 
 
 def test_a_users_own_loader_has_no_description(capsys: pytest.CaptureFixture[str]) -> None:
     print_header(attached(None, [SimpleNamespace()]), "norm weight")
+    assert capsys.readouterr().out == HEADER
+
+
+def test_the_threads_of_a_cpu_are_said_on_a_cpu_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    print_header(attached(None).to("meta"), "norm weight")
     assert capsys.readouterr().out == "model: norm weight, 1,204 parameters\n\n"
 
 

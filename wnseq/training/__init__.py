@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         PolyakAverage,
         Renormalize,
         RngState,
+        ScheduleChange,
         TerminateOnNaN,
         Throughput,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "PolyakAverage",
     "Renormalize",
     "RngState",
+    "ScheduleChange",
     "TerminateOnNaN",
     "Throughput",
 ]

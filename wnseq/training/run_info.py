@@ -40,7 +40,7 @@ def print_header(model: LightningModule, description: str) -> None:
         for logger in model.loggers:
             logger.log_hyperparams(data.provenance())
     size = sum(parameter.numel() for parameter in model.parameters())
-    threads = f", {torch.get_num_threads()} CPU threads" if model.device.type == "cpu" else ""
+    threads = f", CPU threads: {torch.get_num_threads()}" if model.device.type == "cpu" else ""
     model.print(f"model: {description}, {size:,} parameters{threads}\n")
 
 

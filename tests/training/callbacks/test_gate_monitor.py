@@ -11,6 +11,8 @@ import pytest
 import torch
 from cases import Case, covering_cases, each, each_recurrent
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -31,8 +33,15 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def stub(folder: Path, **changed: Any) -> Any:
     """What the monitor reads from a Trainer."""
-    usual = {"global_step": 0, "is_global_zero": True, "fast_dev_run": False, "optimizers": [None]}
-    return SimpleNamespace(default_root_dir=str(folder), **{**usual, **changed})
+    usual = {
+        "log_dir": str(folder),
+        "loggers": [],
+        "global_step": 0,
+        "is_global_zero": True,
+        "fast_dev_run": False,
+        "optimizers": [None],
+    }
+    return SimpleNamespace(default_root_dir="elsewhere", **{**usual, **changed})
 
 
 def perturb(model: nn.Module, by: float = 0.1) -> None:
@@ -230,6 +239,35 @@ def test_what_is_written_can_be_drawn(tmp_path: Path) -> None:
     monitor.on_fit_end(trainer, model)  # type: ignore[arg-type]
     assert (tmp_path / "gates.png").is_file()
     assert rows(tmp_path)[0].keys() == set(GATE_COLUMNS)
+
+
+def test_in_a_users_own_trainer_it_writes_where_the_trainer_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        board = TensorBoardLogger("logs", name="tagger")
+        with filter_lightning_logs():
+            trainer = Trainer(
+                max_steps=4,
+                callbacks=[GateMonitor(2)],
+                accelerator="cpu",
+                **{**PLAIN, "logger": [board, CSVLogger("logs")]},
+            )
+            trainer.fit(Tagger())
+    assert sorted(path.as_posix() for path in Path().rglob("gates.*")) == [
+        f"logs/tagger/version_{run}/gates.{suffix}" for run in (0, 1) for suffix in ("csv", "png")
+    ]
+    assert not list(Path().rglob("metrics.csv"))  # the model logs nothing, and gates.csv is enough
+    events = EventAccumulator("logs/tagger/version_1").Reload()
+    logged = rows(Path("logs/tagger/version_1"))
+    for column in ("g", "v_norm", "radians_per_step"):
+        shown = events.Scalars(f"gates/rnn.weight_hh_l0/forget/{column}")
+        written = [
+            row for row in logged if (row["weight"], row["gate"]) == ("rnn.weight_hh_l0", "forget") and row[column]
+        ]
+        assert [point.step for point in shown] == [int(row["step"]) for row in written]
+        assert [point.value for point in shown] == pytest.approx([float(row[column]) for row in written], rel=1e-5)
 
 
 # ---- one gate alone ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The wnseq command."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,11 @@ def test_listing_is_light() -> None:
     code = "import sys, wnseq.training.cli.command as c; c.main([]); print('lightning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\nFalse\n")
+
+
+@pytest.mark.parametrize("command", ["list", "--help", "run --help", "run language_model fit --help"])
+def test_a_reader_that_leaves_is_no_mistake(command: str) -> None:
+    words = f"{shlex.quote(sys.executable)} -m wnseq {command} | head -1"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1

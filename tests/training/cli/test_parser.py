@@ -1,9 +1,13 @@
 """A wrong option is answered by one line."""
 
+import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from wnseq.training.cli.parser import SYNONYMS
 
 Main = Callable[..., dict[str, float]]
 Fails = Callable[..., str]
@@ -18,6 +22,10 @@ Fails = Callable[..., str]
         ),
         (["--model.cel=gru"], "toy fit: error: unknown option --model.cel. Did you mean --model.cell?"),
         (["test"], "toy test: error: test needs --ckpt_path: a file, or best or last of the newest run."),
+        (["--lr", "0.1"], "toy fit: error: unknown option --lr. Did you mean --model.lr?"),
+        (["--epochs=3"], "toy fit: error: unknown option --epochs. Did you mean --trainer.max_epochs?"),
+        (["--max-epochs", "3"], "toy fit: error: unknown option --max-epochs. Did you mean --trainer.max_epochs?"),
+        (["--seed", "3"], "toy fit: error: unknown option --seed. Did you mean --seed_everything?"),
         (["test", "--frobnicate"], "toy test: error: unknown option --frobnicate."),
         (["tset"], "toy: error: unknown subcommand 'tset'. Did you mean test?"),
         (["fit", "stray"], "unexpected argument 'stray': options begin with --."),
@@ -55,3 +63,32 @@ def test_a_literal_among_other_types_is_written_out(here: Path, fails: Fails) ->
         "toy fit: error: option --trainer.precision: expected 64 or 32 or 16 or 'transformer-engine' or"
     )
     assert error.endswith(" or null, got 17. See --help.\n")
+
+
+@pytest.mark.parametrize(
+    "recipe", ["language_model", "image_classifier", "sequential_images", "vae", "draw", "pixelcnn"]
+)
+def test_what_other_programs_call_an_option_is_understood_by_every_recipe(
+    recipe: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for typed, meant in (
+        ("--lr", "--model.learning_rate"),
+        ("--epochs", "--trainer.max_epochs"),
+        ("--bs", "--data.batch_size"),
+    ):
+        with pytest.raises(SystemExit):
+            import_module(f"wnseq.recipes.{recipe}").main(["fit", typed, "1"])
+        assert f"unknown option {typed}. Did you mean {meant}?" in capsys.readouterr().err
+
+
+def test_every_synonym_is_of_an_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        import_module("wnseq.recipes.language_model").main(["fit", "--help"])
+    listed = capsys.readouterr().out
+    assert [name for name in SYNONYMS.values() if not re.search(rf"--(\w+\.)?{name} ", listed)] == []
+
+
+def test_a_wrong_option_in_a_short_spelt_file_names_its_place(here: Path, fails: Fails) -> None:
+    Path("run.yaml").write_text("model: {\n")
+    for words in (["-c", "run.yaml"], ["--config=run.yaml"]):
+        assert "run.yaml is not YAML, line 2, column 1" in fails(1, *words)

@@ -13,6 +13,7 @@ from wnseq.training.callbacks.ema import PolyakAverage
 from wnseq.training.callbacks.gate_monitor import GateMonitor
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
+from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.callbacks.weight_norm import DataInit, Renormalize
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Renormalize",
     "RichProgress",
     "RngState",
+    "ScheduleChange",
     "TerminateOnNaN",
     "Throughput",
     "all_gather_object",

@@ -27,7 +27,7 @@ class GateMonitor(Callback):
 
     It measures each gate of each input and recurrent weight of every weight-normalised recurrent module and cell. Both
     files are in ``trainer.log_dir``, the folder of the Trainer's first logger; without a logger it is
-    ``default_root_dir``. The CSV has one row per gate and measurement: ``step``, ``weight`` (its name in the state dict,
+    ``default_root_dir``. The CSV has a row for each gate and measurement: ``step``, ``weight`` (as in the state dict,
     without ``_v`` and ``_g``), ``gate``, ``g``, ``v_norm``, ``radians_per_step``. Every other logger than a CSVLogger
     has the same under ``gates/<weight>/<gate>/<column>``. A model without such modules has no files.
 

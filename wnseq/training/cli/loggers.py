@@ -17,7 +17,6 @@ OTHERS = {
     "wandb": ("WandbLogger", "wandb"),
     "mlflow": ("MLFlowLogger", "mlflow"),
     "comet": ("CometLogger", "comet_ml"),
-    "neptune": ("NeptuneLogger", "neptune"),
 }
 
 

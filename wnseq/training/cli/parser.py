@@ -79,7 +79,7 @@ def suggest_option(word: str, options: Iterable[str]) -> str:
     for wanted in (last, SYNONYMS.get(last)):
         same = [option for option in options if option.rpartition(".")[2].lstrip("-") == wanted]
         if same:
-            return f" Did you mean {' or '.join(same)}?"
+            return f" Did you mean {min(same, key=lambda option: option.count('.'))}?"
     return suggest(word, options)
 
 

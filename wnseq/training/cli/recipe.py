@@ -20,6 +20,7 @@ from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress, format_number
+from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
@@ -244,7 +245,7 @@ class RecipeCLI(FlagsFirstCLI):
         callbacks = [*users, *self.callbacks()]
         if any(hasattr(callback, "monitor") for callback in users):
             callbacks.append(CheckMonitors())
-        callbacks += [RngState(), TerminateOnNaN(), self._shutdown]
+        callbacks += [RngState(), TerminateOnNaN(), ScheduleChange(), self._shutdown]
         if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(RichProgress(self.monitor) if sys.stdout.isatty() else PlainProgress(self.monitor))
         if self.run_dir is None:

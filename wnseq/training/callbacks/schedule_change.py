@@ -9,7 +9,7 @@ __all__ = ["ScheduleChange"]
 
 
 class ScheduleChange(Callback):
-    """Say from what to what the learning rate jumps where a resumed run has another schedule than its checkpoint.
+    """Print from what to what the learning rate jumps where a resumed run has another schedule than its checkpoint.
 
     A schedule over the whole run, such as a cosine, depends on the number of epochs. A checkpoint holds the rate that
     the planned number gave; with another number the next step has the rate of the new schedule.
@@ -30,7 +30,7 @@ class ScheduleChange(Callback):
                 before = float(last)
                 if not math.isclose(before, float(base) * factor(done), rel_tol=1e-6, abs_tol=1e-12):
                     pl_module.print(
-                        f"this run is longer or shorter than its first part was planned, and its schedule with it: the "
+                        "this run is longer or shorter than its first part was planned, and its schedule with it: the "
                         f"learning rate goes from {before:.3g} to {float(base) * factor(done + 1):.3g}. To go on at a "
                         "rate of your own, start a new run from these weights: --model.init_from CHECKPOINT "
                         "--model.learning_rate RATE, without --ckpt_path\n"

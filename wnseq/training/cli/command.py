@@ -62,22 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     copy = commands.add_parser("copy", help="copy a recipe to a file of your own, to run and to change")
     copy.add_argument("name", help="a recipe, by the name that wnseq lists")
     copy.add_argument("file", type=Path, help="the file to write, which must not exist")
-    given = parser.parse_args(argv)
-    try:
-        found = find_recipes()
-        if given.command in (None, "list"):
-            with safe_output():
+    with safe_output():
+        given = parser.parse_args(argv)
+        try:
+            found = find_recipes()
+            if given.command in (None, "list"):
                 return _print_list(found)
-        if given.name not in found:
-            near = difflib.get_close_matches(given.name, found, 1)
-            meant = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found)}."
-            print(f"wnseq: error: there is no recipe {given.name!r}. {meant}", file=sys.stderr)
-            return 2
-        if given.command == "copy":
-            return _copy(found[given.name], given.file)
-    except (ModuleNotFoundError, OSError) as error:
-        print(f"wnseq: error: {error}", file=sys.stderr)
-        return 1
+            if given.name not in found:
+                near = difflib.get_close_matches(given.name, found, 1)
+                meant = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found)}."
+                print(f"wnseq: error: there is no recipe {given.name!r}. {meant}", file=sys.stderr)
+                return 2
+            if given.command == "copy":
+                return _copy(found[given.name], given.file)
+        except (ModuleNotFoundError, OSError) as error:
+            print(f"wnseq: error: {error}", file=sys.stderr)
+            return 1
     arguments = sys.argv
     sys.argv = [f"wnseq run {given.name}", *given.rest]  # its usage texts and its command to resume begin with that
     try:

@@ -59,6 +59,8 @@ def test_a_name_becomes_the_path(toy_presets: Path, here: Path) -> None:
     wide, narrow = (str(toy_presets / f"{name}.yaml") for name in ("wide", "narrow"))
     expected = ["fit", "-c", wide, f"--config={narrow}", "--config", "mine.yaml", "--model.cell", "wide"]
     assert expand_preset_names(words, "toy") == expected
+    Path("narrow").mkdir()
+    assert expand_preset_names(["--config", "narrow"], "toy") == ["--config", narrow]
     Path("wide").write_text("model:\n  width: 3\n")
     assert expand_preset_names(["--config", "wide"], "toy") == ["--config", "wide"]
 

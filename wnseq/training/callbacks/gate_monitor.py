@@ -92,7 +92,8 @@ class GateMonitor(Callback):
     def _measure(self, trainer: Trainer, model: nn.Module) -> None:
         if self._log is None:
             return
-        step, figures = trainer.global_step, {}
+        step = trainer.global_step
+        figures: dict[str, float] = {}
         labels, means = [], []
         for name, gates, v, g in gate_weights(model):
             length = row_norm(v)

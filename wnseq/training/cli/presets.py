@@ -1,6 +1,7 @@
 """Presets: files of options beside the recipes, taken by ``--config NAME``."""
 
 import importlib.resources
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def expand_preset_names(arguments: Sequence[str], recipe: str) -> list[str]:
     """
     words, presets = list(arguments), find_presets(recipe)
     for place, before, name in option_values(arguments, ("--config", "-c")):
-        if Path(name).suffix or Path(name).name != name or Path(name).exists():
+        if not re.fullmatch(r"[\w-]+", name) or Path(name).is_file():
             continue
         if name not in presets:
             known = f"The presets of {recipe} are {', '.join(presets)}" if presets else f"{recipe} has no presets"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.cli import presets
 from wnseq.training.cli.presets import expand_preset_names, find_presets
 
@@ -75,6 +76,17 @@ def test_a_preset_is_taken_and_a_flag_after_it_wins(
     with pytest.raises(SystemExit):
         main("--help")
     assert "Presets, taken by --config NAME: narrow, wide." in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_command_that_resumes_has_the_name(
+    toy_presets: Path, main: Callable[..., object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = ["--trainer.callbacks+=toy.StopAt", "--trainer.callbacks.step=3"]
+    with pytest.raises(SystemExit):
+        main("--config", "wide", *stop)
+    assert "toy fit --config wide --trainer" in capsys.readouterr().out
+    last = load_run_checkpoint(Path("runs/toy/1/checkpoints/last.ckpt"))
+    assert last["hyper_parameters"]["width"] == 9
 
 
 def test_a_name_that_is_neither_is_refused(toy_presets: Path, fails: Callable[..., str]) -> None:

@@ -85,12 +85,13 @@ class RecipeCLI(FlagsFirstCLI):
         self.name = name_of_runs(model_class, recipe)
         self.monitor = monitor
         self.defaults = defaults
-        self.arguments = list(arguments)
+        self.arguments = self.typed = list(arguments)
         self.program = program
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
         self._shutdown = GracefulShutdown()
-        presets = ", ".join(find_presets(recipe))
+        presets = find_presets(recipe)
+        known = f" Presets, taken by --config NAME: {', '.join(presets)}." if presets else ""
         super().__init__(
             model_class,
             data_class,
@@ -98,9 +99,7 @@ class RecipeCLI(FlagsFirstCLI):
             parser_kwargs={
                 "prog": program,
                 "description": f"The recipe {recipe}. Without a subcommand it runs fit, which trains, then tests the "
-                "best checkpoint. `fit --help` lists every option."
-                + f" Presets, taken by --config NAME: {presets}."
-                * bool(presets),
+                f"best checkpoint. `fit --help` lists every option.{known}",
                 **{name: {"description": text} for name, text in DESCRIPTIONS.items()},
             },
             trainer_defaults={
@@ -157,9 +156,9 @@ class RecipeCLI(FlagsFirstCLI):
         They are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
         """
         with user_errors():
-            words = expand_logger_names(expand_preset_names(self.arguments, self.recipe))
-            check_config_files(words)
-        self.config = parser.parse_args(words)
+            self.arguments = expand_logger_names(expand_preset_names(self.typed, self.recipe))
+            check_config_files(self.arguments)
+        self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
         subparser = subparsers(parser)[self.config.subcommand]
         classes = {"model": self.model_class, "data": self.datamodule_class, "trainer": Trainer}
@@ -180,7 +179,7 @@ class RecipeCLI(FlagsFirstCLI):
         subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
         data = checkpoint.get("wnseq", {}).get("data", {})
         subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
-        self.config = parser.parse_args(words)
+        self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
         options.ckpt_path = str(path)
         check = check_resumed if self.config.subcommand == "fit" else check_evaluated
@@ -282,7 +281,7 @@ class RecipeCLI(FlagsFirstCLI):
         step = f"stopped at step {self.trainer.global_step}"
         if not last.is_file():
             return f"{step}; no checkpoint was written"
-        words = iter(self.arguments)
+        words = iter(self.typed)
         kept = [word for word in words if not (word == "--ckpt_path" and next(words))]
         kept = [word for word in kept if not word.startswith("--ckpt_path=")]
         return (

@@ -69,7 +69,10 @@ def test_a_folder_is_its_files_each_ending_in_a_line(tmp_path: Path) -> None:
     for name, text in (("b.txt", LINES), ("a.txt", "no newline at the end"), ("contest.txt", LINES), ("x.py", "no")):
         (tmp_path / name).write_text(text)
     assert "".join(read(tmp_path).values()) == "no newline at the end\n" + LINES + LINES
-    assert open_corpus(str(tmp_path)).files == "files: a.txt, b.txt, contest.txt; not read: x.py"
+    assert open_corpus(str(tmp_path)).files == (
+        "files: a.txt, b.txt, contest.txt; not read: x.py (no .txt or .tokens file); "
+        "cut 90 : 5 : 5 into train, val, test in its order, so that the last part is its end"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
@@ -248,3 +251,75 @@ def test_texts_without_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("ab")
     with pytest.raises(ValueError, match=r"short\.txt has 2 bytes, too few to cut into train, val and test parts"):
         open_corpus(str(tmp_path / "short.txt"))
+
+
+# ---- parts from elsewhere, and other cuts
+
+
+def lines(number: int) -> str:
+    return "".join(f"line {index}\n" for index in range(number))
+
+
+def test_a_given_part_is_not_cut_from_the_corpus(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(lines(1000))
+    (tmp_path / "t.txt").write_text("the test\n")
+    given = {"test": str(tmp_path / "t.txt")}
+    corpus = open_corpus(str(tmp_path / "a.txt"), given=given)
+    parts = {part: text.read().decode() for part, text in corpus.parts.items()}
+    assert parts["test"] == "the test\n" and parts["train"] + parts["val"] == lines(1000)
+    assert len(parts["val"]) == pytest.approx(0.05 * len(lines(1000)), abs=20)
+    assert corpus.files == (
+        "files: a.txt; cut 95 : 5 into train, val in its order, so that the last part is its end\ntest part: t.txt"
+    )
+    both = open_corpus(str(tmp_path / "a.txt"), given={"val": str(tmp_path / "t.txt"), **given})
+    assert both.parts["train"].read().decode() == lines(1000) and both.files.startswith("files: a.txt\nval part: ")
+    assert "test" in open_corpus("python", given=given).parts
+
+
+def test_a_given_part_alone_reads_no_corpus(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("x")
+    corpus = open_corpus("nowhere", given={"test": str(tmp_path / "t.txt")}, only=("test",))
+    assert set(corpus.parts) == {"test"} and corpus.name == str(tmp_path / "t.txt")
+    assert len(corpus.sha256) == len(corpus.part_sha256("test")) == 64
+
+
+def test_a_folder_need_not_name_a_given_part(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("train", "valid"):
+        (tmp_path / "in" / f"{name}.txt").write_text(f"{name}\n")
+    with pytest.raises(ValueError, match=r"no file whose name says test\. .* --data\.test PATH"):
+        open_corpus(str(tmp_path / "in"))
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("test", "train"):  # the whole folder is the part, whatever the names say
+        (folder / f"{name}.txt").write_text(f"own {name}\n")
+    corpus = open_corpus(str(tmp_path / "in"), given={"test": str(folder)})
+    assert [text.read() for text in corpus.parts.values()] == [b"train\n", b"valid\n", b"own test\nown train\n"]
+    (tmp_path / "in" / "test.txt").write_text("not this\n")
+    assert (
+        "not read: test.txt (--data.test is given)"
+        in open_corpus(str(tmp_path / "in"), given={"test": str(folder)}).files
+    )
+
+
+def test_blocks_spread_every_part_over_the_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(lines(2000))
+    order, blocks = (open_corpus(str(tmp_path / "a.txt"), cut=cut) for cut in ("order", "blocks"))
+    read = {part: text.read().decode().splitlines() for part, text in blocks.parts.items()}
+    assert sorted(line for part in read.values() for line in part) == sorted(lines(2000).splitlines())
+    numbers = [int(line.split()[1]) for line in read["test"]]
+    assert numbers == sorted(numbers) and numbers[0] < 220 and numbers[-1] == 1999
+    assert blocks.sha256 != order.sha256 and "in each of 10 stretches" in blocks.files
+
+
+def test_an_encoding_is_recognised_and_said(tmp_path: Path) -> None:
+    text = "Größe und Maß, Übermut tut selten gut: äöü ÄÖÜ ß\n" * 200
+    for name, encoding in (("a", "cp1252"), ("b", "utf-8")):
+        (tmp_path / f"{name}.txt").write_bytes(text.encode(encoding))
+    corpus = open_corpus(str(tmp_path), encoding="auto")
+    assert "".join(part.read().decode() for part in corpus.parts.values()) == text * 2
+    assert "(recognised as cp1252, utf-8)" in corpus.files
+    assert "(recognised as cp1252)" in open_corpus(str(tmp_path / "a.txt"), encoding="auto").files
+    (tmp_path / "c.txt").write_bytes(bytes(range(128, 256)) * 99)
+    with pytest.raises(ValueError, match=r"c\.txt: no encoding was recognised\. Name it by --data\.encoding"):
+        open_corpus(str(tmp_path / "c.txt"), encoding="auto")

@@ -82,13 +82,15 @@ def test_standard_sets_have_their_published_counts(
     assert data.splits["test"].counts.unknown == 0
 
 
-def test_two_lines_say_what_the_corpus_is() -> None:
+def test_three_lines_say_what_the_corpus_is() -> None:
     data = prepared(tokenizer="word")
-    first, second = data.describe().splitlines()
-    assert first == f"corpus {TEXT} (sha256 {data.corpus_sha256[:12]}): 275 train, 11 val, 15 test tokens"
+    first, second, third = data.describe().splitlines()
+    sizes = "275 train, 11 val, 15 test tokens, 1,433 characters"
+    assert first == f"corpus {TEXT} (sha256 {data.corpus_sha256[:12]}): {sizes}"
     assert second == "tokenizer: word, 167 entries, 73.33% of the test tokens unknown"
+    assert third.startswith(f"files: {Path(TEXT).name}; cut 90 : 5 : 5 into train, val, test in its order")
     assert data.provenance() == {"corpus": data.corpus, "corpus_sha256": data.corpus_sha256}
-    assert prepared().describe().endswith("\ntokenizer: byte, 256 entries")
+    assert "\ntokenizer: byte, 256 entries\n" in prepared().describe()
 
 
 def test_evaluation_carries_or_resets_the_state() -> None:
@@ -149,7 +151,7 @@ def test_a_folder_says_which_files_it_read(tmp_path: Path) -> None:
     for name in ("train.txt", "valid.txt", "test.txt", "notes.md"):
         (tmp_path / name).write_text("one two three four five six seven eight\n" * 9)
     assert prepared(str(tmp_path)).describe().splitlines()[2] == (
-        "files: train train.txt; val valid.txt; test test.txt; not read: notes.md"
+        "files: train train.txt; val valid.txt; test test.txt; not read: notes.md (no .txt or .tokens file)"
     )
 
 

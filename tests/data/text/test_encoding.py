@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from wnseq.data.text import encoding, stream
-from wnseq.data.text.encoding import Counts, Split, encode
+from wnseq.data.text.encoding import Counts, Split, encode, encode_text, exp
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import KINDS, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
@@ -37,7 +37,7 @@ def test_tokens_are_the_encoded_text(monkeypatch: pytest.MonkeyPatch, kind: str,
     assert isinstance(split.tokens, np.memmap)
     assert split.tokens.tolist() == tokenizer.encode(PROSE)
     written = 50 if kind == "word" else 0
-    assert split.counts == Counts(len(split.tokens), 600, len(PROSE), len(PROSE.encode()), 0, written, 0)
+    assert split.counts == Counts(len(split.tokens), 600, len(PROSE), len(PROSE.encode()), 0, written, 0, 0)
 
 
 def test_the_counts_of_words_are_those_of_a_word_tokenizer() -> None:
@@ -148,7 +148,7 @@ def test_what_is_not_utf8_leaves_nothing(tmp_path: Path, cache: Path) -> None:
 
 def test_an_empty_text_has_no_tokens() -> None:
     split = encode(Text(()), ByteTokenizer(), "empty")
-    assert split == Split(split.tokens, Counts(0, 0, 0, 0, 0, 0, 0))
+    assert split == Split(split.tokens, Counts(*[0] * 8))
     assert len(split.tokens) == 0
 
 
@@ -214,3 +214,50 @@ def test_the_counts_beside_the_ids_can_be_read(cache: Path) -> None:
     encode(TEXT, ByteTokenizer(), "prose")
     (path,) = cache.glob("*.json")
     assert json.loads(path.read_text())["bytes"] == len(PROSE.encode())
+
+
+# ---- units
+
+
+def units(kind: str, content: str, **options: str) -> dict[str, float]:
+    tokenizer = train_tokenizer(kind, Text.of(content.encode()), None, **options)
+    return encode_text(content, tokenizer).counts.units(2.0, tokenizer)
+
+
+BY_TEXT = {"bits_per_character", "bits_per_byte"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "options", "expected"),
+    [
+        ("word", PROSE, {}, {"word_perplexity", *BY_TEXT}),
+        ("subword", PROSE, {}, {"word_perplexity", *BY_TEXT}),
+        ("char", PROSE, {}, BY_TEXT),
+        ("byte", PROSE, {}, BY_TEXT),
+        ("subword", "权重的方向与长度彼此独立而因此训练得更快。\n" * 99, {}, BY_TEXT),
+        ("word", PROSE, {"words": "punctuation"}, {"word_perplexity"}),  # which loses spaces
+        ("word", PROSE, {"words": "basic_english"}, {"word_perplexity"}),
+    ],
+)
+def test_the_units_are_those_that_make_sense(
+    kind: str, content: str, options: dict[str, str], expected: set[str]
+) -> None:
+    assert set(units(kind, content, **options)) == {"nats_per_token", "perplexity", *expected}
+
+
+def test_the_units_of_words_agree() -> None:
+    for words in ("blank", "punctuation"):
+        found = units("word", PROSE, words=words)
+        assert found["word_perplexity"] == pytest.approx(found["perplexity"]) == pytest.approx(math.exp(2))
+    found = units("byte", PROSE)
+    assert found["bits_per_byte"] == pytest.approx(2 / math.log(2))
+    assert exp(1.0) == math.e and exp(1000.0) == math.inf
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_in_memory_has_the_ids_and_the_sizes_of_a_file(kind: str) -> None:
+    tokenizer = train_tokenizer(kind, Text.of(PROSE[:60].encode()))
+    found, expected = encode_text(PROSE, tokenizer), encode(TEXT, tokenizer, "prose")
+    assert found.tokens.tolist() == expected.tokens.tolist() and found.counts == expected.counts
+    with pytest.raises(ValueError, match="the text is empty"):
+        encode_text("", tokenizer)

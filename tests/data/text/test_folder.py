@@ -90,4 +90,4 @@ def test_a_folder_without_text_says_what_it_has(tmp_path: Path) -> None:
 def test_the_files_are_described(tmp_path: Path) -> None:
     made(tmp_path, *(f"train/{index}.txt" for index in range(9)), "valid.txt", "test.txt", "readme.md")
     expected = "files: train train/0.txt, train/1.txt, train/2.txt, 6 more; val valid.txt; test test.txt"
-    assert find_files(tmp_path).describe(tmp_path) == f"{expected}; not read: readme.md"
+    assert find_files(tmp_path).describe(tmp_path) == f"{expected}; not read: readme.md (no .txt or .tokens file)"

@@ -189,3 +189,18 @@ def test_another_torchtext_is_told_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(ImportError, match=r'pip install "torchtext==0\.6\.\*".*libtorchtext\.so'):
         train_tokenizer("word", text(PROSE))
+
+
+def test_rare_entries_are_left_out() -> None:
+    word, char = (train_tokenizer(kind, text("b a c c\nb a c a\n"), None, "blank", 3) for kind in ("word", "char"))
+    assert isinstance(word, WordTokenizer)
+    assert isinstance(char, CharTokenizer)
+    assert word.tokens == ["<unk>", "<eos>", "a", "c"]
+    assert char.tokens == ["<unk>", " ", "a", "c"]
+
+
+def test_words_apart_from_punctuation_have_entries_of_their_own() -> None:
+    word = train_tokenizer("word", text("one, two, three\n"), None, "punctuation")
+    assert isinstance(word, WordTokenizer)
+    assert word.tokens == ["<unk>", "<eos>", ",", "one", "three", "two"]
+    assert word.encode("one , two") == word.encode("one, two")

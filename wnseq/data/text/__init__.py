@@ -1,8 +1,9 @@
 """Text: corpora, tokenizers, and batches for truncated back-propagation through time."""
 
-from wnseq.data.text.bptt import IGNORE, TextBatch, shard
+from wnseq.data.text.bptt import IGNORE, TextBatch, shard, text_batches
 from wnseq.data.text.corpora import Corpus, open_corpus
 from wnseq.data.text.datamodule import TextDataModule
+from wnseq.data.text.encoding import exp
 from wnseq.data.text.tokenizer import (
     LINE_END,
     UNKNOWN,
@@ -13,7 +14,7 @@ from wnseq.data.text.tokenizer import (
     WordTokenizer,
 )
 from wnseq.data.text.tokenizer_training import train_tokenizer
-from wnseq.data.text.vocabulary import reorder_rows
+from wnseq.data.text.vocabulary import match_tokens, reorder_rows
 
 __all__ = [
     "IGNORE",
@@ -27,8 +28,11 @@ __all__ = [
     "TextDataModule",
     "Tokenizer",
     "WordTokenizer",
+    "exp",
+    "match_tokens",
     "open_corpus",
     "reorder_rows",
     "shard",
+    "text_batches",
     "train_tokenizer",
 ]

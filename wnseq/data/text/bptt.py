@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wnseq.data.text.encoding import Ids
+from wnseq.data.text.encoding import Counts, Ids, encode_text
+from wnseq.data.text.tokenizer import Tokenizer
 
 IGNORE = -100  # a target where nothing is predicted; cross_entropy's default
 Cuts = Sequence[int] | npt.NDArray[np.int64]
@@ -171,3 +172,13 @@ class ResetLoader:
             ids[places < 0] = self.start
             targets = np.where(places[1:] < len(self.tokens), ids[1:], IGNORE)
             yield TextBatch(torch.from_numpy(ids[:-1]), torch.from_numpy(targets), reset_state=True)
+
+
+def text_batches(text: str, tokenizer: Tokenizer, bptt: int = 256) -> tuple[StreamLoader, Counts]:
+    """Return a text in memory as the batches of one stream, every token a target once, and its sizes.
+
+    Raises:
+        ValueError: The text is empty.
+    """
+    split = encode_text(text, tokenizer)
+    return StreamLoader(Streams(split.tokens, 1, tokenizer.start), bptt), split.counts

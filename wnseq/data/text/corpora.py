@@ -3,15 +3,17 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 from wnseq.data._download import fetch, unpack
 from wnseq.data._files import cache_folder, data_root
-from wnseq.data.text.decoding import check_encoding
+from wnseq.data.text.decoding import AUTO, check_encoding, detect_encoding
 from wnseq.data.text.folder import find_files
 from wnseq.data.text.stream import Text
 
@@ -113,7 +115,7 @@ class Corpus:
     Args:
         name: As the user gave it.
         parts: ``train``, ``val``, ``test``.
-        files: A line about the files that were read and those that were not; empty but for a folder.
+        files: A line about the files that were read and those that were not, and why; empty for a corpus of ours.
     """
 
     name: str
@@ -124,14 +126,15 @@ class Corpus:
     def sha256(self) -> str:
         """Hash of the parts, one after the other: that of the file where a corpus is one file."""
         digest = sha256()
-        for text in dict.fromkeys(self.parts[part] for part in PARTS):  # validation and test part may be the same
+        parts = [self.parts[part] for part in PARTS if part in self.parts]
+        for text in dict.fromkeys(parts):  # validation and test part may be the same
             for block in text.blocks():
                 digest.update(block)
         return digest.hexdigest()
 
     def part_sha256(self, part: str) -> str:
         """Return a hash of one part's content, from the corpus's hash and the place of the part."""
-        sizes = [self.parts[each].size for each in PARTS]
+        sizes = [self.parts[each].size for each in PARTS if each in self.parts]
         return sha256(f"{self.sha256} {sizes} {part}".encode()).hexdigest()
 
 
@@ -184,28 +187,82 @@ def fetch_corpus(name: str, root: str | None = None) -> None:
             unpack(archive, member, target if os.access(folder, os.W_OK) else _unpacked(target))
 
 
-def open_corpus(name: str, root: str | None = None, encoding: str | None = None) -> Corpus:
+def open_corpus(
+    name: str,
+    root: str | None = None,
+    encoding: str | None = None,
+    *,
+    field: str | None = None,
+    cut: str = "order",
+    given: Mapping[str, str] = MappingProxyType({}),
+    only: Sequence[str] = PARTS,
+) -> Corpus:
     """Return a corpus in its three parts, none of them empty.
 
     Args:
         name: ``python`` (embedded), a standard name, or the path of a text file, gzipped or not, or of a folder of
             them, which :mod:`wnseq.data.text.folder` describes.
         root: Folder of the standard corpora; default ``$WNSEQ_DATA``, else ``./data``.
-        encoding: Encoding of a path's files; None for UTF-8.
+        encoding: Encoding of a path's files; None for UTF-8, ``auto`` for the one that each is most likely in.
+        field: Key of the text in files of JSON lines.
+        cut: How a path's text is cut: in ``order``, or in ``blocks``, ten stretches that are each cut.
+        given: ``val`` or ``test`` → a file or folder that is this part; it is not cut from the corpus then.
+        only: Parts that are wanted: if all are ``given``, the corpus is not read.
 
     Raises:
         ValueError: An unknown name, a text in another encoding, or one that is empty or too short to be cut.
         FileNotFoundError: A file is missing.
     """
+    read = {part: _path(Path(path).expanduser(), encoding, field) for part, path in given.items()}
+    parts = {part: text for part, (text, _) in read.items()}
+    lines = [f"{part} part: {line.removeprefix('files: ')}" for part, (_, line) in read.items()]
+    if set(only) <= set(parts):
+        return Corpus(
+            " and ".join(given[part] for part in only), {part: parts[part] for part in only}, "\n".join(lines)
+        )
     check_name(name, encoding)
-    if name == EMBEDDED:
-        return Corpus(name, _embedded())
-    if name in CORPORA:
-        return Corpus(name, _standard(name, data_root(root) / name))
-    path = Path(name).expanduser()
+    if name == EMBEDDED or name in CORPORA:
+        own = _embedded() if name == EMBEDDED else _standard(name, data_root(root) / name)
+        return Corpus(name, own | parts, "\n".join(lines))
+    own, line = _own(Path(name).expanduser(), encoding, field, cut, given)
+    return Corpus(name, own | parts, "\n".join([line, *lines]))
+
+
+def _own(
+    path: Path, encoding: str | None, field: str | None, cut: str, given: Collection[str]
+) -> tuple[dict[str, Text], str]:
+    """Return the parts of a file or folder that are not given otherwise, and a line about its files."""
     if path.is_dir():
-        return Corpus(name, *_folder(path, encoding))
-    return Corpus(name, _cut(_file(path, encoding), (0.9, 0.95), Text.boundary, str(path)))
+        files = find_files(path, field, given)
+        read = {part: _joined(each, encoding, field) for part, each in files.read.items()}
+        line = files.describe(path) + _encoding_of([each for part in files.read.values() for each in part], encoding)
+        if "train" in read:
+            return read, line
+        text = read[""]
+    else:
+        text, line = _path(path, encoding, field)
+    missing = [part for part in PARTS[1:] if part not in given]
+    if not missing:
+        return {"train": text}, line
+    shares = [100 - 5 * len(missing), *(5 for _ in missing)]
+    edges = [sum(shares[: index + 1]) / 100 for index in range(len(missing))]
+    stretches = 10 if cut == "blocks" else 1
+    parts = dict.fromkeys(["train", *missing], Text(()))
+    marks = [0, *(text.boundary(index * text.size // stretches) for index in range(1, stretches)), text.size]
+    for start, stop in pairwise(marks):
+        for part, piece in _cut(text.slice(start, stop), edges, Text.boundary, str(path), missing).items():
+            parts[part] += piece
+    where = "in its order, so that the last part is its end" if stretches == 1 else f"in each of {stretches} stretches"
+    return parts, f"{line}; cut {' : '.join(map(str, shares))} into {', '.join(parts)} {where}"
+
+
+def _path(path: Path, encoding: str | None, field: str | None) -> tuple[Text, str]:
+    """Return a file, or all files of a folder, as one text, and a line about them."""
+    if path.is_dir():
+        files = find_files(path, field, whole=True)
+        line = files.describe(path) + _encoding_of(files.read[""], encoding)
+        return _joined(files.read[""], encoding, field), line
+    return _file(path, encoding, field), f"files: {path.name}{_encoding_of([path], encoding)}"
 
 
 def _embedded() -> dict[str, Text]:
@@ -247,7 +304,7 @@ def _standard(name: str, folder: Path) -> dict[str, Text]:
             )
         found[file] = _file(path)
     if isinstance(source.parts, str):
-        return _cut(found[source.parts], source.cuts, Text.character_boundary, name)
+        return _cut(found[source.parts], source.cuts, Text.character_boundary, name, PARTS[1:])
     return {part: found[file] for part, file in source.parts.items()}
 
 
@@ -256,28 +313,26 @@ def _unpacked(target: Path) -> Path:
     return cache_folder() / "corpora" / target.parent.name / target.name
 
 
-def _file(path: Path, encoding: str | None = None) -> Text:
+def _encoding_of(files: Sequence[Path], encoding: str | None) -> str:
+    """Return which encodings were recognised, for the line about the files."""
+    found = {detect_encoding(path) or "utf-8" for path in files} if encoding == AUTO else ()
+    return f" (recognised as {', '.join(sorted(found))})" if found else ""
+
+
+def _file(path: Path, encoding: str | None = None, field: str | None = None) -> Text:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file.")
-    text = Text.of_file(path, encoding)
+    text = Text.of_file(path, encoding, field)
     if not text.size:
         raise ValueError(f"{path} is empty; a corpus needs text.")
     return text
 
 
-def _folder(folder: Path, encoding: str | None) -> tuple[dict[str, Text], str]:
-    """Return the parts by the files' names, or cut the files; and a line about them."""
-    files = find_files(folder)
-    joined = {part: _joined(paths, encoding) for part, paths in files.read.items()}
-    parts = joined if "train" in joined else _cut(joined[""], (0.9, 0.95), Text.boundary, str(folder))
-    return parts, files.describe(folder)
-
-
-def _joined(files: list[Path], encoding: str | None) -> Text:
+def _joined(files: Sequence[Path], encoding: str | None, field: str | None) -> Text:
     """Concatenate files, each ending in a newline."""
     joined = Text(())
     for path in files:
-        text = _file(path, encoding)
+        text = _file(path, encoding, field)
         joined += text
         if text.slice(text.size - 1, text.size).read() != b"\n":
             joined += Text.of(b"\n")
@@ -285,15 +340,19 @@ def _joined(files: list[Path], encoding: str | None) -> Text:
 
 
 def _cut(
-    text: Text, fractions: tuple[float, float], boundary: Callable[[Text, int], int], name: str
+    text: Text, fractions: Sequence[float], boundary: Callable[[Text, int], int], name: str, others: Sequence[str]
 ) -> dict[str, Text]:
-    """Cut one text into three at the first boundary from each fraction of its bytes on."""
-    first, second = (boundary(text, int(fraction * text.size)) for fraction in fractions)
-    whole_rest = fractions[0] == fractions[1]
-    if not (0 < first < text.size and (whole_rest or first < second < text.size)):
+    """Cut one text into train and the others, at the first boundary from each fraction of its bytes on.
+
+    Where two fractions are equal, both parts are the whole rest.
+    """
+    edges = [boundary(text, int(fraction * text.size)) for fraction in fractions]
+    whole_rest = len(set(fractions)) < len(fractions)
+    if not (edges[0] > 0 and edges[-1] < text.size and (whole_rest or len(set(edges)) == len(edges))):
         raise ValueError(
-            f"{name} has {text.size:,} bytes, too few to cut into train, val and test parts. Give a longer text, "
-            "or a folder with train.txt, valid.txt and test.txt."
+            f"{name} has {text.size:,} bytes, too few to cut into train, {' and '.join(others)} parts. Give a longer "
+            "text, a folder with train.txt, valid.txt and test.txt, or --data.val and --data.test."
         )
-    val = text.slice(first, text.size if whole_rest else second)
-    return {"train": text.slice(0, first), "val": val, "test": text.slice(second, text.size)}
+    ends = [text.size] * len(edges) if whole_rest else [*edges[1:], text.size]
+    parts = {part: text.slice(*cut) for part, *cut in zip(others, edges, ends, strict=True)}
+    return {"train": text.slice(0, edges[0]), **parts}

@@ -2,9 +2,9 @@
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -12,9 +12,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
 from wnseq.data.text.bptt import Cuts, ResetLoader, StreamLoader, Streams, TextBatch, fixed_cuts, random_cuts
 from wnseq.data.text.corpora import PARTS, check_name, fetch_corpus, open_corpus
+from wnseq.data.text.decoding import check_encoding
 from wnseq.data.text.encoding import Split, encode
+from wnseq.data.text.options import MEASURED, estimate_tokens, options_from_checkpoint, saved_options
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
+from wnseq.data.text.words import Words
 
 MIN_RANDOM_BPTT = 10  # tokens; random_cuts draws around half of it, and no length below 5
 
@@ -33,11 +36,20 @@ class TextDataModule(LightningDataModule):
             tinyshakespeare, enwik8, text8, or the path of a text file or of a folder of them, gzipped or not. A folder
             is all its .txt and .tokens files and those of its subfolders, hidden ones left out, in sorted order: the
             parts if names of files or subfolders say train, valid and test, else cut 90 : 5 : 5.
+        val: Path of a text file or folder that is the validation part; the corpus is not cut for it then.
+        test: Path of a text file or folder that is the test part; the corpus is not cut for it then.
+        cut: How a path's text is cut: in order, so that the test part is its end; or in blocks, ten stretches of it
+            that are each cut.
         tokenizer: word, subword, bpe, char or byte, trained on the training part, or the path of a checkpoint with a
             tokenizer; default subword.
         vocabulary_size: Entries at most, the most frequent; default all words or characters, 2000 subwords.
+        words: What a word of the tokenizer word is: what blanks separate; with punctuation, signs are words of their
+            own; or as torchtext's tokenizers basic_english, moses, toktok and spacy split.
+        min_count: Times that a word or character must be in the training part to be an entry.
         root: Folder of the standard corpora; default $WNSEQ_DATA, else ./data.
-        encoding: Encoding of the text files of a path, e.g. cp1252, utf-16 or gb18030; default UTF-8.
+        encoding: Encoding of the text files of a path, e.g. cp1252, utf-16 or gb18030, or auto to recognise it; default
+            UTF-8.
+        field: Key of the text in files of JSON lines (.jsonl, .ndjson), each of whose records is a document.
         batch_size: Streams read side by side in training, by each process.
         bptt: Tokens of each stream in a training step; gradients reach no further back.
         random_bptt: Whether to draw each batch's length around bptt (AWD-LSTM); else all are equal.
@@ -73,8 +85,14 @@ class TextDataModule(LightningDataModule):
         corpus: str = "python",
         tokenizer: str | None = None,
         vocabulary_size: int | None = None,
+        words: Words = "blank",
+        min_count: int = 1,
         root: str | None = None,
         encoding: str | None = None,
+        field: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        cut: Literal["order", "blocks"] = "order",
         batch_size: int = 32,
         bptt: int = 64,
         random_bptt: bool = False,
@@ -90,15 +108,35 @@ class TextDataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("eval_bptt", eval_bptt, 1),
             ("seed", seed, 0),
+            ("min_count", min_count, 1),
         ):
             _check_integer(name, value, least)
         for name, value in (("random_bptt", random_bptt), ("eval_reset_state", eval_reset_state)):
             if not isinstance(value, bool):
                 raise TypeError(f"TextDataModule: {name} must be true or false, got {value!r}.")
-        check_name(corpus, encoding)
+        for name, choice, choices in (("cut", cut, ("order", "blocks")), ("words", words, get_args(Words))):
+            if choice not in choices:
+                raise ValueError(f"TextDataModule: {name} must be one of {', '.join(choices)}, got {choice!r}.")
+        self.given = {part: path for part, path in (("val", val), ("test", test)) if path is not None}
+        for path in self.given.values():
+            if not Path(path).expanduser().exists():
+                raise FileNotFoundError(f"There is no text file or folder at {path!r} (looked in {Path.cwd()}).")
+        if self.given:
+            check_encoding(encoding)  # a standard corpus beside them has its own
+            check_name(corpus)
+        else:
+            check_name(corpus, encoding)
         kind = "subword" if tokenizer is None else tokenizer
         _check_tokenizer(kind, vocabulary_size)
+        if (words != "blank" and kind != "word") or (min_count > 1 and kind not in ("word", "char")):
+            option = "words" if words != "blank" else "min_count"
+            raise ValueError(f"TextDataModule: {option} does nothing with the tokenizer {kind!r}. Leave it out.")
         self.corpus = corpus
+        self.val, self.test = val, test
+        self.cut = cut
+        self.words = words
+        self.min_count = min_count
+        self.field = field
         self.tokenizer_source = kind
         self.vocabulary_size = vocabulary_size
         self.root = root
@@ -124,7 +162,8 @@ class TextDataModule(LightningDataModule):
         """
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
             return
-        fetch_corpus(self.corpus, self.root)
+        if self._wanted() == PARTS:
+            fetch_corpus(self.corpus, self.root)
         if rank_and_world_size(self.trainer)[1] > 1 and not self.splits:
             with contextlib.suppress(ValueError, OSError):  # setup raises it again, in every process
                 self._read()
@@ -137,45 +176,79 @@ class TextDataModule(LightningDataModule):
         """
         if stage == "fit":
             self.position.reset()  # Lightning loads the position of a resumed run after this
-        if stage == "predict" or self.splits:
+        if stage == "predict" or set(wanted := self._wanted(stage)) <= set(self.splits):
             return
-        splits = self._read()
+        splits = self._read(wanted)
         if stage in (None, "fit"):
             self._check_length("train", splits["train"], self._num_streams(), self.bptt)
         if not self.eval_reset_state:
-            for part in ("val", "test"):
+            for part in wanted[-2:]:
                 self._check_length(part, splits[part], self.eval_batch_size, 1)
         self.splits = splits
 
-    def _read(self) -> dict[str, Split]:
-        text = self.text = open_corpus(self.corpus, self.root, self.encoding)
+    def _wanted(self, stage: str | None = None) -> Sequence[str]:
+        """Return the parts that a stage needs: all, or the one that it measures, where a path gives it."""
+        if stage is None and self.trainer is not None:
+            stage = self.trainer.state.fn
+        part = MEASURED.get(stage or "", "")
+        has_tokenizer = self.tokenizer is not None or self.tokenizer_source not in KINDS
+        return (part,) if part in self.given and has_tokenizer else PARTS
+
+    def _read(self, wanted: Sequence[str] = PARTS) -> dict[str, Split]:
+        options: dict[str, Any] = {"field": self.field, "cut": self.cut, "given": self.given, "only": wanted}
+        text = self.text = open_corpus(self.corpus, self.root, self.encoding, **options)
         for part in text.parts.values():
             part.check()
         self.corpus_sha256 = text.sha256
         if self.tokenizer is None:
             if self.tokenizer_source in KINDS:
-                self.tokenizer = train_tokenizer(self.tokenizer_source, text.parts["train"], self.vocabulary_size)
+                settings = (self.vocabulary_size, self.words, self.min_count)
+                self.tokenizer = train_tokenizer(self.tokenizer_source, text.parts["train"], *settings)
             else:
                 self.tokenizer = Tokenizer.from_checkpoint(self.tokenizer_source)
-        return {part: encode(text.parts[part], self.tokenizer, text.part_sha256(part), part) for part in PARTS}
+        return {part: encode(text.parts[part], self.tokenizer, text.part_sha256(part), part) for part in wanted}
 
     def describe(self) -> str:
-        """Return two or three lines about the corpus, for the screen; those of a folder name its files."""
+        """Return a few lines about the corpus, for the screen; those of a path name its files."""
         tokenizer = self._after_setup()
-        sizes = ", ".join(f"{self.splits[part].counts.tokens:,} {part}" for part in PARTS)
-        test = self.splits["test"].counts
-        unknown = f", {test.unknown / test.tokens:.2%} of the test tokens unknown" if test.unknown else ""
-        unknown += f", {test.written / test.tokens:.2%} written as <unk>" if test.written else ""
+        sizes = ", ".join(f"{split.counts.tokens:,} {part}" for part, split in self.splits.items())
+        characters = sum(split.counts.characters for split in self.splits.values())
+        words = f" ({self.words})" if tokenizer.kind == "word" and self.words != "blank" else ""
         files = f"\n{self.text.files}" if self.text.files else ""
         return (
-            f"corpus {self.corpus} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens\n"
-            f"tokenizer: {tokenizer.kind}, {len(tokenizer):,} entries{unknown}{files}"
+            f"corpus {self.text.name} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens, {characters:,} characters\n"
+            f"tokenizer: {tokenizer.kind}{words}, {len(tokenizer):,} entries{self._unknown('test')}{files}"
         )
+
+    def describe_part(self, part: str) -> str:
+        """Return one line about the part that an evaluation measured, for the screen."""
+        counts = self.splits[part].counts
+        return (
+            f"corpus {self.text.name} (sha256 {self.corpus_sha256[:12]}), {part} part: {counts.tokens:,} tokens, "
+            f"{counts.characters:,} characters{self._unknown(part)}"
+        )
+
+    def _unknown(self, part: str) -> str:
+        """Return the shares of a part that are no entries of the tokenizer, where there can be any."""
+        counts = self.splits[part].counts if part in self.splits else None
+        if self._after_setup().unknown is None or not counts:
+            return ""
+        written = f", {counts.written / counts.tokens:.2%} written as <unk>" if counts.written else ""
+        return f", {counts.unknown / counts.tokens:.2%} of the {part} tokens unknown{written}"
 
     def provenance(self) -> dict[str, str]:
         """Return which corpus this is, for loggers and checkpoints."""
-        return {"corpus": self.corpus, "corpus_sha256": self.corpus_sha256}
+        return {"corpus": self.text.name, "corpus_sha256": self.corpus_sha256}
 
+    def checkpoint_options(self) -> dict[str, Any]:
+        """Return the options by which the same batches are found again, paths in full."""
+        return saved_options(self)
+
+    def estimate_tokens(self) -> tuple[int, int]:
+        """Return about how many tokens the training part has, and how many entries its tokenizer, which is not made."""
+        return estimate_tokens(self)
+
+    options_from_checkpoint = staticmethod(options_from_checkpoint)
     # ---- batches
 
     def train_dataloader(self) -> EpochLoader[TextBatch]:

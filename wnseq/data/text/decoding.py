@@ -14,6 +14,7 @@ BLOCK = 1 << 18  # bytes read at once
 HEAD = 1 << 16  # bytes by which a file's kind and encoding are recognised
 SHOWN = 40  # characters of the decoded text in an error
 GZIP = b"\x1f\x8b"
+AUTO = "auto"  # instead of an encoding: the one that a file is most likely in
 KINDS_OF_FILES = {
     b"PK\x03\x04": "a zip archive or an office document",
     b"BZh": "a bzip2 archive",
@@ -36,7 +37,7 @@ def check_encoding(name: str | None) -> None:
         ValueError: It does not.
     """
     try:
-        if name is not None:
+        if name not in (None, AUTO):
             "a".encode(name)  # codecs.lookup knows rot13 and zip as well
     except (LookupError, UnicodeError, ValueError) as error:
         raise ValueError(
@@ -50,7 +51,7 @@ def utf8_file(path: Path, encoding: str | None = None) -> tuple[Path, int]:
 
     Args:
         path: A text file, gzipped or not.
-        encoding: Its encoding; None for UTF-8.
+        encoding: Its encoding; None for UTF-8, ``auto`` for the one that :func:`detect_encoding` finds.
 
     Returns:
         The file itself, or, where it is gzipped or in another encoding, a converted copy in the cache.
@@ -58,6 +59,8 @@ def utf8_file(path: Path, encoding: str | None = None) -> tuple[Path, int]:
     Raises:
         ValueError: The beginning is no text, or one in another encoding, which the error names.
     """
+    if encoding == AUTO:
+        encoding = detect_encoding(path)
     if encoding is not None and codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         encoding = None
     with path.open("rb") as file:
@@ -71,6 +74,27 @@ def utf8_file(path: Path, encoding: str | None = None) -> tuple[Path, int]:
     if b"\0" in head or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise not_utf8(str(path), head, "it has bytes that are 0" if b"\0" in head else "it begins with ff fe or fe ff")
     return source, len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def detect_encoding(path: Path) -> str | None:
+    """Return the encoding that a text file, gzipped or not, is most likely in; None for UTF-8."""
+    with path.open("rb") as file:
+        gzipped = file.read(2) == GZIP
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with gzip.open(path) if gzipped else path.open("rb") as file, reading(path, "a text"):
+        try:
+            while block := file.read(BLOCK):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            found = likely_encoding(error.object[max(0, error.start - HEAD // 2) :])
+        else:
+            return None
+    if found is None:
+        raise FileFormatError(
+            f"{path}: no encoding was recognised. Name it by --data.encoding, e.g. cp1252 or gb18030."
+        )
+    return found[0]
 
 
 def not_utf8(name: str, data: bytes, reason: str) -> FileFormatError:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +16,11 @@ from wnseq.data._files import atomic_write, cache_folder
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import UNKNOWN, Tokenizer
 
-FORMAT = 2  # of the cached files; changes with everything that changes their content
+FORMAT = 3  # of the cached files; changes with everything that changes their content
+# Runs of characters whose words no spaces separate: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
 PATIENCE = 2.0  # seconds after which a progress bar appears
 Ids = np.ndarray[tuple[int], np.dtype[np.integer]]
 
@@ -25,12 +31,14 @@ class Counts:
 
     Args:
         tokens: Number of ids.
-        words: Whitespace-separated words, plus one for each line's end: the tokens of a word tokenizer.
+        words: Words, whitespace-separated except for a word tokenizer with others, plus one for each line's end: the
+            tokens of a word tokenizer.
         characters: Unicode characters.
         bytes: Bytes of UTF-8.
         unknown: Tokens outside the vocabulary (a ``<unk>`` in the text itself not counted).
         written: Words of the text that are ``<unk>`` themselves.
         spelling: Bytes that spell the unknown tokens.
+        unspaced: Characters of scripts without spaces between words.
     """
 
     tokens: int
@@ -40,6 +48,7 @@ class Counts:
     unknown: int
     written: int
     spelling: int
+    unspaced: int
 
     def bits(self, nats: float) -> float:
         """Return the bits of the whole text: those of its tokens, and 8 for each byte that spells an unknown one.
@@ -53,6 +62,26 @@ class Counts:
             White space is that of the tokens: a word text's is one space or line end each.
         """
         return nats / math.log(2) + 8 * self.spelling
+
+    def units(self, nats_per_token: float, tokenizer: Tokenizer) -> dict[str, float]:
+        """Return a loss in the units in which language models are compared, those that make sense for the text.
+
+        ``word_perplexity`` is left out for characters and bytes, and where white space does not separate words
+        (Chinese); ``bits_per_character`` and ``bits_per_byte`` for words that do not keep the text.
+        """
+        nats = nats_per_token * self.tokens
+        values = {"nats_per_token": nats_per_token, "perplexity": exp(nats_per_token)}
+        if tokenizer.kind in ("word", "subword") and self.unspaced < self.characters / 10:
+            values["word_perplexity"] = exp(nats / self.words)
+        if tokenizer.keeps_text:
+            values["bits_per_character"] = self.bits(nats) / self.characters
+            values["bits_per_byte"] = self.bits(nats) / self.bytes
+        return values
+
+
+def exp(x: float) -> float:
+    """Return e to the power of x; infinity where a float overflows, as an untrained model's perplexity may."""
+    return math.exp(x) if x < 709 else math.inf
 
 
 @dataclass(frozen=True)
@@ -102,28 +131,49 @@ def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts | None:
     return counts if whole else None
 
 
+def encode_text(text: str, tokenizer: Tokenizer) -> Split:
+    """Return the ids of a text in memory, and its sizes.
+
+    Raises:
+        ValueError: The text is empty.
+    """
+    if not text:
+        raise ValueError("the text is empty: there is nothing to measure")
+    tokens = np.asarray(tokenizer.encode(text))
+    return Split(tokens, _counts([_count(text, tokens, tokenizer)]))
+
+
 def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.integer], name: str) -> Counts:
-    tokens = words = characters = unknown = written = spelling = 0
-    literal = tokenizer.kind == "word"  # only there is "<unk>" in the text the same entry
     bar = tqdm(total=text.size, desc=f"encoding {name}".strip(), unit="B", unit_scale=True, delay=PATIENCE, leave=False)
     path.with_suffix(".json").unlink(missing_ok=True)
+    counted = []
     with atomic_write(path) as file, contextlib.closing(bar):
         for chunk in text.chunks():
             ids = np.asarray(tokenizer.encode(chunk), dtype)
             file.write(ids.tobytes())
-            seen = chunk.split()
-            tokens += len(ids)
-            words += len(seen) + chunk.count("\n")
-            characters += len(chunk)
-            if tokenizer.unknown is not None and (found := int((ids == tokenizer.unknown).sum())):
-                said = seen.count(UNKNOWN) if literal else 0
-                unknown += found - said
-                written += said
-                spelling += tokenizer.spelling_bytes(chunk)
-            bar.update(len(chunk.encode()))
-    if unknown:  # then a written <unk> has to be spelled as well
-        spelling += written * (len(UNKNOWN) + 1)
-    counts = Counts(tokens, words, characters, text.size, unknown, written, spelling)
+            counted.append(_count(chunk, ids, tokenizer))
+            bar.update(counted[-1].bytes)
+    counts = _counts(counted)
     with atomic_write(path.with_suffix(".json")) as file:  # last: without it the ids are not trusted
         file.write(json.dumps(asdict(counts)).encode())
     return counts
+
+
+def _count(chunk: str, ids: Ids, tokenizer: Tokenizer) -> Counts:
+    """Return the sizes of a chunk of a text, in which what is written as <unk> needs no spelling."""
+    lines, seen = chunk.count("\n"), chunk.split()
+    words = len(ids) if tokenizer.kind == "word" else len(seen) + lines
+    unknown = written = spelling = 0
+    if tokenizer.unknown is not None and (found := int((ids == tokenizer.unknown).sum())):
+        written = seen.count(UNKNOWN) if tokenizer.kind == "word" else 0  # only there is it the same entry
+        unknown = found - written
+        spelling = tokenizer.spelling_bytes(chunk)
+    unspaced = 0 if chunk.isascii() else sum(map(len, UNSPACED.findall(chunk)))
+    return Counts(len(ids), words, len(chunk), len(chunk.encode()), unknown, written, spelling, unspaced)
+
+
+def _counts(chunks: Sequence[Counts]) -> Counts:
+    """Return the sizes of a whole text; if it has unknown words, a written <unk> has to be spelled as well."""
+    total = Counts(*(sum(sizes) for sizes in zip(*map(astuple, chunks), strict=True)) if chunks else (0,) * 8)
+    extra = total.written * (len(UNKNOWN) + 1) if total.unknown else 0
+    return replace(total, spelling=total.spelling + extra)

@@ -1,17 +1,21 @@
 """Folders as corpora: which files are read, and which part each belongs to.
 
-A folder is all its ``.txt`` and ``.tokens`` files (in any case, gzipped or not) and those of its subfolders, in sorted
-order, without hidden files: if names of files or subfolders say train, valid and test they are these parts, else the
-text is cut.
+A folder is all its ``.txt`` and ``.tokens`` files (in any case, gzipped or not), with a field also its JSON lines, and
+those of its subfolders, in sorted order, without hidden files: if names of files or subfolders say train, valid and
+test they are these parts, else the text is cut.
 """
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wnseq.data.text.jsonl import is_jsonl
+
 ENDINGS = (".txt", ".tokens")
+NO_TEXT, NO_FIELD, EMPTY = "no .txt or .tokens file", "JSON lines need --data.field", "empty"
+NO_PART = "the name says none of train, valid and test"
 WORDS = {"train": {"train"}, "val": {"valid", "val", "validation", "dev"}, "test": {"test"}}
 SHOWN = 3  # names in a list of files
 
@@ -22,52 +26,76 @@ class FolderFiles:
 
     Args:
         read: ``train``, ``val`` and ``test`` → files; or ``""`` → all of them, for a text that is cut.
-        left: Files that are not read.
+        left: Files that are not read → why.
     """
 
     read: Mapping[str, list[Path]]
-    left: list[Path]
+    left: Mapping[Path, str]
 
     def describe(self, folder: Path) -> str:
-        """Return one line about what is read and what is not."""
+        """Return one line about what is read, and what is not and why."""
         read = "; ".join(f"{part} {_names(files, folder)}".strip() for part, files in self.read.items())
-        left = f"; not read: {_names(self.left, folder)}" if self.left else ""
-        return f"files: {read}{left}"
+        reasons = dict.fromkeys(self.left.values())
+        left = {why: _names([path for path, each in self.left.items() if each == why], folder) for why in reasons}
+        return f"files: {read}" + "".join(f"; not read: {names} ({why})" for why, names in left.items())
 
 
-def find_files(folder: Path) -> FolderFiles:
+def find_files(folder: Path, field: str | None = None, given: Collection[str] = (), whole: bool = False) -> FolderFiles:
     """Return the files of a folder that are a corpus.
+
+    Args:
+        folder: The folder.
+        field: Key of the text in JSON lines, which are read with it alone.
+        given: Parts that come from elsewhere, so that no name has to say them.
+        whole: Whether the folder is one part, whatever the names say.
 
     Raises:
         FileNotFoundError: It has none.
         ValueError: All are empty, one of the three parts is missing, or a name says two parts.
     """
     texts: list[Path] = []
-    left: list[Path] = []
+    left: dict[Path, str] = {}
     for path in _walk(folder):
-        text = path.name.lower().removesuffix(".gz").endswith(ENDINGS)
-        (texts if text and path.is_file() and path.stat().st_size else left).append(path)
+        if not path.is_file() or not _is_text(path):
+            left[path] = NO_TEXT
+        elif is_jsonl(path) and field is None:
+            left[path] = NO_FIELD
+        elif not path.stat().st_size:
+            left[path] = EMPTY
+        else:
+            texts.append(path)
     if not texts:
-        if any(path.name.lower().endswith(ENDINGS) for path in left):
+        if EMPTY in left.values():
             raise ValueError(f"All text files of folder {folder} are empty; a corpus needs text.")
         raise FileNotFoundError(
             f"Folder {folder} has no .txt (or .tokens) files to be a corpus, nor have its subfolders"
-            f"{f'; it has {_names(left, folder)}' if left else ''}."
+            f"{f'; it has {_names(list(left), folder)}' if left else ''}."
+            f"{' Name the field of the JSON lines by --data.field.' if NO_FIELD in left.values() else ''}"
         )
+    if whole:
+        return FolderFiles({"": texts}, left)
     said = {path: _parts_in_name(path.relative_to(folder)) for path in texts}
     named = {part: [path for path in texts if said[path] == [part]] for part in WORDS}
-    missing = [part for part in WORDS if not named[part]]
+    missing = [part for part in WORDS if not named[part] and part not in given]
     if len(missing) == 1 and missing != ["train"]:  # a name with test or valid alone may be a title
         have = _names([path for files in named.values() for path in files], folder)
         raise ValueError(
             f"Folder {folder} has {have}, but no file whose name says {missing[0]}. Either all of train, val (or "
-            "valid) and test are in the names, or train is in none and the text is cut 90 : 5 : 5."
+            "valid) and test are in the names, or train is in none and the text is cut 90 : 5 : 5. A file from "
+            f"elsewhere is the part by --data.{missing[0]} PATH."
         )
-    if missing:
+    if missing or not any(named.values()):
         return FolderFiles({"": texts}, left)
     if both := next((path for path in texts if len(said[path]) > 1), None):
         raise ValueError(f"{both}: its name says {' and '.join(said[both])}; it can be in one part only. Rename it.")
-    return FolderFiles(named, sorted([*left, *(path for path in texts if not said[path])]))
+    left |= {path: NO_PART for path in texts if not said[path]}
+    left |= {path: f"--data.{part} is given" for part in given for path in named[part]}
+    read = {part: files for part, files in named.items() if files and part not in given}
+    return FolderFiles(read, dict(sorted(left.items())))
+
+
+def _is_text(path: Path) -> bool:
+    return is_jsonl(path) or path.name.lower().removesuffix(".gz").endswith(ENDINGS)
 
 
 def _walk(folder: Path) -> Iterable[Path]:

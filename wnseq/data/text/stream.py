@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wnseq.data.text.decoding import HEAD, not_utf8, utf8_file
+from wnseq.data.text.jsonl import is_jsonl, text_of_records
 
 BLOCK = 1 << 18  # bytes read at once; encoding takes about twenty times as much memory
 LONGEST = 1 << 24  # characters; a longer run without white space is cut anywhere
@@ -63,17 +64,20 @@ class Text:
         return cls((Piece(source, 0, source.stat().st_size, str(source)),))
 
     @classmethod
-    def of_file(cls, path: Path, encoding: str | None = None) -> "Text":
+    def of_file(cls, path: Path, encoding: str | None = None, field: str | None = None) -> "Text":
         """Return a file as a text, without a byte order mark, unpacked if it is gzipped.
 
         Args:
             path: The file.
-            encoding: Its encoding; None for UTF-8.
+            encoding: Its encoding; None for UTF-8, ``auto`` for the one it is most likely in.
+            field: Of a file of JSON lines, the key of the text in each record.
 
         Raises:
-            ValueError: The file is no text in that encoding.
+            ValueError: The file is no text in that encoding, or JSON lines without that field.
         """
         source, start = utf8_file(path, encoding)
+        if is_jsonl(path):
+            source, start = text_of_records(source, start, field, path), 0
         return cls((Piece(source, start, source.stat().st_size, str(path)),))
 
     @property

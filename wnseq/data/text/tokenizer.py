@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from wnseq.data.text.words import BLANK, word_splitter
 from wnseq.errors import reading
 
 KINDS = ("word", "subword", "bpe", "char", "byte")
@@ -57,6 +58,24 @@ class Tokenizer(ABC):
         """Return the bytes that spell what of a text is outside the vocabulary; a word ends in one byte more."""
         return 0
 
+    @property
+    def keeps_text(self) -> bool:
+        """Return True if a text of known tokens is spelt by its ids, but for runs of white space."""
+        return True
+
+    def check_same(self, data: "Tokenizer") -> None:
+        """Check that the data of a model with this tokenizer has the same.
+
+        Raises:
+            ValueError: Its tokens mean something else.
+        """
+        if self.sha256 != data.sha256:
+            raise ValueError(
+                f"the checkpoint has a {self.kind} tokenizer of {len(self):,} entries (sha256 {self.sha256[:12]}), the "
+                f"data a {data.kind} tokenizer of {len(data):,} ({data.sha256[:12]}); leave --data.tokenizer out, or "
+                "give it the checkpoint's path, to encode the data with the same"
+            )
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
         return "".join(self.stream(ids))
@@ -76,7 +95,7 @@ class Tokenizer(ABC):
         try:
             match state["kind"]:
                 case "word":
-                    return WordTokenizer(state["tokens"])
+                    return WordTokenizer(state["tokens"], state.get("words", BLANK))
                 case "char":
                     return CharTokenizer(state["tokens"])
                 case "byte":
@@ -136,15 +155,18 @@ class Tokenizer(ABC):
 
 
 class WordTokenizer(Tokenizer):
-    """Whitespace-separated words, ``<unk>`` for all others and ``<eos>`` for the end of a line.
+    """Words, ``<unk>`` for all others and ``<eos>`` for the end of a line.
 
     Args:
         tokens: The words, ``<unk>`` and ``<eos>`` among them; an id is an index in this list.
+        words: What a word is, see :func:`wnseq.data.text.words.word_splitter`.
     """
 
     kind = "word"
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+    def __init__(self, tokens: Sequence[str], words: str = BLANK) -> None:
+        self.words = words
+        self._split = word_splitter(words)
         self.tokens = list(tokens)
         self._ids = _numbered(self.tokens)
         for needed in (UNKNOWN, LINE_END):
@@ -164,7 +186,7 @@ class WordTokenizer(Tokenizer):
         """
         ids, get, unknown = [], self._ids.get, self.unknown
         for line in text.split("\n"):
-            ids += [get(word, unknown) for word in line.split()]
+            ids += [get(word, unknown) for word in self._split(line)]
             ids.append(self.start)
         if LINE_END in text and LINE_END in text.split():
             raise ValueError(
@@ -175,7 +197,12 @@ class WordTokenizer(Tokenizer):
 
     def spelling_bytes(self, text: str) -> int:
         """Return the bytes of the unknown words, each with one that ends it."""
-        return sum(len(word.encode()) + 1 for word in text.split() if word not in self._ids)
+        return sum(len(word.encode()) + 1 for word in self._split(text) if word not in self._ids)
+
+    @property
+    def keeps_text(self) -> bool:
+        """Return True if words end at blanks alone; else spaces, and with some words capitals, are lost."""
+        return self.words == BLANK
 
     def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield the words, with a space between two of a line."""
@@ -189,8 +216,8 @@ class WordTokenizer(Tokenizer):
                 space = " "
 
     def state(self) -> dict[str, Any]:
-        """Return the kind and the words."""
-        return {"kind": self.kind, "tokens": self.tokens}
+        """Return the kind, the words, and what a word is unless they end at blanks."""
+        return {"kind": self.kind, "tokens": self.tokens} | ({} if self.words == BLANK else {"words": self.words})
 
 
 class CharTokenizer(Tokenizer):

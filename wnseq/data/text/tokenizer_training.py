@@ -20,6 +20,7 @@ from wnseq.data.text.tokenizer import (
     Tokenizer,
     WordTokenizer,
 )
+from wnseq.data.text.words import BLANK, word_splitter
 
 SUBWORDS = 2000  # default size
 SAMPLE = 8 << 20  # bytes that sentencepiece sees of a longer text: 15 seconds and 400 MB
@@ -32,20 +33,24 @@ RUN = 32
 FORMAT = 2  # of the cached file; changes with everything that changes the tokenizer
 
 
-def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer:
+def train_tokenizer(
+    kind: str, text: Text, size: int | None = None, words: str = BLANK, min_count: int = 1
+) -> Tokenizer:
     """Return a tokenizer trained on a text, now or found in the cache.
 
     Args:
         kind: ``word``, ``subword`` (sentencepiece's unigram model), ``bpe``, ``char`` or ``byte``.
         text: The training part.
         size: Entries at most, the most frequent; None for all words or characters, 2000 subwords.
+        words: What a word is, of the kind ``word``.
+        min_count: Times that a word or character must be in the text to be an entry.
 
     Raises:
         ValueError: The size does not suit the kind or the text.
     """
     if kind == "byte":
         return ByteTokenizer()
-    key = sha256(f"{FORMAT} {kind} {size} {text.sha256()}".encode()).hexdigest()
+    key = sha256(f"{FORMAT} {kind} {size} {words} {min_count} {text.sha256()}".encode()).hexdigest()
     path = cache_folder() / "vocabularies" / f"{key}.json"
     try:
         stored = json.loads(path.read_text("utf-8"))
@@ -57,7 +62,7 @@ def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer
             return tokenizer
     except Exception:
         pass  # not there, or damaged, which raises nearly anything: it is made again
-    tokenizer = _train(kind, text, size)
+    tokenizer = _train(kind, text, size, words, min_count)
     state = tokenizer.state()
     if "model" in state:
         state["model"] = b64encode(state["model"]).decode()
@@ -66,27 +71,29 @@ def train_tokenizer(kind: str, text: Text, size: int | None = None) -> Tokenizer
     return tokenizer
 
 
-def _train(kind: str, text: Text, size: int | None) -> Tokenizer:
+def _train(kind: str, text: Text, size: int | None, words: str, min_count: int) -> Tokenizer:
     if kind == "word":
-        return _words(text, size)
+        return _words(text, size, words, min_count)
     if kind == "char":
-        return _characters(text, size)
+        return _characters(text, size, min_count)
     return _subwords(text, size, "unigram" if kind == "subword" else "bpe")
 
 
-def _words(text: Text, size: int | None) -> WordTokenizer:
+def _words(text: Text, size: int | None, words: str, min_count: int) -> WordTokenizer:
     counts: Counter[str] = Counter()
+    split = word_splitter(words)
     for chunk in text.chunks():
-        counts.update(chunk.split())
-    return WordTokenizer(_vocabulary(counts, size, [UNKNOWN, LINE_END]))
+        for line in chunk.split("\n"):
+            counts.update(split(line))
+    return WordTokenizer(_vocabulary(counts, size, [UNKNOWN, LINE_END], min_count), words)
 
 
-def _characters(text: Text, size: int | None) -> CharTokenizer:
-    unknown, *characters = _vocabulary(_count_characters(text), size, [UNKNOWN])
+def _characters(text: Text, size: int | None, min_count: int) -> CharTokenizer:
+    unknown, *characters = _vocabulary(_count_characters(text), size, [UNKNOWN], min_count)
     return CharTokenizer([unknown, *sorted(characters)])
 
 
-def _vocabulary(counts: Counter[str], size: int | None, specials: list[str]) -> list[str]:
+def _vocabulary(counts: Counter[str], size: int | None, specials: list[str], min_count: int) -> list[str]:
     """Return ``specials`` and then the most frequent entries, equal counts in alphabetical order."""
     try:
         from torchtext.vocab import Vocab
@@ -95,7 +102,8 @@ def _vocabulary(counts: Counter[str], size: int | None, specials: list[str]) -> 
             "Word and char tokenizers need torchtext 0.6, its last release that runs beside any torch: "
             f'pip install "torchtext==0.6.*" (what is installed failed with: {error}).'
         ) from error
-    entries: list[str] = Vocab(counts, max_size=None if size is None else size - len(specials), specials=specials).itos
+    most = None if size is None else size - len(specials)
+    entries: list[str] = Vocab(counts, max_size=most, min_freq=min_count, specials=specials).itos
     return entries
 
 

@@ -2,12 +2,14 @@
 
 import collections
 import contextlib
+import warnings
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from wnseq.data.text.tokenizer import Tokenizer
 from wnseq.errors import reading
 
 EXPECTED = (
@@ -111,3 +113,47 @@ def reorder_rows(
                 raise ValueError(f"{vocabulary} has {len(words):,} words, and {name} {len(weights[name]):,} rows")
             weights[name] = match_rows(weights[name], words, fresh[own], tokens)
     return known
+
+
+def match_tokens(
+    tokenizer: Tokenizer,
+    source: str,
+    loaded: MutableMapping[str, Any],
+    vocabulary: str | None,
+    names: Collection[str],
+    fresh: Mapping[str, torch.Tensor],
+) -> str:
+    """Bring the rows of a checkpoint's weights into the order of a tokenizer, in place, or check that they are in it.
+
+    Args:
+        tokenizer: Tokenizer of the data.
+        source: Path of the checkpoint, for the messages.
+        loaded: Its content: a checkpoint of wnseq, which has a tokenizer, or a plain state dict.
+        vocabulary: File with the words of a plain state dict, as :func:`read_vocabulary` takes it.
+        names: Keys of the weights that have a row for each token.
+        fresh: State dict whose rows the tokens without a word keep.
+
+    Returns:
+        A line about how many tokens have a row, for the screen; empty where there is nothing to say.
+
+    Raises:
+        ValueError: The checkpoint has another tokenizer, or the vocabulary does not suit it.
+    """
+    if "wnseq" in loaded:
+        if vocabulary is not None:
+            raise ValueError(f"{source} has a tokenizer of its own: leave init_vocabulary out")
+        Tokenizer.from_state(loaded["wnseq"]["tokenizer"]).check_same(tokenizer)
+        return ""
+    if vocabulary is None:
+        if tokenizer.kind != "byte":
+            warnings.warn(
+                f"{source} doesn't say which tokens its rows are: they are taken to be the tokenizer's "
+                f"{len(tokenizer):,} in their order. If they are not, give --model.init_vocabulary",
+                stacklevel=2,
+            )
+        return ""
+    tokens = getattr(tokenizer, "tokens", None)
+    if tokens is None:
+        raise ValueError(f"init_vocabulary has words, and the tokenizer is of kind {tokenizer.kind}")
+    known = reorder_rows(loaded.get("state_dict", loaded), names, vocabulary, fresh, tokens)
+    return f"{known:,} of {len(tokens):,} tokens have a row in {source}; the others start fresh"

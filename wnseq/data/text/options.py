@@ -1,0 +1,72 @@
+"""Options of a text that come from elsewhere: those in a checkpoint, and the size by which others are chosen."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from wnseq.data.text.corpora import fetch_corpus, open_corpus
+from wnseq.data.text.decoding import HEAD
+from wnseq.data.text.tokenizer import KINDS, Tokenizer
+from wnseq.data.text.tokenizer_training import SUBWORDS
+
+CORPUS = ("corpus", "val", "test", "cut", "encoding", "field", "root")  # options that say which text it is
+BATCHES = ("batch_size", "bptt", "random_bptt", "eval_batch_size", "eval_bptt", "eval_reset_state", "seed")
+MEASURED = {"validate": "val", "test": "test"}  # subcommand or stage → part
+
+
+def saved_options(data: Any) -> dict[str, Any]:
+    """Return the options of a data module by which the same batches are found again, paths in full."""
+    options = {name: getattr(data, name) for name in (*CORPUS, *BATCHES)}
+    for name in ("corpus", "val", "test", "root"):
+        if options[name] is not None and Path(options[name]).expanduser().exists():
+            options[name] = str(Path(options[name]).expanduser().absolute())
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def options_from_checkpoint(saved: Mapping[str, Any], given: Collection[str], subcommand: str) -> dict[str, Any]:
+    """Return which of a checkpoint's options become the defaults of a command.
+
+    Args:
+        saved: What :func:`saved_options` returned.
+        given: Options that the command has by itself: another corpus brings its own encoding, say.
+        subcommand: fit, validate, test or predict, which needs no corpus.
+
+    Raises:
+        FileNotFoundError: The checkpoint's corpus is not there any more.
+    """
+    if subcommand == "predict":
+        return {}
+    measured = MEASURED.get(subcommand)
+    own = CORPUS if "corpus" in given or measured in given else ("encoding", "field") if "test" in given else ()
+    options = {name: value for name, value in saved.items() if name not in own}
+    path = Path(options.get("corpus", ""))
+    if path.is_absolute() and not path.exists():
+        raise FileNotFoundError(
+            f"the corpus of the checkpoint, {path}, is not there any more: name a text by --data.corpus PATH, or one "
+            "that is measured as a whole by --data.test PATH"
+        )
+    return options
+
+
+def estimate_tokens(data: Any) -> tuple[int, int]:
+    """Return about how many tokens a data module's training part has, and how many entries its tokenizer.
+
+    Both are told by the size and the beginning of the text. A standard corpus is downloaded.
+    """
+    fetch_corpus(data.corpus, data.root)
+    options: dict[str, Any] = {"field": data.field, "cut": data.cut, "given": data.given}
+    train = open_corpus(data.corpus, data.root, data.encoding, **options).parts["train"]
+    head = train.slice(0, train.character_boundary(min(HEAD, train.size))).read().decode("utf-8", "replace")
+    size, kind = len(head.encode()), data.tokenizer_source
+    if kind in KINDS:
+        words, characters = head.split(), len(head)
+        of_subwords = round(max(characters / 3, size / 6)), SUBWORDS  # of an alphabet, or of Chinese
+        tokens, entries = {
+            "word": (len(words) + head.count("\n"), len({*words})),
+            "char": (characters, len({*head})),
+            "byte": (size, 256),
+        }.get(kind, of_subwords)
+    else:
+        tokenizer = Tokenizer.from_checkpoint(kind)
+        tokens, entries = len(tokenizer.encode(head)), len(tokenizer)
+    return round(tokens * train.size / max(1, size)), data.vocabulary_size or entries

@@ -1,12 +1,13 @@
 """A network that starts from the weights of a file."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
 
 
 @pytest.fixture
@@ -42,3 +43,28 @@ def test_a_check_sees_the_file_before_the_network_is_changed(saved: str) -> None
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint at nowhere\.ckpt"):
         load_initial_weights(nn.Linear(3, 2), "nowhere.ckpt", [])
+
+
+class Model:
+    @fill_from_checkpoint
+    def __init__(self, width: int = 1, rate: float = 0.1, init_from: str | None = None) -> None:
+        self.given = (width, rate)
+
+
+def test_a_constructor_takes_what_it_is_not_given_from_the_checkpoint(saved: str, tmp_path: Path) -> None:
+    loaded = torch.load(saved)
+    torch.save(
+        {**loaded, "hyper_parameters": {"width": 2, "rate": 0.5, "other": 1}, "wnseq": {}}, tmp_path / "own.ckpt"
+    )
+    own = str(tmp_path / "own.ckpt")
+    assert Model(init_from=own).given == (2, 0.5)
+    assert Model(init_from=own, rate=0.3).given == Model(2, 0.3, own).given == (2, 0.3)
+    assert Model(1, init_from=own).given == (1, 0.5)
+    assert Model().given == Model(init_from=saved).given == (1, 0.1)  # no checkpoint, or one of another program
+    assert Model(3, 0.4, "nowhere.ckpt").given == (3, 0.4)  # nothing is left open
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint at nowhere\.ckpt"):
+        Model(init_from="nowhere.ckpt")
+
+
+def test_the_constructor_keeps_its_signature() -> None:
+    assert [*inspect.signature(Model).parameters] == ["width", "rate", "init_from"]

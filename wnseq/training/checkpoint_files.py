@@ -18,12 +18,13 @@ STATE_DICTS = ("state_dict", "model", "model_state_dict", "network", "net", "wei
 PREFIXES = ("network.", "module.", "_orig_mod.", "model.", "net.")  # Lightning's attribute, DataParallel, torch.compile
 
 
-def find_checkpoint(name: str, runs: Path) -> Path:
-    """Return the file that ``--ckpt_path`` means.
+def find_checkpoint(name: str, runs: Path, option: str = "--ckpt_path") -> Path:
+    """Return the file that ``--ckpt_path`` or ``--model.init_from`` means.
 
     Args:
         name: The path of a checkpoint, or ``best`` or ``last`` for that of the newest run that has one.
         runs: The folder of the recipe's runs.
+        option: Option that names it, for the error.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -31,13 +32,13 @@ def find_checkpoint(name: str, runs: Path) -> Path:
     if name not in ("best", "last"):
         if not (path := Path(name).expanduser()).is_file():
             raise FileNotFoundError(
-                f"--ckpt_path: there is no file {name}. Expected a checkpoint that a run has left "
+                f"{option}: there is no checkpoint at {name}. Expected a checkpoint that a run has left "
                 f"({runs}/<number>/checkpoints/best.ckpt), or the word best or last for that of the newest run."
             )
         return path
     found = sorted(runs.glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise FileNotFoundError(f"--ckpt_path {name}: no run in {runs} has left a {name}.ckpt. Run fit first.")
+        raise FileNotFoundError(f"{option} {name}: no run in {runs} has left a {name}.ckpt. Run fit first.")
     return found[-1]
 
 

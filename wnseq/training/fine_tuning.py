@@ -1,15 +1,47 @@
-"""Fine-tuning: a network starts from the weights of ``--model.init_from``."""
+"""Fine-tuning: a network starts from the weights of ``--model.init_from``, in the shape that they have."""
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from wnseq.training import checkpoint_files
 from wnseq.training.initialisation import BatchInitialised
 
-__all__ = ["load_initial_weights"]
+__all__ = ["fill_from_checkpoint", "load_initial_weights"]
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+def fill_from_checkpoint(init: Constructor) -> Constructor:
+    """Return a constructor that takes the arguments it is called without from the checkpoint of ``init_from``.
+
+    So ``Model(init_from=PATH, learning_rate=1e-4)`` has the shape and the other hyper-parameters of the checkpoint. A
+    plain state dict has none, and the defaults hold.
+
+    Args:
+        init: ``__init__`` of a recipe's model, which has an argument ``init_from``.
+
+    Example:
+        >>> class Model:
+        ...     @fill_from_checkpoint
+        ...     def __init__(self, hidden_size: int = 256, init_from: str | None = None): ...
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def filled(*args: Any, **kwargs: Any) -> None:
+        given = signature.bind_partial(*args, **kwargs).arguments
+        if given.get("init_from") is not None and len(given) < len(signature.parameters):  # all: the command line
+            loaded = checkpoint_files.load(Path(given["init_from"]))
+            saved = loaded.get("hyper_parameters", {}) if "wnseq" in loaded else {}
+            kwargs |= {name: saved[name] for name in signature.parameters if name in saved and name not in given}
+        init(*args, **kwargs)
+
+    return cast("Constructor", filled)
 
 
 def load_initial_weights(

@@ -60,6 +60,8 @@ def checkpoint_info(
     options = list(data_options)
     if hasattr(data, "provenance"):
         info |= {name: value for name, value in data.provenance().items() if name not in options}
+    if hasattr(data, "checkpoint_options"):
+        info["data"] = data.checkpoint_options()
     if options:
         info["data"] = {name: getattr(data, name) for name in options if hasattr(data, name)}
     return info

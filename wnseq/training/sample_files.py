@@ -1,5 +1,6 @@
-"""Files of what a model draws: a figure of images, and arrays."""
+"""Files of what a model draws: a figure of images, arrays, and texts."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from wnseq.training import plots
 
-__all__ = ["save_arrays", "save_images", "save_samples"]
+__all__ = ["append_texts", "read_prompts", "save_arrays", "save_images", "save_samples"]
 
 
 def save_images(images: Tensor, figure: Path, title: str) -> list[Path]:
@@ -48,3 +49,39 @@ def save_samples(output: str | Path, images: Tensor, /, **arrays: Tensor) -> lis
     output = Path(output).expanduser()
     arrays_file = save_arrays(Path(f"{output}.npz"), **arrays)
     return [*save_images(images, Path(f"{output}.png"), "samples"), arrays_file]
+
+
+def append_texts(output: str | Path, texts: Iterable[str], /, **settings: Any) -> Path:
+    """Append sampled texts to a file, below a line with how they were drawn; return its path.
+
+    Args:
+        output: The file; what it holds is kept.
+        texts: The texts.
+        settings: What the line names; None is left out.
+    """
+    path = Path(output).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    how = ", ".join(f"{name} {value!r}" for name, value in settings.items() if value is not None)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        for number, text in enumerate(texts):
+            file.write(f"--- sample {number}: {how}\n{text}\n\n")
+    return path
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """Return the lines of a UTF-8 file that are not empty, each a prompt.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not UTF-8, or has no line.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of prompts at {path}")
+    try:
+        prompts = [line for line in path.read_text("utf-8").split("\n") if line]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    if not prompts:
+        raise ValueError(f"{path} has no prompt: write one a line")
+    return prompts

@@ -15,7 +15,10 @@ Fails = Callable[..., str]
         (["--model.lr", "-1"], "lr must be positive, got -1.0"),
         (["--data.corpus", "missing"], "corpus 'missing' is neither a name nor a file"),
         (["--trainer.accelerator", "gpux"], "gpux"),
-        (["--ckpt_path", "none.ckpt"], "--ckpt_path: there is no file none.ckpt. Expected a checkpoint that a run"),
+        (
+            ["--ckpt_path", "none.ckpt"],
+            "--ckpt_path: there is no checkpoint at none.ckpt. Expected a checkpoint that a run",
+        ),
         (["test", "--ckpt_path", "best"], "--ckpt_path best: no run in runs/toy has left a best.ckpt. Run fit first."),
     ],
 )

@@ -1,13 +1,14 @@
-"""What a run changes for the whole process, and how it is restored."""
+"""What a run takes from the whole process, what it changes, and how that is restored."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
-__all__ = ["restored_process_state"]
+__all__ = ["process_command_line", "restored_process_state"]
 
 # With --trainer.strategy ddp Lightning starts one process for each further device. They go on with the script as this
 # process does, and by these variables the next Trainer finds that they exist.
@@ -34,3 +35,12 @@ def restored_process_state() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(is_deterministic, warn_only=warn_only)
+
+
+def process_command_line(recipe: str) -> tuple[list[str], str]:
+    """Return the arguments of the process, and the words that precede them."""
+    program, *args = sys.argv
+    typed = sys.orig_argv[-len(args) - 3 :]
+    if typed[1:] == ["run", recipe, *args]:
+        sys.argv = typed  # the wnseq command has shortened it, and Lightning starts other processes by it
+    return args, f"python {program}" if program.endswith(".py") else Path(program).name

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,18 +20,24 @@ from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, 
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress, format_number
 from wnseq.training.callbacks.schedule_change import ScheduleChange
-from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load_run_checkpoint
+from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
 from wnseq.training.cli.output import safe_output
 from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand
 from wnseq.training.cli.presets import expand_preset_names, find_presets
-from wnseq.training.cli.process_state import restored_process_state
+from wnseq.training.cli.process_state import process_command_line, restored_process_state
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
+from wnseq.training.cli.starting_point import (
+    StartingPoint,
+    describe_start,
+    find_start,
+    given_options,
+    resume_arguments,
+)
 from wnseq.training.hparams import check_arguments
 from wnseq.training.plots._curves import plot_run
-from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
 
 __all__ = ["RecipeCLI", "run"]
 
@@ -89,6 +94,8 @@ class RecipeCLI(FlagsFirstCLI):
         self.program = program
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
+        self.start: StartingPoint | None = None
+        self.notes: list[str] = []  # lines for the screen before the training
         self._shutdown = GracefulShutdown()
         presets = find_presets(recipe)
         known = f" Presets, taken by --config NAME: {', '.join(presets)}." if presets else ""
@@ -122,6 +129,16 @@ class RecipeCLI(FlagsFirstCLI):
         """Return the recipe's callbacks: by default the throughput in tokens, which are the targets of a batch."""
         return [Throughput("tokens", lambda batch: batch.targets.numel())]
 
+    def choose_defaults(self, options: Namespace, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """Return defaults of ``fit`` that depend on its options, such as the size of its data. None by default.
+
+        Args:
+            options: Options of the command.
+            defaults: Defaults that the checkpoint decides, which come before those returned.
+            given: Names of the options that the command has by itself.
+        """
+        return {}
+
     # ---- parsing -----------------------------------------------------------------------------------------------
 
     @staticmethod
@@ -151,41 +168,31 @@ class RecipeCLI(FlagsFirstCLI):
         parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line; with ``--ckpt_path``, parse it again with the checkpoint's options as the defaults.
-
-        They are its hyper-parameters, and the options of its data that a recipe keeps under ``wnseq``, ``data``.
-        """
+        """Parse the command line, then again with the defaults that a checkpoint or the data decide."""
         with user_errors():
             self.arguments = expand_logger_names(expand_preset_names(self.typed, self.recipe))
             check_config_files(self.arguments)
         self.config = parser.parse_args(self.arguments)
-        options = self.config[self.config.subcommand]
-        subparser = subparsers(parser)[self.config.subcommand]
+        subcommand = self.config.subcommand
+        options = self.config[subcommand]
+        subparser = subparsers(parser)[subcommand]
         classes = {"model": self.model_class, "data": self.datamodule_class, "trainer": Trainer}
         if nulls := find_nulls(classes, options):
             subparser.error(f"null is no value of {', '.join(nulls)}.")
-        if options.get("ckpt_path") is None:
-            if self.config.subcommand != "fit" and options.model.get("init_from") is None:
-                subparser.error(
-                    f"{self.config.subcommand} needs --ckpt_path: a file, or best or last of the newest run"
-                )
-            return
         with user_errors():
-            path = find_checkpoint(options.ckpt_path, self._runs_folder(options))
-            checkpoint = load_run_checkpoint(path)
-            hparams = checkpoint.get("hyper_parameters", {})
-            check_hyper_parameters(path, hparams, known=options.model.as_dict())
-            check_checkpoint(checkpoint, self.recipe, str(path))
-        subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
-        data = checkpoint.get("wnseq", {}).get("data", {})
-        subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
+            given = given_options(parser.parse_args(self.arguments, defaults=False)[subcommand])
+            start = self.start = find_start(options, self._runs_folder(options), self.recipe)
+            if start is None and subcommand != "fit":
+                subparser.error(f"{subcommand} needs --ckpt_path: a file, or best or last of the newest run")
+            defaults = {} if start is None else start.defaults(self.datamodule_class, given, subcommand)
+            if subcommand == "fit":
+                self.notes += describe_start(start, given, subparser.get_default)
+                defaults = self.choose_defaults(options, defaults, given) | defaults
+        subparser.set_defaults(defaults)
         self.config = parser.parse_args(self.arguments)
-        options = self.config[self.config.subcommand]
-        options.ckpt_path = str(path)
-        check = check_resumed if self.config.subcommand == "fit" else check_evaluated
-        may_change = getattr(self.model_class, "resume_may_change", ())
-        with user_errors():
-            check(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
+        if start is not None:
+            with user_errors():
+                start.apply(self.config[subcommand], subcommand, getattr(self.model_class, "resume_may_change", ()))
 
     def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir).expanduser() / self.name
@@ -265,6 +272,8 @@ class RecipeCLI(FlagsFirstCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train. If stopped, print how to resume; remove the folder of a run that never took a step."""
+        if self.trainer.is_global_zero and self.notes:
+            print("\n".join(self.notes))
         try:
             self.trainer.fit(**kwargs)
             self._shutdown.stop_if_requested()  # after the last batch
@@ -281,22 +290,17 @@ class RecipeCLI(FlagsFirstCLI):
         step = f"stopped at step {self.trainer.global_step}"
         if not last.is_file():
             return f"{step}; no checkpoint was written"
-        words = iter(self.typed)
-        kept = [word for word in words if not (word == "--ckpt_path" and next(words))]
-        kept = [word for word in kept if not word.startswith("--ckpt_path=")]
-        return (
-            f"{step}. To go on from there:\n{self.program} {shlex.join([*kept, '--ckpt_path', os.path.relpath(last)])}"
-        )
+        return f"{step}. To go on from there:\n{self.program} {resume_arguments(self.typed, last)}"
 
     def validate(self, **kwargs: Any) -> None:
         """Validate and print the metrics."""
         self._store_metrics(self.trainer.validate(**kwargs, verbose=False))
-        self._print_metrics()
+        self._print_measured("val")
 
     def test(self, **kwargs: Any) -> None:
         """Test and print the metrics."""
         self._store_metrics(self.trainer.test(**kwargs, verbose=False))
-        self._print_metrics()
+        self._print_measured("test")
 
     def after_fit(self) -> None:
         """Test the best checkpoint, report, draw the curves, and print where everything is."""
@@ -323,6 +327,11 @@ class RecipeCLI(FlagsFirstCLI):
     def _store_metrics(self, results: Sequence[Any]) -> None:
         for result in results:
             self.metrics |= {name: float(value) for name, value in result.items()}
+
+    def _print_measured(self, part: str) -> None:
+        self._print_metrics()
+        if self.trainer.is_global_zero and self.start is not None:
+            print("\n".join(self.start.describe_measured(self.datamodule, part)))
 
     def _print_metrics(self) -> None:
         if self.trainer.is_global_zero:
@@ -372,7 +381,7 @@ def run(
         program = recipe
         if args is None:
             keep_freed_memory()
-            args, program = _process_command_line(recipe)
+            args, program = process_command_line(recipe)
         with safe_output(), filter_lightning_logs(), exit_on_signals(), user_errors():
             cli = cli_class(
                 model_class,
@@ -384,12 +393,3 @@ def run(
                 program=program,
             )
     return cli.metrics
-
-
-def _process_command_line(recipe: str) -> tuple[list[str], str]:
-    """Return the arguments of the process, and the words that precede them."""
-    program, *args = sys.argv
-    typed = sys.orig_argv[-len(args) - 3 :]
-    if typed[1:] == ["run", recipe, *args]:
-        sys.argv = typed  # the wnseq command has shortened it, and Lightning starts other processes by it
-    return args, f"python {program}" if program.endswith(".py") else Path(program).name

@@ -1,0 +1,109 @@
+"""The checkpoint that a command starts from."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from wnseq import __version__
+from wnseq.training.cli.starting_point import (
+    StartingPoint,
+    describe_start,
+    find_start,
+    given_options,
+    resume_arguments,
+)
+
+INFO = {"version": __version__, "recipe": "toy", "corpus": "a.txt", "corpus_sha256": "1" * 64, "data": {"size": 8}}
+
+
+def options(**given: Any) -> Namespace:
+    model = {"width": 4, "lr": 0.1, "init_from": None}
+    return Namespace(model=Namespace(**model | given.pop("model", {})), **given)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    folder = tmp_path / "1" / "checkpoints"
+    folder.mkdir(parents=True)
+    content = {"wnseq": INFO, "hyper_parameters": {"width": 6, "lr": 0.5}, "state_dict": {}, "loops": {}}
+    torch.save(content, folder / "best.ckpt")
+    return folder / "best.ckpt"
+
+
+@pytest.mark.parametrize("named", ["best", "path"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_checkpoint_is_found_by_both_options(saved: Path, tmp_path: Path, named: str, resumed: bool) -> None:
+    name = "best" if named == "best" else str(saved)
+    given = options(ckpt_path=name) if resumed else options(ckpt_path=None, model={"init_from": name})
+    start = find_start(given, tmp_path, "toy")
+    assert start == StartingPoint(saved, {"width": 6, "lr": 0.5}, INFO, resumed)
+    own = {"model.width": 6, "model.lr": 0.5}
+    assert start is not None
+    assert start.defaults(None, set(), "fit") == (own | {"data.size": 8} if resumed else own)
+    select = SimpleNamespace(options_from_checkpoint=lambda data, given, command: {command: (data, given)})
+    if resumed:
+        assert start.defaults(select, {"data.x"}, "test")["data.test"] == ({"size": 8}, {"x"})
+    start.apply(given, "fit", ("width", "lr"))
+    assert (given.ckpt_path if resumed else given.model.init_from) == str(saved)
+
+
+def test_nothing_named_is_no_start(tmp_path: Path) -> None:
+    assert find_start(options(ckpt_path=None), tmp_path, "toy") is None
+
+
+def test_a_plain_state_dict_has_no_hyper_parameters(tmp_path: Path) -> None:
+    torch.save({"hyper_parameters": {"dropout": 1}, "state_dict": {}}, tmp_path / "plain.pt")
+    start = find_start(options(model={"init_from": str(tmp_path / "plain.pt")}), tmp_path, "toy")
+    assert start is not None and start.defaults(None, set(), "fit") == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe", "text"),
+    [
+        ({"model": {"init_from": "none.ckpt"}}, "toy", r"--model\.init_from: there is no checkpoint at none\.ckpt"),
+        ({"model": {"init_from": "last"}}, "toy", r"--model\.init_from last: no run in .* has left a last\.ckpt"),
+        ({"ckpt_path": "last"}, "toy", r"--ckpt_path last: no run"),
+        ({"model": {"init_from": "best"}}, "vae", r"is of the recipe toy, this one is vae"),
+    ],
+)
+def test_a_start_that_is_none_is_refused(
+    saved: Path, tmp_path: Path, given: dict[str, Any], recipe: str, text: str
+) -> None:
+    with pytest.raises((FileNotFoundError, ValueError), match=text):
+        find_start(options(**given), tmp_path, recipe)
+
+
+def test_the_screen_names_what_comes_from_the_checkpoint(saved: Path) -> None:
+    defaults = {"model.width": 4, "model.lr": 0.5}
+    start = StartingPoint(saved, {"width": 6, "lr": 0.5}, INFO, resumed=False)
+    assert describe_start(start, set(), defaults.get)[0].endswith("best.ckpt, with its width 6")
+    assert describe_start(start, {"model.width"}, defaults.get)[0].endswith("best.ckpt")
+    assert describe_start(None, set(), defaults.get) == []
+
+
+def test_the_screen_names_what_was_measured_and_another_text(saved: Path) -> None:
+    start = StartingPoint(saved, {}, INFO, resumed=True)
+
+    def data(digest: str) -> Any:
+        provenance = {"corpus": "b.txt", "corpus_sha256": digest * 64}
+        return SimpleNamespace(provenance=lambda: provenance, describe_part=lambda part: f"the {part} part")
+
+    same, other = list(start.describe_measured(data("1"), "val")), list(start.describe_measured(data("2"), "val"))
+    assert same[0].startswith("checkpoint   ") and same[0].endswith("best.ckpt")
+    assert same[1:] == ["measured on  the val part"]
+    assert other == [*same, "trained on   corpus a.txt (sha256 111111111111), which is another one"]
+    assert len(list(start.describe_measured(None, "val"))) == 1
+
+
+def test_given_options_are_named_in_full() -> None:
+    given = Namespace(data=Namespace(corpus="x"), model=Namespace(sampling=Namespace(seed=1)), config=[])
+    assert given_options(given) == {"data.corpus", "model.sampling.seed", "config"}
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_whatever_it_started_from(tmp_path: Path) -> None:
+    words = ["fit", "--ckpt_path", "a", "--ckpt_path=b", "--data.corpus", "my text.txt"]
+    assert resume_arguments(words, Path("last.ckpt")) == "fit --data.corpus 'my text.txt' --ckpt_path last.ckpt"

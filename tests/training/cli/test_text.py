@@ -1,0 +1,49 @@
+"""Settings by the size of a text."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jsonargparse import Namespace
+
+from wnseq.training.cli.text import TextCLI
+
+
+class Data:
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def estimate_tokens(self) -> tuple[int, int]:
+        assert self.options == {"corpus": "b.txt", "tokenizer": self.options["tokenizer"]}
+        return 1000, 50
+
+
+def chosen(given: set[str], defaults: dict[str, Any], start: Any = None) -> tuple[dict[str, Any], list[str]]:
+    cli = TextCLI.__new__(TextCLI)
+    cli.start, cli.notes, cli.datamodule_class = start, [], Data
+    cli.settings = lambda tokens, entries: {"trainer.max_epochs": tokens // entries, "model.dropout": 0.2}
+    options = Namespace(data=Namespace(corpus="a.txt", tokenizer=None))
+    return cli.choose_defaults(options, {"data.corpus": "b.txt", **defaults}, given), cli.notes
+
+
+@pytest.mark.parametrize(
+    ("given", "defaults", "settings", "said"),
+    [
+        (set(), {}, {"trainer.max_epochs", "model.dropout"}, "trainer.max_epochs 20, model.dropout 0.2"),
+        ({"model.dropout"}, {}, {"trainer.max_epochs", "model.dropout"}, "trainer.max_epochs 20"),
+        (set(), {"model.dropout": 0.1}, {"trainer.max_epochs", "model.dropout"}, "trainer.max_epochs 20"),
+        ({"trainer.max_steps"}, {}, {"model.dropout"}, "model.dropout 0.2"),
+        ({"trainer.max_time", "model.dropout"}, {}, {"model.dropout"}, None),
+    ],
+)
+def test_what_is_left_open_is_chosen_and_said(
+    given: set[str], defaults: dict[str, Any], settings: set[str], said: str | None
+) -> None:
+    found, notes = chosen(given, defaults)
+    assert set(found) == settings
+    assert notes == ([] if said is None else [f"chosen for about 1,000 training tokens: {said}"])
+
+
+def test_the_tokens_are_those_of_the_checkpoints_tokenizer() -> None:
+    assert chosen(set(), {}, SimpleNamespace(path="x.ckpt"))[0]
+    assert TextCLI.settings(None, 1, 1) == {}  # type: ignore[arg-type]

@@ -1,0 +1,60 @@
+"""The state that a model carries from batch to batch."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from wnseq.training.carried_state import CarriedStates
+
+
+def stub(rank: int = 0, ranks: int = 1, stage: str = "fit", said: list[str] | None = None) -> Any:
+    strategy = SimpleNamespace(broadcast=lambda value, src: [part + 10 * src for part in value])
+    trainer = SimpleNamespace(global_rank=rank, world_size=ranks, interrupted=False, strategy=strategy)
+    trainer.state = SimpleNamespace(fn=stage)
+    said = [] if said is None else said
+    return SimpleNamespace(device=torch.device("cpu"), print=said.append, trainer=trainer)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_state_is_carried_without_its_graph_and_only_to_as_many_streams(pair: bool) -> None:
+    states, said = CarriedStates(), []
+    h = torch.ones(1, 3, 2, requires_grad=True) * 2
+    states.carry("val", (h, h + 1) if pair else h)
+    model = stub(said=said)
+    found = states.carried(model, "val", 3)
+    parts = found if isinstance(found, tuple) else (found,)
+    assert len(parts) == 1 + pair
+    assert all(isinstance(part, Tensor) and not part.requires_grad for part in parts)
+    assert torch.equal(parts[0], h) and states.carried(model, "train", 3) is None
+    assert not said and states.carried(model, "val", 4) is None
+    assert said == ["the state carried so far has 3 streams, this batch 4: starting from zero"]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_checkpoint_has_the_streams_of_all_processes_and_each_takes_its_own(pair: bool) -> None:
+    states = CarriedStates()
+    assert states.gather(stub().trainer) == []
+    h = torch.arange(4.0).reshape(1, 2, 2)
+    states.carry("train", (h, h + 1) if pair else h)
+    saved = states.gather(stub(ranks=2).trainer)
+    assert saved is not None and saved[0].shape == (1, 4, 2)
+    for rank in (0, 1):
+        own = CarriedStates()
+        own.restore(stub(rank, 2), saved)
+        found = own["train"]
+        assert torch.equal(found[0] if isinstance(found, tuple) else found, h + 10 * rank)
+
+
+def test_a_state_is_restored_in_a_fit_alone() -> None:
+    for states, stage, saved in ((CarriedStates(), "test", [torch.ones(1, 1, 1)]), (CarriedStates(), "fit", [])):
+        states.restore(stub(stage=stage), saved)
+        assert not states
+    said: list[str] = []
+    states = CarriedStates(train=torch.ones(1, 1, 1))  # a tuner's
+    states.restore(stub(said=said), None)
+    assert not states and said == [
+        "the checkpoint was saved as several processes were stopped: the carried state starts from zero"
+    ]

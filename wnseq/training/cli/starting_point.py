@@ -1,0 +1,139 @@
+"""The checkpoint that a command starts from: which of its settings become defaults, and what the screen says of it."""
+
+import os
+import shlex
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load, load_run_checkpoint
+from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
+
+__all__ = ["StartingPoint", "describe_start", "find_start", "given_options", "resume_arguments"]
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A checkpoint of ``--ckpt_path``, which a command goes on from, or of ``--model.init_from``, which lends weights.
+
+    Args:
+        path: The file.
+        hparams: Its hyper-parameters; none of a plain state dict.
+        info: What it holds under ``wnseq``.
+        resumed: Whether it is that of ``--ckpt_path``.
+    """
+
+    path: Path
+    hparams: Mapping[str, Any]
+    info: Mapping[str, Any]
+    resumed: bool
+
+    def defaults(self, data_class: Any, given: Collection[str], subcommand: str) -> dict[str, Any]:
+        """Return the options that the checkpoint decides where the command has none.
+
+        They are its hyper-parameters and, with ``--ckpt_path``, the options of its data.
+
+        Args:
+            data_class: Data module; its ``options_from_checkpoint``, if any, says which of its options hold.
+            given: Options of the command, as ``data.corpus``.
+            subcommand: fit, validate, test or predict.
+        """
+        found = {f"model.{name}": value for name, value in self.hparams.items()}
+        if self.resumed:
+            data = self.info.get("data", {})
+            if select := getattr(data_class, "options_from_checkpoint", None):
+                data = select(data, {name.removeprefix("data.") for name in given}, subcommand)
+            found |= {f"data.{name}": value for name, value in data.items()}
+        return found
+
+    def apply(self, options: Namespace, subcommand: str, may_change: Iterable[str]) -> None:
+        """Write the path of the file into the options, and check that those of a run that goes on still fit it.
+
+        Args:
+            options: Options of the subcommand.
+            subcommand: fit, validate, test or predict.
+            may_change: Hyper-parameters that take effect in a resumed run.
+
+        Raises:
+            ValueError: A hyper-parameter is another.
+        """
+        if not self.resumed:
+            options.model.init_from = str(self.path)
+            return
+        options.ckpt_path = str(self.path)
+        check = check_resumed if subcommand == "fit" else check_evaluated
+        check(self.hparams, options.model.as_dict(), may_change, os.path.relpath(self.path))
+
+    def describe_measured(self, data: Any, part: str) -> Iterator[str]:
+        """Yield lines about what an evaluation measured on what, for the screen."""
+        yield f"{'checkpoint':<11}  {os.path.relpath(self.path)}"
+        if hasattr(data, "describe_part"):
+            yield f"{'measured on':<11}  {data.describe_part(part)}"
+        for name, now in data.provenance().items() if hasattr(data, "provenance") else ():
+            before = self.info.get(name, now)
+            if name.endswith("_sha256") and before != now:
+                kind = name.removesuffix("_sha256")
+                trained = self.info.get(kind, self.info.get("data", {}).get(kind))
+                yield f"{'trained on':<11}  {kind} {trained} (sha256 {before[:12]}), which is another one"
+
+
+def find_start(options: Namespace, runs: Path, recipe: str) -> StartingPoint | None:
+    """Return the checkpoint that a command names, checked; None if it names none.
+
+    Args:
+        options: Options of the subcommand.
+        runs: Folder of the recipe's runs, for the words ``best`` and ``last``.
+        recipe: Name of the recipe.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be used by this recipe.
+    """
+    known = options.model.as_dict()
+    if options.get("ckpt_path") is not None:
+        path = find_checkpoint(options.ckpt_path, runs)
+        checkpoint = load_run_checkpoint(path)
+    elif known.get("init_from") is not None:
+        path = find_checkpoint(known["init_from"], runs, "--model.init_from")
+        checkpoint = load(path)
+    else:
+        return None
+    info = checkpoint.get("wnseq", {})
+    hparams = checkpoint.get("hyper_parameters", {}) if info else {}  # those of another program mean something else
+    check_hyper_parameters(path, hparams, known=known)
+    check_checkpoint(checkpoint, recipe, str(path))
+    return StartingPoint(path, hparams, info, options.get("ckpt_path") is not None)
+
+
+def describe_start(start: StartingPoint | None, given: Collection[str], default: Callable[[str], Any]) -> list[str]:
+    """Return a line about a fine-tuning, for the screen: the hyper-parameters that come from its checkpoint.
+
+    Args:
+        start: The checkpoint; only one of ``--model.init_from`` has a line.
+        given: Options of the command, whose value is not the checkpoint's.
+        default: Returns the recipe's default of an option.
+    """
+    if start is None or start.resumed:
+        return []
+    own = {name: value for name, value in start.hparams.items() if f"model.{name}" not in given}
+    changed = [f"{name} {value}" for name, value in own.items() if value != default(f"model.{name}")]
+    return [f"starting from {os.path.relpath(start.path)}" + (", with its " + ", ".join(changed) if changed else "")]
+
+
+def given_options(options: Namespace, prefix: str = "") -> set[str]:
+    """Return the names of the options that a command has by itself: those parsed without defaults."""
+    names: set[str] = set()
+    for name, value in vars(options).items():
+        names |= given_options(value, f"{prefix}{name}.") if isinstance(value, Namespace) else {prefix + name}
+    return names
+
+
+def resume_arguments(arguments: Sequence[str], last: Path) -> str:
+    """Return the arguments of a run with those that go on from its last checkpoint, as one types them."""
+    words = iter(arguments)
+    kept = [word for word in words if not (word == "--ckpt_path" and next(words))]
+    kept = [word for word in kept if not word.startswith("--ckpt_path=")]
+    return shlex.join([*kept, "--ckpt_path", os.path.relpath(last)])

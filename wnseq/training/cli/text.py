@@ -1,0 +1,44 @@
+"""The command line of a recipe whose data are a text: settings by its size, and the tokenizer of a checkpoint."""
+
+from typing import Any
+
+from jsonargparse import Namespace
+
+from wnseq.training.cli.sampling import SamplingCLI
+
+__all__ = ["TextCLI"]
+
+
+class TextCLI(SamplingCLI):
+    """SamplingCLI that chooses what the user leaves open by the size of the text; a recipe overrides settings."""
+
+    def settings(self, tokens: int, entries: int) -> dict[str, Any]:
+        """Return the defaults of options for about so many training tokens and entries of the tokenizer."""
+        return {}
+
+    def choose_defaults(self, options: Namespace, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """Return the settings by the size of the text, and note them for the screen."""
+        data = vars(options.data) | {
+            name.removeprefix("data."): value
+            for name, value in defaults.items()
+            if name.startswith("data.") and name not in given
+        }
+        if data["tokenizer"] is None and self.start is not None:
+            data["tokenizer"] = str(self.start.path)
+        data_class: Any = self.datamodule_class
+        tokens, entries = data_class(**data).estimate_tokens()
+        limits = {"trainer.max_steps", "trainer.max_time"} & given  # the user limits the training otherwise
+        settings = {
+            name: value for name, value in self.settings(tokens, entries).items() if not (limits and "epochs" in name)
+        }
+        taken = [f"{name} {value}" for name, value in settings.items() if name not in given and name not in defaults]
+        if taken:
+            self.notes.append(f"chosen for about {tokens:,} training tokens: {', '.join(taken)}")
+        return settings
+
+    def before_instantiate_classes(self) -> None:
+        """Use the tokenizer of the checkpoint that the run starts from, unless another is given."""
+        super().before_instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.data.tokenizer is None:
+            config.data.tokenizer = config.get("ckpt_path") or config.model.init_from

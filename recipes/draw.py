@@ -49,6 +49,7 @@ from wnseq.training.callbacks import Throughput, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
+from wnseq.training.fine_tuning import fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
@@ -97,7 +98,8 @@ class Draw(LightningModule):
             probability, afresh in each training step and by a fixed draw in evaluation.
         learning_rate: Adam's step size.
         schedule: ``cosine`` to zero, or ``constant``.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
+            or a plain torch state dict with the same names.
         sampling: How ``predict`` and the end of a run draw images.
 
     Shape:
@@ -109,6 +111,7 @@ class Draw(LightningModule):
 
     resume_may_change = ("glimpses", "binarize")  # what takes effect in a resumed run
 
+    @fill_from_checkpoint
     def __init__(
         self,
         norm: Literal["weight", "none", "layer"] = "weight",

@@ -47,7 +47,7 @@ from wnseq.training.batches import check_classes, check_pixels, get_labelled
 from wnseq.training.callbacks import Throughput, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
-from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
@@ -71,7 +71,8 @@ class ImageClassifier(LightningModule):
         beta: Adam's β1 in the first half.
         late_beta: Adam's β1 in the second half.
         init_images: Training images for the data-dependent initialisation.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
+            or a plain torch state dict with the same names.
 
     Shape:
         - batches: ``ImageBatch``, or a tuple or list of prepared images ``(N, C, H, W)`` and labels ``(N,)``; for
@@ -83,6 +84,7 @@ class ImageClassifier(LightningModule):
 
     resume_may_change = ("noise", "dropout", "beta", "late_beta")  # what takes effect in a resumed run
 
+    @fill_from_checkpoint
     def __init__(
         self,
         norm: Norm = "weight",

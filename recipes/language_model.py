@@ -9,13 +9,15 @@ On a CPU:
     wnseq run language_model --data.corpus path/to/your.txt --data.tokenizer char
 On a GPU:
     wnseq run language_model --data.corpus wikitext-2 --data.tokenizer word --model.hidden_size 650
-        --model.num_layers 2 --model.dropout 0.5 --trainer.precision bf16-mixed
-Fine-tuning, the tokenizer taken from the checkpoint:
-    wnseq run language_model --data.corpus path/to/your.txt --model.init_from CHECKPOINT --model.learning_rate 5e-4
-Sampling, from a checkpoint alone:
-    wnseq run language_model predict --ckpt_path CHECKPOINT --model.sampling.prompt "The value"
+        --model.num_layers 2 --model.dropout 0.5 --trainer.max_epochs 25 --trainer.precision bf16-mixed
+Fine-tuning, tokenizer and hyper-parameters taken from the checkpoint:
+    wnseq run language_model --data.corpus path/to/your.txt --model.init_from best --model.learning_rate 5e-4
+Measuring a text of your own, and sampling, from a checkpoint alone:
+    wnseq run language_model test --ckpt_path best --data.test path/to/other.txt
+    wnseq run language_model predict --ckpt_path best --model.sampling.prompt "The value" --model.sampling.number 3
 
-Expect a test perplexity near 50 and 1.65 bits per byte (xz: 1.78), after 1.5 minutes of training on 2 CPU cores.
+Expect a test perplexity near 50 and 1.65 bits per byte (xz: 1.78), after 1.5 minutes of training on 2 CPU cores. Epochs
+and dropout that you do not give are chosen by the size of the text, for about three minutes, and printed.
 
 Deviations from the paper:
 1. The paper has no language model. As in its section 5.3, every weight vector of the recurrent net is normalised and
@@ -26,9 +28,8 @@ Deviations from the paper:
 import functools
 import lzma
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,21 +38,21 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, reorder_rows, shard
+from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.training.batches import check_classes, check_finite
-from wnseq.training.callbacks import GateMonitor, UnusedParameters, all_gather_object, build_network_first
+from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_network_first
+from wnseq.training.carried_state import CarriedStates, State
 from wnseq.training.cli.recipe import run
-from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.cli.text import TextCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage
-from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
-from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
+from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
+from wnseq.training.sample_files import append_texts, read_prompts
 from wnseq.training.schedules import total_steps, use_found_learning_rate
-
-State = Tensor | tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -60,26 +61,37 @@ class Sampling:
 
     Args:
         prompt: Text to continue.
+        prompts: File with a prompt in each line, instead.
+        number: Samples of each prompt, drawn side by side.
         max_new_tokens: Tokens to draw.
         temperature: Divides the logits; 0 takes the likeliest token each time.
         top_k: Draw among this many likeliest tokens only.
         top_p: Draw among the likeliest tokens that hold this much probability.
         allow_unknown: Whether a word or character outside the vocabulary may be drawn, as ``<unk>`` or U+FFFD.
-        seed: Seed of the draw.
+        seed: Seed of the first sample; each further one has the next.
+        every_n_epochs: Epochs of training between samples, which samples.txt of the run keeps; by default at its end.
+        output: File that ``predict`` appends its samples to.
     """
 
     prompt: str = ""
+    prompts: str | None = None
+    number: int = 1
     max_new_tokens: int = 200
     temperature: float = 0.7
     top_k: int | None = None
     top_p: float = 0.9
     allow_unknown: bool = True
     seed: int = 0
+    every_n_epochs: int | None = None
+    output: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
-        ranges = {"max_new_tokens": "at least 1", "temperature": "at least 0", "top_k": "at least 1"}
-        check_arguments(Sampling, vars(self), "sampling.", **ranges, top_p="greater than 0 and at most 1")
+        ranges = dict.fromkeys(("number", "max_new_tokens", "top_k", "every_n_epochs"), "at least 1")
+        ranges |= {"temperature": "at least 0", "top_p": "greater than 0 and at most 1"}
+        check_arguments(Sampling, vars(self), "sampling.", **ranges)
+        if self.prompt and self.prompts is not None:
+            raise ValueError("sampling.prompt and sampling.prompts exclude each other: write it into the file")
         try:
             self.prompt.encode()
         except UnicodeEncodeError as error:
@@ -108,7 +120,8 @@ class LanguageModel(LightningModule):
         decay_after: Epochs before the schedule ``decay`` begins.
         chunked_softmax: Whether logits are computed for a part of the vocabulary at a time, and twice: much less memory
             with a large vocabulary.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
+            or a plain torch state dict with the same names.
         init_vocabulary: Words of a plain state dict, in the order of its rows: a file with one word a line, or a
             torchtext vocabulary that torch.save wrote. Each word takes its row; a word that has none starts fresh.
         sampling: How ``predict`` and the end of a run draw text.
@@ -122,6 +135,7 @@ class LanguageModel(LightningModule):
 
     resume_may_change = ("dropout", "chunked_softmax")  # what takes effect in a resumed run
 
+    @fill_from_checkpoint
     def __init__(
         self,
         cell: Literal["lstm", "gru", "rnn"] = "lstm",
@@ -145,22 +159,13 @@ class LanguageModel(LightningModule):
         sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
     ) -> None:
         super().__init__()
-        given, embedding_size = embedding_size, hidden_size if embedding_size is None else embedding_size
-        self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling"])  # with embedding_size resolved
-        check_arguments(
-            LanguageModel,
-            {**self.hparams, "embedding_size": given},
-            hidden_size="at least 1",
-            embedding_size="at least 1",
-            num_layers="at least 1",
-            dropout="at least 0 and less than 1",
-            learning_rate="greater than 0",
-            weight_decay="at least 0",
-            warmup="at least 0",
-            decay_factor="greater than 0 and less than 1",
-            decay_after="at least 0",
-        )
-        if tied and embedding_size != hidden_size:
+        self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling"])
+        ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers"), "at least 1")
+        ranges |= dict.fromkeys(("weight_decay", "warmup", "decay_after"), "at least 0")
+        ranges |= {"learning_rate": "greater than 0", "dropout": "at least 0 and less than 1"}
+        ranges["decay_factor"] = "greater than 0 and less than 1"
+        check_arguments(LanguageModel, {**self.hparams, "sampling": sampling}, **ranges)
+        if tied and embedding_size not in (None, hidden_size):
             raise ValueError(
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
                 "set --model.tied false or make them equal"
@@ -170,18 +175,17 @@ class LanguageModel(LightningModule):
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
-        check_arguments(LanguageModel, {"sampling": sampling})
         self.sampling = sampling
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
         self.totals = EvaluationTotals()
-        self._states: dict[str, State] = {}  # carried from batch to batch, one for each stage
+        self.states = CarriedStates()  # from batch to batch, one for each stage
 
     def build(self, tokenizer: Tokenizer) -> None:
         """Make the network for a tokenizer."""
         h = self.hparams
         self.tokenizer = tokenizer
-        sizes = (h.embedding_size, h.hidden_size, h.num_layers)
+        sizes = (h.embedding_size or h.hidden_size, h.hidden_size, h.num_layers)
         self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, h.dropout, h.tied, h.forget_bias)
 
     def build_from_data(self) -> None:
@@ -190,7 +194,7 @@ class LanguageModel(LightningModule):
         if tokenizer is None:  # the checkpoint that is about to be loaded has one
             return
         if self.tokenizer is not None:
-            check_same_tokenizer(self.tokenizer, tokenizer)
+            self.tokenizer.check_same(tokenizer)
             return
         self.build(tokenizer)
         if self.init_from is not None:
@@ -254,21 +258,10 @@ class LanguageModel(LightningModule):
         check_classes(batch.targets, len(self.tokenizer), "targets", ignored=IGNORE)
         if reduction == "mean" and batch.targets.is_cpu and bool((batch.targets == IGNORE).all()):
             raise ValueError(f"a training batch must have a target that counts, all are {IGNORE}")
-        state = None if batch.reset_state else self._carried(stage, batch.inputs.shape[1])
+        state = None if batch.reset_state else self.states.carried(self, stage, batch.inputs.shape[1])
         nats, state = self.network(batch.inputs, state, batch.targets, reduction, self.hparams.chunked_softmax)
-        self._states[stage] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+        self.states.carry(stage, state)
         return nats, (batch.targets != IGNORE).sum()
-
-    def _carried(self, stage: str, streams: int) -> State | None:
-        """Return the state that the batch before left, if it fits this one."""
-        state = self._states.get(stage)
-        kept = state[0].shape[1] if isinstance(state, tuple) else None if state is None else state.shape[1]
-        if kept not in (None, streams):
-            self.print(f"the state carried so far has {kept} streams, this batch {streams}: starting from zero")
-            return None
-        if isinstance(state, tuple):
-            return tuple(s.to(self.device) for s in state)
-        return None if state is None else state.to(self.device)
 
     def training_step(self, batch: TextBatch, index: int) -> Tensor:
         """Compute the mean loss per token of one batch."""
@@ -286,96 +279,59 @@ class LanguageModel(LightningModule):
         self.totals.add(nats=nats, tokens=tokens)
 
     def on_validation_epoch_end(self) -> None:
-        """Log every unit in which language models are compared: nats and bits by token, word, character and byte."""
+        """Log the units in which language models are compared: nats and bits by token, word, character and byte."""
         stage, data = evaluation_stage(self.trainer), find_datamodule(self)
         nats, tokens = self.totals.reduce(self.trainer).values()
         if not tokens:
             raise ValueError(f"an evaluation must have a target that counts, all are {IGNORE}")
-        values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
         if isinstance(data, TextDataModule):
-            counts = data.splits[stage].counts
-            nats *= counts.tokens / tokens  # 1, unless the Trainer limits the batches
-            values["word_perplexity"] = exp(nats / counts.words)
-            values["bits_per_character"] = counts.bits(nats) / counts.characters
-            values["bits_per_byte"] = counts.bits(nats) / counts.bytes
+            values = data.splits[stage].counts.units(nats / tokens, self.tokenizer)
+        else:
+            values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def predict_step(self, batch: Any, index: int) -> str:
+    def on_train_epoch_end(self) -> None:
+        """Sample every few epochs, if that is wanted."""
+        every = self.sampling.every_n_epochs
+        if every is not None and (self.current_epoch + 1) % every == 0:
+            self.write_samples(Path(self.trainer.default_root_dir, "samples.txt"))
+
+    def predict_step(self, batch: Any, index: int) -> list[str]:
         """Sample, writing the text to the terminal as it comes."""
-        return stream(self, self.sampling) if self.trainer.is_global_zero else ""
+        return self.write_samples(self.sampling.output)
+
+    def write_samples(self, output: str | Path | None) -> list[str]:
+        """Sample to the terminal, and append the texts to a file."""
+        if not self.trainer.is_global_zero:
+            return []
+        texts = stream(self, self.sampling)
+        if output is not None:
+            append_texts(output, texts, step=self.trainer.global_step, **asdict(self.sampling) | {"output": None})
+        return texts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone, and the state carried between batchs."""
+        """Add what a checkpoint needs to stand alone, and the state carried between batches."""
         tokenizer = {"tokenizer": self.tokenizer.state(), "tokenizer_sha256": self.tokenizer.sha256}
         checkpoint["wnseq"] = checkpoint_info(self, "language_model", **tokenizer)
-        state = self._states.get("train", ())
-        own = [s.cpu() for s in (state if isinstance(state, tuple) else (state,))]
-        of_all = all_gather_object(self.trainer, own)
-        # the streams of all processes, in their order; None where the other processes may not answer
-        checkpoint["carried_state"] = of_all and [torch.cat(streams, 1) for streams in zip(*of_all, strict=True)]
+        checkpoint["carried_state"] = self.states.gather(self.trainer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint, and continue from its carried state."""
         info = open_checkpoint(self, checkpoint, "language_model")
         if self.network is None:
             self.build(Tokenizer.from_state(info["tokenizer"]))
-        self._check_tokenizer(checkpoint)
-        trainer = find_trainer(self)
-        if trainer is None or trainer.state.fn != "fit":
-            return
-        state = checkpoint["carried_state"]
-        self._states.pop("train", None)  # a tuner's
-        if state is None:
-            self.print("the checkpoint was saved as several processes were stopped: the carried state starts from zero")
-        elif state:
-            own = tuple(s[:, shard(s.shape[1], (trainer.global_rank, trainer.world_size))] for s in state)
-            self._states["train"] = own if len(own) > 1 else own[0]
+        Tokenizer.from_state(info["tokenizer"]).check_same(self.tokenizer)
+        self.states.restore(self, checkpoint["carried_state"])
 
     def _match_tokenizer(self, loaded: dict[str, Any]) -> None:
         """Refuse a checkpoint of other tokens; bring the rows of a plain state dict into the tokenizer's order."""
-        if "wnseq" in loaded:
-            if self.init_vocabulary is not None:
-                raise ValueError(f"{self.init_from} has a tokenizer of its own: leave init_vocabulary out")
-            self._check_tokenizer(loaded)
-            return
-        tokens = getattr(self.tokenizer, "tokens", None)
-        if self.init_vocabulary is None:
-            if self.tokenizer.kind != "byte":
-                warnings.warn(
-                    f"{self.init_from} doesn't say which tokens its rows are: they are taken to be the tokenizer's "
-                    f"{len(self.tokenizer):,} in their order. If they are not, give --model.init_vocabulary",
-                    stacklevel=2,
-                )
-            return
-        if tokens is None:
-            raise ValueError(f"init_vocabulary has words, and the tokenizer is of kind {self.tokenizer.kind}")
-        rows, weights = ("encoder.weight", "decoder.weight", "decoder.bias"), loaded.get("state_dict", loaded)
-        known = reorder_rows(weights, rows, self.init_vocabulary, self.network.state_dict(), tokens)
-        self.print(f"{known:,} of {len(tokens):,} tokens have a row in {self.init_from}; the others start fresh")
-
-    def _check_tokenizer(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint whose tokens mean something else; a plain state dict has no tokenizer."""
-        if "wnseq" in checkpoint:
-            check_same_tokenizer(Tokenizer.from_state(checkpoint["wnseq"]["tokenizer"]), self.tokenizer)
-
-
-def exp(x: float) -> float:
-    """Raise e to a power; infinity where a float overflows, as an untrained model's perplexity may."""
-    return math.exp(x) if x < 709 else math.inf
-
-
-def check_same_tokenizer(checkpoint: Tokenizer, data: Tokenizer) -> None:
-    """Refuse to run a model on tokens that mean something else than those it was trained on."""
-    if checkpoint.sha256 != data.sha256:
-        raise ValueError(
-            f"the checkpoint has a {checkpoint.kind} tokenizer of {len(checkpoint):,} entries (sha256 "
-            f"{checkpoint.sha256[:12]}), the data a {data.kind} tokenizer of {len(data):,} ({data.sha256[:12]}); "
-            "leave --data.tokenizer out, or give it the checkpoint's path, to encode the data with the same"
-        )
+        rows, fresh = ("encoder.weight", "decoder.weight", "decoder.bias"), self.network.state_dict()
+        if said := match_tokens(self.tokenizer, self.init_from, loaded, self.init_vocabulary, rows, fresh):
+            self.print(said)
 
 
 LAYERS = {
@@ -457,23 +413,24 @@ class Network(nn.Module):
 NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
 
 
-def sample(model: LanguageModel, sampling: Sampling) -> Iterator[int]:
-    """Draw the ids of new tokens one after the other, the weights composed once."""
+def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
+    """Draw the ids of the next tokens, one of each sample, one step after the other, the weights composed once."""
     network, tokenizer = model.network, model.tokenizer
-    generator = torch.Generator().manual_seed(sampling.seed)
-    tokens = [tokenizer.start, *tokenizer.encode(sampling.prompt)]
+    generators = [torch.Generator().manual_seed(sampling.seed + index) for index in range(sampling.number)]
+    prompt = torch.tensor([tokenizer.start, *tokenizer.encode(sampling.prompt)])
+    tokens = prompt.unsqueeze(1).repeat(1, sampling.number)  # (T, N)
     state = step = None
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(network):
             step = step or network.bind()
-            logits, state = step(torch.tensor(tokens, device=model.device).unsqueeze(1), state, last_only=True)
-        logits = logits[0, 0].float().cpu()  # (V,)
+            logits, state = step(tokens.to(model.device), state, last_only=True)  # (1, N, V)
+        logits = logits[0].float().cpu()  # (N, V)
         check_finite(logits, "the logits of the next token")
         if not sampling.allow_unknown and tokenizer.unknown is not None:
-            logits[tokenizer.unknown] = -math.inf
-        token = draw(logits, sampling, generator)
-        yield token
-        tokens = [token]
+            logits[:, tokenizer.unknown] = -math.inf
+        drawn = [draw(row, sampling, generator) for row, generator in zip(logits, generators, strict=True)]
+        yield drawn
+        tokens = torch.tensor([drawn])
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -495,27 +452,62 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     return int(order[torch.multinomial(probabilities.masked_fill(beyond, 0), 1, generator=generator)])
 
 
-def stream(model: LanguageModel, sampling: Sampling) -> str:
-    """Sample, writing the text to the terminal as it comes; return it."""
-    text = sampling.prompt
-    print(text, end="", flush=True)
-    for piece in model.tokenizer.stream(sample(model, sampling), text):
-        print(piece, end="", flush=True)
-        text += piece
-    print()
-    return text
+def stream(model: LanguageModel, sampling: Sampling) -> list[str]:
+    """Sample, writing each text to the terminal, a single one as it comes; return them."""
+    texts = []
+    for prompt in [sampling.prompt] if sampling.prompts is None else read_prompts(sampling.prompts):
+        drawn = sample(model, replace(sampling, prompt=prompt, prompts=None))
+        for ids in [(ids[0] for ids in drawn)] if sampling.number == 1 else zip(*drawn, strict=True):
+            texts.append(prompt)
+            print(prompt, end="", flush=True)
+            for piece in model.tokenizer.stream(ids, prompt):
+                print(piece, end="", flush=True)
+                texts[-1] += piece
+            print()
+    return texts
 
 
-def generate(checkpoint: str | Path, **sampling: Any) -> str:
-    """Sample text from a checkpoint alone; return the prompt and what follows it.
+def generate(
+    model: LanguageModel | str | Path,
+    prompt: str = "",
+    *,
+    number: int = 1,
+    max_new_tokens: int = 200,
+    temperature: float = 0.7,
+    top_k: int | None = None,
+    top_p: float = 0.9,
+    allow_unknown: bool = True,
+    seed: int = 0,
+) -> list[str]:
+    """Return ``number`` texts that begin with the prompt, drawn by a model or by a checkpoint alone.
 
     Args:
-        checkpoint: Path of a checkpoint of this recipe.
-        sampling: Fields of :class:`Sampling`.
+        model: The model, on any device, or the path of a checkpoint of this recipe.
+        prompt: Text to continue; for the other arguments see :class:`Sampling`.
     """
-    model = LanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
-    how = Sampling(**sampling)
-    return how.prompt + "".join(model.tokenizer.stream(sample(model, how), how.prompt))
+    model = model if isinstance(model, LanguageModel) else LanguageModel.load_from_checkpoint(model, map_location="cpu")
+    how = Sampling(prompt, None, number, max_new_tokens, temperature, top_k, top_p, allow_unknown, seed)
+    columns = zip(*sample(model, how), strict=True)
+    return [prompt + "".join(model.tokenizer.stream(ids, prompt)) for ids in columns]
+
+
+def score(model: LanguageModel | str | Path, text: str) -> dict[str, float]:
+    """Return how well a model, or a checkpoint alone, predicts a text, in the units of a test.
+
+    Args:
+        model: The model, on any device, or the path of a checkpoint of this recipe.
+        text: The text, read from the zero state on; ``share_unknown`` of its tokens are no entries of the vocabulary.
+    """
+    model = model if isinstance(model, LanguageModel) else LanguageModel.load_from_checkpoint(model, map_location="cpu")
+    batches, counts = text_batches(text, model.tokenizer)
+    nats, state = 0.0, None
+    with evaluation_mode(model.network):
+        for inputs, targets, _ in batches:
+            inputs, targets = inputs.to(model.device), targets.to(model.device)
+            loss, state = model.network(inputs, state, targets, "sum", model.hparams.chunked_softmax)
+            nats += loss.item()
+    units = counts.units(nats / counts.tokens, model.tokenizer)
+    return units | {"tokens": counts.tokens, "share_unknown": counts.unknown / counts.tokens}
 
 
 def compressed_bits_per_byte(train: bytes, test: bytes) -> float:
@@ -524,15 +516,15 @@ def compressed_bits_per_byte(train: bytes, test: bytes) -> float:
     return 8 * (with_test - alone) / len(test)
 
 
-class LanguageModelCLI(SamplingCLI):
+class LanguageModelCLI(TextCLI):
     """The command line of this recipe."""
 
-    def before_instantiate_classes(self) -> None:
-        """Use the tokenizer of the checkpoint that the run starts from, unless another is given."""
-        super().before_instantiate_classes()
-        config = self.config[self.subcommand]
-        if config.data.tokenizer is None:
-            config.data.tokenizer = config.get("ckpt_path") or config.model.init_from
+    def settings(self, tokens: int, entries: int) -> dict[str, Any]:
+        """Return 3 to 25 epochs, what takes some two minutes on two cores, and a dropout by the size of the text."""
+        seconds = tokens * (15 + entries / 150) * 1e-6  # of an epoch, with 256 units
+        epochs = min(25, max(3 if tokens < 1e7 else 1, round(130 / seconds)))
+        dropout = 0.5 if tokens < 200_000 else 0.3 if tokens < 500_000 else 0.1
+        return {"trainer.max_epochs": epochs, "model.dropout": dropout}
 
     def callbacks(self) -> list[Callback]:
         """Add the monitor of the gates."""
@@ -541,7 +533,7 @@ class LanguageModelCLI(SamplingCLI):
     def report(self) -> None:
         """Print a sample, and the bits per byte of a compressor."""
         print("\nA sample:\n")
-        stream(self.model, self.model.sampling)
+        self.model.write_samples(self.run_dir and self.run_dir / "samples.txt")
         parts = self.datamodule.text.parts
         if parts["train"].size < 64 * 2**20:  # xz looks no further back
             bits = compressed_bits_per_byte(parts["train"].read(), parts["test"].read())

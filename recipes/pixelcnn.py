@@ -71,7 +71,7 @@ from wnseq.training.callbacks import PolyakAverage, Throughput, build_network_fi
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import evaluation_stage
-from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.resume import open_checkpoint
@@ -122,7 +122,8 @@ class PixelCNN(LightningModule):
         learning_rate: Adam's initial step size, multiplied by 0.999995 after each step.
         polyak_steps: Steps over which the weights are averaged for evaluation; 0 for no average.
         sampling: How ``predict`` and the end of a run draw images.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
+            or a plain torch state dict with the same names.
 
     Shape:
         - batches: ``ImageBatch``, or a tensor or tuple that begins with pixels ``(N, C, H, W)`` and, if conditional,
@@ -134,6 +135,7 @@ class PixelCNN(LightningModule):
 
     resume_may_change = ("dropout", "checkpoint_activations", "polyak_steps")  # what takes effect in a resumed run
 
+    @fill_from_checkpoint
     def __init__(
         self,
         norm: Literal["weight", "none"] = "weight",

@@ -40,7 +40,7 @@ from wnseq.training.batches import check_classes, check_pixels, get_labelled
 from wnseq.training.callbacks import GateMonitor, Throughput, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
-from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
@@ -66,7 +66,8 @@ class SequentialImages(LightningModule):
             the variance.
         learning_rate: AdamW's step size; it falls to zero along a cosine.
         weight_decay: Decay of the weights as the plain model has it.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
+            or a plain torch state dict with the same names.
 
     Shape:
         - batches: ``ImageBatch``, or a tuple or list of prepared images ``(N, C, H, W)`` and labels ``(N,)``; for
@@ -76,6 +77,7 @@ class SequentialImages(LightningModule):
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
 
+    @fill_from_checkpoint
     def __init__(
         self,
         cell: Literal["lstm", "gru"] = "lstm",

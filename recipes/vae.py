@@ -49,7 +49,7 @@ from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_objec
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
-from wnseq.training.fine_tuning import load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.resume import open_checkpoint
@@ -96,7 +96,8 @@ class VAE(LightningModule):
         polyak_epochs: Epochs over which the weights are averaged for evaluation; 0 for no average.
         importance_samples: Samples of z an image from which ``test`` estimates log p(x).
         sampling: How ``predict`` and the end of a run draw images.
-        init_from: Checkpoint to start from: one of this recipe, or a plain torch state dict with the same names.
+        init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
+            or a plain torch state dict with the same names.
 
     Shape:
         - batches: ``ImageBatch``, or a tensor or tuple that begins with pixels ``(N, C, H, W)``, whole numbers
@@ -107,6 +108,7 @@ class VAE(LightningModule):
 
     resume_may_change = ("polyak_epochs", "importance_samples")  # what takes effect in a resumed run
 
+    @fill_from_checkpoint
     def __init__(
         self,
         norm: Literal["weight", "none"] = "weight",

@@ -144,7 +144,7 @@ def test_leaving_a_sample_half_way_leaves_the_model_training(how, monkeypatch):
 def test_a_sample_of_words_keeps_them_apart_from_the_prompt(capsys):
     data = {**RECIPES["language_model"].data, "tokenizer": "word"}
     model, _ = dataclasses.replace(RECIPES["language_model"], data=data).make()
-    text = language_model.stream(model, language_model.Sampling(prompt="the weight", max_new_tokens=5, seed=1))
+    (text,) = language_model.stream(model, language_model.Sampling(prompt="the weight", max_new_tokens=5, seed=1))
     assert text.startswith(("the weight ", "the weight\n")) and capsys.readouterr().out == f"{text}\n"
     assert set(text.split()) <= set(model.tokenizer.tokens)
 
@@ -181,7 +181,7 @@ def test_a_long_prompt_has_the_logits_of_its_last_position_alone(monkeypatch):
     monkeypatch.setattr(
         language_model, "memory_bound_linear", lambda x, *args: shapes.append(len(x)) or product(x, *args)
     )
-    assert next(language_model.sample(model, drawn)) == expected
+    assert next(language_model.sample(model, drawn)) == [expected]
     assert shapes == [1]
 
 
@@ -193,7 +193,8 @@ def test_what_is_unknown_can_be_kept_out_of_a_sample(kind):
     with torch.no_grad():
         model.network.decoder.bias[unknown] = 9.0
     for allowed in (True, False):
-        drawn = {*language_model.sample(model, language_model.Sampling(allow_unknown=allowed, max_new_tokens=30))}
+        how = language_model.Sampling(allow_unknown=allowed, max_new_tokens=30)
+        drawn = {ids[0] for ids in language_model.sample(model, how)}
         assert (unknown in drawn) == allowed
 
 

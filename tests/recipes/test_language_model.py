@@ -3,6 +3,7 @@ import csv
 import itertools
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from torch import nn
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
 from wnseq.recipes.language_model import (
     LanguageModel,
+    LanguageModelCLI,
     Network,
     Sampling,
     compressed_bits_per_byte,
@@ -23,6 +25,7 @@ from wnseq.recipes.language_model import (
     generate,
     main,
     sample,
+    score,
 )
 
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
@@ -182,9 +185,9 @@ def test_the_state_is_carried_between_batches_and_one_a_stage():
         TextBatch(*(torch.randint(5, (3, 4)) for _ in range(2)), False),
     )
     model._step(first, "train")
-    carried = model._states["train"]
+    carried = model.states["train"]
     model._step(second, "val")
-    assert model._states["train"] is carried
+    assert model.states["train"] is carried
     assert not any(state.requires_grad for state in carried)
     nats, _ = model._step(second, "train")
     logits, _ = model.network(torch.cat([first.inputs, second.inputs]))
@@ -263,9 +266,9 @@ def test_a_checkpoint_alone_samples(capsys):
     fit("--data.tokenizer=char")
     path = newest()
     Path("text.txt").unlink()
-    text = generate(path, prompt="the ", max_new_tokens=20, seed=3)
+    (text,) = generate(path, "the ", max_new_tokens=20, seed=3)
     assert text.startswith("the ") and len(text) == 24
-    assert text == generate(path, prompt="the ", max_new_tokens=20, seed=3)
+    assert [text] == generate(LanguageModel.load_from_checkpoint(path), "the ", max_new_tokens=20, seed=3)
     capsys.readouterr()
     main(["predict", f"--ckpt_path={path}", "--model.sampling.prompt=the ", "--model.sampling.max_new_tokens=20",
           "--model.sampling.seed=3"])  # fmt: skip
@@ -507,3 +510,114 @@ def test_an_interrupted_evaluation_leaves_nothing_in_the_next():
     with pytest.raises(ValueError, match="interrupted"):
         Trainer(callbacks=[Interrupt()], **quiet).validate(model, data, verbose=False)
     assert Trainer(**quiet).validate(model, data, verbose=False) == [expected]
+
+
+# ---- what a checkpoint decides, and what a user brings
+
+ONE_STREAM = "--data.eval_batch_size=1"
+EPOCH = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+
+
+def test_a_checkpoint_is_measured_on_its_own_text_unless_another_is_named(folder, monkeypatch, capsys):
+    fitted = fit("--data.tokenizer=char", "--data.cut=blocks", ONE_STREAM, *EPOCH, steps=-1)
+    best = newest("best").absolute()
+    (folder / "other.txt").write_text("the weight of another text is its direction\n" * 30)
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")  # where text.txt is not
+    capsys.readouterr()
+    assert main(["test", f"--ckpt_path={best}"]) == pytest.approx(
+        {name: value for name, value in fitted.items() if name.startswith("test/")}
+    )
+    said = capsys.readouterr().out
+    assert "text.txt (sha256 " in said and ", test part: " in said and "trained on" not in said
+    assert "characters, 0.00% of the test tokens unknown" in said and f"checkpoint   ../runs/{'language_model'}" in said
+    found = main(["validate", f"--ckpt_path={best}"])
+    assert found == pytest.approx({name: value for name, value in fitted.items() if name.startswith("val/")})
+    other = main(["test", f"--ckpt_path={best}", "--data.test=../other.txt"])
+    said = capsys.readouterr().out
+    assert "corpus ../other.txt" in said and re.search(r"trained on   corpus text\.txt \(sha256 .*another one", said)
+    scored = score(best, (folder / "other.txt").read_text())
+    for name in ("nats_per_token", "perplexity", "bits_per_byte", "bits_per_character"):
+        assert scored[name] == pytest.approx(other[f"test/{name}"], rel=1e-5)
+    assert scored["tokens"] == 30 * 44 and "word_perplexity" not in scored
+    assert score(LanguageModel.load_from_checkpoint(best), "zzz")["share_unknown"] == 1
+    (folder / "text.txt").unlink()
+    assert main(["test", f"--ckpt_path={best}", "--data.test=../other.txt"]) == other
+    with pytest.raises(SystemExit):
+        main(["test", f"--ckpt_path={best}"])
+    assert "text.txt, is not there any more: name a text by --data.corpus PATH" in capsys.readouterr().err
+
+
+def test_fine_tuning_takes_the_shape_and_the_hyper_parameters_of_the_checkpoint(capsys):
+    fit("--model.hidden_size=24", "--model.cell=gru", "--model.dropout=0.25", "--data.tokenizer=byte", *EPOCH, steps=-1)
+    path = newest()
+    short = ["--data.corpus=text.txt", "--data.batch_size=4", "--data.bptt=8", "--trainer.max_steps=1",
+             "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]  # fmt: skip
+    capsys.readouterr()
+    main(["fit", *short, "--model.init_from=best", "--model.dropout=0.1", "--model.learning_rate=1e-9"])
+    assert "best.ckpt, with its cell gru, hidden_size 24\n" in capsys.readouterr().out
+    tuned = torch.load(newest(), weights_only=True)
+    assert [tuned["hyper_parameters"][name] for name in ("hidden_size", "cell", "dropout")] == [24, "gru", 0.1]
+    before = weights(path)
+    assert all(torch.allclose(tuned["state_dict"][name], before[name], atol=1e-6) for name in before)
+    model = LanguageModel(init_from=str(path), learning_rate=1e-9)
+    data = TextDataModule("text.txt", str(path), batch_size=4, bptt=8)
+    trainer = Trainer(max_steps=1, limit_val_batches=1, logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    trainer.fit(model, data)
+    assert (model.hparams.hidden_size, model.hparams.dropout, model.hparams.learning_rate) == (24, 0.25, 1e-9)
+
+
+def test_epochs_and_dropout_are_those_of_the_size_of_the_text(monkeypatch, capsys):
+    short = ["fit", "--data.corpus=text.txt", "--data.tokenizer=char", "--model.hidden_size=8", "--data.batch_size=4",
+             *(f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test"))]  # fmt: skip
+    monkeypatch.setattr(LanguageModelCLI, "settings", lambda *_: {"trainer.max_epochs": 2, "model.dropout": 0.25})
+    main(short)
+    assert re.search(r"^chosen for about [\d,]+ training tokens: trainer.max_epochs 2, model.dropout 0.25$",
+                     capsys.readouterr().out, re.M)  # fmt: skip
+    checkpoint = torch.load(newest(), weights_only=True)
+    assert (checkpoint["epoch"], checkpoint["hyper_parameters"]["dropout"]) == (1, 0.25)
+    assert "max_epochs: 2" in Path("runs/language_model/1/config.yaml").read_text()
+    main([*short, "--trainer.max_epochs=1", "--model.dropout=0.1"])
+    assert "chosen for" not in capsys.readouterr().out
+    checkpoint = torch.load(newest(), weights_only=True)
+    assert (checkpoint["epoch"], checkpoint["hyper_parameters"]["dropout"]) == (0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "entries", "epochs", "dropout"),
+    [
+        (140_000, 2000, 25, 0.5),  # the embedded text
+        (270_000, 2000, 17, 0.3),  # a megabyte in subwords
+        (885_000, 128, 9, 0.1),  # and in characters
+        (2_000_000, 33_000, 3, 0.1),
+        (100_000_000, 2000, 1, 0.1),
+    ],
+)
+def test_the_settings_of_a_size(tokens, entries, epochs, dropout):
+    found = LanguageModelCLI.settings(None, tokens, entries)
+    assert found == {"trainer.max_epochs": epochs, "model.dropout": dropout}
+
+
+def test_samples_side_by_side_from_a_file_of_prompts_are_kept(capsys):
+    Path("prompts.txt").write_text("the \nits \n")
+    fit("--data.tokenizer=char", "--model.sampling.every_n_epochs=1", "--model.sampling.max_new_tokens=9",
+        "--trainer.max_epochs=2", "--trainer.limit_train_batches=2", steps=-1)  # fmt: skip
+    kept = Path("runs/language_model/1/samples.txt").read_text()
+    assert [line.partition(":")[0] for line in kept.splitlines() if line.startswith("---")] == ["--- sample 0"] * 3
+    assert "step 2, " in kept and "step 4, " in kept
+    path, short = newest(), {"max_new_tokens": 9, "temperature": 1.0, "top_p": 1.0}
+    three = generate(path, "the ", number=3, seed=5, **short)
+    assert three == [generate(path, "the ", seed=seed, **short)[0] for seed in (5, 6, 7)]
+    assert len(set(three)) == 3 and all(len(text) == 13 for text in three)
+    arguments = [f"--model.sampling.{name}={value}" for name, value in {**short, "number": 2, "seed": 5}.items()]
+    predict = ["predict", f"--ckpt_path={path}", *arguments, "--model.sampling.prompts=prompts.txt"]
+    capsys.readouterr()
+    for _ in range(2):
+        main([*predict, "--model.sampling.output=out/samples.txt"])
+    expected = [text for prompt in ("the ", "its ") for text in generate(path, prompt, number=2, seed=5, **short)]
+    said = capsys.readouterr().out
+    assert all(f"{text}\n" in said for text in expected)
+    assert Path("out/samples.txt").read_text().count("--- sample ") == 8
+    with pytest.raises(ValueError, match=r"sampling\.prompt and sampling\.prompts exclude each other"):
+        Sampling(prompt="a", prompts="prompts.txt")

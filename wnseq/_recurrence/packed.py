@@ -32,23 +32,27 @@ def check_packed(label: str, packed: PackedSequence) -> None:
         raise ShapeError(f"{label}: batch_sizes of a PackedSequence must be int64 of shape (T,), got {got}{_REMEDY}")
     sizes = batch_sizes.tolist()
     check_step_sizes(sizes, len(data), label)
-    if order is None and inverse is None:
-        return
-    for name, indices in (("sorted_indices", order), ("unsorted_indices", inverse)):
-        if indices is None or indices.shape != (sizes[0],) or indices.dtype not in (torch.int32, torch.int64):
-            got = None if indices is None else f"{indices.dtype} of shape {tuple(indices.shape)}"
+    if order is not None or inverse is not None:
+        _check_indices(label, sizes[0], {"sorted_indices": order, "unsorted_indices": inverse})
+
+
+def _check_indices(label: str, count: int, indices: dict[str, Tensor | None]) -> None:
+    """Raise ShapeError if both indices of a packed sequence are not an order of its sequences and its inverse."""
+    for name, each in indices.items():
+        if each is None or each.shape != (count,) or each.dtype not in (torch.int32, torch.int64):
+            got = "None" if each is None else f"{each.dtype} of shape {tuple(each.shape)}"
             raise ShapeError(
-                f"{label}: {name} of a PackedSequence must be one index for each of its {sizes[0]} sequences, got "
+                f"{label}: {name} of a PackedSequence must be one index for each of its {count} sequences, got "
                 f"{got}{_REMEDY}"
             )
-    indices = torch.stack([order, inverse])
-    if indices.is_cpu:
-        is_inside = sizes[0] == 0 or 0 <= int(indices.min()) <= int(indices.max()) < sizes[0]
-        if not is_inside or indices[0][indices[1]].tolist() != list(range(sizes[0])):
-            raise ShapeError(
-                f"{label}: sorted_indices and unsorted_indices of a PackedSequence must be permutations, each the "
-                f"inverse of the other{_REMEDY}"
-            )
+    order, inverse = (each.tolist() if each is not None and each.is_cpu else [] for each in indices.values())
+    if order and (
+        not all(0 <= index < count for index in inverse) or [order[k] for k in inverse] != list(range(count))
+    ):
+        raise ShapeError(
+            f"{label}: sorted_indices and unsorted_indices of a PackedSequence must be permutations, each the inverse "
+            f"of the other{_REMEDY}"
+        )
 
 
 def check_step_sizes(sizes: list[int], rows: int, label: str = "wnseq") -> None:

@@ -4,13 +4,21 @@ import pickle
 
 import pytest
 import torch
-from cases import cell_cases, covering_cases, each, each_module, each_recurrent, layer_cases, tensors
+from cases import (
+    cell_cases,
+    covering_cases,
+    each,
+    each_module,
+    each_recurrent,
+    layer_cases,
+    normalized_weights,
+    tensors,
+)
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from wnseq import WNGRU, WNLSTM, WNConv1d, WNConvTranspose1d, WNGRUCell, WNLinear, WNLSTMCell
+from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell, WNLSTMCell
 from wnseq.convert import conversion_report, remove_weight_norm, state_dict_as, weight_normalize
-from wnseq.nn._weight_pairs import find_weight_norm, qualified_name
 
 both_spellings = pytest.mark.parametrize(
     "apply",
@@ -23,12 +31,6 @@ both_spellings = pytest.mark.parametrize(
         pytest.param(parametrizations.weight_norm, id="parametrizations"),
     ],
 )
-
-
-def normalized_weights(model):
-    """Names of the weights with weight normalisation, wnseq's and torch's."""
-    found = [(path, name) for path, module in model.named_modules() for name in find_weight_norm(module)]
-    return [qualified_name(path, name) for path, name in found]
 
 
 def assert_same_function(one, other, case):
@@ -84,7 +86,7 @@ def test_a_plain_module_has_the_function_of_the_weight_normalised_one(case):
                 v.mul_(3)
                 g[::2] *= -1
                 v[0] = 0
-        ours.mark_initialized()
+        ours.accept_v_and_g()
         plain = remove_weight_norm(ours)
         assert_same_function(ours, plain, form)
         again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))
@@ -398,196 +400,3 @@ def test_further_parametrizations_are_left_alone():
     assert normalized_weights(model) == ["0.weight"]
     x = torch.randn(2)
     torch.testing.assert_close(model[1](x), on_top(x))
-
-
-@dataclasses.dataclass
-class Kept:
-    h: torch.Tensor
-
-
-class Keeping(nn.Module):
-    """It keeps activations with their history, as attention decoders and recurrent policies do."""
-
-    def __init__(self):
-        super().__init__()
-        self.rnn, self.out = nn.GRU(3, 4), nn.Linear(4, 2)
-        self.register_buffer("state", None)
-
-    def forward(self, x):
-        output, h = self.rnn(x)
-        self.last, self.both, self.named, self.kept = output, [(output, h)], {"h": h}, Kept(h)
-        self.rnn.note, self.state = h, h
-        return self.out(output)
-
-
-@both_spellings
-def test_kept_activations_are_copied_without_their_history(apply):
-    model, x = Keeping(), torch.randn(5, 2, 3)
-    apply(model.out)
-    expected = model(x)
-    with pytest.warns(UserWarning, match="out: has torch's weight normalisation"):
-        ours = weight_normalize(model)
-    for made in (ours, remove_weight_norm(ours), remove_weight_norm(model)):
-        kept = (made.last, made.both[0][0], made.named["h"], made.kept.h, made.rnn.note, made.state)
-        for copied, original in zip(kept, (model.last, model.last, *[model.state] * 4), strict=True):
-            assert torch.equal(copied, original) and copied is not original and not copied.requires_grad
-        assert made.both[0][0] is made.last and made.kept.h is made.state
-        torch.testing.assert_close(made(x), expected)
-    assert model.last.requires_grad  # the caller's model is left as it was
-
-
-class Opaque:
-    def __init__(self, value):
-        self.value = value
-
-
-@pytest.mark.parametrize("where", ["", "rnn"])
-def test_what_cannot_be_copied_is_named(where):
-    model = nn.ModuleDict({"rnn": nn.GRU(3, 4)})
-    holder, name = model.get_submodule(where), f"{where}.last".strip(".")
-    holder.last = Opaque(2 * next(model.parameters()))
-    text = f"^Only Tensors created explicitly by the user.*; {name}, a Opaque, cannot be copied.*: set it to None"
-    with pytest.raises(RuntimeError, match=text):
-        weight_normalize(model)
-    holder.last = Opaque(each for each in ())
-    with pytest.raises(TypeError, match=f"cannot pickle 'generator' object; {name}, a Opaque, cannot be copied"):
-        weight_normalize(model)
-    holder.last = None
-    assert type(weight_normalize(model)["rnn"]) is WNGRU
-
-
-def mixed():
-    """A model with a weight in every form, along several axes."""
-    parametrized = parametrizations.weight_norm
-    return nn.ModuleDict(
-        {
-            "hooks": nn.utils.weight_norm(nn.Conv1d(3, 4, 2)),
-            "one number": nn.utils.weight_norm(nn.Linear(3, 4), dim=None),
-            "parametrised": nn.Sequential(parametrized(nn.ConvTranspose1d(3, 4, 2))),
-            "across": parametrized(nn.ConvTranspose1d(4, 4, 2), dim=1),
-            "plain": nn.Linear(3, 4),
-            "groups": WNConvTranspose1d(4, 6, 2, groups=2),
-            "wnseq": WNLSTM(3, 4, proj_size=2),
-            "part": nn.utils.weight_norm(nn.GRU(3, 4), "weight_hh_l0"),
-            "norm": nn.BatchNorm1d(3),
-        }
-    )
-
-
-@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-def test_a_state_dict_is_spelled_like_another():
-    original, other = mixed(), mixed()
-    with pytest.warns(UserWarning, match="weight_normalize left"):
-        normalized = weight_normalize(original)
-    plain = remove_weight_norm(original)
-    models = [original, plain, weight_normalize(plain), normalized, remove_weight_norm(original, "h*")]
-    for model in models:
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(2)
-        for like in (other, other.state_dict(), *models):
-            reference = like.state_dict() if isinstance(like, nn.Module) else like
-            made = state_dict_as(model, like=like)
-            assert list(made) == list(reference)
-            assert {key: value.shape for key, value in made.items()} == {k: v.shape for k, v in reference.items()}
-        reloaded = mixed()
-        reloaded.load_state_dict(state_dict_as(model, like=reloaded))
-        torch.testing.assert_close(state_dict_as(reloaded, "plain"), state_dict_as(model, "plain"))
-    assert all(
-        torch.equal(value, original.state_dict()[key]) for key, value in state_dict_as(original, like=other).items()
-    )
-
-
-@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-def test_v_and_g_that_lie_alike_are_kept_to_the_bit():
-    theirs = nn.utils.weight_norm(nn.Conv1d(3, 4, 2))
-    ours = WNConv1d(3, 4, 2)
-    with torch.no_grad():
-        ours.weight_v.mul_(3)
-    made = state_dict_as(ours, like=theirs)
-    assert torch.equal(made["weight_v"], ours.weight_v) and torch.equal(made["weight_g"].flatten(), ours.weight_g)
-    again = state_dict_as(theirs, like=ours)
-    assert again["weight_g"].shape == (4,) and torch.equal(again["weight_v"], theirs.weight_v)
-
-
-def test_names_that_look_like_v_and_g_are_left_alone():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.proj_v, self.proj_g = nn.Linear(2, 3), nn.Linear(2, 3)
-            self.key_v, self.key_g = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3, 3))
-            self.rnn = nn.GRU(2, 3)
-
-    model = Model()
-    made = state_dict_as(weight_normalize(model), like=model)
-    assert made.keys() == model.state_dict().keys()
-
-
-@pytest.mark.parametrize(
-    ("like", "error", "text"),
-    [
-        ({}, ValueError, "like has no weight weight, in any form; like must be a state dict of the same model"),
-        (WNLinear(3, 5), ValueError, r"weight has shape \(4, 3\) in the model and \(5, 3\) in like"),
-        (nn.ModuleList([WNLinear(3, 4)]), ValueError, "like has no weight weight"),
-        (
-            {"weight": torch.ones(4, 3), "a_v": torch.ones(4, 3), "a_g": torch.ones(4)},
-            ValueError,
-            "the model has no weight a, in any form",
-        ),
-        ({"model": {}}, TypeError, r"holds others in 'model'; give that entry, as checkpoint\['model'\]"),
-        ("file.pt", TypeError, "like must be a state dict or a module, got str"),
-    ],
-)
-def test_what_is_not_alike_is_refused(like, error, text):
-    with pytest.raises(error, match=text):
-        state_dict_as(WNLinear(3, 4), like=like)
-
-
-def test_either_a_form_or_an_example_is_given():
-    for given in ({}, {"form": "plain", "like": {}}):
-        with pytest.raises(ValueError, match="give either a form, as 'plain', or like, a state dict or a module"):
-            state_dict_as(WNLinear(3, 4), **given)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
-@pytest.mark.parametrize(
-    ("targets", "left"),
-    [
-        (None, []),
-        ("wn", ["torch.0.weight", "torch.1.weight", "last.weight"]),
-        (["torch.*", "last"], ["wn.weight_ih_l0", "wn.weight_hh_l0"]),
-        (WNGRU, ["torch.0.weight", "torch.1.weight", "last.weight"]),
-        (nn.Linear, ["wn.weight_ih_l0", "wn.weight_hh_l0", "torch.0.weight"]),
-        ((nn.Conv1d, "wn"), ["torch.1.weight", "last.weight"]),
-        ([], ["wn.weight_ih_l0", "wn.weight_hh_l0", "torch.0.weight", "torch.1.weight", "last.weight"]),
-    ],
-)
-def test_some_layers_lose_their_weight_norm(targets, left):
-    layers = nn.Sequential(nn.utils.weight_norm(nn.Conv1d(2, 3, 1)), nn.utils.weight_norm(nn.Linear(2, 3)))
-    model = nn.ModuleDict({"wn": WNGRU(2, 3), "torch": layers, "last": parametrizations.weight_norm(nn.Linear(3, 2))})
-    made = remove_weight_norm(model, targets)
-    assert normalized_weights(made) == left
-    torch.testing.assert_close(state_dict_as(made, "plain"), state_dict_as(model, "plain"))
-    assert remove_weight_norm(model, target_modules=targets) is not model
-
-
-@pytest.mark.parametrize(
-    ("targets", "error", "text"),
-    [
-        (
-            "out",
-            ValueError,
-            "target_modules='out' matches no weight-normalised layer of the model; there are 'rnn', 'own'",
-        ),
-        ([3], TypeError, "remove_weight_norm: target_modules takes names and classes, got int"),
-        ("own", ValueError, "target_modules='own' cannot be converted: Own is a subclass"),
-    ],
-)
-def test_targets_that_have_no_weight_norm_are_refused(targets, error, text):
-    class Own(WNGRU):
-        pass
-
-    model = nn.ModuleDict({"rnn": WNGRU(2, 3), "out": nn.Linear(3, 2), "own": Own(2, 3)})
-    with pytest.raises(error, match=text):
-        remove_weight_norm(model, targets)
-    assert normalized_weights(remove_weight_norm(model, "r*")) == ["own.weight_ih_l0", "own.weight_hh_l0"]

@@ -50,7 +50,7 @@ class Copies:
         new._buffers, new._modules, new._non_persistent_buffers_set = state[1:]
         new.training = old.training
         if isinstance(new, WNModule):
-            new.mark_initialized()
+            new.accept_v_and_g()
         if isinstance(new, nn.RNNBase):
             new._init_flat_weights()
 

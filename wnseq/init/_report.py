@@ -58,7 +58,7 @@ class LayerGroup(NamedTuple):
     def write_back(self) -> None:
         """Write the weights of the copies to the plain layers, whose biases they share; the others are initialised."""
         for module, copy in zip(self.modules, self.normalized, strict=True):
-            copy.mark_initialized()
+            copy.accept_v_and_g()
             for name in copy.weight_names if module is not copy else ():
                 module.get_parameter(name).copy_(getattr(copy, name))
 

@@ -97,7 +97,7 @@ def draw_directions(model: nn.Module, std: float = 0.05) -> None:
         params.v.normal_(0, std)
     for module in model.modules():
         if isinstance(module, WNModule):
-            module.mark_initialized()  # g stays on purpose
+            module.accept_v_and_g()  # g stays on purpose
 
 
 def _fans(layer: Any) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import wnseq
 from wnseq._recurrence.backend import backend
+from wnseq.nn._weight_pairs import find_weight_norm, qualified_name
 
 AUTO, CPU_LOOP = "auto", "cpu_loop"  # the back end of the fixed rule, and the CPU loops at any size
 
@@ -283,12 +284,18 @@ USED = {  # both classes, and the weight and the bias that a model uses
 USAGES = [Usage(way, kind) for way in ("tied", "penalty", "pruned bias", "parametrised bias") for kind in USED]
 
 
-def mark_initialized(network: nn.Module) -> nn.Module:
+def accept_v_and_g(network: nn.Module) -> nn.Module:
     """Accept every g of a network as it is: what a test has written into v and g is on purpose."""
     for module in network.modules():
         if isinstance(module, wnseq.nn.WNModule):
-            module.mark_initialized()
+            module.accept_v_and_g()
     return network
+
+
+def normalized_weights(model: nn.Module) -> list[str]:
+    """Return the names of the weights with weight normalisation, wnseq's and torch's."""
+    found = [(path, name) for path, module in model.named_modules() for name in find_weight_norm(module)]
+    return [qualified_name(path, name) for path, name in found]
 
 
 def each(cases: list[Case]) -> pytest.MarkDecorator:

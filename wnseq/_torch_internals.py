@@ -3,14 +3,18 @@
 Where a probe fails, one warning lists what is missing, and public functions of torch run instead: same results, slower.
 """
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+Sizes = Sequence[int]  # a shape
 
 _missing: list[str] = []
 
@@ -187,6 +191,34 @@ HAS_ONEDNN_LSTM = _lstm is not None
 HAS_ONEDNN_BF16: bool = HAS_ONEDNN and _probe(
     "torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()), False
 )
+
+
+def _register_flops() -> None:
+    """Register the products of oneDNN with ``FlopCounterMode``, which knows none, nor those of ``nn.LSTM`` on a CPU."""
+    ops = torch.ops
+    if _linear_pointwise is not None and ops.mkldnn._linear_pointwise not in flop_registry:
+
+        @register_flop_formula(ops.mkldnn._linear_pointwise)
+        def _product(x: Sizes, w: Sizes, *_: Any, out_shape: Sizes, **__: Any) -> int:
+            return 2 * math.prod(out_shape) * x[-1]
+
+    if _lstm is not None and ops.aten.mkldnn_rnn_layer not in flop_registry:
+
+        @register_flop_formula(ops.aten.mkldnn_rnn_layer)
+        def _layer(x: Sizes, w_ih: Sizes, w_hh: Sizes, *_: Any, **__: Any) -> int:
+            return rnn_flops(x, w_ih, w_hh)
+
+        @register_flop_formula(ops.aten.mkldnn_rnn_layer_backward)
+        def _layer_backward(x: Sizes, w_ih: Sizes, w_hh: Sizes, *_: Any, **__: Any) -> int:
+            return 2 * rnn_flops(x, w_ih, w_hh)
+
+
+def rnn_flops(x: Sizes, *weights: Sizes | None) -> int:
+    """Return the operations of the products of one layer: each weight by each row; its backward has twice as many."""
+    return 2 * math.prod(x[:-1]) * sum(math.prod(w) for w in weights if w is not None)
+
+
+_probe("torch.utils.flop_counter", _register_flops)
 
 
 def onednn_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:

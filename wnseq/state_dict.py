@@ -13,17 +13,20 @@ torch's g has the axes of v, all but one of length 1, and so shows along which o
 output axis, as on a transposed convolution by default: such a g keeps its shape in every form.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from wnseq.functional import Layout, compose, decompose
+from wnseq.functional import Layout, compose, decompose, decompose_like
 
-__all__ = ["FORMS", "Form", "convert_keys", "param_names", "to_wnseq"]
+__all__ = ["FORMS", "Form", "convert_keys", "convert_keys_like", "find_pairs", "param_names", "to_wnseq"]
 
 Form = Literal["plain", "wnseq", "torch_hooks", "torch_parametrizations"]
 FORMS: tuple[Form, ...] = get_args(Form)
+_V_KEYS = re.compile(r"(?P<prefix>(?:.*\.)?)(?:parametrizations\.(?P<torch>[^.]+)\.original1|(?P<name>[^.]+)_v)")
+_SAME = "like must be a state dict of the same model"
 
 
 def param_names(name: str) -> tuple[str, str]:
@@ -93,6 +96,72 @@ def convert_keys(state_dict: Mapping[str, Any], weights: Iterable[str], form: Fo
             v_key, g_key = _original_keys(name, prefix)
         entries[v_key], entries[g_key] = v, g
     return entries
+
+
+def find_pairs(state_dict: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return the keys of v and g of each weight-normalised weight of a state dict, by the key of the plain weight."""
+    found: dict[str, tuple[str, str]] = {}
+    for match in filter(None, map(_V_KEYS.fullmatch, state_dict)):
+        prefix, name = match["prefix"], match["torch"] or match["name"]
+        pair = tuple(prefix + part for part in param_names(name)) if match["name"] else _original_keys(name, prefix)
+        v, g = (state_dict.get(key) for key in pair)
+        if isinstance(v, Tensor) and isinstance(g, Tensor) and _scales(g, v):
+            found[prefix + name] = pair[0], pair[1]
+    return found
+
+
+def convert_keys_like(
+    state_dict: Mapping[str, Any], like: Mapping[str, Any], layouts: Mapping[str, Layout]
+) -> dict[str, Any]:
+    """Convert the keys of a state dict to the forms that another state dict of the same model has, weight by weight.
+
+    Args:
+        state_dict: Entries of a checkpoint, in any mixture of forms; not changed.
+        like: The other state dict, of which the keys and the shapes of g count, the values not.
+        layouts: Layout of a weight by its key; where there is none, the first axis is the output's.
+
+    Returns:
+        A new dictionary in the order of ``like``, then all other keys as they were. A v and g are kept if g lies along
+        the axis of the other's; otherwise they are composed, and split along that axis.
+
+    Raises:
+        ValueError: A weight of one is absent from the other, or has another shape.
+    """
+    entries = dict(state_dict)
+    ours, theirs = find_pairs(entries), find_pairs(like)
+    for key in {**ours, **theirs}:
+        source, target = ours.get(key), theirs.get(key)
+        sides = (("the model", source, entries), ("like", target, like))
+        for where, pair, values in sides:
+            if pair is None and key not in values:
+                raise ValueError(f"{where} has no weight {key}, in any form; {_SAME}")
+        shapes = [tuple(values[pair[0] if pair else key].shape) for _, pair, values in sides]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{key} has shape {shapes[0]} in the model and {shapes[1]} in like; {_SAME}")
+        layout = layouts.get(key, (0, 1))
+        v, g = (entries.pop(part) for part in source) if source else (None, None)
+        if target is None:
+            entries[key] = compose(v, g, *layout)  # type: ignore[arg-type]
+            continue
+        other = like[target[1]]
+        if v is None or g is None or _axes(g, v, *layout) != _axes(other, v, *layout):
+            v, g = decompose_like(
+                entries.pop(key) if v is None or g is None else compose(v, g, *layout), other, *layout
+            )
+        entries[target[0]], entries[target[1]] = v, g.reshape(other.shape)
+    return {key: entries[key] for key in [*(key for key in like if key in entries), *entries]}
+
+
+def _scales(g: Tensor, v: Tensor) -> bool:
+    """Return True if g may be the scale of v: one number, a vector, or torch's with one axis longer than 1."""
+    return g.ndim <= 1 or (g.ndim == v.ndim and g.numel() in g.shape)
+
+
+def _axes(g: Tensor, v: Tensor, dim: int, groups: int) -> list[int]:
+    """Return the shape of g as torch would have it, that of a scale of each output of each group as it is."""
+    if g.ndim == 1 and (dim == 0 or groups == 1):
+        return [len(g) if axis == dim else 1 for axis in range(v.ndim)]
+    return list(g.shape)
 
 
 def _original_keys(name: str, prefix: str) -> tuple[str, str]:

@@ -4,13 +4,21 @@ import pickle
 
 import pytest
 import torch
-from cases import cell_cases, covering_cases, each, each_module, each_recurrent, layer_cases, tensors
+from cases import (
+    cell_cases,
+    covering_cases,
+    each,
+    each_module,
+    each_recurrent,
+    layer_cases,
+    normalized_weights,
+    tensors,
+)
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell, WNLSTMCell
 from wnseq.convert import conversion_report, remove_weight_norm, state_dict_as, weight_normalize
-from wnseq.nn._weight_pairs import find_weight_norm, qualified_name
 
 both_spellings = pytest.mark.parametrize(
     "apply",
@@ -23,12 +31,6 @@ both_spellings = pytest.mark.parametrize(
         pytest.param(parametrizations.weight_norm, id="parametrizations"),
     ],
 )
-
-
-def normalized_weights(model):
-    """Names of the weights with weight normalisation, wnseq's and torch's."""
-    found = [(path, name) for path, module in model.named_modules() for name in find_weight_norm(module)]
-    return [qualified_name(path, name) for path, name in found]
 
 
 def assert_same_function(one, other, case):
@@ -84,7 +86,7 @@ def test_a_plain_module_has_the_function_of_the_weight_normalised_one(case):
                 v.mul_(3)
                 g[::2] *= -1
                 v[0] = 0
-        ours.mark_initialized()
+        ours.accept_v_and_g()
         plain = remove_weight_norm(ours)
         assert_same_function(ours, plain, form)
         again = copy.deepcopy(pickle.loads(pickle.dumps(plain)))

@@ -111,7 +111,7 @@ def through_parameters(rnn):
 
 
 def marked(rnn):
-    rnn.mark_initialized()
+    rnn.accept_v_and_g()
     return rnn
 
 
@@ -132,7 +132,7 @@ def marked(rnn):
 def test_what_is_meant_says_nothing(way):
     before = overwritten()
     if way is through_file:
-        before.mark_initialized()
+        before.accept_v_and_g()
     run(way(before)).sum().backward()
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cases import mark_initialized
+from cases import accept_v_and_g
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
@@ -46,7 +46,7 @@ def make(norm="weight", read=2, write=3, height=5, width=4):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))
-    return mark_initialized(network)
+    return accept_v_and_g(network)
 
 
 # ---- the bound, from the equations

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cases import mark_initialized
+from cases import accept_v_and_g
 from lightning.pytorch import Trainer
 
 import wnseq
@@ -52,7 +52,7 @@ def move(network):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return mark_initialized(network)
+    return accept_v_and_g(network)
 
 
 def make(

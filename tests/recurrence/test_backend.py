@@ -1,5 +1,7 @@
 """The context that forces a back end, and what a loop on a CPU supports."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from cases import count_calls
@@ -36,6 +38,17 @@ def test_a_back_end_is_forced_inside_and_the_one_before_comes_back():
             assert not cpu_gru.CPU_GRU.supports(gru_call(torch.float32, torch.float32))
         assert forced_backend() == "cpu_loop"
     assert forced_backend() == "auto"
+
+
+def test_other_threads_see_a_forced_back_end():
+    with ThreadPoolExecutor(1) as started_before:
+        assert started_before.submit(forced_backend).result() == "auto"
+        with backend("torch"), ThreadPoolExecutor(1) as started_inside:
+            for threads in (started_before, started_inside):
+                assert threads.submit(forced_backend).result() == "torch"
+        with pytest.raises(KeyError), backend("cpu_loop"):
+            raise KeyError
+        assert started_before.submit(forced_backend).result() == "auto"
 
 
 def test_an_unknown_back_end_is_refused():

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from wnseq._recurrence.call import Call, States
 
 Name = Literal["auto", "cpu_loop", "torch"]
-_FORCED: ContextVar[Name] = ContextVar("wnseq_backend", default="auto")
+_forced: Name = "auto"
 
 
 @contextmanager
@@ -27,6 +26,10 @@ def backend(name: Name) -> Iterator[None]:
     Raises:
         ValueError: There is no such back end.
 
+    Note:
+        It holds for the whole process, as ``torch.nn.attention.sdpa_kernel`` does: other threads, such as those of a
+        data loader, of ``nn.DataParallel`` or of a server, follow it too.
+
     Example:
         >>> import torch, wnseq
         >>> rnn, x = wnseq.WNGRU(4, 6), torch.randn(3, 2, 4)
@@ -38,16 +41,17 @@ def backend(name: Name) -> Iterator[None]:
     """
     if name not in ("auto", "cpu_loop", "torch"):
         raise ValueError(f"backend: name must be 'auto', 'cpu_loop' or 'torch', got {name!r}")
-    token = _FORCED.set(name)
+    global _forced
+    before, _forced = _forced, name
     try:
         yield
     finally:
-        _FORCED.reset(token)
+        _forced = before
 
 
 def forced_backend() -> Name:
     """Return the name given to :func:`backend`, ``auto`` outside of it."""
-    return _FORCED.get()
+    return _forced
 
 
 class Backend(ABC):

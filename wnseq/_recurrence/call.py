@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from wnseq._recurrence.packed import check_packed
 from wnseq._torch_internals import check_size
 from wnseq.errors import ShapeError
 
 Sequence = Tensor | PackedSequence
 States = tuple[Tensor, ...]
 _KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn"}
+_CAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast casts, float64 not
 
 
 class RNNConfig(NamedTuple):
@@ -52,6 +54,12 @@ class Call(NamedTuple):
         return self.states[0].shape[2] != self.states[-1].shape[2]
 
     @property
+    def mixes_dtypes(self) -> bool:
+        """Return True if a state has another dtype than the input, and one that autocast does not cast."""
+        casts = torch.is_autocast_enabled(self.x.device.type)
+        return any(state.dtype != self.x.dtype and not (casts and state.dtype in _CAST) for state in self.states)
+
+    @property
     def product_dtype(self) -> torch.dtype:
         """Return the dtype of the matrix products on a CPU: autocast's, or the input's."""
         casts = torch.is_autocast_enabled("cpu") and self.x.dtype != torch.float64  # which autocast leaves alone
@@ -75,9 +83,8 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
     mode: str = module.mode
     label, states, batch_sizes = type(module).__name__, _as_tuple(module, mode, hx), None
     if isinstance(x, PackedSequence):
+        check_packed(label, x)
         x, batch_sizes, order, _ = x
-        if x.ndim != 2:
-            raise ShapeError(f"input must have 2 dimensions, got {x.ndim} in a PackedSequence given to {label}")
         batch: Any = batch_sizes[0].item()
         if states is not None and torch.compiler.is_compiling():  # a graph cannot branch on what a tensor holds
             check_size(batch == states[0].shape[1])

@@ -14,6 +14,7 @@ from torch import Tensor
 from wnseq._recurrence.backend import LayerBackend, forced_backend
 from wnseq._recurrence.call import Call
 from wnseq._recurrence.matmul import linear, onednn_supports, prepacked_linear, weight_grad
+from wnseq._recurrence.packed import check_step_sizes
 from wnseq._torch_internals import is_recording
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -236,9 +237,12 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def step_sizes(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
-    """Return how many rows each step has."""
-    listed: list[int] = [x.shape[1]] * x.shape[0] if batch_sizes is None else batch_sizes.tolist()
-    return listed
+    """Return how many rows each step has; those of a packed input are checked, as a captured graph could not."""
+    if batch_sizes is None:
+        return [x.shape[1]] * x.shape[0]
+    sizes: list[int] = batch_sizes.tolist()
+    check_step_sizes(sizes, len(x))
+    return sizes
 
 
 def _steps(sizes: list[int], reverse: bool, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

@@ -13,12 +13,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from wnseq._recurrence import cpu_loops as loops
 from wnseq._recurrence.backend import LayerBackend, autocast, unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import as_rows, step_sizes
-from wnseq._torch_internals import HAS_ONEDNN_LSTM, has_vmap_or_jvp, needs_grad, onednn_lstm, onednn_lstm_backward
+from wnseq._torch_internals import (
+    HAS_ONEDNN_LSTM,
+    Sizes,
+    has_vmap_or_jvp,
+    needs_grad,
+    onednn_lstm,
+    onednn_lstm_backward,
+    rnn_flops,
+)
 
 
 class CustomOps(LayerBackend):
@@ -328,3 +337,33 @@ def _saved(x: Tensor, size: int, parts: tuple[int, ...], save: bool) -> list[Ten
     """Return what a forward keeps for its backward, tensors of so many units a row; empty ones without ``save``."""
     rows = math.prod(x.shape[:-1])
     return [x.new_empty(rows, part * size) if save else x.new_empty(0) for part in parts]
+
+
+# ---- What torch.utils.flop_counter.FlopCounterMode counts, given shapes in the order of the arguments
+
+
+@register_flop_formula([torch.ops.wnseq.lstm])
+def _lstm_flops(x: Sizes, sizes: Sizes, h: Sizes, c: Sizes, w_ih: Sizes, w_hh: Sizes, *rest: Any, **_: Any) -> int:
+    return rnn_flops(x, w_ih, w_hh, rest[2])
+
+
+@register_flop_formula([torch.ops.wnseq.lstm_backward])
+def _lstm_backward_flops(*shapes: Any, **_: Any) -> int:
+    _, _, _, x, _, _, _, w_ih, w_hh, _, _, w_hr, _, _, gates, _ = shapes
+    return (2 if math.prod(gates) else 3) * rnn_flops(x, w_ih, w_hh, w_hr)  # without gates the layer runs again
+
+
+@register_flop_formula([torch.ops.wnseq.gru, torch.ops.wnseq.rnn])
+def _gru_or_rnn_flops(x: Sizes, sizes: Sizes, h: Sizes, w_ih: Sizes, w_hh: Sizes, *_: Any, **__: Any) -> int:
+    return rnn_flops(x, w_ih, w_hh)
+
+
+@register_flop_formula([torch.ops.wnseq.gru_backward])
+def _gru_backward_flops(*shapes: Any, **_: Any) -> int:
+    _, _, x, _, _, w_ih, w_hh, _, _, _, _, gates, _ = shapes
+    return (2 if math.prod(gates) else 3) * rnn_flops(x, w_ih, w_hh)
+
+
+@register_flop_formula([torch.ops.wnseq.rnn_backward])
+def _rnn_backward_flops(d: Sizes, d_h: Sizes, x: Sizes, sizes: Sizes, h: Sizes, *rest: Any, **_: Any) -> int:
+    return 2 * rnn_flops(x, rest[0], rest[1])

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from wnseq._recurrence.backend import Backend
-from wnseq._recurrence.call import Call, Sequence, make_call, restore
+from wnseq._recurrence.call import Call, Sequence, States, make_call, restore
 from wnseq._recurrence.cpu_gru import CPU_GRU
 from wnseq._recurrence.cpu_lstm import CPU_LSTM
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
@@ -31,13 +31,25 @@ def run(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> tuple[Sequence
         Output in the form of the input, and final states in that of the module.
     """
     call = make_call(module, flat, x, hx)
-    output, states = select_backend(call).run(call)
+    output, states = _run_mixed(module, call) if call.mixes_dtypes else select_backend(call).run(call)
     return restore(module, x, output, states)
+
+
+def _run_mixed(module: Any, call: Call) -> tuple[Tensor, States]:
+    """Run states of another dtype than the input's as torch does, which raises on nearly all, at every size."""
+    try:
+        return select_backend(call).run(call)
+    except RuntimeError as error:
+        dtypes = " and ".join(str(state.dtype) for state in call.states)
+        raise RuntimeError(
+            f"{str(error).rstrip('. ')}; {type(module).__name__}: the state must have the input's dtype "
+            f"{call.x.dtype}, got {dtypes}; convert it, as with h.to({call.x.dtype})"
+        ) from error
 
 
 def select_backend(call: Call) -> Backend:
     """Return the back end that runs a call."""
-    for candidate in BACKENDS[call.kind]:
+    for candidate in (TORCH_KERNEL,) if call.mixes_dtypes else BACKENDS[call.kind]:
         if candidate.supports(call) and candidate.is_faster(call):
             return candidate
     return UNROLLED

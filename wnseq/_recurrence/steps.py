@@ -118,8 +118,10 @@ def gate_slice(kind: str, gate: str, hidden_size: int) -> slice:
         hidden_size: H.
 
     Raises:
-        ValueError: There is no such gate.
+        ValueError: There is no such kind or gate.
     """
+    if not isinstance(kind, str) or kind not in GATES:
+        raise ValueError(f"kind must be one of {', '.join(GATES)}, got {kind!r}")
     if gate not in GATES[kind]:
         raise ValueError(f"gate must be one of {', '.join(GATES[kind])} for this {kind}, got {gate!r}")
     k = GATES[kind].index(gate)

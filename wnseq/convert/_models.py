@@ -1,22 +1,21 @@
 """Conversion of whole models: layers replaced in a copy of the model."""
 
-import copy
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
-from wnseq.convert._counterparts import BY_NORMALIZED, BY_PLAIN, Counterpart, empty_like, split_weights
-from wnseq.convert._report import Targets, computed_parameters, own_forward, plan
+from wnseq.convert._copies import Copies
+from wnseq.convert._counterparts import BY_NORMALIZED, BY_PLAIN, split_weights
+from wnseq.convert._report import computed_parameters, own_forward, plan
+from wnseq.convert._targets import TargetModules, Targets
 from wnseq.functional import compose
 from wnseq.nn._module import WNModule
-from wnseq.nn._weight_pairs import find_weight_norm, further_parametrizations, is_torch_hook, qualified_name
-from wnseq.state_dict import Form, convert_keys, param_names
-
-_HOOKS = [name for name in vars(nn.Module()) if name.startswith(("_forward_", "_backward_", "_is_full_backward_"))]
+from wnseq.nn._weight_pairs import find_weight_norm, further_parametrizations, is_torch_hook
+from wnseq.state_dict import param_names
 
 
 def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Module:
@@ -52,7 +51,7 @@ def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Mod
     """
     layers, _, left = plan(model, target_modules)
     _warn("weight_normalize", left, "; conversion_report(model) lists all layers")
-    copies = _Copies(model)
+    copies = Copies(model)
     for layer in layers.values():
         copies.start(layer, BY_PLAIN[type(layer)], BY_PLAIN[type(layer)].normalized)
     for old, new, pair in copies.started:
@@ -60,7 +59,7 @@ def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Mod
     return copies.of(model)
 
 
-def remove_weight_norm(model: nn.Module) -> nn.Module:
+def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.Module:
     """Return the model with plain layers of ``torch.nn`` that compute the same function.
 
     wnseq's layers and cells become their counterparts of ``torch.nn``. Any other module loses torch's weight norm, by
@@ -68,6 +67,13 @@ def remove_weight_norm(model: nn.Module) -> nn.Module:
 
     Args:
         model: Any module, or a weight-normalised layer itself.
+        target_modules: Which layers: qualified names, in which ``*`` and ``?`` match any text and any character;
+            classes, of wnseq or of torch; or several of either. All by default.
+
+    Raises:
+        TypeError: ``target_modules`` holds neither a class nor a name.
+        ValueError: A name in ``target_modules`` matches no weight-normalised layer, or is that of a layer that has to
+            be left.
 
     Note:
         Subclasses of wnseq's layers, and modules with further parametrisations, are left with a warning. A module used
@@ -83,24 +89,32 @@ def remove_weight_norm(model: nn.Module) -> nn.Module:
           (0): ConvTranspose1d(3, 4, kernel_size=(5,), stride=(1,))
         )
     """
-    copies = _Copies(model)
+    copies = Copies(model)
     others: list[tuple[nn.Module, nn.Module]] = []  # modules with torch's weight norm, and what replaces them
     left: dict[str, str] = {}
+    wanted = TargetModules("remove_weight_norm", model, target_modules)
     for path, module in model.named_modules():
         pair = BY_NORMALIZED.get(type(module))
         if isinstance(module, WNModule):
             reason = computed_parameters(module, pair.normalized, pair.arguments) if pair else own_forward(module)
         else:
             reason = further_parametrizations(module)
+        if not (reason or pair or find_weight_norm(module)):
+            continue
+        hits = wanted.hits(module)
+        if wanted.items is not None and not hits:
+            continue
         if reason:
+            wanted.refuse(module, hits, reason)
             left[path] = reason
         elif pair:
             copies.start(module, pair, pair.plain)
-        elif find_weight_norm(module):
+        else:
             cls: Any = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
             new: nn.Module = cls.__new__(cls)  # without the constructor, whose arguments are not known
             copies.memo[id(module)] = new
             others.append((module, new))
+    wanted.check_found("weight-normalised layer")
     _warn("remove_weight_norm", left)
 
     weights: dict[tuple[int, int], nn.Parameter] = {}  # so that a shared v and g make a shared weight
@@ -117,35 +131,8 @@ def remove_weight_norm(model: nn.Module) -> nn.Module:
     for old, new, pair in copies.started:
         copies.fill(old, new, pair, {**_without_v_and_g(old), **composed(old)})
     for old, new in others:
-        _without_torch_weight_norm(old, new, composed(old), copies.memo)
+        _without_torch_weight_norm(old, new, composed(old), copies)
     return copies.of(model)
-
-
-def state_dict_as(model: nn.Module, form: Form) -> dict[str, Any]:
-    """Return the state dict of a model with its weight-normalised weights, wnseq's and torch's, in a given form.
-
-    Args:
-        model: Any module.
-        form: ``plain``, ``wnseq``, ``torch_hooks`` or ``torch_parametrizations``. ``plain`` loads into the model that
-            was never weight-normalised.
-
-    Raises:
-        ValueError: There is no such form, or torch's cannot hold a scale for each output of each group.
-
-    Note:
-        The other way needs no function: wnseq's modules load every form.
-
-    Example:
-        >>> import torch
-        >>> from wnseq import WNLSTM
-        >>> torch.nn.LSTM(3, 4).load_state_dict(state_dict_as(WNLSTM(3, 4), "plain"))
-        <All keys matched successfully>
-    """
-    entries = model.state_dict()
-    for path, module in model.named_modules(remove_duplicate=False):  # a shared module has keys at each of its places
-        layouts = {name: params.layout for name, params in find_weight_norm(module).items()}
-        entries = convert_keys(entries, layouts, form, qualified_name(path, ""))
-    return entries
 
 
 def _warn(function: str, left: Mapping[str, str], end: str = "") -> None:
@@ -157,59 +144,12 @@ def _warn(function: str, left: Mapping[str, str], end: str = "") -> None:
         warnings.warn(f"{function} left {many} ({first}{more}){end}", stacklevel=3)
 
 
-class _Copies:
-    """The new modules of a conversion, and the deep copy that replaces the old ones by them.
-
-    An empty new module is in the memo of ``copy.deepcopy`` from the start, so that the copy uses it wherever it meets
-    the old one: in an attribute, a list, a closure of a hook or twice.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.memo: dict[int, Any] = {}
-        self.started: list[tuple[nn.Module, Any, Counterpart]] = []
-        for module in model.modules():
-            for name, value in vars(module).items():
-                sources = (param_names(name)[0], f"{name}_orig")
-                if isinstance(value, Tensor) and any(source in module._parameters for source in sources):
-                    # a hook of torch (weight norm, spectral norm, pruning) computes it before each forward, and
-                    # copy.deepcopy refuses what has a gradient history
-                    self.memo[id(value)] = value.detach().clone()
-
-    def start(self, old: nn.Module, pair: Counterpart, cls: type[nn.Module]) -> None:
-        new = self.memo[id(old)] = empty_like(old, cls, pair.arguments)
-        self.started.append((old, new, pair))
-
-    def fill(self, old: nn.Module, new: nn.Module, pair: Counterpart, parameters: Mapping[str, Any]) -> None:
-        """Set a new module's parameters, and what else the old one carries."""
-        olds = {id(parameter) for parameter in old._parameters.values()}
-        self.memo.update({id(made): made for made in parameters.values() if id(made) not in olds})  # no copy of these
-        # into the existing dictionary: in the constructor's order, and that of WNModule guards the composed names
-        new._parameters.update(copy.deepcopy(dict(parameters), self.memo))
-        usual = vars(empty_like(old, type(old), pair.arguments))
-        own = {name: value for name, value in vars(old).items() if name in _HOOKS or name not in usual}
-        own.pop("_compiled_call_impl", None)  # nn.Module.compile() was of the old one
-        state = copy.deepcopy((own, old._buffers, old._modules, old._non_persistent_buffers_set), self.memo)
-        vars(new).update(state[0])
-        new._buffers, new._modules, new._non_persistent_buffers_set = state[1:]
-        new.training = old.training
-        if isinstance(new, WNModule):
-            new.mark_initialized()
-        if isinstance(new, nn.RNNBase):
-            new._init_flat_weights()
-
-    def of(self, model: nn.Module) -> nn.Module:
-        made: nn.Module = copy.deepcopy(model, self.memo)
-        return made
-
-
 def _without_v_and_g(module: nn.Module) -> dict[str, Any]:
     v_and_g = {part for name in find_weight_norm(module) for part in param_names(name)}
     return {name: value for name, value in module._parameters.items() if name not in v_and_g}
 
 
-def _without_torch_weight_norm(
-    old: nn.Module, new: nn.Module, weights: Mapping[str, Any], memo: dict[int, Any]
-) -> None:
+def _without_torch_weight_norm(old: nn.Module, new: nn.Module, weights: Mapping[str, Any], copies: Copies) -> None:
     """Fill a module of torch with what another has, except for its weight norm."""
     state = {key: value for key, value in vars(old).items() if key not in weights}  # the hook keeps each weight there
     for key in ("_flat_weights", "_flat_weight_refs", "_compiled_call_impl"):
@@ -218,7 +158,7 @@ def _without_torch_weight_norm(
     state["_modules"] = {name: part for name, part in old._modules.items() if name != "parametrizations"}
     for key in ("_forward_pre_hooks", "_load_state_dict_pre_hooks"):
         state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not is_torch_hook(hook))
-    vars(new).update(copy.deepcopy(state, memo))
+    vars(new).update(copies.copy(state))
     parameters = {**weights, **new._parameters}  # weights before biases, as in the constructors of torch
     order: list[str] = vars(new).get("_flat_weights_names", ["weight_ih", "weight_hh"])
     first = [name for name in order if name in parameters]

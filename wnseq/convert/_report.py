@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -11,10 +10,9 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from wnseq.convert._counterparts import BY_PLAIN, COUNTERPARTS, empty_like
+from wnseq.convert._targets import TargetModules, Targets
 from wnseq.nn._module import WNModule
 from wnseq.nn._weight_pairs import find_weight_norm, qualified_name
-
-Targets = str | type | Iterable[str | type] | None
 
 _CONVERTIBLE = (*BY_PLAIN, nn.RNNBase, nn.RNNCellBase)  # and subclasses, which are left but warned of
 
@@ -91,53 +89,29 @@ def not_plain(layer: nn.Module, users: Mapping[int, list[str]]) -> str:
 
 def plan(model: nn.Module, targets: Targets) -> tuple[dict[str, nn.Module], dict[str, str], dict[str, str]]:
     """Return the layers to convert, why others are skipped, and which of those are of a convertible type."""
-    items = None if targets is None else [targets] if isinstance(targets, str | type) else list(targets)
-    for item in items or ():
-        if isinstance(item, type) and item not in BY_PLAIN:
-            known = ", ".join(f"nn.{pair.plain.__name__}" for pair in COUNTERPARTS)
-            raise TypeError(f"weight_normalize: target_modules takes the classes {known}, got {item.__name__}")
-        if not isinstance(item, str | type):
-            raise TypeError(f"weight_normalize: target_modules takes names and classes, got {type(item).__name__}")
+    wanted = TargetModules("weight_normalize", model, targets, BY_PLAIN)
     users = parameter_users(model)
-    aliases: dict[int, list[str]] = defaultdict(list)
-    for path, module in model.named_modules(remove_duplicate=False):
-        aliases[id(module)].append(path)
     layers: dict[str, nn.Module] = {}
     skipped: dict[str, str] = {}
     left: dict[str, str] = {}
-    found: list[str | type] = []
-    there: list[str] = []
     for path, module in model.named_modules():
         if not _has_weights(module):
             continue
-        names = aliases[id(module)]
-        there += names
-        hits = [item for item in items or () if _matches(item, module, names)]
-        found += hits
+        hits = wanted.hits(module)
         reason = _why_not(module, users)
         if isinstance(module, WNModule):
             skipped[path] = reason
-        elif items is not None and not hits:
+        elif wanted.items is not None and not hits:
             skipped[path] = "not in target_modules"
         elif reason:
-            if exact := [item for item in hits if item in names]:
-                raise ValueError(f"weight_normalize: target_modules={exact[0]!r} cannot be converted: {reason}")
+            wanted.refuse(module, hits, reason)
             skipped[path] = reason
             if isinstance(module, _CONVERTIBLE):
                 left[path] = reason
         else:
             layers[path] = module
-    for item in items or ():
-        if isinstance(item, str) and item not in found:
-            raise ValueError(
-                f"weight_normalize: target_modules={item!r} matches no layer of the model; "
-                f"there are {', '.join(map(repr, there)) or 'none'}"
-            )
+    wanted.check_found()
     return layers, skipped, left
-
-
-def _matches(item: str | type, module: nn.Module, names: Iterable[str]) -> bool:
-    return isinstance(module, item) if isinstance(item, type) else any(fnmatchcase(name, item) for name in names)
 
 
 def _has_weights(module: nn.Module) -> bool:

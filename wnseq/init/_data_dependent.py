@@ -9,6 +9,7 @@ from torch import nn
 from wnseq.init._recurrent import RecurrentInit
 from wnseq.init._report import FEEDFORWARD, RECURRENT, InitReport, find_layers
 from wnseq.init._sweep import FeedForward, Recurrent, Sweep, restored_on_error, without_noise
+from wnseq.nn._arguments import check_inside, check_int
 from wnseq.nn._module import WNModule
 
 
@@ -77,11 +78,10 @@ def data_init(
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3, equations 5 and 6; section 4 for mean-only batch norm.
     """
-    if max_sweeps < 1:
+    if check_int("data_init", "max_sweeps", max_sweeps) < 1:
         raise ValueError(f"data_init: max_sweeps must be at least 1, got {max_sweeps}")
-    if not 0 < input_share < 1:
-        raise ValueError(f"data_init: input_share must be between 0 and 1, got {input_share}")
-    if horizon is not None and horizon < 1:
+    input_share = check_inside("data_init", "input_share", input_share, 0, 1, "between 0 and 1")
+    if horizon is not None and check_int("data_init", "horizon", horizon) < 1:
         raise ValueError(f"data_init: horizon must be at least 1, got {horizon}")
     groups, skipped = find_layers(model, init_scale, "data_init: init_scale", 1.0)
     layers: list[FeedForward] = []

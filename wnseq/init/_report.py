@@ -58,7 +58,7 @@ class LayerGroup(NamedTuple):
     def write_back(self) -> None:
         """Write the weights of the copies to the plain layers, whose biases they share; the others are initialised."""
         for module, copy in zip(self.modules, self.normalized, strict=True):
-            copy.mark_initialized()
+            copy.accept_v_and_g()
             for name in copy.weight_names if module is not copy else ():
                 module.get_parameter(name).copy_(getattr(copy, name))
 
@@ -104,6 +104,8 @@ def _check_scales(scale: float | Mapping[str, float], label: str, names: list[st
     for factor in by_pattern.values():
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
             raise ValueError(f"{label} must be a number greater than 0, got {factor!r}")
+        if factor > 1e30:
+            raise ValueError(f"{label} must be at most 1e30, got {factor!r}")
     for pattern in by_pattern:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(f"{label}: {pattern!r} fits no layer; there are {', '.join(map(repr, names))}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wnseq._recurrence.steps import GATES, gate_slice
 from wnseq.init._report import CELLS, FEEDFORWARD, InitReport, find_layers
+from wnseq.nn._arguments import check_inside
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._module import WNModule
 from wnseq.nn._weight_pairs import directions
@@ -60,8 +61,7 @@ def data_free_init(
     """
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"data_free_init: mode must be 'fan_in' or 'fan_out', got {mode!r}")
-    if not 0 < input_share < 1:
-        raise ValueError(f"data_free_init: input_share must be between 0 and 1, got {input_share}")
+    input_share = check_inside("data_free_init", "input_share", input_share, 0, 1, "between 0 and 1")
     groups, skipped = find_layers(model, gamma, "data_free_init: gamma", 2.0)
     for group in groups:
         for layer in group.normalized:
@@ -91,13 +91,12 @@ def draw_directions(model: nn.Module, std: float = 0.05) -> None:
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3.
     """
-    if not 0 < std < math.inf:
-        raise ValueError(f"draw_directions: std must be a number greater than 0, got {std}")
+    std = check_inside("draw_directions", "std", std, 0, math.inf, "a number greater than 0")
     for _, params in directions(model):
         params.v.normal_(0, std)
     for module in model.modules():
         if isinstance(module, WNModule):
-            module.mark_initialized()  # g stays on purpose
+            module.accept_v_and_g()  # g stays on purpose
 
 
 def _fans(layer: Any) -> tuple[int, int]:
@@ -134,6 +133,12 @@ def hidden_scales(
         After Laurent, Ballas & Vincent 2017, Recurrent Normalization Propagation, which compensates Var h at every
         step, where this does once.
     """
+    for name, value, known in (("kind", kind, tuple(GATES)), ("nonlinearity", nonlinearity, ("tanh", "relu"))):
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"hidden_scales: {name} must be one of {', '.join(known)}, got {value!r}")
+    memory_mean = check_inside("hidden_scales", "memory_mean", memory_mean, -30, 30, "between -30 and 30")
+    scale = check_inside("hidden_scales", "scale", scale, 1e-30, 1e30, "between 1e-30 and 1e30")
+    input_share = check_inside("hidden_scales", "input_share", input_share, 0, 1, "between 0 and 1")
     memory = scale * math.sqrt(1 - input_share)
     if kind == "lstm":
         gate, forget = _expect(torch.sigmoid, 0.0, scale), _expect(torch.sigmoid, memory_mean, scale)

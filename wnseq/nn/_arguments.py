@@ -48,3 +48,10 @@ def check_number(label: str, name: str, value: Any, least: float, most: float, p
     if not isinstance(value, Real) or isinstance(value, bool) or not least <= float(value) <= most:
         raise ValueError(f"{phrase}, got {name}={value!r} in {label}")
     return float(value)
+
+
+def check_inside(label: str, name: str, value: Any, least: float, most: float, phrase: str) -> float:
+    """Return a number within a range without its ends."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not least < float(value) < most:
+        raise ValueError(f"{label}: {name} must be {phrase}, got {value!r}")
+    return float(value)

@@ -31,7 +31,7 @@ def reset_rnn_parameters_(module: WNModule, hidden_size: int) -> None:
         for name in module.weight_names:
             v, g = module.v_and_g(name)
             g.copy_(direction_norm(v, g, *module.layouts[name]))
-    module.mark_initialized()
+    module.accept_v_and_g()
 
 
 def gate_view(module: WNModule, name: str, gate: str) -> Tensor:

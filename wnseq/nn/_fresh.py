@@ -133,7 +133,7 @@ def warn_if_redrawn(
                 f"{label}: {name}_v was overwritten after it was drawn, and {name}_g is not its norm: "
                 f"the rows of {name} have norm {size:.3g}, those of {name}_v {length:.3g}. Code for torch.nn that "
                 "initialises over parameters() does so, since g is one of them. To get what it means, "
-                f"{_REMEDY.format(name=name)}. If g is as you want it, call module.mark_initialized()",
+                f"{_REMEDY.format(name=name)}. If g is as you want it, call module.accept_v_and_g()",
                 stacklevel=2,
             )
             return

@@ -39,7 +39,7 @@ class _WNLayer(WNModule):
             inputs = v.shape[1:].numel()  # also in a transposed convolution, where torch too counts this axis
             bound = 1 / math.sqrt(inputs) if inputs else 0.0
             nn.init.uniform_(self.bias, -bound, bound)
-        self.mark_initialized()
+        self.accept_v_and_g()
 
     def _record(self, tracer: Any, args: tuple[Any, ...]) -> Any:
         if self is not tracer.root or getattr(self, "transposed", False):

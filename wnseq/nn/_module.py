@@ -84,7 +84,7 @@ class WNModule(nn.Module):
             self._check_drawn()
         return {name: compose(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
 
-    def mark_initialized(self) -> None:
+    def accept_v_and_g(self) -> None:
         """Accept v and g as they are: the first forward warns only of a v that is overwritten after this."""
         self._mark(self.weight_names)
 

@@ -20,7 +20,7 @@ def test_the_gradient_of_a_weight_is_that_of_the_composed_weight(training: Recur
     normalised = wnseq.weight_normalize(plain)
     with torch.no_grad():
         normalised.weight_hh_l0_v.mul_(torch.rand(16, 1) + 0.5)  # the same weight, and g is no longer the norm of v
-    normalised.mark_initialized()
+    normalised.accept_v_and_g()
     found = training.compute(normalised)
     torch.testing.assert_close(found, training.compute(plain))
     assert {"output", "final state 1", "gradient of the input", "gradient of weight_hh_l0"} <= set(found)

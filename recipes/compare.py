@@ -23,7 +23,6 @@ Deviations from the paper:
 
 import csv
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -42,6 +41,7 @@ from wnseq.training import plots
 from wnseq.training.cli.arguments import add_brackets
 from wnseq.training.cli.errors import suggest, user_errors
 from wnseq.training.cli.output import safe_output
+from wnseq.training.json_files import read_json, write_json
 
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
 DIVERGED = "the training loss is"  # begins the error of TerminateOnNaN
@@ -167,7 +167,7 @@ def check_variants(plan: Plan, layout: list[Run]) -> None:
     """
     for variant in plan.variants:
         of = [run for run in layout if run.variant == variant]
-        results = [collect(run) for run in of if (run.folder / DONE).exists()]
+        results = [collect(run) for run in of if read_json(run.folder / DONE)]
         series = next((result.series for result in results if not result.diverged), None)
         if series is not None:
             logged = [name.removeprefix("test/") for name in series if name.startswith("test/")]
@@ -198,12 +198,13 @@ def execute(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     started = run.folder / "command.json"
     arguments = run.command[2:]  # with another interpreter or path of the recipe it is the same run
-    if started.exists() and (before := json.loads(started.read_text("utf-8"))) != arguments:
+    before = read_json(started)
+    if before not in (None, arguments):
         raise ValueError(
             f"{run.folder} holds a run of another command ({shlex.join(before)}). Delete the folder, or give another "
             "name to the variant or another out."
         )
-    started.write_text(json.dumps(arguments), "utf-8")
+    write_json(started, arguments)
     checkpoint = sorted(run.folder.glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     command = [*run.command, *(["--ckpt_path", str(checkpoint[-1])] if checkpoint else [])]
     output = run.folder / "output.txt"
@@ -223,12 +224,12 @@ def execute(run: Run) -> None:
         if not any(DIVERGED in line for line in lines[-4:]):
             tail = "\n".join(lines[-5:])
             raise ValueError(f"the run {run} ended with status {status}; {output} ends with:\n{tail}")
-    (run.folder / DONE).write_text(json.dumps({"diverged": bool(status)}), "utf-8")
+    write_json(run.folder / DONE, {"diverged": bool(status)})
 
 
 def collect(run: Run) -> Result:
     """Read what a finished run has logged; of a resumed run, the last value of each step."""
-    if json.loads((run.folder / DONE).read_text("utf-8"))["diverged"]:
+    if read_json(run.folder / DONE)["diverged"]:
         return Result(run, {})
     merged: dict[str, dict[int, float]] = {}
     logs = run.folder.glob("*/*/metrics.csv")
@@ -298,7 +299,7 @@ def compare(plan: Plan) -> dict[str, float]:
     check_variants(plan, layout)
     results = []
     for number, run in enumerate(layout, start=1):
-        known = (run.folder / DONE).exists()
+        known = read_json(run.folder / DONE) is not None
         if not known:
             print(f"{number}/{len(layout)} {run} …", end=" ", flush=True)
             execute(run)

@@ -202,3 +202,17 @@ def test_it_runs_a_recipe():
     assert 0 <= means["weight"] <= 100
     row = Path("out/runs.csv").read_text().splitlines()[1].split(",")
     assert 0 < float(row[-1]) < 60  # seconds per epoch
+
+
+@pytest.mark.parametrize("name", ["finished.json", "command.json"])
+def test_a_file_that_a_power_cut_left_empty_is_named_and_made_again(name, capsys):
+    before = compare(*TWO, seeds="[0]")
+    for path in Path("out").glob(f"*/*/{name}"):
+        path.write_bytes(b"")
+    if name == "command.json":
+        for path in Path("out").glob("*/*/finished.json"):
+            path.unlink()
+    capsys.readouterr()
+    assert compare(*TWO, seeds="[0]") == before
+    assert f"out/one/seed0/{name} is damaged, and made again" in capsys.readouterr().out
+    assert json.loads(Path(f"out/one/seed0/{name}").read_text())

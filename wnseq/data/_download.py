@@ -16,7 +16,8 @@ import pooch
 from filelock import FileLock, Timeout
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from wnseq.data._files import UNWRITABLE, atomic_write, cache_folder, explain_os_errors
+from wnseq._files import UNWRITABLE, atomic_write, explain_os_errors
+from wnseq.data._files import cache_folder
 from wnseq.errors import FileFormatError, reading
 
 AGENT = "wnseq"  # some mirrors refuse Python's default

@@ -1,5 +1,7 @@
 """Checkpoint files: found, read and loaded, with an error that a user understands for each thing that can be wrong."""
 
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wnseq.errors import reading
+from wnseq.training.checkpoint_io import REMEDY, check_archive, find_damage
 from wnseq.training.cli.errors import suggest
 from wnseq.training.resume import check_finite
 
@@ -22,7 +25,8 @@ def find_checkpoint(name: str, runs: Path, option: str = "--ckpt_path") -> Path:
     """Return the file that ``--ckpt_path`` or ``--model.init_from`` means.
 
     Args:
-        name: The path of a checkpoint, or ``best`` or ``last`` for that of the newest run that has one.
+        name: The path of a checkpoint, or ``best`` or ``last`` for that of the newest run that has a whole one; a
+            damaged one is passed over with a line on standard error.
         runs: The folder of the recipe's runs.
         option: Option that names it, for the error.
 
@@ -36,10 +40,14 @@ def find_checkpoint(name: str, runs: Path, option: str = "--ckpt_path") -> Path:
                 f"({runs}/<number>/checkpoints/best.ckpt), or the word best or last for that of the newest run."
             )
         return path
-    found = sorted(runs.glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime)
+    found = sorted(runs.glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     if not found:
         raise FileNotFoundError(f"{option} {name}: no run in {runs} has left a {name}.ckpt. Run fit first.")
-    return found[-1]
+    for path in found:
+        if not (damage := find_damage(path)):
+            return path
+        print(f"{os.path.relpath(path)} is passed over: {damage}", file=sys.stderr)
+    raise FileNotFoundError(f"{option} {name}: each {name}.ckpt in {runs} is damaged. Run fit again.")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -52,11 +60,8 @@ def load(path: Path) -> dict[str, Any]:
     path = path.expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}.")
-    remedy = (
-        "Python objects are never loaded. Expected a file written by fit, such as best.ckpt or last.ckpt of a run, or "
-        "torch.save(model.state_dict(), path)."
-    )
-    with reading(path, "a checkpoint", remedy):
+    check_archive(path)
+    with reading(path, "a checkpoint", REMEDY):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected the dictionary of a checkpoint.")

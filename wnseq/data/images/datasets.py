@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from wnseq._files import atomic_write
 from wnseq.data._download import fetch
-from wnseq.data._files import atomic_write, cache_folder, data_root
+from wnseq.data._files import cache_folder, data_root
 from wnseq.data.images.formats import read_amat, read_cifar, read_idx
 from wnseq.data.images.own import read_own
 from wnseq.errors import FileFormatError, reading

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq.data._files import atomic_write, cache_folder
+from wnseq._files import atomic_write
+from wnseq.data._files import cache_folder
 from wnseq.errors import ShapeError
 
 FORMAT = 1  # of the cached files; changes with everything that changes their content

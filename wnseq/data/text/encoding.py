@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from wnseq.data._files import atomic_write, cache_folder
+from wnseq._files import atomic_write
+from wnseq.data._files import cache_folder
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import UNKNOWN, Tokenizer
 

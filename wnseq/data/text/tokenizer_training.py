@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
 
-from wnseq.data._files import atomic_write, cache_folder
+from wnseq._files import atomic_write
+from wnseq.data._files import cache_folder
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import (
     LINE_END,

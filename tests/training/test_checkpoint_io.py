@@ -1,0 +1,103 @@
+"""Checkpoints that are whole or absent, and damage that is noticed."""
+
+import errno
+import os
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from wnseq.errors import FileFormatError
+from wnseq.training.checkpoint_files import find_checkpoint, load
+from wnseq.training.checkpoint_io import WholeCheckpointIO, check_archive, newest_whole
+
+CHECKPOINT = {"state_dict": {"w": torch.arange(3000.0), "b": torch.ones(7)}, "global_step": 5, "names": ["a"] * 50}
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    path = tmp_path / "last.ckpt"
+    WholeCheckpointIO().save_checkpoint(CHECKPOINT, path)
+    return path
+
+
+def places(path: Path) -> list[int]:
+    """Return the place of every byte of every record: of the pickle and of the tensors."""
+    found: list[int] = []
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        for info in archive.infolist():
+            file.seek(info.header_offset + 26)
+            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+            start = info.header_offset + 30 + name + extra
+            found += range(start, start + info.file_size)
+    return found
+
+
+def test_a_whole_file_is_loaded(whole: Path) -> None:
+    check_archive(whole)
+    for loaded in (WholeCheckpointIO().load_checkpoint(whole, weights_only=True), load(whole)):
+        assert torch.equal(loaded["state_dict"]["w"], CHECKPOINT["state_dict"]["w"]) and loaded["global_step"] == 5
+    assert list(whole.parent.iterdir()) == [whole]
+
+
+def test_every_flipped_byte_is_noticed_before_anything_is_loaded(whole: Path) -> None:
+    data, draw = whole.read_bytes(), random.Random(0)
+    for place in draw.sample(places(whole), 120):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << draw.randrange(8)
+        whole.write_bytes(damaged)
+        for read in (load, WholeCheckpointIO().load_checkpoint):
+            with pytest.raises(FileFormatError, match=r"last\.ckpt can't be read as a checkpoint: it is damaged"):
+                read(whole)
+
+
+def test_every_truncation_is_one_clear_error(whole: Path) -> None:
+    data = whole.read_bytes()
+    for length in [0, *random.Random(0).sample(range(4, len(data)), 69)]:
+        whole.write_bytes(data[:length])
+        for read in (load, WholeCheckpointIO().load_checkpoint):
+            with pytest.raises(
+                FileFormatError, match=r"last\.ckpt can't be read as a checkpoint: it is (empty|damaged)"
+            ):
+                read(whole)
+
+
+def test_the_error_names_the_newest_whole_checkpoint(whole: Path) -> None:
+    for name, time in (("best.ckpt", 2), ("older.ckpt", 1), ("damaged.ckpt", 3)):
+        (whole.parent / name).write_bytes(whole.read_bytes()[: 500 if name == "damaged.ckpt" else None])
+        os.utime(whole.parent / name, (time, time))
+    whole.write_bytes(whole.read_bytes()[:1000])
+    assert newest_whole(whole.parent) == whole.parent / "best.ckpt"
+    with pytest.raises(FileFormatError, match=r"The newest whole checkpoint beside it is \S+best\.ckpt\. Python obj"):
+        load(whole)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = whole.read_bytes()
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"last\.ckpt could not be written: the disk is full.*--ckpt_path \S+last\.ckpt"):
+        WholeCheckpointIO().save_checkpoint({"global_step": 6}, whole)
+    with pytest.raises(OSError, match=r"best\.ckpt could not be written: the disk is full.*--ckpt_path \S+last\.ckpt"):
+        WholeCheckpointIO().save_checkpoint({"global_step": 6}, whole.with_name("best.ckpt"))
+    assert whole.read_bytes() == before and list(whole.parent.iterdir()) == [whole]
+
+
+def test_a_damaged_last_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        path = tmp_path / f"{number}/checkpoints/last.ckpt"
+        WholeCheckpointIO().save_checkpoint(CHECKPOINT, path)
+        os.utime(path, (number, number))
+    assert find_checkpoint("last", tmp_path) == path
+    path.write_bytes(b"")
+    assert find_checkpoint("last", tmp_path) == tmp_path / "1/checkpoints/last.ckpt"
+    assert "2/checkpoints/last.ckpt is passed over: it is empty" in capsys.readouterr().err
+    (tmp_path / "1/checkpoints/last.ckpt").write_bytes(b"PK")
+    with pytest.raises(FileNotFoundError, match=r"each last\.ckpt in .* is damaged"):
+        find_checkpoint("last", tmp_path)

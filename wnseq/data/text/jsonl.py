@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from wnseq.data._files import atomic_write, cache_folder
+from wnseq._files import atomic_write
+from wnseq.data._files import cache_folder
 from wnseq.errors import FileFormatError
 
 ENDINGS = (".jsonl", ".ndjson")

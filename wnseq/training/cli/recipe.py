@@ -3,23 +3,22 @@
 import os
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 
+from wnseq._files import remove_abandoned
 from wnseq.training._lightning_internals import FlagsFirstCLI, subparsers
 from wnseq.training.allocator import keep_freed_memory
-from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN, Throughput
+from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
-from wnseq.training.callbacks.progress import PlainProgress, RichProgress, format_number
-from wnseq.training.callbacks.schedule_change import ScheduleChange
+from wnseq.training.callbacks.progress import format_number
 from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
@@ -29,6 +28,7 @@ from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nul
 from wnseq.training.cli.presets import expand_preset_names, find_presets
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
+from wnseq.training.cli.run_parts import build_callbacks, build_plugins
 from wnseq.training.cli.starting_point import (
     StartingPoint,
     describe_start,
@@ -161,6 +161,19 @@ class RecipeCLI(FlagsFirstCLI):
             help="Precision of float32 matrix products. 'medium' makes linear layers about twice as fast on a CPU "
             "(relative error 4e-7 without AMX; with AMX, or on a GPU, they compute in bfloat16 or TF32).",
         )
+        if parser.description == DESCRIPTIONS["fit"]:
+            parser.add_argument(
+                "--checkpoint.every_minutes",
+                type=NonNegativeFloat,
+                default=10.0,
+                help="Minutes of training between two renewals of last.ckpt inside an epoch; 0 for none.",
+            )
+            parser.add_argument(
+                "--checkpoint.every_steps",
+                type=NonNegativeInt,
+                default=0,
+                help="Steps between two renewals of last.ckpt inside an epoch; 0 for none.",
+            )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of Trainer, model and data, with the recipe's defaults."""
@@ -221,12 +234,22 @@ class RecipeCLI(FlagsFirstCLI):
             kwargs["logger"] = False if options.logger in (None, True) else options.logger
         else:
             self.run_dir = self._make_run_folder()
+            for folder in self.run_dir.parent.glob("*/checkpoints"):
+                remove_abandoned(folder)
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["logger"] = make_loggers(self.run_dir, options.logger)
         if options.barebones:
             kwargs |= {"log_every_n_steps": None}  # barebones refuses any other value
         else:
-            kwargs["callbacks"] = self._build_callbacks(options, logs=bool(kwargs["logger"]))
+            kwargs["callbacks"] = build_callbacks(
+                options,
+                [*self.callbacks(), self._shutdown],
+                self.config_init[self.subcommand].get("checkpoint"),
+                monitor=self.monitor,
+                folder=self.run_dir,
+                logs=bool(kwargs["logger"]),
+            )
+            kwargs["plugins"] = build_plugins(options)
             if any(isinstance(callback, CheckMonitors) for callback in kwargs["callbacks"]):
                 kwargs["num_sanity_val_steps"] = options.num_sanity_val_steps or 1
         try:
@@ -244,29 +267,6 @@ class RecipeCLI(FlagsFirstCLI):
         if is_first:
             os.environ[RUN_FOLDER] = str(folder)
         return folder
-
-    def _build_callbacks(self, options: Namespace, *, logs: bool) -> list[Callback]:
-        users = options.callbacks or []
-        users = users if isinstance(users, list) else [users]
-        callbacks = [*users, *self.callbacks()]
-        if any(hasattr(callback, "monitor") for callback in users):
-            callbacks.append(CheckMonitors())
-        callbacks += [RngState(), TerminateOnNaN(), ScheduleChange(), self._shutdown]
-        if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(RichProgress(self.monitor) if sys.stdout.isatty() else PlainProgress(self.monitor))
-        if self.run_dir is None:
-            return callbacks
-        if logs:
-            callbacks.append(LearningRateMonitor("step"))
-        if options.enable_checkpointing in (None, True):
-            folder = self.run_dir / "checkpoints"
-            if options.limit_val_batches != 0:
-                # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
-                best = Checkpoint(folder, filename="best", monitor=self.monitor, save_on_train_epoch_end=False)
-                callbacks.append(best)
-            # a second one, since with save_last Lightning renews last.ckpt only when it renews the best
-            callbacks.append(Checkpoint(folder, filename="last", enable_version_counter=False, save_on_exception=True))
-        return callbacks
 
     # ---- running -----------------------------------------------------------------------------------------------
 

@@ -24,12 +24,14 @@ class StartingPoint:
         hparams: Its hyper-parameters; none of a plain state dict.
         info: What it holds under ``wnseq``.
         resumed: Whether it is that of ``--ckpt_path``.
+        step: Steps of the training so far; None of a plain state dict.
     """
 
     path: Path
     hparams: Mapping[str, Any]
     info: Mapping[str, Any]
     resumed: bool
+    step: int | None = None
 
     def defaults(self, data_class: Any, given: Collection[str], subcommand: str) -> dict[str, Any]:
         """Return the options that the checkpoint decides where the command has none.
@@ -105,19 +107,23 @@ def find_start(options: Namespace, runs: Path, recipe: str) -> StartingPoint | N
     hparams = checkpoint.get("hyper_parameters", {}) if info else {}  # those of another program mean something else
     check_hyper_parameters(path, hparams, known=known)
     check_checkpoint(checkpoint, recipe, str(path))
-    return StartingPoint(path, hparams, info, options.get("ckpt_path") is not None)
+    return StartingPoint(path, hparams, info, options.get("ckpt_path") is not None, checkpoint.get("global_step"))
 
 
 def describe_start(start: StartingPoint | None, given: Collection[str], default: Callable[[str], Any]) -> list[str]:
-    """Return a line about a fine-tuning, for the screen: the hyper-parameters that come from its checkpoint.
+    """Return a line about the checkpoint that a fit starts from, for the screen.
+
+    A resumed run has its step, a fine-tuning the hyper-parameters that come from it.
 
     Args:
-        start: The checkpoint; only one of ``--model.init_from`` has a line.
+        start: The checkpoint, if any.
         given: Options of the command, whose value is not the checkpoint's.
         default: Returns the recipe's default of an option.
     """
-    if start is None or start.resumed:
+    if start is None:
         return []
+    if start.resumed:
+        return [f"resuming from {os.path.relpath(start.path)} at step {start.step}"]
     own = {name: value for name, value in start.hparams.items() if f"model.{name}" not in given}
     changed = [f"{name} {value}" for name, value in own.items() if value != default(f"model.{name}")]
     return [f"starting from {os.path.relpath(start.path)}" + (", with its " + ", ".join(changed) if changed else "")]

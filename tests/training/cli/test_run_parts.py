@@ -1,0 +1,65 @@
+"""What a run is given besides the user's own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.plugins import TorchCheckpointIO
+
+from wnseq.training.checkpoint_io import WholeCheckpointIO
+from wnseq.training.cli.run_parts import build_plugins
+
+Main = Callable[..., dict[str, float]]
+LAST = Path("runs/toy/1/checkpoints/last.ckpt")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
+def test_a_killed_run_goes_on_from_inside_its_epoch_to_the_bit(
+    main: Main, finished: tuple[Path, dict[str, float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kill = ["--trainer.callbacks+=toy.StopAt", "--trainer.callbacks.step=18", "--trainer.callbacks.number=9"]
+    script = Path(__file__).parents[1] / "toy.py"
+    done = subprocess.run([sys.executable, script, "--checkpoint.every_steps=5", *kill], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    assert torch.load(LAST, weights_only=True)["global_step"] == 15
+    abandoned = LAST.with_name(".last.ckpt.0123.tmp")
+    abandoned.write_bytes(b"half")
+    main("--ckpt_path", "last")
+    assert f"resuming from {LAST} at step 15" in capsys.readouterr().out and not abandoned.exists()
+    whole, resumed = (
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+        for folder in (finished[0] / "runs/toy/1", Path("runs/toy/2"))
+    )
+    assert whole["global_step"] == resumed["global_step"] == 36
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+def test_a_run_without_minutes_renews_its_checkpoint_at_an_epochs_end_alone(main: Main) -> None:
+    main("--checkpoint.every_minutes=0", "--trainer.max_epochs=1")
+    saved = torch.load(LAST, weights_only=True)["callbacks"]
+    assert sum(name.startswith("Checkpoint{") for name in saved) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [("--checkpoint.every_minutes=-1", "every_minutes"), ("--checkpoint.every_steps=0.5", "every_steps")],
+)
+def test_an_interval_that_is_none_is_refused(
+    main: Main, capsys: pytest.CaptureFixture[str], words: str, text: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert text in capsys.readouterr().err
+
+
+def test_a_users_plugin_for_checkpoints_replaces_the_projects() -> None:
+    own = TorchCheckpointIO()
+    assert build_plugins(Namespace(plugins=own)) == [own]
+    (added,) = build_plugins(Namespace(plugins=None))
+    assert isinstance(added, WholeCheckpointIO)

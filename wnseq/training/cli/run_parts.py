@@ -1,0 +1,70 @@
+"""What every run of a recipe is given besides the user's own: callbacks, and the plugin that writes checkpoints."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.plugins import CheckpointIO
+
+from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN
+from wnseq.training.callbacks.progress import PlainProgress, RichProgress
+from wnseq.training.callbacks.schedule_change import ScheduleChange
+from wnseq.training.checkpoint_io import WholeCheckpointIO
+
+__all__ = ["build_callbacks", "build_plugins"]
+
+
+def as_list(users: Any) -> list[Any]:
+    """Return what a Trainer's flag gave as a list."""
+    return [] if users is None else list(users) if isinstance(users, Sequence) else [users]
+
+
+def build_callbacks(
+    options: Namespace, own: Iterable[Callback], saving: Namespace, *, monitor: str, folder: Path | None, logs: bool
+) -> list[Callback]:
+    """Return the callbacks of a run.
+
+    Args:
+        options: The Trainer's options, those of the user's callbacks among them.
+        own: The recipe's callbacks.
+        saving: When checkpoints inside an epoch are written: ``every_minutes``, ``every_steps``, 0 for never.
+        monitor: The metric whose smallest value makes a checkpoint the best.
+        folder: The run's folder; None for a command that leaves no files.
+        logs: Whether there is a logger.
+    """
+    users = as_list(options.callbacks)
+    callbacks = [*users, *own]
+    if any(hasattr(callback, "monitor") for callback in users):
+        callbacks.append(CheckMonitors())
+    callbacks += [RngState(), TerminateOnNaN(), ScheduleChange()]
+    if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
+        callbacks.append(RichProgress(monitor) if sys.stdout.isatty() else PlainProgress(monitor))
+    if folder is None:
+        return callbacks
+    if logs:
+        callbacks.append(LearningRateMonitor("step"))
+    if options.enable_checkpointing in (None, True):
+        checkpoints = folder / "checkpoints"
+        if options.limit_val_batches != 0:
+            # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
+            best = Checkpoint(checkpoints, filename="best", monitor=monitor, save_on_train_epoch_end=False)
+            callbacks.append(best)
+        # others, since with save_last Lightning renews last.ckpt only when it renews the best
+        last: dict[str, Any] = {"dirpath": checkpoints, "filename": "last", "enable_version_counter": False}
+        callbacks.append(Checkpoint(**last, save_on_exception=True))
+        if saving.every_minutes:
+            callbacks.append(Checkpoint(**last, train_time_interval=timedelta(minutes=saving.every_minutes)))
+        if saving.every_steps:
+            callbacks.append(Checkpoint(**last, every_n_train_steps=saving.every_steps))
+    return callbacks
+
+
+def build_plugins(options: Namespace) -> list[Any]:
+    """Return the Trainer's plugins: the user's, and one that writes checkpoints if there is none among them."""
+    users = as_list(options.plugins)
+    return users if any(isinstance(plugin, CheckpointIO) for plugin in users) else [*users, WholeCheckpointIO()]

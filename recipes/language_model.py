@@ -23,6 +23,7 @@ Deviations from the paper:
 2. It starts from torch's own draw, g = ‖v‖, with a forget bias of 1 (the update gate's, in a GRU), whatever the norm.
 """
 
+import functools
 import lzma
 import math
 import warnings
@@ -40,7 +41,7 @@ from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, reorde
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.training.batches import check_classes, check_finite
-from wnseq.training.callbacks import GateMonitor, all_gather_object, build_network_first
+from wnseq.training.callbacks import GateMonitor, UnusedParameters, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage
@@ -197,9 +198,9 @@ class LanguageModel(LightningModule):
             load_initial_weights(self.network, self.init_from, sizes, check=self._match_tokenizer)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Make the network before the callbacks of the Trainer look at it."""
+        """Make the network before the callbacks of the Trainer look at it; warn about what is not trained."""
         build_network_first(self.trainer)
-        return []
+        return [UnusedParameters()]
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones: ``(T, N)`` ids to ``(T, N, V)`` logits and the next state."""
@@ -254,7 +255,7 @@ class LanguageModel(LightningModule):
         if reduction == "mean" and batch.targets.is_cpu and bool((batch.targets == IGNORE).all()):
             raise ValueError(f"a training batch must have a target that counts, all are {IGNORE}")
         state = None if batch.reset_state else self._carried(stage, batch.inputs.shape[1])
-        nats, state = self.network.loss(batch.inputs, batch.targets, state, reduction, self.hparams.chunked_softmax)
+        nats, state = self.network(batch.inputs, state, batch.targets, reduction, self.hparams.chunked_softmax)
         self._states[stage] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
         return nats, (batch.targets != IGNORE).sum()
 
@@ -421,35 +422,36 @@ class Network(nn.Module):
                 nn.init.constant_(self.rnn.get_parameter(f"bias_ih_l{layer}")[rows], forget_bias)
                 nn.init.zeros_(self.rnn.get_parameter(f"bias_hh_l{layer}")[rows])
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Predict the token after each of the given ones."""
-        return self.bind()(tokens, state)
-
-    def bind(self) -> Callable[..., tuple[Tensor, State]]:
-        """Return :meth:`forward` with the weights composed once; with ``last_only`` for the last logits alone."""
-        recur = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
-
-        def step(tokens: Tensor, state: State | None = None, last_only: bool = False) -> tuple[Tensor, State]:
-            x = self.dropout(self.encoder(tokens))  # (T, N, I)
-            x, state = recur(x, state)  # (T, N, H)
-            x = x[-1:] if last_only else x
-            logits = memory_bound_linear(self.dropout(x).flatten(0, -2), self.decoder.weight, self.decoder.bias)
-            return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
-
-        return step
-
-    def loss(
-        self, tokens: Tensor, targets: Tensor, state: State | None, reduction: str, chunked: bool = False
+    def forward(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        targets: Tensor | None = None,
+        reduction: str = "sum",
+        chunked: bool = False,
+        recur: Callable[..., tuple[Tensor, State]] | None = None,
+        last_only: bool = False,
     ) -> tuple[Tensor, State]:
-        """Compute the cross-entropy of the targets, in a buffer of logits that become their own gradient."""
+        """Predict the token after each of the given ones; return logits and state, with targets their cross-entropy.
+
+        ``recur`` is the recurrent net with its weights composed; with ``last_only`` the last logits alone are computed.
+        """
         weight = self.decoder.weight
-        if weight is self.encoder.weight:
+        if targets is not None and weight is self.encoder.weight:
             x, weight = tied_embedding(tokens, weight)  # both gradients in one buffer
         else:
-            x = self.encoder(tokens)
-        x, state = self.rnn(self.dropout(x), state)  # (T, N, H)
-        options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
-        return fused_linear_cross_entropy(self.dropout(x), weight, targets, self.decoder.bias, **options), state
+            x = self.encoder(tokens)  # (T, N, I)
+        x, state = (recur or self.rnn)(self.dropout(x), state)  # (T, N, H)
+        x = self.dropout(x[-1:] if last_only else x)
+        if targets is not None:  # in a buffer of logits that become their own gradient
+            options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
+            return fused_linear_cross_entropy(x, weight, targets, self.decoder.bias, **options), state
+        logits = memory_bound_linear(x.flatten(0, -2), weight, self.decoder.bias)
+        return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
+
+    def bind(self) -> Callable[..., tuple[Tensor, State]]:
+        """Return :meth:`forward` with the weights composed once."""
+        return functools.partial(self, recur=self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn)
 
 
 NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest

@@ -202,7 +202,7 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(tied, chunked):
     for ours in (True, False):
         network.zero_grad()
         if ours:
-            loss, state = network.loss(tokens, targets, None, "mean", chunked)
+            loss, state = network(tokens, None, targets, "mean", chunked)
         else:
             logits, state = network(tokens)
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)

@@ -1,10 +1,11 @@
 """The life of a model, over all recipes: its start, weights from elsewhere, tuners and Lightning's callbacks."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,6 +205,46 @@ def test_tuners_where_the_output_is_no_terminal(recipe, monkeypatch):
     assert trainer.global_step == 2 and data.batch_size == 2
     assert rates[1] / rates[0] == pytest.approx(1 / 2 if recipe in COSINE else 1, rel=1e-4)
     assert model.hparams["learning_rate"] == 1e-4 and rates[0] == pytest.approx(1e-4)
+
+
+@every_recipe
+def test_training_and_evaluation_run_the_network_s_one_forward(recipe):
+    model, data = make(recipe)
+    calls: list[bool] = []
+
+    class Count(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            pl_module.network.register_forward_hook(lambda network, *_: calls.append(network.training))
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", r"\d+ parameters (have|are)")
+        fit(model, data, Count(), max_steps=1, limit_train_batches=1)
+    assert set(calls) == {True, False}, "a layer added to forward would be left out"
+
+
+def test_a_layer_that_is_added_to_a_copied_recipe_is_trained():
+    source = Path(language_model.__file__).read_text("utf-8")
+    for before, after in (
+        ("        if tied:\n", "        self.extra = nn.Linear(hidden_size, hidden_size)\n        if tied:\n"),
+        ("        x = self.dropout(x[-1:]", "        x = self.extra(x)\n        x = self.dropout(x[-1:]"),
+    ):
+        assert source.count(before) == 1
+        source = source.replace(before, after)
+    copied = ModuleType("copied")
+    sys.modules["copied"] = copied  # dataclasses look their module up
+    try:
+        exec(source, vars(copied))
+    finally:
+        del sys.modules["copied"]
+    model = copied.LanguageModel(hidden_size=8)
+    weights: list[torch.Tensor] = []
+
+    class Record(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            weights.append(pl_module.network.extra.weight.detach().clone())
+
+    fit(model, text(), Record())
+    assert not torch.equal(*weights)
 
 
 BUILDS = {

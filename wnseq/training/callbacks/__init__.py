@@ -13,6 +13,7 @@ from wnseq.training.callbacks.ema import PolyakAverage
 from wnseq.training.callbacks.gate_monitor import GateMonitor
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
+from wnseq.training.callbacks.unused_parameters import UnusedParameters
 from wnseq.training.callbacks.weight_norm import DataInit, Renormalize
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "RngState",
     "TerminateOnNaN",
     "Throughput",
+    "UnusedParameters",
     "all_gather_object",
     "build_network_first",
 ]

@@ -84,6 +84,7 @@ class RecipeCLI(FlagsFirstCLI):
         self.program = program
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
+        self.checkpoint: dict[str, Any] = {}  # what the checkpoint of --ckpt_path holds under wnseq
         self._shutdown = GracefulShutdown()
         super().__init__(
             model_class,
@@ -169,7 +170,11 @@ class RecipeCLI(FlagsFirstCLI):
             check_hyper_parameters(path, hparams, known=options.model.as_dict())
             check_checkpoint(checkpoint, self.recipe, str(path))
         subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
-        data = checkpoint.get("wnseq", {}).get("data", {})
+        self.checkpoint = checkpoint["wnseq"]
+        data = self.checkpoint.get("data", {})
+        data_class: Any = self.datamodule_class
+        if hasattr(data_class, "options_from_checkpoint"):
+            data = data_class.options_from_checkpoint(data, self._given(subparser, options), self.config.subcommand)
         subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
         self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
@@ -178,6 +183,14 @@ class RecipeCLI(FlagsFirstCLI):
         may_change = getattr(self.model_class, "resume_may_change", ())
         with user_errors():
             check(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
+
+    def _given(self, subparser: Any, options: Namespace) -> set[str]:
+        """Return the options of the data that the command line names, or a file gives a value of its own."""
+        words = {
+            word.partition("=")[0].removeprefix("--data.") for word in self.arguments if word.startswith("--data.")
+        }
+        values = vars(options.data).items()
+        return words | {name for name, value in values if value != subparser.get_default(f"data.{name}")}
 
     def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir).expanduser() / self.recipe
@@ -284,12 +297,28 @@ class RecipeCLI(FlagsFirstCLI):
     def validate(self, **kwargs: Any) -> None:
         """Validate and print the metrics."""
         self._store_metrics(self.trainer.validate(**kwargs, verbose=False))
+        self._print_evaluated("val", kwargs.get("ckpt_path"))
         self._print_metrics()
 
     def test(self, **kwargs: Any) -> None:
         """Test and print the metrics."""
         self._store_metrics(self.trainer.test(**kwargs, verbose=False))
+        self._print_evaluated("test", kwargs.get("ckpt_path"))
         self._print_metrics()
+
+    def _print_evaluated(self, part: str, checkpoint: str | None) -> None:
+        """Print which checkpoint was measured on what, and what it was trained on."""
+        data = self.datamodule
+        if not self.trainer.is_global_zero or not hasattr(data, "describe_part"):
+            return
+        lines = {"checkpoint": checkpoint and os.path.relpath(checkpoint)}
+        lines |= {
+            "trained on": self.checkpoint.get(next(iter(data.provenance()))),
+            "measured on": data.describe_part(part),
+        }
+        for name, text in lines.items():
+            if text is not None:
+                print(f"{name:<11}  {text}")
 
     def after_fit(self) -> None:
         """Test the best checkpoint, report, draw the curves, and print where everything is."""

@@ -507,14 +507,17 @@ def test_what_is_no_checkpoint_of_this_recipe_does_not_draw(capsys):
     torch.save({"weight": torch.zeros(2)}, "other.pt")
     with pytest.raises(SystemExit):
         main(["predict", "--model.init_from=other.pt"])
-    assert "other.pt has no canvas in it: expected a checkpoint of this recipe" in capsys.readouterr().err
+    assert (
+        "other.pt does not say which images its weights are for: expected a checkpoint of a recipe"
+        in capsys.readouterr().err
+    )
 
 
 def test_images_in_colour_are_refused():
     model, data = Draw(), ImageDataModule()
     data.setup("fit")
-    parts = {"train": dataclasses.replace(data.images.parts["train"], pixels=torch.zeros(4, 3, 8, 8))}
+    parts = {"test": dataclasses.replace(data.images.parts["test"], pixels=torch.zeros(4, 3, 8, 8))}
     data.images = dataclasses.replace(data.images, name="cifar10", parts=parts)
-    model._trainer = SimpleNamespace(datamodule=data)
+    model._trainer = SimpleNamespace(datamodule=data, state=SimpleNamespace(fn="fit"))
     with pytest.raises(ValueError, match=r"cifar10 has 3 channels, and this recipe draws in one: --data.channels 1"):
         model.build_from_data()

@@ -35,7 +35,7 @@ class Recipe:
         """Return a model, its network made, and its data."""
         data = self.data_class(**self.data)
         model = self.model(**{**self.options, **options})
-        Trainer(limit_val_batches=1, **QUIET).validate(model, data, verbose=False)
+        Trainer(limit_train_batches=0, **QUIET).fit(model, data)
         return model, data
 
 

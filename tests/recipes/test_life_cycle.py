@@ -130,7 +130,7 @@ def test_loaded_weights_are_not_initialised_again(recipe, monkeypatch):
 
     whole, part, plain = (make(recipe)[0] for _ in range(3))
     for model in (whole, part, plain):
-        model._trainer = SimpleNamespace(datamodule=data)
+        model._trainer = SimpleNamespace(datamodule=data, state=SimpleNamespace(fn="fit"))
         model.build_from_data()
         assert not model.network.is_initialised
     weights = trained.network.state_dict()

@@ -248,6 +248,6 @@ def test_a_set_without_labels_is_refused():
     model, data = SequentialImages(), ImageDataModule()
     data.setup("fit")
     data.images = dataclasses.replace(data.images, classes=())
-    model._trainer = SimpleNamespace(datamodule=data)
+    model._trainer = SimpleNamespace(datamodule=data, state=SimpleNamespace(fn="fit"))
     with pytest.raises(ValueError, match=r"digits has no labels: give --data\.dataset digits, mnist or cifar10"):
         model.build_from_data()

@@ -61,34 +61,40 @@ class ImageSpec:
 
 
 def find_images(model: LightningModule, field: str) -> ImageSpec | None:
-    """Return what the network of a model must know of the images of its Trainer.
+    """Return what the network of a model must know of its images when the Trainer is set up.
 
-    They are those of the data module; else, in a fit, those of the loader, which is read once; else those of the
-    checkpoint that the model's ``init_from`` names.
+    In a fit they are those of the data module, else those of the loader, which is read once. In an evaluation they are
+    those of the checkpoint that the model's ``init_from`` names, if it says them, else those of the data module.
 
     Args:
         model: Model whose Trainer is being set up.
         field: What the model reads of an ``ImageBatch``: ``images`` or ``pixels``.
 
     Returns:
-        None where nothing is known yet, as before a checkpoint is loaded.
+        None in an evaluation without ``init_from``: the images are those of the checkpoint that is loaded next.
     """
     trainer, data = find_trainer(model), find_datamodule(model)
+    init_from = getattr(model, "init_from", None)
+    if _evaluates(model):
+        if init_from is None:
+            return None
+        info = checkpoint_files.load(Path(init_from)).get("wnseq", {})
+        if "shape" in info:
+            return ImageSpec.from_state(info)
+        if not hasattr(data, "image_shape"):
+            raise ValueError(
+                f"{init_from} does not say which images its weights are for: expected a checkpoint of a recipe"
+            )
     if hasattr(data, "image_shape"):
         preprocess, images = data.preprocess.state(), data.images
         return ImageSpec(data.image_shape, images.num_values, tuple(images.classes), preprocess, images.name)
-    if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-        loaders = train_loaders(trainer)
-        if len(loaders) != 1:
-            raise TypeError(
-                f"expected one loader of training batches, got {len(loaders)}: Lightning takes each element of a list "
-                "for a loader of its own"
-            )
-        return scan_images(loaders[0], field)
-    if (path := getattr(model, "init_from", None)) is not None:
-        info = checkpoint_files.load(Path(path)).get("wnseq", {})
-        return ImageSpec.from_state(info) if "shape" in info else None
-    return None
+    loaders = [] if trainer is None else train_loaders(trainer)
+    if len(loaders) != 1:
+        raise TypeError(
+            f"expected one loader of training batches, got {len(loaders)}: Lightning takes each element of a list for "
+            "a loader of its own"
+        )
+    return scan_images(loaders[0], field)
 
 
 def scan_images(loader: Iterable[Any], field: str) -> ImageSpec:
@@ -143,13 +149,13 @@ def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
     data = find_datamodule(model)
     if field == "pixels" and (getattr(data, "whiten", False) or getattr(data, "normalize", "symmetric") != "symmetric"):
         raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
-    if model.network is not None:
-        _match_data(model)
-    elif (images := find_images(model, field)) is not None:
+    if model.network is None and (images := find_images(model, field)) is not None:
         model.build(images)
         if model.init_from is not None:
             check = functools.partial(_check_channels, images)
             load_initial_weights(model.get_submodule("network"), model.init_from, sizes, check)
+    if model.network is not None:
+        _match_data(model)
 
 
 def restore_for_images(model: Any, checkpoint: Mapping[str, Any], recipe: str) -> None:
@@ -184,7 +190,12 @@ def _check_channels(images: ImageSpec, checkpoint: Mapping[str, Any]) -> None:
 
 def _match_data(model: Any) -> None:
     """In an evaluation, make the data module prepare and number its images as those of the model."""
-    trainer, data = find_trainer(model), find_datamodule(model)
-    if trainer is None or trainer.state.fn == TrainerFn.FITTING or not hasattr(data, "match"):
-        return
-    data.match(model.images.num_values, model.images.classes, model.images.preprocess)
+    data = find_datamodule(model)
+    if _evaluates(model) and hasattr(data, "match"):
+        data.match(model.images.num_values, model.images.classes, model.images.preprocess)
+
+
+def _evaluates(model: LightningModule) -> bool:
+    """Return True if the model's Trainer validates, tests or predicts."""
+    trainer = find_trainer(model)
+    return trainer is not None and trainer.state.fn != TrainerFn.FITTING

@@ -246,7 +246,7 @@ class ImageDataModule(LightningDataModule):
         for name in ("dataset", "test", "root"):
             if options[name] is not None and options[name] not in SETS and Path(options[name]).expanduser().exists():
                 options[name] = str(Path(options[name]).expanduser().absolute())
-        return options
+        return {name: value for name, value in options.items() if value is not None}
 
     @staticmethod
     def options_from_checkpoint(saved: Mapping[str, Any], given: Collection[str], subcommand: str) -> dict[str, Any]:

@@ -108,13 +108,13 @@ def scan_images(loader: Iterable[Any], field: str) -> ImageSpec:
         TypeError: The loader is an iterator, which can be read but once; or a batch has no images.
         ValueError: It has no batch, or its images differ in size.
     """
-    if iter(loader) is loader:
-        raise TypeError(
-            f"expected a loader that can be read more than once, such as a DataLoader or a list, got an iterator "
-            f"({type(loader).__name__})"
-        )
     shape, largest, last = None, 0.0, -1
     with torch.random.fork_rng(devices=[]):
+        if iter(loader) is loader:
+            raise TypeError(
+                "expected a loader that can be read more than once, such as a DataLoader, got an iterator "
+                f"({type(loader).__name__})"
+            )
         for batch in itertools.islice(loader, None if hasattr(loader, "__len__") else MOST_BATCHES):
             images, labels = get_tensor(batch, field), get_labels(batch)
             if images.ndim != 4 or (shape is not None and images.shape[1:] != shape):

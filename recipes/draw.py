@@ -41,13 +41,13 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data.images import EpochLoader, ImageBatch, ImageDataModule
+from wnseq.data.images import ImageDataModule
 from wnseq.distributions import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
 from wnseq.training import plots
 from wnseq.training.batches import check_finite, check_image_shape, get_tensor
-from wnseq.training.callbacks import Throughput, UnusedParameters, build_network_first
+from wnseq.training.callbacks import UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
-from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
@@ -255,35 +255,6 @@ class Draw(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
         restore_for_images(self, checkpoint, "draw")
-
-
-class DrawData(ImageDataModule):
-    """ImageDataModule whose order of the images can be fixed.
-
-    Args:
-        fixed_order: Whether every epoch has the order of the first, as in the code of the paper.
-        kwargs: See ``ImageDataModule``.
-    """
-
-    def __init__(self, fixed_order: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fixed_order = fixed_order
-
-    def train_dataloader(self) -> EpochLoader[ImageBatch]:
-        """Return the training batches."""
-        loader = super().train_dataloader()
-        batches = loader.batches
-        if self.fixed_order:
-            loader.batches = lambda epoch, first: batches(0, first)
-        return loader
-
-    def checkpoint_options(self) -> dict[str, Any]:
-        """Return the options by which the same images are found and prepared again."""
-        return {**super().checkpoint_options(), "fixed_order": self.fixed_order}
-
-    def resume_settings(self) -> dict[str, Any]:
-        """Return the settings that must be as before for a run to resume."""
-        return {**super().resume_settings(), "fixed_order": self.fixed_order}
 
 
 class LayerNormLSTMCell(nn.Module):
@@ -508,30 +479,28 @@ def as_array(glimpses: list[Tensor] | Tensor) -> np.ndarray:
     return stacked.float().cpu().numpy()
 
 
-class DrawCLI(SamplingCLI):
+class DrawCLI(ImageSamplingCLI):
     """The command line of this recipe."""
 
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.images))]
-
-    def report(self) -> None:
+    def draw(self, folder: Path) -> list[Path]:
         """Draw samples, and show how test images are redrawn."""
-        print("\nKL at each glimpse, in nats: " + " ".join(f"{value:.2f}" for value in self.model.kl_per_glimpse))
-        if self.run_dir is None:
-            return
-        files = write_samples(self.model, self.run_dir / "samples")
+        files = write_samples(self.model, folder / "samples")
         if len(files) > 1:
             images = next(iter(self.datamodule.test_dataloader())).images[:10].to(self.model.device)
-            files.append(write_redrawing(self.model, images, self.run_dir / "redrawn.gif"))
-        print("", *files, sep="\n")
+            files.append(write_redrawing(self.model, images, folder / "redrawn.gif"))
+        return files
+
+    def report(self) -> None:
+        """Print the KL at each glimpse, and draw."""
+        print("\nKL at each glimpse, in nats: " + " ".join(f"{value:.2f}" for value in self.model.kl_per_glimpse))
+        super().report()
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:
     """Run the command line; return the final metrics."""
     return run(
         Draw,
-        DrawData,
+        ImageDataModule,
         recipe="draw",
         args=args,
         monitor="val/nats_per_image",

@@ -42,8 +42,9 @@ from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_init, draw_directions
 from wnseq.training import plots
 from wnseq.training.batches import check_classes, check_pixels, get_labelled, get_labels, get_tensor
-from wnseq.training.callbacks import Throughput, UnusedParameters, build_network_first
-from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.callbacks import UnusedParameters, build_network_first
+from wnseq.training.cli.recipe import run
+from wnseq.training.cli.sampling import ImageCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
@@ -338,12 +339,8 @@ def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
     return model(pixels).softmax(1)
 
 
-class ImageClassifierCLI(RecipeCLI):
+class ImageClassifierCLI(ImageCLI):
     """The command line of this recipe."""
-
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.images))]
 
     def report(self) -> None:
         """Draw the test images that are misclassified."""

@@ -59,18 +59,10 @@ from wnseq.pixelcnn import (
     right_shift,
     weight_and_bias,
 )
-from wnseq.training.batches import (
-    check_classes,
-    check_finite,
-    check_image_multiple,
-    check_image_shape,
-    check_pixels,
-    get_labels,
-    get_tensor,
-)
-from wnseq.training.callbacks import PolyakAverage, Throughput, UnusedParameters, build_network_first
+from wnseq.training import batches
+from wnseq.training.callbacks import PolyakAverage, UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
-from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import evaluation_stage
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
@@ -204,14 +196,14 @@ class PixelCNN(LightningModule):
 
     def observe(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Return pixels, ``(N, C, H, W)``, and classes, ``(N,)`` or None, of a batch that fits the network."""
-        pixels, classes = get_tensor(batch, "pixels"), self.network.classes
-        check_image_shape(pixels, self.network.shape)
-        check_pixels(pixels, self.network.num_values)
+        pixels, classes = batches.get_tensor(batch, "pixels"), self.network.classes
+        batches.check_image_shape(pixels, self.network.shape)
+        batches.check_pixels(pixels, self.network.num_values)
         if not classes:
             return pixels, None
-        if (label := get_labels(batch)) is None:
+        if (label := batches.get_labels(batch)) is None:
             raise ValueError(f"labels must be from 0 to {classes - 1}, got none")
-        check_classes(label, classes)
+        batches.check_classes(label, classes)
         return pixels, label
 
     def _step(self, batch: ImageBatch, stage: str) -> Tensor:
@@ -289,7 +281,7 @@ class Network(BatchInitialised):
     ) -> None:  # fmt: skip
         super().__init__()
         in_channels, height, width = self.shape = tuple(shape)
-        check_image_multiple(height, width, 2 ** (RESOLUTIONS - 1))
+        batches.check_image_multiple(height, width, 2 ** (RESOLUTIONS - 1))
         if output == "categorical" and in_channels > 1:
             raise ValueError(f"a categorical pixel has one channel, these have {in_channels}: --model.output logistic")
         conv = CONV[norm]
@@ -440,7 +432,7 @@ def draw(
         for column in range(width):
             parameters = steps.parameters(row, column)
             if column == 0:
-                check_finite(parameters, "the parameters of a pixel")
+                batches.check_finite(parameters, "the parameters of a pixel")
             if known is not None and known[row, column]:
                 value = given[:, :, row, column].long()
             else:
@@ -512,28 +504,20 @@ def shown(model: PixelCNN, pixels: Tensor) -> Tensor:
     return pixels.double() / (model.network.num_values - 1)
 
 
-class PixelCNNCLI(SamplingCLI):
+class PixelCNNCLI(ImageSamplingCLI):
     """The command line of this recipe."""
 
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.pixels))]
-
-    def report(self) -> None:
+    def draw(self, folder: Path) -> list[Path]:
         """Draw samples, and test images whose lower half is drawn."""
-        if self.run_dir is None:
-            return
-        model = self.model
-        files = write_samples(model, self.run_dir / "samples")
-        batch = next(iter(self.datamodule.test_dataloader()))
+        model, batch = self.model, next(iter(self.datamodule.test_dataloader()))
         pixels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.pixels, batch.labels))
         known = torch.zeros(pixels.shape[2:], dtype=torch.bool)
         known[: len(known) // 2] = True
         drawn = [complete(model, pixels, known, labels, seed) for seed in range(3)]
         rows = torch.cat([pixels * known.to(pixels), *drawn, pixels])
         title = "the upper half of test images, three times completed, and the whole"
-        files += save_images(shown(model, rows), self.run_dir / "completions.png", title)
-        print("", *files, sep="\n")
+        files = write_samples(model, folder / "samples")
+        return files + save_images(shown(model, rows), folder / "completions.png", title)
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

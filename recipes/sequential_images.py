@@ -36,8 +36,9 @@ from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_free_init, data_init
 from wnseq.nn import gate_slice
 from wnseq.training.batches import check_classes, check_pixels, get_labelled, get_labels, get_tensor
-from wnseq.training.callbacks import GateMonitor, Throughput, UnusedParameters, build_network_first
-from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_network_first
+from wnseq.training.cli.recipe import run
+from wnseq.training.cli.sampling import ImageCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
@@ -279,12 +280,12 @@ def memory(network: Network, images: Tensor) -> Tensor:
     return sizes / sizes[-1]
 
 
-class SequentialImagesCLI(RecipeCLI):
+class SequentialImagesCLI(ImageCLI):
     """The command line of this recipe."""
 
     def callbacks(self) -> list[Callback]:
         """Log images per second, and monitor the gates."""
-        return [Throughput("images", lambda batch: len(batch.images)), GateMonitor()]
+        return [*super().callbacks(), GateMonitor()]
 
     def report(self) -> None:
         """Print how far back the trained network looks."""

@@ -45,15 +45,9 @@ from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.init import data_init
 from wnseq.training.batches import check_finite, check_image_multiple, check_image_shape, check_pixels, get_tensor
-from wnseq.training.callbacks import (
-    PolyakAverage,
-    Throughput,
-    UnusedParameters,
-    all_gather_object,
-    build_network_first,
-)
+from wnseq.training.callbacks import PolyakAverage, UnusedParameters, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
-from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
@@ -517,27 +511,20 @@ def walk(model: VAE, x: Tensor) -> Tensor:
     return model(torch.cat([here.lerp(there, along) for here, there in itertools.pairwise(z)]))
 
 
-class VAECLI(SamplingCLI):
+class VAECLI(ImageSamplingCLI):
     """The command line of this recipe."""
 
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.pixels))]
-
-    def report(self) -> None:
+    def draw(self, folder: Path) -> list[Path]:
         """Draw samples, reconstructions and a walk through latent space."""
-        if self.run_dir is None:
-            return
         model = self.model
-        files = write_samples(model, self.run_dir / "samples")
         pixels = next(iter(self.datamodule.test_dataloader())).pixels[:20].to(model.device)
         x, _ = model.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)
         with torch.no_grad():
             given, made = x.float() / (model.network.num_values - 1), model(middle(model, x))
         rows = [part for pair in zip(given.split(10), made.split(10), strict=True) for part in pair]
-        files += save_images(torch.cat(rows), self.run_dir / "reconstructions.png", "test images, reconstructed below")
-        files += save_images(walk(model, x[:7]), self.run_dir / "walk.png", "from one test image to the next")
-        print("", *files, sep="\n")
+        files = write_samples(model, folder / "samples")
+        files += save_images(torch.cat(rows), folder / "reconstructions.png", "test images, reconstructed below")
+        return files + save_images(walk(model, x[:7]), folder / "walk.png", "from one test image to the next")
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import wnseq
 from wnseq.data.images.datamodule import ImageDataModule
-from wnseq.recipes.draw import Draw, DrawData, Network, filterbank, initialise, main, window
+from wnseq.recipes.draw import Draw, Network, filterbank, initialise, main, window
 from wnseq.training.evaluation import ExampleGenerators
 from wnseq.training.images import ImageSpec
 
@@ -278,7 +278,7 @@ def test_grey_becomes_binary():
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_the_order_can_be_fixed(fixed):
-    data = DrawData(fixed_order=fixed, normalize="unit")
+    data = ImageDataModule(fixed_order=fixed, normalize="unit")
     data.setup("fit")
     loader = data.train_dataloader()
     first, second = ([batch.labels.tolist() for batch in loader] for _ in range(2))

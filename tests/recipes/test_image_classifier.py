@@ -175,7 +175,8 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "image_classifier" and about["version"] == wnseq.__version__
-    assert about["data"] == {"dataset": "digits", "size": 16, "normalize": "symmetric", "whiten": False}
+    kept = {"normalize": "symmetric", "whiten": False, "fixed_order": False}
+    assert about["data"] == {"dataset": "digits", "size": 16, **kept}
     assert len(about["images_sha256"]) == 64 and about["classes"] == list("0123456789")
 
 

@@ -376,7 +376,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "pixelcnn" and about["version"] == wnseq.__version__
     assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and about["classes"] == list("0123456789")
-    assert about["data"] == {"dataset": "digits", "normalize": "symmetric", "whiten": False}
+    assert about["data"] == {"dataset": "digits", "normalize": "symmetric", "whiten": False, "fixed_order": False}
 
 
 def test_fine_tuning_takes_the_weights_and_no_new_start():

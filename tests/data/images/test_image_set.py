@@ -114,11 +114,11 @@ def test_a_checkpoint_keeps_the_options_with_paths_in_full(files: Path) -> None:
     kept = data.checkpoint_options()
     assert kept == {
         "dataset": str(files / "mine.npz"), "test": str(files / "others"), "val_size": 2, "resize": 6,
-        "normalize": "symmetric", "whiten": False,
+        "normalize": "symmetric", "whiten": False, "fixed_order": False,
     }  # fmt: skip
     assert data.options_from_checkpoint(kept, (), "test") == kept
     own = data.options_from_checkpoint(kept, {"dataset"}, "test")
-    assert own == {"resize": 6, "normalize": "symmetric", "whiten": False}
+    assert own == {"resize": 6, "normalize": "symmetric", "whiten": False, "fixed_order": False}
     assert ImageDataModule("digits").checkpoint_options()["dataset"] == "digits"
 
 

@@ -17,7 +17,18 @@ from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
 
 Normalize = Literal["symmetric", "unit", "standard"]
 # options that a checkpoint keeps
-KEPT = ("dataset", "test", "val_size", "root", "size", "resize", "channels", "normalize", "whiten")
+KEPT = ("dataset", "test", "val_size", "root", "size", "resize", "channels", "normalize", "whiten", "fixed_order")
+RESUMED = (
+    "size",
+    "resize",
+    "channels",
+    "normalize",
+    "whiten",
+    "shift",
+    "flip",
+    "seed",
+    "fixed_order",
+)  # must be as before
 
 
 class ImageBatch(NamedTuple):
@@ -66,6 +77,7 @@ class ImageDataModule(LightningDataModule):
         val_size: Images held out of the training part for validation, the last of its files; default 300 of digits,
             10000 of mnist, 5000 of cifar10, a tenth of your own. 0: none.
         seed: Seed of order, shifts and flips; the split does not depend on it.
+        fixed_order: Whether every epoch has the order of the first.
 
     Raises:
         ValueError: An argument is out of range, or a file is damaged.
@@ -101,6 +113,7 @@ class ImageDataModule(LightningDataModule):
         test: str | None = None,
         resize: int | None = None,
         channels: int | None = None,
+        fixed_order: bool = False,
     ) -> None:
         super().__init__()
         for name, given, choices in (
@@ -108,6 +121,7 @@ class ImageDataModule(LightningDataModule):
             ("normalize", normalize, get_args(Normalize)),
             ("whiten", whiten, (True, False)),
             ("flip", flip, (True, False)),
+            ("fixed_order", fixed_order, (True, False)),
         ):
             if given not in choices:
                 raise ValueError(
@@ -141,6 +155,7 @@ class ImageDataModule(LightningDataModule):
         self.test = test
         self.resize = resize
         self.channels = channels
+        self.fixed_order = fixed_order
         self.position = DataPosition()
         self._white: dict[str, Tensor] = {}
 
@@ -276,7 +291,8 @@ class ImageDataModule(LightningDataModule):
         length = number // size
 
         def batches(epoch: int, first: int) -> Iterator[ImageBatch]:
-            order = np.random.default_rng((self.seed, epoch)).permutation(number)
+            drawn = 0 if self.fixed_order else epoch
+            order = np.random.default_rng((self.seed, drawn)).permutation(number)
             for index in range(first, length):
                 augment = self._augmentation(size, own, epoch, index)
                 yield self._batch("train", order[index * size : (index + 1) * size][own], augment)
@@ -346,10 +362,7 @@ class ImageDataModule(LightningDataModule):
         return {
             "images_sha256": self._after_setup().sha256,
             "batch_size": self.batch_size * rank_and_world_size(self.trainer)[1],
-            **{
-                name: getattr(self, name)
-                for name in ("size", "resize", "channels", "normalize", "whiten", "shift", "flip", "seed")
-            },
+            **{name: getattr(self, name) for name in RESUMED},
         }
 
     def _after_setup(self) -> ImageSet:

@@ -182,8 +182,9 @@ class PixelCNN(LightningModule):
         return self.network(x, label)
 
     def on_fit_start(self) -> None:
-        """Print what is trained on what; check the label of the samples to come."""
+        """Print what is trained on what; check the label and the sampler of the samples to come."""
         check_label(self.network, self.sampling.label)
+        check_layers(self.network)
         print_header(self, f"norm {self.hparams.norm}, {self.network.output} pixels")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
@@ -345,6 +346,12 @@ def initialise_from_batch(network: Network, x: Tensor, label: Tensor | None) -> 
     data_init(network, (x, label), SMALL)
 
 
+def check_layers(network: Network) -> None:
+    """Check that a network has no layer but those whose forward :class:`Cached` repeats."""
+    if more := dict(network.named_children()).keys() - {"above", "near", "left", "streams", "pixels"}:
+        raise ValueError(f"the cached sampler lacks {', '.join(sorted(more))}: add it to Cached, or draw by Naive")
+
+
 class Cached:
     """Parameters of one pixel after the other for N images; each layer computes what the pixel needs and no more.
 
@@ -353,6 +360,7 @@ class Cached:
     """
 
     def __init__(self, network: Network, batch_size: int, label: Tensor | None) -> None:
+        check_layers(network)
         channels, height, width = network.shape
         self.network, (weight, self.bias) = network, weight_and_bias(network.pixels)
         self.head = weight.flatten(1).T

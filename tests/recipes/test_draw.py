@@ -395,7 +395,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "draw" and about["version"] == wnseq.__version__
-    assert about["data"]["dataset"] == "digits" and len(about["images_sha256"]) == 64
+    assert about["data"]["dataset"] == "digits" and len(about["dataset_sha256"]) == 64
 
 
 def test_fine_tuning_takes_the_weights():

@@ -177,7 +177,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     assert about["recipe"] == "image_classifier" and about["version"] == wnseq.__version__
     kept = {"normalize": "symmetric", "whiten": False, "fixed_order": False}
     assert about["data"] == {"dataset": "digits", "size": 16, **kept}
-    assert len(about["images_sha256"]) == 64 and about["classes"] == list("0123456789")
+    assert len(about["dataset_sha256"]) == 64 and about["classes"] == list("0123456789")
 
 
 def test_fine_tuning_takes_the_weights_and_no_new_start():

@@ -502,6 +502,14 @@ def test_a_categorical_pixel_has_one_channel():
         PixelCNN(output="categorical").build(ImageSpec((3, 8, 8), 256))
 
 
+def test_a_layer_that_the_cached_sampler_lacks_is_named_before_the_first_step():
+    network = make()
+    network.extra = torch.nn.Identity()
+    for known in (lambda: draw(network, noise(network, 1, 0).double()), lambda: pixelcnn.check_layers(network)):
+        with pytest.raises(ValueError, match="the cached sampler lacks extra: add it to Cached, or draw by Naive"):
+            known()
+
+
 def test_the_output_follows_the_images():
     found = []
     for shape, num_values in (((1, 8, 8), 2), ((1, 8, 8), 17), ((1, 8, 8), 256), ((3, 8, 8), 17)):

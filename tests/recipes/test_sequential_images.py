@@ -166,7 +166,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "sequential_images" and about["version"] == wnseq.__version__
-    assert len(about["images_sha256"]) == 64 and about["classes"] == list("0123456789")
+    assert len(about["dataset_sha256"]) == 64 and about["classes"] == list("0123456789")
 
 
 def test_fine_tuning_takes_the_weights_and_no_new_start():

@@ -380,7 +380,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "vae" and about["version"] == wnseq.__version__
-    assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and len(about["images_sha256"]) == 64
+    assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and len(about["dataset_sha256"]) == 64
     assert about["data"] == {"dataset": "digits", "normalize": "symmetric", "whiten": False, "fixed_order": False}
 
 

@@ -24,7 +24,7 @@ class Data:
         return "three images"
 
     def provenance(self) -> dict[str, str]:
-        return {"dataset": "toy", "images_sha256": "abc"}
+        return {"dataset": "toy", "dataset_sha256": "abc"}
 
 
 def attached(data: Any, loggers: list[Any] | None = None) -> Model:
@@ -46,7 +46,7 @@ def test_the_header_says_what_is_trained_on_what(capsys: pytest.CaptureFixture[s
     logged: list[dict[str, str]] = []
     print_header(attached(Data(), [SimpleNamespace(log_hyperparams=logged.append)]), "norm weight")
     assert capsys.readouterr().out == "three images\nmodel: norm weight, 1,204 parameters\n\n"
-    assert logged == [{"dataset": "toy", "images_sha256": "abc"}]
+    assert logged == [{"dataset": "toy", "dataset_sha256": "abc"}]
 
 
 def test_a_users_own_loader_has_no_description(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +65,7 @@ def test_a_checkpoint_says_which_recipe_version_and_data_made_it() -> None:
     common = {"version": wnseq.__version__, "recipe": "toy"}
     data: Any = Data()
     info = checkpoint_info(attached(data), "toy", levels=17)
-    assert info == {**common, "levels": 17, "dataset": "toy", "images_sha256": "abc"}
+    assert info == {**common, "levels": 17, "dataset": "toy", "dataset_sha256": "abc"}
     data.checkpoint_options = lambda: {"size": 3}
     assert checkpoint_info(attached(data), "toy")["data"] == {"size": 3}
     assert checkpoint_info(Model(), "toy") == common

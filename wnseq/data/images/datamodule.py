@@ -253,7 +253,7 @@ class ImageDataModule(LightningDataModule):
 
     def provenance(self) -> dict[str, str]:
         """Return which images these are, for loggers and checkpoints."""
-        return {"dataset": self._after_setup().name, "images_sha256": self.images.sha256}
+        return {"dataset": self._after_setup().name, "dataset_sha256": self.images.sha256}
 
     def checkpoint_options(self) -> dict[str, Any]:
         """Return the options by which the same images are found and prepared again, paths in full."""
@@ -360,7 +360,7 @@ class ImageDataModule(LightningDataModule):
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""
         return {
-            "images_sha256": self._after_setup().sha256,
+            "dataset_sha256": self._after_setup().sha256,
             "batch_size": self.batch_size * rank_and_world_size(self.trainer)[1],
             **{name: getattr(self, name) for name in RESUMED},
         }

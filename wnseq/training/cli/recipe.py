@@ -23,6 +23,7 @@ from wnseq.training.callbacks.progress import PlainProgress, RichProgress, forma
 from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
+from wnseq.training.cli.measured import check_processes, describe_measured
 from wnseq.training.cli.output import safe_output
 from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand
 from wnseq.training.cli.process_state import restored_process_state
@@ -172,9 +173,9 @@ class RecipeCLI(FlagsFirstCLI):
         subparser.set_defaults({f"model.{name}": value for name, value in hparams.items()})
         self.checkpoint = checkpoint["wnseq"]
         data = self.checkpoint.get("data", {})
-        data_class: Any = self.datamodule_class
-        if hasattr(data_class, "options_from_checkpoint"):
-            data = data_class.options_from_checkpoint(data, self._given(subparser, options), self.config.subcommand)
+        if select := getattr(self.datamodule_class, "options_from_checkpoint", None):
+            given = parser.parse_args(self.arguments, defaults=False).as_dict()[self.config.subcommand].get("data", {})
+            data = select(data, set(given), self.config.subcommand)
         subparser.set_defaults({f"data.{name}": value for name, value in data.items()})
         self.config = parser.parse_args(self.arguments)
         options = self.config[self.config.subcommand]
@@ -183,14 +184,6 @@ class RecipeCLI(FlagsFirstCLI):
         may_change = getattr(self.model_class, "resume_may_change", ())
         with user_errors():
             check(hparams, options.model.as_dict(), may_change, os.path.relpath(path))
-
-    def _given(self, subparser: Any, options: Namespace) -> set[str]:
-        """Return the options of the data that the command line names, or a file gives a value of its own."""
-        words = {
-            word.partition("=")[0].removeprefix("--data.") for word in self.arguments if word.startswith("--data.")
-        }
-        values = vars(options.data).items()
-        return words | {name for name, value in values if value != subparser.get_default(f"data.{name}")}
 
     def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir).expanduser() / self.recipe
@@ -229,7 +222,7 @@ class RecipeCLI(FlagsFirstCLI):
             if any(isinstance(callback, CheckMonitors) for callback in kwargs["callbacks"]):
                 kwargs["num_sanity_val_steps"] = options.num_sanity_val_steps or 1
         try:
-            return super().instantiate_trainer(**kwargs)
+            return check_processes(super().instantiate_trainer(**kwargs))
         except BaseException:
             if self.run_dir is not None and self.run_dir.is_dir():
                 self.run_dir.rmdir()
@@ -297,28 +290,18 @@ class RecipeCLI(FlagsFirstCLI):
     def validate(self, **kwargs: Any) -> None:
         """Validate and print the metrics."""
         self._store_metrics(self.trainer.validate(**kwargs, verbose=False))
-        self._print_evaluated("val", kwargs.get("ckpt_path"))
-        self._print_metrics()
+        self._print_measured("val")
 
     def test(self, **kwargs: Any) -> None:
         """Test and print the metrics."""
         self._store_metrics(self.trainer.test(**kwargs, verbose=False))
-        self._print_evaluated("test", kwargs.get("ckpt_path"))
-        self._print_metrics()
+        self._print_measured("test")
 
-    def _print_evaluated(self, part: str, checkpoint: str | None) -> None:
-        """Print which checkpoint was measured on what, and what it was trained on."""
-        data = self.datamodule
-        if not self.trainer.is_global_zero or not hasattr(data, "describe_part"):
-            return
-        lines = {"checkpoint": checkpoint and os.path.relpath(checkpoint)}
-        lines |= {
-            "trained on": self.checkpoint.get(next(iter(data.provenance()))),
-            "measured on": data.describe_part(part),
-        }
-        for name, text in lines.items():
-            if text is not None:
-                print(f"{name:<11}  {text}")
+    def _print_measured(self, part: str) -> None:
+        self._print_metrics()
+        if self.trainer.is_global_zero:
+            path = self.config[self.subcommand].get("ckpt_path")
+            print(*describe_measured(path, self.checkpoint, self.datamodule, part), sep="\n")
 
     def after_fit(self) -> None:
         """Test the best checkpoint, report, draw the curves, and print where everything is."""

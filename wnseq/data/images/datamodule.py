@@ -205,7 +205,7 @@ class ImageDataModule(LightningDataModule):
         self.images, self.preprocess, self._white = images, preprocess, white
 
     def match(self, num_values: int, classes: Sequence[str], preprocess: Mapping[str, Any] | None) -> None:
-        """Prepare the images of an evaluation as those that a model was trained on, and number the classes as theirs.
+        """Prepare the images of an evaluation as those that a model was trained on, and number their classes alike.
 
         Args:
             num_values: Values of a pixel of the training images.

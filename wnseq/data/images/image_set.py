@@ -71,7 +71,7 @@ class ImageSet:
 
 
 def match_images(images: ImageSet, num_values: int, classes: Sequence[str]) -> ImageSet:
-    """Return images whose pixels have the values of other images, and whose labels number the classes as theirs do.
+    """Return images with the values of a pixel and the numbers of the classes of training images.
 
     Raises:
         ValueError: The pixels have other values, or there is a class that the others lack.

@@ -41,18 +41,18 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
 import wnseq
-from wnseq.data.images import EpochLoader, ImageBatch, ImageDataModule
+from wnseq.data.images import ImageDataModule
 from wnseq.distributions import bernoulli_log_likelihood, bits_per_dim, gaussian_kl
-from wnseq.training import checkpoint_files, plots
+from wnseq.training import plots
 from wnseq.training.batches import check_finite, check_image_shape, get_tensor
-from wnseq.training.callbacks import Throughput, build_network_first
+from wnseq.training.callbacks import UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
-from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
 from wnseq.training.fine_tuning import fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
-from wnseq.training.resume import open_checkpoint
-from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
+from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
+from wnseq.training.run_info import checkpoint_info, print_header
 from wnseq.training.sample_files import save_arrays, save_images
 from wnseq.training.schedules import cosine_schedule, total_steps, use_found_learning_rate
 
@@ -130,57 +130,35 @@ class Draw(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "sampling"])
-        check_arguments(
-            Draw,
-            self.hparams,
-            glimpses="at least 1",
-            hidden_size="at least 1",
-            latent_size="at least 1",
-            read_size="at least 0",
-            write_size="at least 0",
-            learning_rate="greater than 0",
-        )
+        ranges = dict.fromkeys(("glimpses", "hidden_size", "latent_size"), "at least 1")
+        ranges |= {"read_size": "at least 0", "write_size": "at least 0", "learning_rate": "greater than 0"}
+        check_arguments(Draw, {**self.hparams, "sampling": sampling}, **ranges)
         if g_start == "one" and norm != "weight":
             raise ValueError(f"g_start must be norm where the norm is not weight, got {g_start}")
-        self.init_from = init_from
-        check_arguments(Draw, {"sampling": sampling})
-        self.sampling = sampling
+        self.sampling, self.init_from = sampling, init_from
         self.network: Network | None = None
         self.kl_per_glimpse: list[float] = []  # nats, of the last evaluation
         self.totals = EvaluationTotals()
         self.generators = ExampleGenerators()
 
-    def build(self, height: int, width: int) -> None:
-        """Make and initialise the network for images of one size."""
-        h = self.hparams
+    def build(self, images: ImageSpec) -> None:
+        """Make and initialise the network for images."""
+        h, self.images = self.hparams, images
+        channels, height, width = images.shape
+        if channels != 1:
+            raise ValueError(f"{images.name} has {channels} channels, and this recipe draws in one: --data.channels 1")
         self.network = Network(h.norm, height, width, h.hidden_size, h.latent_size, h.read_size, h.write_size)
         initialise(self.network, h.start, h.g_start, h.hidden_size)
 
     def build_from_data(self) -> None:
-        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
-        if self.network is not None:
-            return
-        data = find_datamodule(self)
-        loaded = {} if self.init_from is None else checkpoint_files.load(Path(self.init_from))
-        weights = loaded.get("state_dict", loaded)
-        canvas = weights.get("network.canvas", weights.get("canvas"))
-        if hasattr(data, "images"):
-            channels, *size = data.image_shape
-            if channels != 1:
-                raise ValueError(f"{data.images.name} has {channels} channels, and this recipe draws in one")
-            self.build(*size)
-        elif canvas is not None:  # sampling needs no data
-            self.build(*canvas.shape)
-        elif self.init_from is not None:
-            raise ValueError(f"{self.init_from} has no canvas in it: expected a checkpoint of this recipe")
-        if self.init_from is not None:
-            sizes = ("norm", "hidden_size", "latent_size", "read_size", "write_size")
-            checkpoint_files.load_weights(self.network, Path(self.init_from), loaded, sizes)
+        """Make the network for the images of the Trainer, if there is none, and start it from ``init_from``."""
+        sizes = ("norm", "hidden_size", "latent_size", "read_size", "write_size")
+        build_for_images(self, "images", sizes)
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it."""
         build_network_first(self.trainer)
-        return []
+        return [UnusedParameters()]
 
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
@@ -191,8 +169,6 @@ class Draw(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Set up Adam and its schedule."""
-        if self.network is None:
-            raise ValueError("there is no network yet: fit with an ImageDataModule, or call build(height, width) first")
         h = self.hparams
         optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate)
         if h.schedule == "constant":
@@ -277,39 +253,11 @@ class Draw(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone."""
-        options = ("dataset", "size", "normalize", "val_size", "fixed_order")
-        checkpoint["wnseq"] = checkpoint_info(self, "draw", options)
+        checkpoint["wnseq"] = checkpoint_info(self, "draw", **self.images.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
-        open_checkpoint(self, checkpoint, "draw")
-        if self.network is None:
-            self.build(*checkpoint["state_dict"]["network.canvas"].shape)
-
-
-class DrawData(ImageDataModule):
-    """ImageDataModule whose order of the images can be fixed.
-
-    Args:
-        fixed_order: Whether every epoch has the order of the first, as in the code of the paper.
-        kwargs: See ``ImageDataModule``.
-    """
-
-    def __init__(self, fixed_order: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.fixed_order = fixed_order
-
-    def train_dataloader(self) -> EpochLoader[ImageBatch]:
-        """Return the training batches."""
-        loader = super().train_dataloader()
-        batches = loader.batches
-        if self.fixed_order:
-            loader.batches = lambda epoch, first: batches(0, first)
-        return loader
-
-    def resume_settings(self) -> dict[str, Any]:
-        """Return the settings that must be as before for a run to resume."""
-        return {**super().resume_settings(), "fixed_order": self.fixed_order}
+        restore_for_images(self, checkpoint, "draw")
 
 
 class LayerNormLSTMCell(nn.Module):
@@ -534,30 +482,28 @@ def as_array(glimpses: list[Tensor] | Tensor) -> np.ndarray:
     return stacked.float().cpu().numpy()
 
 
-class DrawCLI(SamplingCLI):
+class DrawCLI(ImageSamplingCLI):
     """The command line of this recipe."""
 
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.images))]
-
-    def report(self) -> None:
+    def draw(self, folder: Path) -> list[Path]:
         """Draw samples, and show how test images are redrawn."""
-        print("\nKL at each glimpse, in nats: " + " ".join(f"{value:.2f}" for value in self.model.kl_per_glimpse))
-        if self.run_dir is None:
-            return
-        files = write_samples(self.model, self.run_dir / "samples")
+        files = write_samples(self.model, folder / "samples")
         if len(files) > 1:
             images = next(iter(self.datamodule.test_dataloader())).images[:10].to(self.model.device)
-            files.append(write_redrawing(self.model, images, self.run_dir / "redrawn.gif"))
-        print("", *files, sep="\n")
+            files.append(write_redrawing(self.model, images, folder / "redrawn.gif"))
+        return files
+
+    def report(self) -> None:
+        """Print the KL at each glimpse, and draw."""
+        print("\nKL at each glimpse, in nats: " + " ".join(f"{value:.2f}" for value in self.model.kl_per_glimpse))
+        super().report()
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:
     """Run the command line; return the final metrics."""
     return run(
         Draw,
-        DrawData,
+        ImageDataModule,
         recipe="draw",
         args=args,
         monitor="val/nats_per_image",

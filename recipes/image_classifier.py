@@ -30,7 +30,6 @@ Deviations from the paper:
    equations 5 and 6. In the paper's code the plain one starts from another draw and keeps a constant first scale.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,15 +42,16 @@ import wnseq
 from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
 from wnseq.init import data_init, draw_directions
 from wnseq.training import plots
-from wnseq.training.batches import check_classes, check_pixels, get_labelled
-from wnseq.training.callbacks import Throughput, build_network_first
-from wnseq.training.cli.recipe import RecipeCLI, run
+from wnseq.training.batches import check_classes, check_pixels, get_labelled, get_labels, get_tensor
+from wnseq.training.callbacks import UnusedParameters, build_network_first
+from wnseq.training.cli.recipe import run
+from wnseq.training.cli.sampling import ImageCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
+from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
-from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.schedules import total_steps, use_found_learning_rate
 
@@ -75,8 +75,8 @@ class ImageClassifier(LightningModule):
             or a plain torch state dict with the same names.
 
     Shape:
-        - batches: ``ImageBatch``, or a tuple or list of prepared images ``(N, C, H, W)`` and labels ``(N,)``; for
-          such a loader call :meth:`build` first
+        - batches: ``ImageBatch``, or a tuple or list of prepared images ``(N, C, H, W)`` and labels ``(N,)``; to
+          predict, images alone will do
 
     Raises:
         ValueError: An argument is out of its range, or a checkpoint does not fit.
@@ -112,39 +112,24 @@ class ImageClassifier(LightningModule):
         )
         self.init_from = init_from
         self.network: Network | None = None
-        self.preprocess: Preprocess | None = None
-        self.channels = 0
-        self.classes: tuple[str, ...] = ()
         self.mistakes: list[tuple[Tensor, int, int]] = []  # pixels, label and prediction, of the last test
         self.totals = EvaluationTotals()
 
-    def build(self, channels: int, classes: Sequence[str] | int, preprocess: Preprocess | None = None) -> None:
-        """Make the network for images of so many channels.
-
-        Args:
-            channels: Channels of an image.
-            classes: Their names, or how many there are.
-            preprocess: How pixels become images, for :func:`classify`; by default pixels are given as in the batches.
-        """
-        names = map(str, range(classes)) if isinstance(classes, int) else classes
-        h, self.channels, self.classes, self.preprocess = self.hparams, channels, tuple(names), preprocess
-        self.network = Network(h.norm, channels, len(self.classes), h.width, h.noise, h.dropout)
+    def build(self, images: ImageSpec) -> None:
+        """Make the network for images; any size will do."""
+        if not images.classes:
+            raise ValueError(f"{images.name} has no labels: give --data.dataset digits, mnist or cifar10, or your own")
+        h, self.images = self.hparams, images
+        self.network = Network(h.norm, images.shape[0], len(images.classes), h.width, h.noise, h.dropout)
 
     def build_from_data(self) -> None:
-        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
-        data = find_datamodule(self)
-        if self.network is not None or not isinstance(data, ImageDataModule):
-            return
-        if not data.images.classes:
-            raise ValueError(f"{data.dataset} has no labels: give --data.dataset digits, mnist or cifar10")
-        self.build(data.image_shape[0], data.images.classes, data.preprocess)
-        if self.init_from is not None:
-            load_initial_weights(self.network, self.init_from, ("norm", "width"))
+        """Make the network for the images of the Trainer, if there is none, and start it from ``init_from``."""
+        build_for_images(self, "images", ("norm", "width"))
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it."""
         build_network_first(self.trainer)
-        return []
+        return [UnusedParameters()]
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify prepared images: ``(N, C, H, W)`` to ``(N, classes)`` logits."""
@@ -166,15 +151,11 @@ class ImageClassifier(LightningModule):
             train = data.images.parts["train"].pixels
             seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images for every norm
             chosen = torch.randperm(len(train), generator=seeded)[: self.hparams.init_images]
-            images = self.preprocess(train[chosen]).to(self.device)
+            images = data.preprocess(train[chosen]).to(self.device)
         initialise_from_batch(self.network, self.hparams.norm, images)
 
     def configure_optimizers(self) -> Any:
         """Set up Adam and the paper's schedule."""
-        if self.network is None:
-            raise ValueError(
-                "there is no network yet: fit with an ImageDataModule, or call build(channels, classes) first"
-            )
         h = self.hparams
         optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate, betas=(h.beta, 0.999), eps=1e-4)
         total = total_steps(self.trainer)
@@ -193,7 +174,7 @@ class ImageClassifier(LightningModule):
     def _step(self, batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Classify one batch; return the summed loss in nats, the predicted classes, and which of them are wrong."""
         images, labels = get_labelled(batch)
-        check_classes(labels, len(self.classes))
+        check_classes(labels, len(self.images.classes))
         logits = self.network(images).float()
         predicted = logits.argmax(1)
         return F.cross_entropy(logits, labels, reduction="sum"), predicted, predicted != labels
@@ -232,25 +213,18 @@ class ImageClassifier(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: ImageBatch, index: int) -> Tensor:
-        """Print a row for each test image; return the classes' probabilities."""
-        images, labels = get_labelled(batch)
-        probabilities = self.network(images).float().softmax(1)
-        print_predictions(self.trainer, index, probabilities, labels, self.classes)
+        """Print a row for each image of the data module; return the classes' probabilities."""
+        probabilities = self.network(get_tensor(batch, "images")).float().softmax(1)
+        print_predictions(self.trainer, index, probabilities, get_labels(batch), self.images.classes)
         return probabilities
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone."""
-        options = ("dataset", "size", "normalize", "whiten", "val_size")
-        preprocess = None if self.preprocess is None else self.preprocess.state()
-        own = {"channels": self.channels, "classes": list(self.classes), "preprocess": preprocess}
-        checkpoint["wnseq"] = checkpoint_info(self, "image_classifier", options, **own)
+        checkpoint["wnseq"] = checkpoint_info(self, "image_classifier", **self.images.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
-        info = open_checkpoint(self, checkpoint, "image_classifier")
-        if self.network is None:
-            preprocess = info["preprocess"] and Preprocess.from_state(info["preprocess"])
-            self.build(info["channels"], info["classes"], preprocess)
+        restore_for_images(self, checkpoint, "image_classifier")
 
 
 WEIGHT_NORMALISED = ("weight", "weight_mean_only")
@@ -363,29 +337,25 @@ def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
         ValueError: The pixels are no whole numbers, or have other values or channels than those in training.
     """
     model = ImageClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    if model.preprocess is not None:
-        check_pixels(pixels, model.preprocess.num_values, len(model.preprocess.offset))
-        pixels = model.preprocess(pixels)
+    if model.images.preprocess is not None:
+        check_pixels(pixels, model.images.num_values, model.images.shape[0])
+        pixels = Preprocess.from_state(model.images.preprocess)(pixels)
     return model(pixels).softmax(1)
 
 
-class ImageClassifierCLI(RecipeCLI):
+class ImageClassifierCLI(ImageCLI):
     """The command line of this recipe."""
-
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.images))]
 
     def report(self) -> None:
         """Draw the test images that are misclassified."""
-        mistakes, names = self.model.mistakes, self.model.classes
+        mistakes, names = self.model.mistakes, self.model.images.classes
         print(f"\n{len(mistakes)} of the test images are taken for another class")
         if not mistakes or self.run_dir is None:
             return
         shown = mistakes[:40]
         captions = [f"{names[label]} → {names[predicted]}" for _, label, predicted in shown]
         figure = self.run_dir / "mistakes.png"
-        images = torch.stack([pixels for pixels, _, _ in shown]) / (self.model.preprocess.num_values - 1)
+        images = torch.stack([pixels for pixels, _, _ in shown]) / (self.model.images.num_values - 1)
         if plots.plot_images(images.numpy(), captions, figure, title="label → prediction"):
             print(f"the first {len(shown)} of them: {figure}")
 

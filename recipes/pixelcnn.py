@@ -32,7 +32,7 @@ Deviations from the paper:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -59,23 +59,16 @@ from wnseq.pixelcnn import (
     right_shift,
     weight_and_bias,
 )
-from wnseq.training.batches import (
-    check_classes,
-    check_finite,
-    check_image_multiple,
-    check_image_shape,
-    check_pixels,
-    get_tensor,
-)
-from wnseq.training.callbacks import PolyakAverage, Throughput, build_network_first
+from wnseq.training import batches
+from wnseq.training.callbacks import PolyakAverage, UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
-from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
+from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
-from wnseq.training.resume import open_checkpoint
-from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
+from wnseq.training.run_info import checkpoint_info, print_header
 from wnseq.training.sample_files import save_images, save_samples
 
 MAX_CATEGORICAL = 32  # values of a pixel that is categorical by default
@@ -154,62 +147,35 @@ class PixelCNN(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "sampling"])
-        check_arguments(
-            PixelCNN,
-            self.hparams,
-            channels="at least 1",
-            blocks="at least 1",
-            mixtures="at least 1",
-            dropout="at least 0 and less than 1",
-            learning_rate="greater than 0",
-            polyak_steps="at least 0",
-        )
-        check_arguments(PixelCNN, {"sampling": sampling})
-        self.sampling = sampling
-        self.init_from = init_from
+        ranges = dict.fromkeys(("channels", "blocks", "mixtures"), "at least 1")
+        ranges |= {"dropout": "at least 0 and less than 1", "learning_rate": "greater than 0"}
+        check_arguments(PixelCNN, {**self.hparams, "sampling": sampling}, **ranges, polyak_steps="at least 0")
+        self.sampling, self.init_from = sampling, init_from
         self.network: Network | None = None
 
-    def build(self, shape: Sequence[int], num_values: int, classes: int = 0) -> None:
-        """Make the network for images of one shape, ``(C, H, W)``, and number of values, of so many classes."""
-        h, output = self.hparams, self.hparams.output
-        if h.conditional and not classes:
+    def build(self, images: ImageSpec) -> None:
+        """Make the network for images."""
+        h, output, self.images = self.hparams, self.hparams.output, images
+        if h.conditional and not images.classes:
             raise ValueError("these images have no classes: --model.conditional false")
         if output == "auto":
-            output = "categorical" if shape[0] == 1 and num_values <= MAX_CATEGORICAL else "logistic"
-        own = (h.mixtures, classes if h.conditional else 0, h.dropout, h.checkpoint_activations)
-        self.network = Network(h.norm, shape, num_values, output, h.channels, h.blocks, *own)
+            categorical = images.shape[0] == 1 and images.num_values <= MAX_CATEGORICAL
+            output = "categorical" if categorical else "logistic"
+        own = (h.mixtures, len(images.classes) if h.conditional else 0, h.dropout, h.checkpoint_activations)
+        self.network = Network(h.norm, images.shape, images.num_values, output, h.channels, h.blocks, *own)
 
     def build_from_data(self) -> None:
-        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
-        data = find_datamodule(self)
-        if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
-            raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
-        if self.network is not None or not isinstance(data, ImageDataModule):
-            return
-        self.build(data.image_shape, data.images.num_values, len(data.images.classes))
-        if self.init_from is not None:
-            load_initial_weights(self.network, self.init_from, self.hparams, check=self.check_channels)
-
-    def check_channels(self, checkpoint: Mapping[str, Any]) -> None:
-        """Check that a checkpoint is of images with as many channels as those of the network."""
-        channels = checkpoint.get("wnseq", {}).get("shape", self.network.shape)[0]
-        if channels != self.network.shape[0]:
-            raise ValueError(
-                f"the checkpoint is of images with {channels} channels, these have {self.network.shape[0]}"
-            )
+        """Make the network for the images of the Trainer, if there is none, and start it from ``init_from``."""
+        build_for_images(self, "pixels", self.hparams)
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; average the weights in training."""
         build_network_first(self.trainer)
         steps = self.hparams.polyak_steps if self.trainer.state.fn == "fit" else 0
-        return [PolyakAverage(steps)] if steps else []
+        return [UnusedParameters(), *([PolyakAverage(steps)] if steps else [])]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Set up Adam, its step size falling a little with each step."""
-        if self.network is None:
-            raise ValueError(
-                "there is no network yet: fit with an ImageDataModule, or call build(shape, num_values) first"
-            )
         adam = torch.optim.Adam(self.network.parameters(), self.hparams.learning_rate, (0.95, 0.9995))
         falling = torch.optim.lr_scheduler.ExponentialLR(adam, 0.999995)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": falling, "interval": "step"}}
@@ -219,8 +185,9 @@ class PixelCNN(LightningModule):
         return self.network(x, label)
 
     def on_fit_start(self) -> None:
-        """Print what is trained on what; check the label of the samples to come."""
+        """Print what is trained on what; check the label and the sampler of the samples to come."""
         check_label(self.network, self.sampling.label)
+        check_layers(self.network)
         print_header(self, f"norm {self.hparams.norm}, {self.network.output} pixels")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
@@ -233,15 +200,14 @@ class PixelCNN(LightningModule):
 
     def observe(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Return pixels, ``(N, C, H, W)``, and classes, ``(N,)`` or None, of a batch that fits the network."""
-        pixels, classes = get_tensor(batch, "pixels"), self.network.classes
-        check_image_shape(pixels, self.network.shape)
-        check_pixels(pixels, self.network.num_values)
+        pixels, classes = batches.get_tensor(batch, "pixels"), self.network.classes
+        batches.check_image_shape(pixels, self.network.shape)
+        batches.check_pixels(pixels, self.network.num_values)
         if not classes:
             return pixels, None
-        label = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
-        if label is None:
+        if (label := batches.get_labels(batch)) is None:
             raise ValueError(f"labels must be from 0 to {classes - 1}, got none")
-        check_classes(label, classes)
+        batches.check_classes(label, classes)
         return pixels, label
 
     def _step(self, batch: ImageBatch, stage: str) -> Tensor:
@@ -270,16 +236,11 @@ class PixelCNN(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone."""
-        net = self.network
-        own = {"shape": list(net.shape), "num_values": net.num_values, "classes": net.classes}
-        checkpoint["wnseq"] = checkpoint_info(self, "pixelcnn", ("dataset", "size", "val_size"), **own)
+        checkpoint["wnseq"] = checkpoint_info(self, "pixelcnn", **self.images.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
-        info = open_checkpoint(self, checkpoint, "pixelcnn")
-        if self.network is None:
-            self.build(info["shape"], info["num_values"], info["classes"])
-        self.check_channels(checkpoint)
+        restore_for_images(self, checkpoint, "pixelcnn")
 
 
 CONV = {"weight": wnseq.WNConv2d, "none": nn.Conv2d}
@@ -324,7 +285,7 @@ class Network(BatchInitialised):
     ) -> None:  # fmt: skip
         super().__init__()
         in_channels, height, width = self.shape = tuple(shape)
-        check_image_multiple(height, width, 2 ** (RESOLUTIONS - 1))
+        batches.check_image_multiple(height, width, 2 ** (RESOLUTIONS - 1))
         if output == "categorical" and in_channels > 1:
             raise ValueError(f"a categorical pixel has one channel, these have {in_channels}: --model.output logistic")
         conv = CONV[norm]
@@ -388,6 +349,12 @@ def initialise_from_batch(network: Network, x: Tensor, label: Tensor | None) -> 
     data_init(network, (x, label), SMALL)
 
 
+def check_layers(network: Network) -> None:
+    """Check that a network has no layer but those whose forward :class:`Cached` repeats."""
+    if more := dict(network.named_children()).keys() - {"above", "near", "left", "streams", "pixels"}:
+        raise ValueError(f"the cached sampler lacks {', '.join(sorted(more))}: add it to Cached, or draw by Naive")
+
+
 class Cached:
     """Parameters of one pixel after the other for N images; each layer computes what the pixel needs and no more.
 
@@ -396,6 +363,7 @@ class Cached:
     """
 
     def __init__(self, network: Network, batch_size: int, label: Tensor | None) -> None:
+        check_layers(network)
         channels, height, width = network.shape
         self.network, (weight, self.bias) = network, weight_and_bias(network.pixels)
         self.head = weight.flatten(1).T
@@ -475,7 +443,7 @@ def draw(
         for column in range(width):
             parameters = steps.parameters(row, column)
             if column == 0:
-                check_finite(parameters, "the parameters of a pixel")
+                batches.check_finite(parameters, "the parameters of a pixel")
             if known is not None and known[row, column]:
                 value = given[:, :, row, column].long()
             else:
@@ -547,28 +515,20 @@ def shown(model: PixelCNN, pixels: Tensor) -> Tensor:
     return pixels.double() / (model.network.num_values - 1)
 
 
-class PixelCNNCLI(SamplingCLI):
+class PixelCNNCLI(ImageSamplingCLI):
     """The command line of this recipe."""
 
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.pixels))]
-
-    def report(self) -> None:
+    def draw(self, folder: Path) -> list[Path]:
         """Draw samples, and test images whose lower half is drawn."""
-        if self.run_dir is None:
-            return
-        model = self.model
-        files = write_samples(model, self.run_dir / "samples")
-        batch = next(iter(self.datamodule.test_dataloader()))
+        model, batch = self.model, next(iter(self.datamodule.test_dataloader()))
         pixels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.pixels, batch.labels))
         known = torch.zeros(pixels.shape[2:], dtype=torch.bool)
         known[: len(known) // 2] = True
         drawn = [complete(model, pixels, known, labels, seed) for seed in range(3)]
         rows = torch.cat([pixels * known.to(pixels), *drawn, pixels])
         title = "the upper half of test images, three times completed, and the whole"
-        files += save_images(shown(model, rows), self.run_dir / "completions.png", title)
-        print("", *files, sep="\n")
+        files = write_samples(model, folder / "samples")
+        return files + save_images(shown(model, rows), folder / "completions.png", title)
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

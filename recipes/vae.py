@@ -45,15 +45,15 @@ from wnseq import distributions
 from wnseq.data.images import ImageBatch, ImageDataModule
 from wnseq.init import data_init
 from wnseq.training.batches import check_finite, check_image_multiple, check_image_shape, check_pixels, get_tensor
-from wnseq.training.callbacks import PolyakAverage, Throughput, all_gather_object, build_network_first
+from wnseq.training.callbacks import PolyakAverage, UnusedParameters, all_gather_object, build_network_first
 from wnseq.training.cli.recipe import run
-from wnseq.training.cli.sampling import SamplingCLI
+from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
+from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
-from wnseq.training.resume import open_checkpoint
-from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
+from wnseq.training.run_info import checkpoint_info, print_header
 from wnseq.training.sample_files import save_images, save_samples
 
 
@@ -127,56 +127,34 @@ class VAE(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "sampling"])
-        check_arguments(
-            VAE,
-            self.hparams,
-            width="greater than 0",
-            hidden_size="at least 1",
-            latent_size="at least 1",
-            iaf_steps="at least 1",
-            iaf_size="at least 1",
-            learning_rate="greater than 0",
-            polyak_epochs="at least 0",
-            importance_samples="at least 1",
-        )
-        check_arguments(VAE, {"sampling": sampling})
-        self.sampling = sampling
-        self.init_from = init_from
+        positive = ("hidden_size", "latent_size", "iaf_steps", "iaf_size", "importance_samples")
+        ranges = dict.fromkeys(positive, "at least 1") | {"polyak_epochs": "at least 0"}
+        ranges |= {"width": "greater than 0", "learning_rate": "greater than 0"}
+        check_arguments(VAE, {**self.hparams, "sampling": sampling}, **ranges)
+        self.sampling, self.init_from = sampling, init_from
         self.network: Network | None = None
-        self.num_values = 0  # of a pixel of the images; the network models two where zeros and ones are drawn from them
         self.generators = ExampleGenerators()
         self._estimates: list[Tensor] = []  # of log p(x), a row an image, a column a number of samples
 
-    def build(self, shape: Sequence[int], num_values: int) -> None:
-        """Make the network for images of one shape, ``(C, H, W)``, and number of values."""
-        h, self.num_values = self.hparams, num_values
+    def build(self, images: ImageSpec) -> None:
+        """Make the network for images. It models two values of a pixel where zeros and ones are drawn from them."""
+        h, self.images = self.hparams, images
         flow = [h.iaf_size] * h.iaf_steps if h.posterior == "iaf" else []
-        modelled = 2 if h.likelihood == "bernoulli" else num_values
-        self.network = Network(h.norm, tuple(shape), modelled, h.width, h.hidden_size, h.latent_size, flow)
+        modelled = 2 if h.likelihood == "bernoulli" else images.num_values
+        self.network = Network(h.norm, images.shape, modelled, h.width, h.hidden_size, h.latent_size, flow)
 
     def build_from_data(self) -> None:
-        """Make the network for the Trainer's data, if that is known, and start it from ``init_from``."""
-        data = find_datamodule(self)
-        if isinstance(data, ImageDataModule) and (data.whiten or data.normalize != "symmetric"):
-            raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
-        if self.network is not None or not isinstance(data, ImageDataModule):
-            return
-        self.build(data.image_shape, data.images.num_values)
-        if self.init_from is not None:
-            load_initial_weights(self.network, self.init_from, self.hparams)
+        """Make the network for the images of the Trainer, if there is none, and start it from ``init_from``."""
+        build_for_images(self, "pixels", self.hparams)
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; average the weights in training."""
         build_network_first(self.trainer)
         epochs = self.hparams.polyak_epochs if self.trainer.state.fn == "fit" else 0
-        return [PolyakAverage(epochs, "epochs")] if epochs else []
+        return [UnusedParameters(), *([PolyakAverage(epochs, "epochs")] if epochs else [])]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Set up Adamax."""
-        if self.network is None:
-            raise ValueError(
-                "there is no network yet: fit with an ImageDataModule, or call build(shape, num_values) first"
-            )
         return torch.optim.Adamax(self.network.parameters(), lr=self.hparams.learning_rate)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -188,7 +166,8 @@ class VAE(LightningModule):
         """Print what is trained on what."""
         h, net = self.hparams, self.network
         kind = "Bernoulli" if net.bernoulli else "discretised logistic"
-        pixels = "sampled from the grey in each training step" if net.num_values < self.num_values else "as they are"
+        sampled = net.num_values < self.images.num_values
+        pixels = "sampled from the grey in each training step" if sampled else "as they are"
         print_header(self, f"norm {h.norm}, posterior {h.posterior}, {kind} pixels, {pixels}")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
@@ -201,10 +180,10 @@ class VAE(LightningModule):
     def observe(self, pixels: Tensor, uniform: Tensor) -> Tensor:
         """Return what is modelled: the pixels, or zeros and ones where ``uniform`` numbers are below the grey."""
         check_image_shape(pixels, self.network.shape)
-        check_pixels(pixels, self.num_values)
-        if self.network.num_values == self.num_values:
+        check_pixels(pixels, self.images.num_values)
+        if self.network.num_values == self.images.num_values:
             return pixels
-        return (uniform * (self.num_values - 1) < pixels).to(pixels.dtype)
+        return (uniform * (self.images.num_values - 1) < pixels).to(pixels.dtype)
 
     def evaluated(self, pixels: Tensor, generators: list[torch.Generator], samples: int) -> tuple[Tensor, Tensor]:
         """Return what is modelled of images, ``(N, C, H, W)``, and noise, ``(samples, N, D)``, by their generators."""
@@ -276,14 +255,11 @@ class VAE(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone."""
-        own = {"shape": list(self.network.shape), "num_values": self.num_values}
-        checkpoint["wnseq"] = checkpoint_info(self, "vae", ("dataset", "size", "val_size"), **own)
+        checkpoint["wnseq"] = checkpoint_info(self, "vae", **self.images.state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint."""
-        info = open_checkpoint(self, checkpoint, "vae")
-        if self.network is None:
-            self.build(info["shape"], info["num_values"])
+        restore_for_images(self, checkpoint, "vae")
 
 
 LINEAR = {"weight": wnseq.WNLinear, "none": nn.Linear}
@@ -538,27 +514,20 @@ def walk(model: VAE, x: Tensor) -> Tensor:
     return model(torch.cat([here.lerp(there, along) for here, there in itertools.pairwise(z)]))
 
 
-class VAECLI(SamplingCLI):
+class VAECLI(ImageSamplingCLI):
     """The command line of this recipe."""
 
-    def callbacks(self) -> list[Callback]:
-        """Log images per second."""
-        return [Throughput("images", lambda batch: len(batch.pixels))]
-
-    def report(self) -> None:
+    def draw(self, folder: Path) -> list[Path]:
         """Draw samples, reconstructions and a walk through latent space."""
-        if self.run_dir is None:
-            return
         model = self.model
-        files = write_samples(model, self.run_dir / "samples")
         pixels = next(iter(self.datamodule.test_dataloader())).pixels[:20].to(model.device)
         x, _ = model.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)
         with torch.no_grad():
             given, made = x.float() / (model.network.num_values - 1), model(middle(model, x))
         rows = [part for pair in zip(given.split(10), made.split(10), strict=True) for part in pair]
-        files += save_images(torch.cat(rows), self.run_dir / "reconstructions.png", "test images, reconstructed below")
-        files += save_images(walk(model, x[:7]), self.run_dir / "walk.png", "from one test image to the next")
-        print("", *files, sep="\n")
+        files = write_samples(model, folder / "samples")
+        files += save_images(torch.cat(rows), folder / "reconstructions.png", "test images, reconstructed below")
+        return files + save_images(walk(model, x[:7]), folder / "walk.png", "from one test image to the next")
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

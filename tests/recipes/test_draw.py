@@ -13,8 +13,9 @@ from PIL import Image
 
 import wnseq
 from wnseq.data.images.datamodule import ImageDataModule
-from wnseq.recipes.draw import Draw, DrawData, Network, filterbank, initialise, main, window
+from wnseq.recipes.draw import Draw, Network, filterbank, initialise, main, window
 from wnseq.training.evaluation import ExampleGenerators
+from wnseq.training.images import ImageSpec
 
 NORMS = ["weight", "none", "layer"]
 SIZES = ["--model.hidden_size=6", "--model.latent_size=2", "--model.glimpses=3"]
@@ -207,7 +208,7 @@ def test_a_step_of_64_glimpses_composes_each_weight_once(monkeypatch):
     compose = wnseq.nn._module.compose
     monkeypatch.setattr("wnseq.nn._module.compose", lambda *of: composed.append(of) or compose(*of))
     model = Draw(glimpses=64, hidden_size=6, latent_size=2, read_size=2, write_size=3)
-    model.build(5, 4)
+    model.build(ImageSpec((1, 5, 4)))
     composed.clear()
     reconstruction, kl = model._step(model.binary(torch.rand(4, 1, 5, 4)), model.noise(4))
     (reconstruction.mean() + kl.sum(0).mean()).backward()
@@ -262,7 +263,7 @@ def test_what_each_start_sets():
 
 def test_grey_becomes_binary():
     model = Draw(binarize="sample")
-    model.build(8, 8)
+    model.build(ImageSpec((1, 8, 8)))
     grey = torch.full((50, 1, 8, 8), 0.25)
     drawn = model.binary(grey)
     assert set(drawn.unique().tolist()) == {0.0, 1.0} and float(drawn.mean()) == pytest.approx(0.25, abs=0.03)
@@ -277,7 +278,7 @@ def test_grey_becomes_binary():
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_the_order_can_be_fixed(fixed):
-    data = DrawData(fixed_order=fixed, normalize="unit")
+    data = ImageDataModule(fixed_order=fixed, normalize="unit")
     data.setup("fit")
     loader = data.train_dataloader()
     first, second = ([batch.labels.tolist() for batch in loader] for _ in range(2))
@@ -332,7 +333,7 @@ class Interrupt(Callback):
 
 def test_an_interrupted_evaluation_leaves_nothing_in_the_next():
     model = Draw("weight", 3, 6, 2, read_size=2, write_size=3)
-    model.build(5, 4)
+    model.build(ImageSpec((1, 5, 4)))
     loader = Batches(torch.rand(4, 1, 5, 4))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     (expected,) = Trainer(**quiet).validate(model, loader, verbose=False)
@@ -394,7 +395,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "draw" and about["version"] == wnseq.__version__
-    assert about["data"]["dataset"] == "digits" and len(about["images_sha256"]) == 64
+    assert about["data"]["dataset"] == "digits" and len(about["dataset_sha256"]) == 64
 
 
 def test_fine_tuning_takes_the_weights():
@@ -431,7 +432,7 @@ class Batches:
 
 def test_batches_of_ones_own():
     model = Draw("weight", 3, 6, 2, read_size=2, write_size=3)
-    model.build(5, 4)
+    model.build(ImageSpec((1, 5, 4)))
     images = torch.rand(4, 1, 5, 4)
     before = model.network.canvas.clone()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -443,14 +444,6 @@ def test_batches_of_ones_own():
 
 
 # ---- mistakes
-
-
-def test_a_model_without_data_says_what_it_lacks():
-    trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(
-        ValueError, match=r"no network yet: fit with an ImageDataModule, or call build\(height, width\)"
-    ):
-        trainer.fit(Draw(), Batches(torch.rand(2, 1, 8, 8)), Batches(torch.rand(2, 1, 8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -468,7 +461,7 @@ def test_a_model_without_data_says_what_it_lacks():
 )
 def test_images_that_do_not_fit_are_refused(images, text):
     model = Draw(read_size=2, write_size=3)
-    model.build(5, 4)
+    model.build(ImageSpec((1, 5, 4)))
     with pytest.raises(ValueError, match=text):
         model.training_step(images, 0)
 
@@ -514,14 +507,17 @@ def test_what_is_no_checkpoint_of_this_recipe_does_not_draw(capsys):
     torch.save({"weight": torch.zeros(2)}, "other.pt")
     with pytest.raises(SystemExit):
         main(["predict", "--model.init_from=other.pt"])
-    assert "other.pt has no canvas in it: expected a checkpoint of this recipe" in capsys.readouterr().err
+    assert (
+        "other.pt does not say which images its weights are for: expected a checkpoint of a recipe"
+        in capsys.readouterr().err
+    )
 
 
 def test_images_in_colour_are_refused():
     model, data = Draw(), ImageDataModule()
     data.setup("fit")
-    parts = {"train": dataclasses.replace(data.images.parts["train"], pixels=torch.zeros(4, 3, 8, 8))}
+    parts = {"test": dataclasses.replace(data.images.parts["test"], pixels=torch.zeros(4, 3, 8, 8))}
     data.images = dataclasses.replace(data.images, name="cifar10", parts=parts)
-    model._trainer = SimpleNamespace(datamodule=data)
-    with pytest.raises(ValueError, match="cifar10 has 3 channels, and this recipe draws in one"):
+    model._trainer = SimpleNamespace(datamodule=data, state=SimpleNamespace(fn="fit"))
+    with pytest.raises(ValueError, match=r"cifar10 has 3 channels, and this recipe draws in one: --data.channels 1"):
         model.build_from_data()

@@ -130,7 +130,7 @@ def test_loaded_weights_are_not_initialised_again(recipe, monkeypatch):
 
     whole, part, plain = (make(recipe)[0] for _ in range(3))
     for model in (whole, part, plain):
-        model._trainer = SimpleNamespace(datamodule=data)
+        model._trainer = SimpleNamespace(datamodule=data, state=SimpleNamespace(fn="fit"))
         model.build_from_data()
         assert not model.network.is_initialised
     weights = trained.network.state_dict()
@@ -247,41 +247,54 @@ def test_a_layer_that_is_added_to_a_copied_recipe_is_trained():
     assert not torch.equal(*weights)
 
 
-BUILDS = {
-    "image_classifier": (1, 3), "sequential_images": (1, 3), "vae": ((1, 12, 12), 17), "draw": (12, 12),
-    "pixelcnn": ((1, 12, 12), 17),
-}  # fmt: skip
+IMAGES = ("image_classifier", "sequential_images", "vae", "draw", "pixelcnn")
 
 
-def own_loader(recipe: str) -> DataLoader[Any]:
-    """Pairs (x, y), as torch collates them: a list of two tensors."""
+def own_loader(recipe: str, labels: bool = True) -> DataLoader[Any]:
+    """Pairs (x, y), as torch collates them, a list of two tensors; or tensors alone."""
     x = torch.rand(6, 1, 12, 12) if recipe == "draw" else torch.randint(17, (6, 1, 12, 12)).float()
-    return DataLoader(TensorDataset(x, torch.arange(6) % 3), batch_size=3)
+    x[0, 0, 0, 0] = 1 if recipe == "draw" else 16
+    rows: Any = TensorDataset(x, torch.arange(6) % 3) if labels else x
+    return DataLoader(rows, batch_size=3)
 
 
-@pytest.mark.parametrize("recipe", BUILDS)
-def test_a_loader_of_ones_own(recipe):
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("recipe", IMAGES)
+def test_a_loader_of_ones_own(recipe, labels):
+    is_classifier = recipe in ("image_classifier", "sequential_images")
     model, _ = make(recipe)
-    model.build(*BUILDS[recipe])
-    loader = own_loader(recipe)
+    loader = own_loader(recipe, labels)
+    if is_classifier and not labels:
+        with pytest.raises(ValueError, match=r"the loader has no labels: give --data\.dataset"):
+            Trainer(**TRAINER).fit(model, loader, loader)
+        return
     trainer = Trainer(**TRAINER)
     trainer.fit(model, loader, loader)
     assert trainer.callback_metrics[RECIPES[recipe][3]].isfinite()
+    assert model.images.shape == (1, 12, 12) and len(model.images.classes) == 3 * labels
+    assert recipe == "draw" or model.images.num_values == 17
+    assert str(model.images).startswith("images of the loader: 1 x 12 x 12")
     (tested,) = trainer.test(model, loader, verbose=False)
     trainer.save_checkpoint("own.ckpt")
     again = type(model).load_from_checkpoint("own.ckpt")
     (repeated,) = Trainer(**TRAINER).test(again, loader, verbose=False)
     assert repeated == tested
-    if recipe in ("image_classifier", "sequential_images"):
-        (x, _), *_ = loader
+    fresh = make(recipe)[0]
+    (once_more,) = Trainer(**TRAINER).test(fresh, loader, ckpt_path="own.ckpt", verbose=False)
+    assert once_more == tested
+    if is_classifier:
+        x = loader.dataset.tensors[0]
         classify = STARTED[recipe].classify
         torch.testing.assert_close(classify("own.ckpt", x), model.eval()(x).softmax(1).detach())
+        (predicted,) = Trainer(**TRAINER).predict(model, DataLoader(x, batch_size=6))
+        torch.testing.assert_close(predicted, model(x).softmax(1).detach())
 
 
-@pytest.mark.parametrize("recipe", BUILDS)
-def test_a_loader_of_ones_own_without_a_network_names_the_call(recipe):
-    with pytest.raises(ValueError, match=r"no network yet: .* call build\(\w+"):
-        Trainer(**TRAINER).fit(make(recipe)[0], own_loader(recipe), own_loader(recipe))
+@pytest.mark.parametrize("recipe", IMAGES)
+def test_an_evaluation_without_a_network_is_refused(recipe):
+    for evaluate in (Trainer(**TRAINER).test, Trainer(**TRAINER).validate, Trainer(**TRAINER).predict):
+        with pytest.raises(ValueError, match="no network yet: fit the model first, or load a checkpoint of it"):
+            evaluate(make(recipe)[0], own_loader(recipe))
 
 
 def saved(recipe: str) -> tuple[type[LightningModule], dict[str, Any]]:

@@ -13,6 +13,7 @@ import wnseq
 from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
 from wnseq.recipes import pixelcnn
 from wnseq.recipes.pixelcnn import Cached, Naive, Network, PixelCNN, Sampling, complete, draw, generate, main, noise
+from wnseq.training.images import ImageSpec
 
 SMALL = [
     "--model.channels=4",
@@ -231,7 +232,7 @@ def test_checkpointing_halves_the_memory_and_changes_nothing():
     for flag in (False, True):
         torch.manual_seed(0)
         model = PixelCNN(channels=8, blocks=2, checkpoint_activations=flag)
-        model.build((1, 8, 8), 17)
+        model.build(ImageSpec((1, 8, 8), 17))
         kept, x = {}, pixels(20)
 
         def keep(tensor, kept=kept):
@@ -374,8 +375,8 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     fit(steps=1)
     about = torch.load(newest(), weights_only=True)["wnseq"]
     assert about["recipe"] == "pixelcnn" and about["version"] == wnseq.__version__
-    assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and about["classes"] == 0
-    assert about["data"] == {"dataset": "digits", "size": None, "val_size": None}
+    assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and about["classes"] == list("0123456789")
+    assert about["data"] == {"dataset": "digits", "normalize": "symmetric", "whiten": False, "fixed_order": False}
 
 
 def test_fine_tuning_takes_the_weights_and_no_new_start():
@@ -423,7 +424,7 @@ class Loader:
 def own(images, labels=None, model=None, shape=(1, 8, 8)):
     """Fit a model to a batch of one's own; tell whether its weights moved."""
     model = model or PixelCNN(channels=4, blocks=1)
-    model.build(shape, 17, 3)
+    model.build(ImageSpec(shape, 17, tuple("abc")))
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     batch = ImageBatch(images.float(), labels, images)
     try:
@@ -478,18 +479,15 @@ def test_labels_out_of_range_are_refused_before_the_first_step(labels, text):
     assert not own.changed
 
 
-def test_a_model_without_data_says_what_it_lacks():
-    batch = ImageBatch(torch.zeros(2, 1, 8, 8), None, torch.zeros(2, 1, 8, 8))
-    with pytest.raises(ValueError, match="no network yet: fit with an ImageDataModule"):
-        Trainer(max_steps=1, **QUIET).fit(PixelCNN(), Loader(batch), Loader(batch))
+def test_a_conditional_model_needs_classes():
     with pytest.raises(ValueError, match=r"these images have no classes: --model.conditional false"):
-        PixelCNN(conditional=True).build((1, 8, 8), 17)
+        PixelCNN(conditional=True).build(ImageSpec((1, 8, 8), 17))
 
 
 @pytest.mark.parametrize("shape", [(1, 10, 8), (1, 8, 6)])
 def test_sizes_that_are_no_multiples_of_4_are_refused(shape):
     with pytest.raises(ValueError, match=f"multiples of 4 high and wide, got {shape[1]} x {shape[2]}: --data.size"):
-        PixelCNN().build(shape, 17)
+        PixelCNN().build(ImageSpec(shape, 17))
 
 
 def test_images_of_four_rows_have_no_start_from_data():
@@ -501,40 +499,48 @@ def test_images_of_four_rows_have_no_start_from_data():
 
 def test_a_categorical_pixel_has_one_channel():
     with pytest.raises(ValueError, match=r"a categorical pixel has one channel, these have 3: --model.output logistic"):
-        PixelCNN(output="categorical").build((3, 8, 8), 256)
+        PixelCNN(output="categorical").build(ImageSpec((3, 8, 8), 256))
+
+
+def test_a_layer_that_the_cached_sampler_lacks_is_named_before_the_first_step():
+    network = make()
+    network.extra = torch.nn.Identity()
+    for known in (lambda: draw(network, noise(network, 1, 0).double()), lambda: pixelcnn.check_layers(network)):
+        with pytest.raises(ValueError, match="the cached sampler lacks extra: add it to Cached, or draw by Naive"):
+            known()
 
 
 def test_the_output_follows_the_images():
     found = []
     for shape, num_values in (((1, 8, 8), 2), ((1, 8, 8), 17), ((1, 8, 8), 256), ((3, 8, 8), 17)):
         model = PixelCNN(channels=4, blocks=1)
-        model.build(shape, num_values)
+        model.build(ImageSpec(shape, num_values))
         found.append(model.network.output)
     assert found == ["categorical", "categorical", "logistic", "logistic"]
 
 
 def test_a_class_that_is_not_there_is_refused():
     model = PixelCNN(channels=4, blocks=1, conditional=True)
-    model.build((1, 4, 4), 2, 3)
+    model.build(ImageSpec((1, 4, 4), 2, tuple("abc")))
     with pytest.raises(ValueError, match=r"sampling.label must be from 0 to 2, got 3"):
         pixelcnn.sample(model, Sampling(number=1, label=3))
     model = PixelCNN(channels=4, blocks=1)
-    model.build((1, 4, 4), 2)
+    model.build(ImageSpec((1, 4, 4), 2))
     with pytest.raises(ValueError, match=r"sampling.label must be left out: the model is not conditional, got 0"):
         pixelcnn.sample(model, Sampling(number=1, label=0))
 
 
 def test_a_checkpoint_for_another_number_of_channels_is_refused(capsys):
     colour = PixelCNN(channels=4, blocks=1)
-    colour.build((3, 8, 8), 17)
-    about = {"shape": [3, 8, 8], "num_values": 17, "classes": 0}
+    colour.build(ImageSpec((3, 8, 8), 17))
+    about = {"shape": [3, 8, 8], "num_values": 17, "classes": [], "preprocess": None}
     torch.save({"state_dict": colour.state_dict(), "loops": {}, "wnseq": about}, "colour.ckpt")
     with pytest.raises(SystemExit):
         fit("--model.init_from=colour.ckpt", steps=1)
     assert "the checkpoint is of images with 3 channels, these have 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="the checkpoint is of images with 3 channels, these have 1"):
         model = PixelCNN(channels=4, blocks=1)
-        model.build((1, 8, 8), 17)
+        model.build(ImageSpec((1, 8, 8), 17))
         model.on_load_checkpoint({"wnseq": about})
 
 

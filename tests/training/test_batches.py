@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from wnseq.errors import ShapeError
-from wnseq.training.batches import check_image_multiple, check_image_shape, check_pixels, get_labelled, get_tensor
+from wnseq.training.batches import (
+    check_image_multiple,
+    check_image_shape,
+    check_pixels,
+    get_labelled,
+    get_labels,
+    get_tensor,
+)
 
 
 class Batch(NamedTuple):
@@ -77,3 +84,9 @@ def test_images_and_labels_of_a_batch(batch: Any) -> None:
 def test_a_batch_without_images_and_labels(batch: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         get_labelled(batch)
+
+
+def test_labels_of_a_batch_that_may_have_none() -> None:
+    assert get_labels((IMAGES, LABELS)) is LABELS and get_labels([IMAGES, LABELS, PIXELS]) is LABELS
+    for batch in (IMAGES, (IMAGES,), [], (IMAGES, None)):
+        assert get_labels(batch) is None

@@ -2,8 +2,13 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 
+import pytest
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import DataLoader
 
 from wnseq.training import _lightning_internals as internals
 
@@ -22,6 +27,15 @@ def test_options_and_subcommands_are_found() -> None:
 
 def test_lightning_still_has_the_method_that_is_overridden() -> None:
     assert callable(LightningCLI._parse_ckpt_path)
+
+
+@pytest.mark.parametrize("given", [DataLoader([1, 2]), [DataLoader([1]), DataLoader([2])], CombinedLoader([[3], [4]])])
+def test_the_loaders_of_a_fit_are_found(given: Any) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer.fit_loop._data_source.instance = given
+    found = internals.train_loaders(trainer)
+    assert len(found) == (1 if isinstance(given, DataLoader) else 2)
+    assert not isinstance(given, DataLoader) or found[0] is given
 
 
 def private_names(source: str) -> list[str]:

@@ -9,8 +9,9 @@ import torch
 from wnseq.training.predictions import print_predictions
 
 
-def trainer(rank: int = 0, ranks: int = 1) -> Any:
-    data = SimpleNamespace(eval_batch_size=4)
+def trainer(rank: int = 0, ranks: int = 1, files: tuple[str, ...] | None = None) -> Any:
+    images = SimpleNamespace(parts={"test": SimpleNamespace(files=files)})
+    data = SimpleNamespace(eval_batch_size=4, images=images)
     return SimpleNamespace(datamodule=data, global_rank=rank, world_size=ranks, is_global_zero=rank == 0)
 
 
@@ -22,6 +23,13 @@ def test_each_image_has_a_row_with_its_number(capsys: pytest.CaptureFixture[str]
     ]  # fmt: skip
     print_predictions(trainer(rank=1, ranks=2), 1, probabilities, labels, ["cat", "dog"])
     assert capsys.readouterr().out.splitlines() == ["5,cat,dog,0.7500", "7,dog,cat,1.0000"]
+
+
+def test_images_of_files_without_labels_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    print_predictions(trainer(files=("a.png", "b,c.png")), 0, torch.eye(2), None, ["cat", "dog"])
+    assert capsys.readouterr().out.splitlines() == [
+        "image,predicted,probability", "a.png,cat,1.0000", '"b,c.png",dog,1.0000'
+    ]  # fmt: skip
 
 
 def test_images_of_ones_own_have_no_rows(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ class Data:
         return "three images"
 
     def provenance(self) -> dict[str, str]:
-        return {"dataset": "toy", "images_sha256": "abc"}
+        return {"dataset": "toy", "dataset_sha256": "abc"}
 
 
 HEADER = f"model: norm weight, 1,204 parameters, CPU threads: {torch.get_num_threads()}\n\n"
@@ -49,7 +49,7 @@ def test_the_header_says_what_is_trained_on_what(capsys: pytest.CaptureFixture[s
     logged: list[dict[str, str]] = []
     print_header(attached(Data(), [SimpleNamespace(log_hyperparams=logged.append)]), "norm weight")
     assert capsys.readouterr().out == f"three images\n{HEADER}"
-    assert logged == [{"dataset": "toy", "images_sha256": "abc"}]
+    assert logged == [{"dataset": "toy", "dataset_sha256": "abc"}]
 
 
 def test_a_users_own_loader_has_no_description(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,9 +62,18 @@ def test_the_threads_of_a_cpu_are_said_on_a_cpu_alone(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "model: norm weight, 1,204 parameters\n\n"
 
 
+def test_a_model_of_images_describes_those_of_a_loader(capsys: pytest.CaptureFixture[str]) -> None:
+    model: Any = attached(None)
+    model.images = "images of the loader: 1 x 8 x 8"
+    print_header(model, "norm weight")
+    assert capsys.readouterr().out.startswith("images of the loader: 1 x 8 x 8\nmodel: norm weight")
+
+
 def test_a_checkpoint_says_which_recipe_version_and_data_made_it() -> None:
     common = {"version": wnseq.__version__, "recipe": "toy"}
-    info = checkpoint_info(attached(Data()), "toy", ("dataset", "size"), levels=17)
-    assert info == {**common, "levels": 17, "images_sha256": "abc", "data": {"size": 3}}
-    assert checkpoint_info(attached(Data()), "toy") == {**common, "dataset": "toy", "images_sha256": "abc"}
-    assert checkpoint_info(Model(), "toy", ("size",)) == {**common, "data": {}}
+    data: Any = Data()
+    info = checkpoint_info(attached(data), "toy", levels=17)
+    assert info == {**common, "levels": 17, "dataset": "toy", "dataset_sha256": "abc"}
+    data.checkpoint_options = lambda: {"size": 3}
+    assert checkpoint_info(attached(data), "toy")["data"] == {"size": 3}
+    assert checkpoint_info(Model(), "toy") == common

@@ -1,9 +1,11 @@
-"""The only place that touches private names: Lightning's command line, and argparse's list of options below it."""
+"""The only place that touches private names: Lightning's command line and loops, and argparse's list of options."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities import CombinedLoader
 
 
 class FlagsFirstCLI(LightningCLI):
@@ -22,3 +24,10 @@ def option_names(parser: Any) -> Iterable[str]:
     """Return the options of a parser as they are typed: ``--trainer.max_epochs``."""
     names: Iterable[str] = parser._option_string_actions
     return names
+
+
+def train_loaders(trainer: Trainer) -> list[Any]:
+    """Return the loaders of training batches that ``Trainer.fit`` was called with, before Lightning prepares them."""
+    given = trainer.fit_loop._data_source.dataloader()
+    combined = given if isinstance(given, CombinedLoader) else CombinedLoader(given)
+    return list(combined.flattened)

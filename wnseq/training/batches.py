@@ -14,6 +14,7 @@ __all__ = [
     "check_image_shape",
     "check_pixels",
     "get_labelled",
+    "get_labels",
     "get_tensor",
 ]
 
@@ -31,6 +32,12 @@ def get_tensor(batch: Any, field: str) -> Tensor:
             f"expected a batch with {field}, a tuple that begins with a tensor, or a tensor, got {type(batch).__name__}"
         )
     return found
+
+
+def get_labels(batch: Any) -> Tensor | None:
+    """Return the second of a tuple or list if it is a tensor, else None: a batch of images alone has no labels."""
+    second = batch[1] if isinstance(batch, tuple | list) and len(batch) > 1 else None
+    return second if isinstance(second, Tensor) else None
 
 
 def get_labelled(batch: Any) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """The table that a classifier prints when it predicts."""
 
+import csv
+import sys
 from collections.abc import Sequence
 
 from lightning.pytorch import Trainer
@@ -9,25 +11,30 @@ __all__ = ["print_predictions"]
 
 
 def print_predictions(
-    trainer: Trainer, index: int, probabilities: Tensor, labels: Tensor, classes: Sequence[str]
+    trainer: Trainer, index: int, probabilities: Tensor, labels: Tensor | None, classes: Sequence[str]
 ) -> None:
     """Print one row for each image of a batch of the data module's test part; nothing for a user's own loader.
+
+    An image is named by its file, where it has one, else by its number.
 
     Args:
         trainer: Trainer that predicts.
         index: Number of the batch; the first prints the head of the table.
         probabilities: Of the classes, ``(N, classes)``.
-        labels: The true classes, ``(N,)``.
+        labels: The true classes, ``(N,)``; None where they are not known.
         classes: Names of the classes.
     """
     data = getattr(trainer, "datamodule", None)
     if data is None:
         return  # its images have no numbers
+    table = csv.writer(sys.stdout, lineterminator="\n")
     if index == 0 and trainer.is_global_zero:
-        print("image,label,predicted,probability")
+        table.writerow(["image", *([] if labels is None else ["label"]), "predicted", "probability"])
+    files = data.images.parts["test"].files
     first = index * data.eval_batch_size
     best = probabilities.max(1)
-    rows = zip(labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True)
-    for place, (label, found, probability) in enumerate(rows):
+    for place, (found, probability) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
         number = first + place * trainer.world_size + trainer.global_rank  # each rank has its share of each batch
-        print(f"{number},{classes[label]},{classes[found]},{probability:.4f}")
+        name = number if files is None else files[number]
+        label = [] if labels is None else [classes[int(labels[place])]]
+        table.writerow([name, *label, classes[found], f"{probability:.4f}"])

@@ -1,6 +1,5 @@
 """What a run says about itself: on the screen, in its loggers and in its checkpoints."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -36,6 +35,8 @@ def print_header(model: LightningModule, description: str) -> None:
     data = find_datamodule(model)
     if hasattr(data, "describe"):
         model.print(data.describe())
+    elif hasattr(model, "images"):
+        model.print(model.images)
     if hasattr(data, "provenance"):
         for logger in model.loggers:
             logger.log_hyperparams(data.provenance())
@@ -44,24 +45,20 @@ def print_header(model: LightningModule, description: str) -> None:
     model.print(f"model: {description}, {size:,} parameters{threads}\n")
 
 
-def checkpoint_info(
-    model: LightningModule, recipe: str, data_options: Iterable[str] = (), **contents: Any
-) -> dict[str, Any]:
+def checkpoint_info(model: LightningModule, recipe: str, **contents: Any) -> dict[str, Any]:
     """Return what a checkpoint holds under ``wnseq``, so that it can be used alone and its data found again.
+
+    Under ``data`` it has the options of the data module that become the defaults of ``--data.*`` with ``--ckpt_path``.
 
     Args:
         model: Model that is saved.
         recipe: Name of the recipe.
-        data_options: Options of the data module; with ``--ckpt_path`` they become the defaults of ``--data.*``.
         contents: What the model needs to be built again: plain types and tensors.
     """
     data = find_datamodule(model)
     info = {"version": __version__, "recipe": recipe, **contents}
-    options = list(data_options)
     if hasattr(data, "provenance"):
-        info |= {name: value for name, value in data.provenance().items() if name not in options}
+        info |= data.provenance()
     if hasattr(data, "checkpoint_options"):
         info["data"] = data.checkpoint_options()
-    if options:
-        info["data"] = {name: getattr(data, name) for name in options if hasattr(data, name)}
     return info

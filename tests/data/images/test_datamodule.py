@@ -134,7 +134,7 @@ def test_it_says_what_it_is() -> None:
 
 def test_it_says_which_images_it_has_and_of_which_shape() -> None:
     data = ready(size=32)
-    assert data.provenance() == {"dataset": "digits", "images_sha256": data.images.sha256}
+    assert data.provenance() == {"dataset": "digits", "dataset_sha256": data.images.sha256}
     assert data.image_shape == next(iter(data.val_dataloader())).images.shape[1:] == (1, 32, 32)
 
 

@@ -61,3 +61,12 @@ def test_other_callbacks_find_the_network_in_every_fit() -> None:
     (models,) = [callback for callback in trainer.callbacks if isinstance(callback, ModelLooks)]  # type: ignore[attr-defined]
     assert users.found == models.found == 2
     assert len([callback for callback in trainer.callbacks if isinstance(callback, BuildNetwork)]) == 1  # type: ignore[attr-defined]
+
+
+def test_an_evaluation_without_a_network_is_refused() -> None:
+    model, callback, trainer = Late(), BuildNetwork(), Trainer(accelerator="cpu", logger=False)
+    for start in (callback.on_validation_start, callback.on_test_start, callback.on_predict_start):
+        with pytest.raises(ValueError, match="no network yet: fit the model first, or load a checkpoint of it"):
+            start(trainer, model)
+    model.build_from_data()
+    callback.on_test_start(trainer, model)

@@ -114,3 +114,9 @@ def test_a_process_of_its_own_prints_nothing_else_and_leaves_the_status(here: Pa
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 9
+
+
+def test_more_processes_than_cores_are_refused(fails, here):
+    text = fails(1, "--trainer.accelerator=cpu", "--trainer.devices=9999")
+    assert "--trainer.devices 9999 on a CPU are as many processes, and there are" in text
+    assert not list(here.glob("runs/*/*"))

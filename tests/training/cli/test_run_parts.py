@@ -5,14 +5,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from wnseq.training.checkpoint_io import WholeCheckpointIO
-from wnseq.training.cli.run_parts import build_plugins
+from wnseq.training.cli.run_parts import build_plugins, check_processes
 
 Main = Callable[..., dict[str, float]]
 LAST = Path("runs/toy/1/checkpoints/last.ckpt")
@@ -63,3 +65,13 @@ def test_a_users_plugin_for_checkpoints_replaces_the_projects() -> None:
     assert build_plugins(Namespace(plugins=own)) == [own]
     (added,) = build_plugins(Namespace(plugins=None))
     assert isinstance(added, WholeCheckpointIO)
+
+
+def test_more_processes_than_cores_are_refused() -> None:
+    cores = os.cpu_count() or 1
+    quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False}
+    check_processes(Trainer(devices=1, **quiet))
+    with pytest.raises(
+        ValueError, match=rf"--trainer\.devices {cores + 1} on a CPU are as many processes, and there are"
+    ):
+        check_processes(Trainer(devices=cores + 1, **quiet))

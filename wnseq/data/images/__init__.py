@@ -2,7 +2,8 @@
 
 from wnseq.data._position import EpochLoader
 from wnseq.data.images.datamodule import ImageBatch, ImageDataModule
-from wnseq.data.images.datasets import Images, ImageSet, open_images
+from wnseq.data.images.datasets import open_images
+from wnseq.data.images.image_set import Images, ImageSet
 from wnseq.data.images.transforms import Preprocess
 
 __all__ = [

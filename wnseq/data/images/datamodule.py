@@ -1,6 +1,8 @@
 """Images for classifiers and generative models: a standard set, prepared, in shuffled batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -9,10 +11,24 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
-from wnseq.data.images.datasets import PARTS, ImageSet, check_dataset, fetch_images, open_images
+from wnseq.data.images.datasets import SETS, check_dataset, fetch_images, open_images, open_test
+from wnseq.data.images.image_set import PARTS, ImageSet, match_images, with_channels
 from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
 
 Normalize = Literal["symmetric", "unit", "standard"]
+# options that a checkpoint keeps
+KEPT = ("dataset", "test", "val_size", "root", "size", "resize", "channels", "normalize", "whiten", "fixed_order")
+RESUMED = (
+    "size",
+    "resize",
+    "channels",
+    "normalize",
+    "whiten",
+    "shift",
+    "flip",
+    "seed",
+    "fixed_order",
+)  # must be as before
 
 
 class ImageBatch(NamedTuple):
@@ -42,22 +58,26 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         dataset: digits (scikit-learn's, 8 x 8, no download), mnist, binarized_mnist or cifar10; or the path of your
-            own: idx files of any size and number of classes, an .npz file with x and y, or a folder with a folder of
-            images for each class.
+            own: idx files of any size and number of classes, an .npz file with x and y, or a folder of images, with a
+            folder for each class or none.
+        test: Path of your own images for the test part, all of them; also a single image. Default: that of dataset.
         root: Folder of the standard sets; default $WNSEQ_DATA, else ./data.
         batch_size: Images per training step and process. An epoch's last, smaller batch is dropped; which images are
             in it changes by epoch.
         eval_batch_size: Images at once in validation, test and prediction; changes the speed alone.
         size: Height and width to enlarge images to: each pixel repeated as often as it fits, zeros around (after
             whitening: the mean). Default: as they are.
+        resize: Height and width that your own images are scaled to, cut to a square around their middle.
+        channels: 1 makes coloured images grey; 3 gives grey ones three equal channels. Default: as they are.
         normalize: symmetric: to about -1 to 1, (x - 127.5)/128 for 256 values; unit: to 0 to 1; standard: each channel
-            to mean 0 and standard deviation 1 over the training part.
+            to mean 0 and standard deviation 1 over the training part. An evaluation has the model's.
         whiten: Whether to apply ZCA whitening, fitted on the training part before enlarging, regularised by 1e-5.
         shift: Pixels by which training images are moved at random, at most, both ways, before enlarging.
         flip: Whether to mirror a random half of the training images left to right.
         val_size: Images held out of the training part for validation, the last of its files; default 300 of digits,
             10000 of mnist, 5000 of cifar10, a tenth of your own. 0: none.
         seed: Seed of order, shifts and flips; the split does not depend on it.
+        fixed_order: Whether every epoch has the order of the first.
 
     Raises:
         ValueError: An argument is out of range, or a file is damaged.
@@ -90,12 +110,18 @@ class ImageDataModule(LightningDataModule):
         flip: bool = False,
         val_size: int | None = None,
         seed: int = 0,
+        test: str | None = None,
+        resize: int | None = None,
+        channels: int | None = None,
+        fixed_order: bool = False,
     ) -> None:
         super().__init__()
         for name, given, choices in (
+            ("channels", channels, (None, 1, 3)),
             ("normalize", normalize, get_args(Normalize)),
             ("whiten", whiten, (True, False)),
             ("flip", flip, (True, False)),
+            ("fixed_order", fixed_order, (True, False)),
         ):
             if given not in choices:
                 raise ValueError(
@@ -105,6 +131,7 @@ class ImageDataModule(LightningDataModule):
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("size", size, 1),
+            ("resize", resize, 1),
             ("shift", shift, 0),
             ("val_size", val_size, 0),
             ("seed", seed, 0),
@@ -125,6 +152,10 @@ class ImageDataModule(LightningDataModule):
         self.flip = flip
         self.val_size = val_size
         self.seed = seed
+        self.test = test
+        self.resize = resize
+        self.channels = channels
+        self.fixed_order = fixed_order
         self.position = DataPosition()
         self._white: dict[str, Tensor] = {}
 
@@ -132,15 +163,22 @@ class ImageDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download the set if it is missing."""
-        fetch_images(self.dataset, self.root)
+        if not self._tests_alone():
+            fetch_images(self.dataset, self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the set, and fit the preprocessing on its training part or find it in the cache."""
+        """Read the set, and fit the preprocessing on its training part or find it in the cache.
+
+        To test or predict the images of ``test``, no others are read.
+        """
         if stage == "fit":
             self.position.reset()  # Lightning loads the position of a resumed run after this
         if hasattr(self, "images"):
             return
-        images = open_images(self.dataset, self.root, self.val_size)
+        if self.test is not None and self._tests_alone():
+            images = with_channels(open_test(self.test, self.resize), self.channels)
+        else:
+            images = open_images(self.dataset, self.root, self.val_size, self.test, self.resize, self.channels)
         train = images.parts["train"]
         size = self.batch_size * rank_and_world_size(self.trainer)[1]
         if stage in (None, "fit") and len(train) < size:
@@ -148,19 +186,54 @@ class ImageDataModule(LightningDataModule):
                 f"The training part of {self.dataset!r} has {len(train):,} images, fewer than the {size} of one batch "
                 "(batch_size times the number of processes)."
             )
-        content = train.sha256 if self.whiten else None
-        self.preprocess = fit_preprocess(train.pixels, images.num_values, self.normalize, self.size, content)
-        self._white = {}
-        if self.whiten:
-            self._white = {part: self.preprocess.normalise(images.parts[part].pixels) for part in PARTS}
-        self.preprocess.enlarge(train.pixels[:1])  # raises if the size is too small
-        self.images = images
+        if len(train):
+            content = train.sha256 if self.whiten else None
+            preprocess = fit_preprocess(train.pixels, images.num_values, self.normalize, self.size, content)
+        else:  # that of the model's training images follows
+            preprocess = fit_preprocess(images.parts["test"].pixels, images.num_values, "symmetric", self.size)
+        self._prepare(images, preprocess)
+
+    def _tests_alone(self) -> bool:
+        """Return True if the Trainer tests or predicts images that are in no set."""
+        return self.test is not None and self.trainer is not None and self.trainer.state.fn in ("test", "predict")
+
+    def _prepare(self, images: ImageSet, preprocess: Preprocess) -> None:
+        white = {}
+        if preprocess.whitening is not None:
+            white = {part: preprocess.normalise(images.parts[part].pixels) for part in PARTS}
+        preprocess.enlarge(images.parts["test"].pixels[:1])  # raises if the size is too small
+        self.images, self.preprocess, self._white = images, preprocess, white
+
+    def match(self, num_values: int, classes: Sequence[str], preprocess: Mapping[str, Any] | None) -> None:
+        """Prepare the images of an evaluation as those that a model was trained on, and number their classes alike.
+
+        Args:
+            num_values: Values of a pixel of the training images.
+            classes: Names of their classes.
+            preprocess: State of their preprocessing, of which ``size`` may be another; None where there was none.
+
+        Raises:
+            ValueError: The pixels have other values or channels, or there is a class that the training images lack.
+        """
+        if preprocess is None:
+            return
+        images, trained = match_images(self._after_setup(), num_values, classes), Preprocess.from_state(preprocess)
+        channels, expected = images.parts["test"].pixels.shape[1], len(trained.offset)
+        if channels != expected:
+            raise ValueError(
+                f"{images.name} has {channels} channels, the training images {expected}: --data.channels {expected}"
+            )
+        trained = trained if self.size is None else replace(trained, size=self.size)
+        if trained.is_same(self.preprocess):
+            self.images = images
+        else:
+            self._prepare(images, trained)
 
     def describe(self) -> str:
         """Return two lines about the set, for the screen."""
         images = self._after_setup()
         sizes = ", ".join(f"{len(images.parts[part]):,} {part}" for part in PARTS)
-        shape = " x ".join(map(str, images.parts["train"].pixels.shape[1:]))
+        shape = " x ".join(map(str, images.parts["test"].pixels.shape[1:]))
         made = [self.normalize, *(["ZCA-whitened"] if self.whiten else [])]
         made += [f"enlarged to {self.size} x {self.size}"] if self.size else []
         made += [f"shifted by up to {self.shift}"] if self.shift else []
@@ -170,14 +243,42 @@ class ImageDataModule(LightningDataModule):
             f"split: {images.split}; {', '.join(made)}; order drawn by seed {self.seed}"
         )
 
+    def describe_part(self, part: str) -> str:
+        """Return one line about the part that an evaluation measures: ``val`` or ``test``."""
+        images = self._after_setup()
+        name = {"val": "validation"}.get(part, part)
+        source = self.test if part == "test" and self.test is not None else self.dataset
+        found = images.parts[part]
+        return f"{source}, {name} part, {len(found):,} images (sha256 {found.sha256[:12]})"
+
     def provenance(self) -> dict[str, str]:
         """Return which images these are, for loggers and checkpoints."""
-        return {"dataset": self.dataset, "images_sha256": self._after_setup().sha256}
+        return {"dataset": self._after_setup().name, "dataset_sha256": self.images.sha256}
+
+    def checkpoint_options(self) -> dict[str, Any]:
+        """Return the options by which the same images are found and prepared again, paths in full."""
+        options = {name: getattr(self, name) for name in KEPT}
+        for name in ("dataset", "test", "root"):
+            if options[name] is not None and options[name] not in SETS and Path(options[name]).expanduser().exists():
+                options[name] = str(Path(options[name]).expanduser().absolute())
+        return {name: value for name, value in options.items() if value is not None}
+
+    @staticmethod
+    def options_from_checkpoint(saved: Mapping[str, Any], given: Collection[str], subcommand: str) -> dict[str, Any]:
+        """Return which of a checkpoint's options become the defaults of a command.
+
+        Args:
+            saved: What ``checkpoint_options`` returned.
+            given: Options that the command has by itself: another set brings its own parts.
+            subcommand: fit, validate, test or predict.
+        """
+        other = ("dataset", "test", "val_size") if "dataset" in given else ()
+        return {name: value for name, value in saved.items() if name not in other}
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height and width of the images in a batch."""
-        return tuple(self.preprocess.enlarge(self._after_setup().parts["train"].pixels[:1]).shape[1:])
+        return tuple(self.preprocess.enlarge(self._after_setup().parts["test"].pixels[:1]).shape[1:])
 
     # ---- batches
 
@@ -190,7 +291,8 @@ class ImageDataModule(LightningDataModule):
         length = number // size
 
         def batches(epoch: int, first: int) -> Iterator[ImageBatch]:
-            order = np.random.default_rng((self.seed, epoch)).permutation(number)
+            drawn = 0 if self.fixed_order else epoch
+            order = np.random.default_rng((self.seed, drawn)).permutation(number)
             for index in range(first, length):
                 augment = self._augmentation(size, own, epoch, index)
                 yield self._batch("train", order[index * size : (index + 1) * size][own], augment)
@@ -223,7 +325,7 @@ class ImageDataModule(LightningDataModule):
         chosen = torch.as_tensor(index)
         pixels = self.preprocess.enlarge(augment(images.pixels[chosen]))
         labels = None if images.labels is None else images.labels[chosen]
-        if self.whiten:
+        if self._white:
             return ImageBatch(self.preprocess.enlarge(augment(self._white[part][chosen])), labels, pixels)
         return ImageBatch(self.preprocess.normalise(pixels), labels, pixels)
 
@@ -258,9 +360,9 @@ class ImageDataModule(LightningDataModule):
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""
         return {
-            "images_sha256": self._after_setup().sha256,
+            "dataset_sha256": self._after_setup().sha256,
             "batch_size": self.batch_size * rank_and_world_size(self.trainer)[1],
-            **{name: getattr(self, name) for name in ("size", "normalize", "whiten", "shift", "flip", "seed")},
+            **{name: getattr(self, name) for name in RESUMED},
         }
 
     def _after_setup(self) -> ImageSet:

@@ -4,25 +4,22 @@ import difflib
 import os
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from wnseq._files import atomic_write
 from wnseq.data._download import fetch
 from wnseq.data._files import cache_folder, data_root
 from wnseq.data.images.formats import read_amat, read_cifar, read_idx
-from wnseq.data.images.own import read_own
+from wnseq.data.images.image_set import PARTS, Images, ImageSet, match_images, with_channels
+from wnseq.data.images.own import OwnImages, read_own
 from wnseq.errors import FileFormatError, reading
 
-PARTS = ("train", "val", "test")
 DIGITS_TEST = 300
 DIGITS_SEED = 0  # of the order: the set comes writer by writer
 OWN_SEED = 0  # of the order of a user's images
@@ -44,58 +41,6 @@ CIFAR_MIRROR = "https://www.cs.toronto.edu/~kriz/"
 CIFAR_HASH = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """One part of a set.
-
-    Args:
-        pixels: Whole numbers, uint8, ``(N, C, H, W)``.
-        labels: Classes, int64, ``(N,)``; None where the set has none.
-    """
-
-    pixels: Tensor
-    labels: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: slice) -> "Images":
-        return Images(self.pixels[index], None if self.labels is None else self.labels[index])
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of shape, pixels and labels."""
-        digest = sha256(str(tuple(self.pixels.shape)).encode())
-        for tensor in (self.pixels, self.labels):
-            if tensor is not None:
-                digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A set in three parts.
-
-    Args:
-        name: Name in ``SETS``, or path.
-        num_values: Values a pixel can have.
-        classes: Names of the classes; empty where there are no labels.
-        split: How the parts were made, in words.
-        parts: ``train``, ``val``, ``test``.
-    """
-
-    name: str
-    num_values: int
-    classes: tuple[str, ...]
-    split: str
-    parts: Mapping[str, Images]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of the three parts."""
-        return sha256("".join(part.sha256 for part in self.parts.values()).encode()).hexdigest()
-
-
 def check_dataset(name: str) -> None:
     """Check that an image set is a known name or an existing path.
 
@@ -113,7 +58,7 @@ def check_dataset(name: str) -> None:
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     raise ValueError(
         f"There is no image set {name!r}.{hint} Known are {', '.join(SETS)}; dataset may also be the path of idx "
-        "files, of an .npz file or of a folder with one folder of images for each class."
+        "files, of an .npz file or of a folder of images, with a folder for each class or none."
     )
 
 
@@ -129,7 +74,14 @@ def fetch_images(name: str, root: str | None = None) -> None:
         download(data_root(root) / name)
 
 
-def open_images(name: str, root: str | None = None, val_size: int | None = None) -> ImageSet:
+def open_images(
+    name: str,
+    root: str | None = None,
+    val_size: int | None = None,
+    test: str | None = None,
+    resize: int | None = None,
+    channels: int | None = None,
+) -> ImageSet:
     """Return an image set in its three parts.
 
     Args:
@@ -138,14 +90,48 @@ def open_images(name: str, root: str | None = None, val_size: int | None = None)
         root: Folder of the standard sets; default ``$WNSEQ_DATA``, else ``./data``.
         val_size: Images held out of the training part for validation, the last of its files, of a path any; None for
             the usual number, a tenth of a path's, 0 for none.
+        test: Path of the images that are the test part instead of the set's own.
+        resize: Height and width that images of a path are scaled to.
+        channels: 1 makes coloured images grey, 3 gives grey ones three equal channels; None leaves them.
 
     Raises:
-        ValueError: An unknown name, a damaged file, or more images held out than there are.
+        ValueError: An unknown name, a damaged file, more images held out than there are, or test images that differ in
+            size, values or classes.
         FileNotFoundError: A file is missing, or scikit-learn, which holds that of digits.
     """
     check_dataset(name)
-    if name not in SETS:
-        return _open_own(name, val_size)
+    if name in SETS and resize is not None and test is None:
+        raise ValueError(f"resize is for images of your own; {name} has one size. Use size to enlarge it.")
+    images = _open_standard(name, root, val_size) if name in SETS else _open_own(name, val_size, resize, test is None)
+    images = with_channels(images, channels)
+    if test is None:
+        return images
+    other = with_channels(open_test(test, resize), channels)
+    part = match_images(other, images.num_values, images.classes).parts["test"]
+    expected, got = images.parts["train"].pixels.shape[1:], part.pixels.shape[1:]
+    if expected != got:
+        raise ValueError(
+            f"{test} has images of {' x '.join(map(str, got))} (channels, height, width), and {name} of "
+            f"{' x '.join(map(str, expected))}. Use --data.channels and --data.resize."
+        )
+    parts = {**images.parts, "test": part}
+    return replace(images, split=f"{images.split}, but {test} for test", parts=parts)
+
+
+def open_test(path: str, resize: int | None = None) -> ImageSet:
+    """Return the images of a path as a test part, all of them unless they have one; training and validation are empty.
+
+    Args:
+        path: As for :func:`~wnseq.data.images.own.read_own`.
+        resize: Height and width that they are scaled to.
+    """
+    own = read_own(Path(path).expanduser(), resize)
+    test = _own_part(own, "test" if "test" in own.pixels else "train")
+    parts = {"train": test[:0], "val": test[:0], "test": test}
+    return ImageSet(path, _num_values([test]), own.classes, "all for test", parts, own=True)
+
+
+def _open_standard(name: str, root: str | None, val_size: int | None) -> ImageSet:
     source = SETS[name]
     if source.val_size is None and val_size is not None:
         raise ValueError(f"{name} has a validation part of its own. Leave val_size out.")
@@ -163,23 +149,33 @@ def open_images(name: str, root: str | None = None, val_size: int | None = None)
     return ImageSet(name, source.num_values, source.classes, source.split.format(held), parts)
 
 
-def _open_own(name: str, val_size: int | None) -> ImageSet:
+def _open_own(name: str, val_size: int | None, resize: int | None, needs_test: bool) -> ImageSet:
     """Return a user's images, permuted, since files are often sorted by class; a tenth is the test part if none is."""
-    own = read_own(Path(name).expanduser())
-    parts = {part: _images(pixels, own.labels.get(part)) for part, pixels in own.pixels.items()}
-    train, tenth = parts["train"], len(parts["train"]) // 10
+    own = read_own(Path(name).expanduser(), resize)
+    train, tenth = _own_part(own, "train"), len(own.pixels["train"]) // 10
     order = torch.from_numpy(np.random.default_rng(OWN_SEED).permutation(len(train)))
-    train = Images(train.pixels[order], None if train.labels is None else train.labels[order])
-    split = f"order permuted (seed {OWN_SEED}), test as in the files"
-    if "test" not in parts:
-        if not tenth:
-            raise ValueError(f"{name} has {len(train)} images, too few for training, validation and test parts.")
-        train, parts["test"] = train[:-tenth], train[-tenth:]
-        split = f"order permuted (seed {OWN_SEED}), the last {tenth} for test"
+    files = None if train.files is None else tuple(train.files[place] for place in order.tolist())
+    train = Images(train.pixels[order], None if train.labels is None else train.labels[order], files)
+    split, test = f"order permuted (seed {OWN_SEED})", train[:0]
+    if "test" in own.pixels:
+        test, split = _own_part(own, "test"), f"{split}, test as in the files"
+    elif tenth and needs_test:
+        train, test, split = train[:-tenth], train[-tenth:], f"{split}, the last {tenth} for test"
+    elif needs_test:
+        raise ValueError(f"{name} has {len(train)} images, too few for training, validation and test parts.")
     held = tenth if val_size is None else val_size
-    values = 2 if max(int(part.pixels.max()) for part in parts.values()) < 2 else 256
-    held_out = _hold_out(name, train, parts["test"], held)
-    return ImageSet(name, values, own.classes, f"{split}, {held} of the others for validation", held_out)
+    held_out = _hold_out(name, train, test, held)
+    split = f"{split}, {held} of the others for validation"
+    return ImageSet(name, _num_values([train, test]), own.classes, split, held_out, own=True)
+
+
+def _own_part(own: OwnImages, part: str) -> Images:
+    files = tuple(own.files[part]) if part in own.files else None
+    return replace(_images(own.pixels[part], own.labels.get(part)), files=files)
+
+
+def _num_values(parts: Sequence[Images]) -> int:
+    return 2 if max(int(part.pixels.max()) for part in parts if len(part)) < 2 else 256
 
 
 def _hold_out(name: str, train: Images, test: Images, held: int) -> dict[str, Images]:

@@ -1,9 +1,9 @@
-"""Images of a user's own: idx files, an ``.npz`` file, or a folder with one folder of image files per class."""
+"""Images of a user's own: idx files, an ``.npz`` file, an image file, or a folder of image files."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,24 @@ class OwnImages:
         pixels: ``train`` and perhaps ``test`` → bytes, ``(N, C, H, W)``.
         labels: The same parts → the number of each image's class; empty without labels.
         classes: Names of the classes.
+        files: The same parts → the file of each image; empty where one file has them all.
     """
 
     pixels: Mapping[str, Bytes]
     labels: Mapping[str, npt.NDArray[np.int64]]
     classes: tuple[str, ...]
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def read_own(path: Path) -> OwnImages:
+def read_own(path: Path, resize: int | None = None) -> OwnImages:
     """Read a user's images.
 
     Args:
         path: An idx file of images, whose labels are beside it (``…-labels-idx1-ubyte`` for ``…-images-idx3-ubyte``),
             and, if its name says train, a test pair; or a folder with such files. An ``.npz`` file with ``x`` and
-            perhaps ``y``, or ``x_train``, ``y_train``, ``x_test`` and ``y_test``. A folder with a folder of image files
-            for each class, or with folders train and test that have these.
+            perhaps ``y``, or ``x_train``, ``y_train``, ``x_test`` and ``y_test``. An image file, a folder of them, or a
+            folder with such a folder for each class; also folders train and test that have these.
+        resize: Height and width that images are scaled to, cut to a square around their middle; None leaves them.
 
     Raises:
         FileNotFoundError: There are no images.
@@ -50,13 +53,15 @@ def read_own(path: Path) -> OwnImages:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if IDX.search(file.name) and not file.name.startswith("."))
         train = next((file for file in files if not any(word in file.name for word in TEST)), None)
-        return _folder(path) if train is None else _idx(train)
+        return _folder(path, resize) if train is None else _idx(train, resize)
     if not path.is_file():
         raise FileNotFoundError(f"There are no images at {path} (looked in {Path.cwd()}). Check the path.")
-    return _idx(path) if IDX.search(path.name) else _npz(path)
+    if path.suffix.lower() in ENDINGS:
+        return OwnImages({"train": _read_files([path], resize)}, {}, (), {"train": [str(path)]})
+    return _idx(path, resize) if IDX.search(path.name) else _npz(path, resize)
 
 
-def _idx(path: Path) -> OwnImages:
+def _idx(path: Path, resize: int | None) -> OwnImages:
     pairs = {"train": path}
     for word in TEST:
         other = path.with_name(path.name.replace("train", word))
@@ -64,14 +69,14 @@ def _idx(path: Path) -> OwnImages:
             pairs["test"] = other
     pixels, labels = {}, {}
     for part, file in pairs.items():
-        pixels[part] = read_idx(file, 3)[:, None]
+        pixels[part] = _resized(read_idx(file, 3)[:, None], resize)
         beside = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
         if beside != file and beside.is_file():
             labels[part] = read_idx(beside, 1)
     return _checked(path, pixels, labels)
 
 
-def _npz(path: Path) -> OwnImages:
+def _npz(path: Path, resize: int | None) -> OwnImages:
     expected = "an .npz file with arrays x and y, or x_train, y_train, x_test and y_test"
     with reading(path, expected), path.open("rb") as file:  # NumPy leaves a damaged file open
         loaded = np.load(file, allow_pickle=False)
@@ -83,7 +88,7 @@ def _npz(path: Path) -> OwnImages:
     names = names or {part: (f"x_{part}", f"y_{part}") for part in ("train", "test") if f"x_{part}" in arrays}
     if "train" not in names:
         raise FileFormatError(f"{path} has the arrays {', '.join(arrays) or 'none'}. Expected {expected}.")
-    pixels = {part: _channels_first(path, x, arrays[x]) for part, (x, _) in names.items()}
+    pixels = {part: _resized(_channels_first(path, x, arrays[x]), resize) for part, (x, _) in names.items()}
     labels = {part: arrays[y] for part, (_, y) in names.items() if y in arrays}
     return _checked(path, pixels, labels)
 
@@ -106,41 +111,68 @@ def _channels_first(path: Path, name: str, array: npt.NDArray[Any]) -> Bytes:
     return array.astype(np.uint8)
 
 
-def _folder(folder: Path) -> OwnImages:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise FileNotFoundError(
-            "Image files are read by Pillow, which is not installed: pip install 'wnseq[images]'"
-        ) from error
-
+def _folder(folder: Path, resize: int | None) -> OwnImages:
     parts = {part: folder / part for part in ("train", "test") if (folder / part).is_dir()}
-    pixels, labels = {}, {}
+    pixels, labels, names = {}, {}, {}
     for part, top in (parts if "train" in parts else {"train": folder}).items():
-        files = [(file, name.name) for name in _visible(top) if name.is_dir() for file in _visible(name)]
-        files = [(file, name) for file, name in files if file.suffix.lower() in ENDINGS]
+        files = [file for each in _visible(top) for file in (_visible(each) if each.is_dir() else [each])]
+        files = [file for file in files if file.suffix.lower() in ENDINGS]
+        classes = [file.parent.name for file in files if file.parent != top]
         if not files:
             raise FileNotFoundError(
-                f"{top} has no images: expected a folder for each class with files {', '.join(ENDINGS)}, idx files "
-                "(…-images-idx3-ubyte), or the path of an .npz file."
+                f"{top} has no images: expected files {', '.join(ENDINGS)}, in a folder for each class or in none, idx "
+                "files (…-images-idx3-ubyte), or the path of an .npz file."
             )
-        images = []
-        for file, _ in files:
-            with reading(file, "an image"), Image.open(file) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    raise FileFormatError(
-                        f"{file} has more than 8 bits a pixel (mode {opened.mode}). Convert it first."
-                    )
-                grey = opened.mode in ("1", "L", "LA")
-                images.append(
-                    np.asarray(opened.convert("L" if grey else "RGB"), np.uint8).reshape(*opened.size[::-1], -1)
-                )
-            _check_size(files[0][0], images[0], file, images[-1], len(files))
-        wide = max(image.shape[2] for image in images)  # grey ones among coloured
-        stacked = np.stack([np.broadcast_to(image, (*image.shape[:2], wide)) for image in images])
-        pixels[part] = stacked.transpose(0, 3, 1, 2)
-        labels[part] = np.array([name for _, name in files])
-    return _checked(folder, pixels, labels)
+        if len(classes) not in (0, len(files)):
+            raise FileFormatError(f"{top} has images beside folders of images. Move them into a folder, or out of all.")
+        pixels[part], names[part] = _read_files(files, resize), list(map(str, files))
+        if classes:
+            labels[part] = np.array(classes)
+    return replace(_checked(folder, pixels, labels), files=names)
+
+
+def _read_files(files: Sequence[Path], resize: int | None) -> Bytes:
+    """Return the images of files, ``(N, C, H, W)``: grey if all are."""
+    images: list[Bytes] = []
+    for file in files:
+        images.append(_read_file(file, resize))
+        _check_size(files[0], images[0], file, images[-1], len(files))
+    wide = max(image.shape[2] for image in images)  # grey ones among coloured
+    stacked = np.stack([np.broadcast_to(image, (*image.shape[:2], wide)) for image in images])
+    return np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))
+
+
+def _read_file(file: Path, resize: int | None) -> Bytes:
+    """Return one image, ``(H, W, C)``, turned as its camera was held."""
+    image, ops = _pillow()
+    with reading(file, "an image"), image.open(file) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise FileFormatError(f"{file} has more than 8 bits a pixel (mode {opened.mode}). Convert it first.")
+        found = ops.exif_transpose(opened).convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
+    if resize is not None:
+        found = ops.fit(found, (resize, resize))
+    return np.asarray(found, np.uint8).reshape(*found.size[::-1], -1)
+
+
+def _resized(pixels: Bytes, resize: int | None) -> Bytes:
+    """Return images, ``(N, C, H, W)``, scaled as those of files are."""
+    if resize is None or not pixels.size:
+        return pixels
+    image, ops = _pillow()
+    scaled = np.empty((*pixels.shape[:2], resize, resize), np.uint8)
+    for number, channel in np.ndindex(*pixels.shape[:2]):
+        scaled[number, channel] = ops.fit(image.fromarray(pixels[number, channel]), (resize, resize))
+    return scaled
+
+
+def _pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError as error:
+        raise FileNotFoundError(
+            "Image files are read and scaled by Pillow, which is not installed: pip install 'wnseq[images]'"
+        ) from error
+    return Image, ImageOps
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -151,11 +183,11 @@ def _check_size(first: Path, image: Bytes, file: Path, other: Bytes, number: int
     if image.shape[:2] != other.shape[:2]:
         raise FileFormatError(
             f"{file} has {other.shape[1]} x {other.shape[0]} pixels, and {first} {image.shape[1]} x {image.shape[0]}. "
-            "All images must have one size: scale or crop them first."
+            f"All images must have one size: --data.resize {min(image.shape[:2])} scales them and cuts them square."
         )
     if image.size * number > MOST:
         raise FileFormatError(
-            f"{first.parent.parent}: {number:,} images of {image.size:,} bytes are more than fit into memory."
+            f"{first.parent}: {number:,} images of {image.size:,} bytes are more than fit into memory: --data.resize 64"
         )
 
 

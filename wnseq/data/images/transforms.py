@@ -1,5 +1,6 @@
 """Pixels to what a network sees: scaled, whitened, enlarged. A checkpoint holds the parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -130,8 +131,15 @@ class Preprocess:
             "whitening": white,
         }
 
+    def is_same(self, other: "Preprocess") -> bool:
+        """Return True if another preprocessing makes the same images, as far as a checkpoint tells."""
+        (*own, white), (*others, whitens) = self.state().values(), other.state().values()
+        if own != others or (white is None) != (whitens is None):
+            return False
+        return white is None or all(torch.equal(*pair) for pair in zip(white, whitens, strict=True))
+
     @staticmethod
-    def from_state(state: dict[str, Any]) -> "Preprocess":
+    def from_state(state: Mapping[str, Any]) -> "Preprocess":
         """Return the preprocessing whose ``state`` this is.
 
         Raises:
@@ -233,6 +241,21 @@ def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.fl
         return None
     fits = table.shape == (size + 1, size) and table.dtype == np.float64 and np.isfinite(table).all()
     return table if fits else None
+
+
+def convert_channels(pixels: Tensor) -> Tensor:
+    """Return bytes of one channel for those of three, by the weights of ITU-R 601, and of three equal ones for one.
+
+    Shape:
+        - pixels: ``(N, 3, H, W)`` or ``(N, 1, H, W)``, uint8
+    """
+    if pixels.shape[1] == 1:
+        return pixels.expand(-1, 3, -1, -1).contiguous()
+    grey = torch.empty(len(pixels), 1, *pixels.shape[2:], dtype=torch.uint8)
+    for first in range(0, len(pixels), CHUNK):
+        red, green, blue = pixels[first : first + CHUNK].int().unbind(1)
+        grey[first : first + CHUNK, 0] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16  # as Pillow rounds
+    return grey
 
 
 def translate(images: Tensor, by: Tensor, most: int) -> Tensor:

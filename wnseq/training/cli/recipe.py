@@ -28,7 +28,7 @@ from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nul
 from wnseq.training.cli.presets import expand_preset_names, find_presets
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
-from wnseq.training.cli.run_parts import build_callbacks, build_plugins
+from wnseq.training.cli.run_parts import build_callbacks, build_plugins, check_processes
 from wnseq.training.cli.starting_point import (
     StartingPoint,
     describe_start,
@@ -253,7 +253,7 @@ class RecipeCLI(FlagsFirstCLI):
             if any(isinstance(callback, CheckMonitors) for callback in kwargs["callbacks"]):
                 kwargs["num_sanity_val_steps"] = options.num_sanity_val_steps or 1
         try:
-            return super().instantiate_trainer(**kwargs)
+            return check_processes(super().instantiate_trainer(**kwargs))
         except BaseException:
             if self.run_dir is not None and self.run_dir.is_dir():
                 self.run_dir.rmdir()

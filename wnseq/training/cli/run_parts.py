@@ -1,5 +1,6 @@
-"""What every run of a recipe is given besides the user's own: callbacks, and the plugin that writes checkpoints."""
+"""What a run is given besides the user's own: callbacks, the plugin that writes checkpoints; and how many processes."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
 
@@ -16,7 +18,7 @@ from wnseq.training.callbacks.progress import PlainProgress, RichProgress
 from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.checkpoint_io import WholeCheckpointIO
 
-__all__ = ["build_callbacks", "build_plugins"]
+__all__ = ["build_callbacks", "build_plugins", "check_processes"]
 
 
 def as_list(users: Any) -> list[Any]:
@@ -68,3 +70,17 @@ def build_plugins(options: Namespace) -> list[Any]:
     """Return the Trainer's plugins: the user's, and one that writes checkpoints if there is none among them."""
     users = as_list(options.plugins)
     return users if any(isinstance(plugin, CheckpointIO) for plugin in users) else [*users, WholeCheckpointIO()]
+
+
+def check_processes(trainer: Trainer) -> Trainer:
+    """Return a Trainer, unless it would start more processes on a CPU than it has cores, which may wait for ever.
+
+    Raises:
+        ValueError: It would.
+    """
+    if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > (os.cpu_count() or 1):
+        raise ValueError(
+            f"--trainer.devices {trainer.num_devices} on a CPU are as many processes, and there are {os.cpu_count()} "
+            "cores: give at most that many, or leave it out"
+        )
+    return trainer

@@ -1,12 +1,23 @@
-"""The command line of a recipe whose ``predict`` draws samples."""
+"""The command lines of recipes of images, and of those whose ``predict`` draws samples."""
 
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 
+from wnseq.training.batches import get_tensor
+from wnseq.training.callbacks.basic import Throughput
 from wnseq.training.cli.recipe import RecipeCLI
 
-__all__ = ["SamplingCLI"]
+__all__ = ["ImageCLI", "ImageSamplingCLI", "SamplingCLI"]
+
+
+class ImageCLI(RecipeCLI):
+    """RecipeCLI that counts images."""
+
+    def callbacks(self) -> list[Callback]:
+        """Return the throughput in images."""
+        return [Throughput("images", lambda batch: len(get_tensor(batch, "images")))]
 
 
 class SamplingCLI(RecipeCLI):
@@ -15,3 +26,16 @@ class SamplingCLI(RecipeCLI):
     def predict(self, model: LightningModule, ckpt_path: str | None, **kwargs: Any) -> None:
         """Draw samples from the checkpoint alone."""
         self.trainer.predict(model, range(1), ckpt_path=ckpt_path)
+
+
+class ImageSamplingCLI(SamplingCLI, ImageCLI):
+    """SamplingCLI that draws images into the folder of a run. A recipe overrides :meth:`draw`."""
+
+    def draw(self, folder: Path) -> list[Path]:
+        """Draw images into files of a folder; return the files. None by default."""
+        return []
+
+    def report(self) -> None:
+        """Draw images into the folder of the run, if it has one, and print the files."""
+        if self.run_dir is not None:
+            print("", *self.draw(self.run_dir), sep="\n")

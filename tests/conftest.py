@@ -25,19 +25,26 @@ FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs i
     "tests/test_readme.py",
     "tests/test_wheel.py",
 )
+LONG = (*FIXTURES_OF_SECONDS, "tests/recipes/", "tests/recurrence/test_dispatch.py", "tests/test_onnx.py")
 
 
 @pytest.hookimpl(optionalhook=True)  # of xdist, whose own --dist=loadgroup has no effect with pytest 9.2
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Send the files above whole, and every other test by itself, to the next free worker."""
+    """Send the files above whole, and every other test with all its parameters, to the next free worker."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file in FIXTURES_OF_SECONDS else nodeid
+            return file if file in FIXTURES_OF_SECONDS else nodeid.partition("[")[0]
 
+    config.option.loadscopereorder = False  # in the order below, not by the number of tests
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what takes long first, so that the workers end together."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,6 +17,8 @@ if importlib.util.find_spec("expecttest") is None:  # torch's test classes, none
 
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
+torch.backends.__allow_nonbracketed_mutation_flag = True  # that import forbids to set torch.backends.cudnn.benchmark
+
 COUNTERPARTS = {
     "RNN": [wnseq.WNRNN],
     "GRU": [wnseq.WNGRU, wnseq.GRU],

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import SEQUENCE, Case, each_cell, each_class, each_sequence, tensors
+from cases import SEQUENCE, Case, each_cell, each_sequence, tensors
 from torch import nn
 from torch.export import Dim
 from torch.func import functional_call, grad, jvp, vmap
@@ -52,7 +52,7 @@ def nodes(graph):
 # ---- torch.compile
 
 
-@each_sequence
+@both_ways
 def test_compiled_as_the_first_layer(case):
     module, x = case.make(), case.input()
     assert_same(case, compiled(module), module, module, x)
@@ -80,7 +80,7 @@ def test_compiled_cells(case):
     assert_same(case, compiled(loop), loop, module, x)
 
 
-@each_class
+@both_ways
 def test_compiled_for_inference(case):
     module, x = case.make().eval(), case.input()
     run = compiled(module)

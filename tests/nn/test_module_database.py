@@ -5,6 +5,7 @@ import re
 import sys
 import types
 import unittest
+from unittest import mock
 
 import pytest
 import torch
@@ -15,9 +16,8 @@ if importlib.util.find_spec("expecttest") is None:  # torch's test classes, none
     sys.modules["expecttest"] = types.ModuleType("expecttest")
     sys.modules["expecttest"].TestCase = unittest.TestCase
 
-from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
-
-torch.backends.__allow_nonbracketed_mutation_flag = True  # that import forbids to set torch.backends.cudnn.benchmark
+with mock.patch.object(torch.backends, "disable_global_flags"):  # it would hold for every test of the process
+    from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 COUNTERPARTS = {
     "RNN": [wnseq.WNRNN],

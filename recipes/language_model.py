@@ -28,6 +28,7 @@ Deviations from the paper:
 import functools
 import lzma
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
@@ -46,7 +48,7 @@ from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_networ
 from wnseq.training.carried_state import CarriedStates, State
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.text import TextCLI
-from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage
+from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage, is_fitting
 from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
@@ -230,11 +232,11 @@ class LanguageModel(LightningModule):
         if h.schedule == "plateau":
             if self.trainer.limit_val_batches == 0:
                 raise ValueError("the schedule plateau needs a validation, and --trainer.limit_val_batches is 0")
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=h.decay_factor, patience=0)
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": "val/nats_per_token", "interval": "epoch"},
-            }
+            plateau = ReduceLROnPlateau(optimizer, factor=h.decay_factor, patience=0)
+            # stepped by each validation: Lightning's own step comes after the checkpoints of the epoch's end, and not
+            # at all in an epoch that was resumed
+            never = {"interval": "epoch", "frequency": sys.maxsize, "monitor": "val/nats_per_token"}
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, **never}}
         total = self.trainer.estimated_stepping_batches  # Lightning also counts the batches of an epoch here
         if h.schedule == "cosine":
             total = total_steps(self.trainer)
@@ -249,7 +251,7 @@ class LanguageModel(LightningModule):
                 return h.decay_factor ** max(0, step // steps_per_epoch + 1 - h.decay_after)
             return 1.0
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _step(self, batch: TextBatch, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
@@ -284,6 +286,9 @@ class LanguageModel(LightningModule):
         nats, tokens = self.totals.reduce(self.trainer).values()
         if not tokens:
             raise ValueError(f"an evaluation must have a target that counts, all are {IGNORE}")
+        scheduler = self.lr_schedulers() if stage == "val" and is_fitting(self.trainer) else None
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(nats / tokens)
         if isinstance(data, TextDataModule):
             values = data.splits[stage].counts.units(nats / tokens, self.tokenizer)
         else:

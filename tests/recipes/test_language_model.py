@@ -141,6 +141,32 @@ def test_the_plateau_schedule_lowers_the_rate_when_validation_does_not_improve()
     assert optimizer["param_groups"][0]["lr"] in (5e-7, 2.5e-7, 1.25e-7)
 
 
+def test_a_plateau_that_is_stopped_in_every_epoch_ends_where_the_unbroken_one_ends(monkeypatch):
+    options = ("--model.schedule=plateau", "--model.optimizer=sgd", "--model.learning_rate=1e-6", "--model.dropout=0",
+               "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1",
+               "--trainer.max_epochs=4")  # fmt: skip
+    Path("stop_lm.py").write_text(
+        "from lightning.pytorch import Callback\n"
+        "class Stop(Callback):\n"
+        "    def __init__(self, step: int): self.step = step\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == self.step: raise KeyboardInterrupt\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    fit(*options, steps=-1)
+    whole, resume = torch.load(newest(), weights_only=True), []
+    for step in (2, 4, 8, 10):
+        with pytest.raises(SystemExit):
+            fit(*options, *resume, "--trainer.callbacks=stop_lm.Stop", f"--trainer.callbacks.step={step}", steps=-1)
+        resume = ["--ckpt_path=last"]
+    fit(*options, *resume, steps=-1)
+    resumed = torch.load(newest(), weights_only=True)
+    assert whole["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1.25e-7)
+    assert resumed["lr_schedulers"] == whole["lr_schedulers"]
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
+
+
 def test_limiting_the_evaluation_keeps_the_units_true():
     fit("--data.tokenizer=byte", steps=5)
     cold = ["--data.eval_bptt=16", "--data.eval_reset_state=true", "--data.eval_batch_size=1"]

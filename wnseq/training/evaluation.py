@@ -6,16 +6,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from wnseq.training.callbacks.basic import all_gather_object
 
-__all__ = ["EvaluationTotals", "ExampleGenerators", "evaluation_mode", "evaluation_stage"]
+__all__ = ["EvaluationTotals", "ExampleGenerators", "evaluation_mode", "evaluation_stage", "is_fitting"]
 
 
 def evaluation_stage(trainer: Trainer) -> str:
     """Return the stage that metrics are named after: ``test`` in a test, ``val`` in a validation."""
     return "test" if trainer.testing else "val"
+
+
+def is_fitting(trainer: Trainer) -> bool:
+    """Return True if a fit is under way, in its validations too, but not in the check before it."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Unrolled(LayerBackend):
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
     ) -> tuple[Tensor, States]:
         """Run one layer in one direction."""
-        step = _STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
+        step = STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
         return unroll(step, x, call.batch_sizes, states, weights, reverse, call.reset)
 
 
@@ -72,7 +72,7 @@ def _rnn_relu(x: Tensor, states: States, *weights: Tensor) -> States:
     return (rnn_step(x, states[0], *weights, nonlinearity="relu"),)  # type: ignore[arg-type, misc]
 
 
-_STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _rnn_relu}
+STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _rnn_relu}
 
 
 def differentiable_backward(

@@ -43,7 +43,7 @@ def test_it_is_torchs_with_first_and_second_derivatives(case, packed, calls):
         second = torch.autograd.grad(sum(part.square().sum() for part in first), leaves)
         found.append([*results, *alone, *first, *second])
     assert len(calls) == case.kwargs.get("num_layers", 1) * (1 + case.kwargs.get("bidirectional", False))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
 
 
 def test_the_rule(calls):

@@ -18,8 +18,8 @@ class CPULSTMFloat(cpu_loops.CPULoop):
     """Runs any LSTM."""
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if states are reset, or if the loop is forced."""
-        return call.reset is not None or forced_backend() == "cpu_loop"
+        """Return True if states are reset, or if the loop is forced in float32."""
+        return call.reset is not None or (forced_backend() == "cpu_loop" and call.product_dtype == torch.float32)
 
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool

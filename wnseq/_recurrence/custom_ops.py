@@ -55,9 +55,8 @@ class CustomOps(LayerBackend):
         x, states, weights = autocast(x, states, weights)
         w_ih, w_hh, b_ih, b_hh, w_hr = unpack(weights)
         sizes, reset = call.batch_sizes, call.reset
-        save = torch.compiler.is_compiling() and needs_grad(
-            x, *states, *weights
-        )  # torch.jit.trace runs it with and without
+        is_traced = is_tracing() and not torch.compiler.is_compiling()  # with and without gradients, to one graph
+        save = not is_traced and needs_grad(x, *states, *weights)
         if call.kind == "rnn":
             relu = call.nonlinearity == "relu"
             output, h = rnn(x, sizes, reset, *states, w_ih, w_hh, b_ih, b_hh, relu, reverse)
@@ -361,30 +360,30 @@ def _saved(x: Tensor, size: int, parts: tuple[int, ...], save: bool, dtype: torc
 
 
 @register_flop_formula([torch.ops.wnseq.lstm])
-def _lstm_flops(*shapes: Any, **_: Any) -> int:
+def _lstm_flops(*shapes: Any, **__: Any) -> int:
     x, _, _, _, _, w_ih, w_hh, _, _, w_hr, *_ = shapes
     return rnn_flops(x, w_ih, w_hh, w_hr)
 
 
 @register_flop_formula([torch.ops.wnseq.lstm_backward])
-def _lstm_backward_flops(*shapes: Any, **_: Any) -> int:
+def _lstm_backward_flops(*shapes: Any, **__: Any) -> int:
     _, _, _, x, _, _, _, _, w_ih, w_hh, _, _, w_hr, _, _, gates, _ = shapes
     return (2 if math.prod(gates) else 3) * rnn_flops(x, w_ih, w_hh, w_hr)  # without gates the layer runs again
 
 
 @register_flop_formula([torch.ops.wnseq.gru, torch.ops.wnseq.rnn])
-def _gru_or_rnn_flops(*shapes: Any, **_: Any) -> int:
+def _gru_or_rnn_flops(*shapes: Any, **__: Any) -> int:
     x, _, _, _, w_ih, w_hh, *_ = shapes
     return rnn_flops(x, w_ih, w_hh)
 
 
 @register_flop_formula([torch.ops.wnseq.gru_backward])
-def _gru_backward_flops(*shapes: Any, **_: Any) -> int:
+def _gru_backward_flops(*shapes: Any, **__: Any) -> int:
     _, _, x, _, _, _, w_ih, w_hh, _, _, _, _, gates, _ = shapes
     return (2 if math.prod(gates) else 3) * rnn_flops(x, w_ih, w_hh)
 
 
 @register_flop_formula([torch.ops.wnseq.rnn_backward])
-def _rnn_backward_flops(*shapes: Any, **_: Any) -> int:
+def _rnn_backward_flops(*shapes: Any, **__: Any) -> int:
     _, _, x, _, _, _, w_ih, w_hh, *_ = shapes
     return 2 * rnn_flops(x, w_ih, w_hh)

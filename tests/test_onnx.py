@@ -141,5 +141,13 @@ def test_a_packed_sequence_is_refused_with_the_reason(kind):
     assert f"wnseq.{kind}: an ONNX recurrence takes padded sequences" in str(cause(raised.value))
 
 
+@pytest.mark.parametrize("kind", SEQUENCE)
+def test_a_reset_is_refused_with_the_reason(kind):
+    given = torch.randn(4, 3, 5), None, torch.zeros(4, 3, dtype=torch.bool)
+    with pytest.raises(torch.onnx.errors.OnnxExporterError) as raised:
+        export(SEQUENCE[kind][0](5, 6).eval(), given, ({0: Dim("steps")}, None, {0: Dim("steps")}))
+    assert f"wnseq.{kind}: an ONNX recurrence has no resets" in str(cause(raised.value))
+
+
 def test_a_table_has_every_operator():
     assert {str(key) for key in wnseq.onnx.translations()} == {f"wnseq.{kind}.default" for kind in SEQUENCE}

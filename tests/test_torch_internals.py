@@ -233,7 +233,7 @@ def test_the_lstm_operator_is_the_same_without_that_of_onednn(monkeypatch):
     weights = [torch.randn(24, 5, requires_grad=True), torch.randn(24, 6, requires_grad=True)]
 
     def results():
-        output, *states = custom_ops.lstm(x, None, h, c, *weights, None, None, None, False, False)[:3]
+        output, *states = custom_ops.lstm(x, None, None, h, c, *weights, None, None, None, False, False)[:3]
         return [output, *states, *torch.autograd.grad(output.sin().sum(), weights)]
 
     expected = results()

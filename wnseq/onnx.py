@@ -15,6 +15,10 @@ NO_PACKING = (
     "an ONNX recurrence takes padded sequences, not packed ones (https://onnx.ai/onnx/operators/onnx__LSTM.html). "
     "Export the model with a padded input, or run the exported program of torch.export."
 )
+NO_RESET = (
+    "an ONNX recurrence has no resets inside a sequence (https://onnx.ai/onnx/operators/onnx__LSTM.html). Export the "
+    "model without reset and run it from border to border, or run the exported program of torch.export."
+)
 ORDERS = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # ONNX has i o f c and z r h, torch i f g o and r z n
 
 
@@ -23,7 +27,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     Raises:
         ImportError: onnxscript is missing; ``pip install 'wnseq[export]'``.
-        ValueError: During the export: an LSTM has a projection, or an input is packed.
+        ValueError: During the export: an LSTM has a projection, an input is packed, or ``reset`` is given.
 
     Note:
         The graph composes each weight from v and g; a runtime does so once, when it loads the model.
@@ -43,11 +47,13 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     op: Any = onnxscript.opset18
 
     def common(
-        kind: str, batch_sizes: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, reverse: bool
+        kind: str, batch_sizes: Any, reset: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, reverse: bool
     ) -> tuple[list[Any], dict[str, Any]]:
         """Return the weights and attributes of a node, gates in the order of ONNX."""
         if batch_sizes is not None:
             raise ValueError(f"wnseq.{kind}: {NO_PACKING}")
+        if reset is not None:
+            raise ValueError(f"wnseq.{kind}: {NO_RESET}")
         order = ORDERS[kind]
         size = w_hh.shape[1]
 
@@ -64,6 +70,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     def lstm(
         x: Any,
         batch_sizes: Any,
+        reset: Any,
         h: Any,
         c: Any,
         w_ih: Any,
@@ -76,13 +83,14 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ) -> tuple[Any, ...]:
         if w_hr is not None:
             raise ValueError(f"wnseq.lstm: {NO_PROJECTION}")
-        weights, attributes = common("lstm", batch_sizes, w_ih, w_hh, b_ih, b_hh, reverse)
+        weights, attributes = common("lstm", batch_sizes, reset, w_ih, w_hh, b_ih, b_hh, reverse)
         y, h, c = op.LSTM(x, *weights, None, op.Unsqueeze(h, [0]), op.Unsqueeze(c, [0]), **attributes)
         return op.Squeeze(y, [1]), op.Squeeze(h, [0]), op.Squeeze(c, [0])
 
     def gru(
         x: Any,
         batch_sizes: Any,
+        reset: Any,
         h: Any,
         w_ih: Any,
         w_hh: Any,
@@ -91,13 +99,14 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         reverse: bool,
         save: bool,
     ) -> tuple[Any, ...]:
-        weights, attributes = common("gru", batch_sizes, w_ih, w_hh, b_ih, b_hh, reverse)
+        weights, attributes = common("gru", batch_sizes, reset, w_ih, w_hh, b_ih, b_hh, reverse)
         y, h = op.GRU(x, *weights, None, op.Unsqueeze(h, [0]), linear_before_reset=1, **attributes)
         return op.Squeeze(y, [1]), op.Squeeze(h, [0])
 
     def rnn(
         x: Any,
         batch_sizes: Any,
+        reset: Any,
         h: Any,
         w_ih: Any,
         w_hh: Any,
@@ -106,7 +115,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         relu: bool,
         reverse: bool,
     ) -> tuple[Any, ...]:
-        weights, attributes = common("rnn", batch_sizes, w_ih, w_hh, b_ih, b_hh, reverse)
+        weights, attributes = common("rnn", batch_sizes, reset, w_ih, w_hh, b_ih, b_hh, reverse)
         y, h = op.RNN(x, *weights, None, op.Unsqueeze(h, [0]), activations=["Relu" if relu else "Tanh"], **attributes)
         return op.Squeeze(y, [1]), op.Squeeze(h, [0])
 

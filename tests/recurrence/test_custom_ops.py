@@ -8,7 +8,7 @@ from wnseq._recurrence import custom_ops
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
-def arguments(kind, *, dtype=torch.float64, packed=False, bias=True, projection=False, grad=True):
+def arguments(kind, *, dtype=torch.float64, packed=False, bias=True, projection=False, grad=True, reset=False):
     """Draw what the operator of a kind takes, but for its last flags."""
     torch.manual_seed(0)
     gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind]
@@ -23,7 +23,8 @@ def arguments(kind, *, dtype=torch.float64, packed=False, bias=True, projection=
     weights = [leaf(gates * 6, 5), leaf(gates * 6, outputs)]
     biases = [leaf(gates * 6), leaf(gates * 6)] if bias else [None, None]
     projections = [leaf(3, 6) if projection else None] if kind == "lstm" else []
-    return [x, sizes, *states, *weights, *biases, *projections]
+    mask = torch.rand(x.shape[:-1]) < 0.3 if reset else None
+    return [x, sizes, mask, *states, *weights, *biases, *projections]
 
 
 def flags(kind, *, reverse=False, save=True):
@@ -40,16 +41,18 @@ def gradients(kind, inputs, **how):
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("save", [True, False], ids=["save", "run again"])
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
-def test_torch_finds_nothing_wrong_with_the_operators(kind, save, packed):
-    inputs = arguments(kind, packed=packed, bias=save)
+@pytest.mark.parametrize("reset", [False, True], ids=["no reset", "reset"])
+def test_torch_finds_nothing_wrong_with_the_operators(kind, save, packed, reset):
+    inputs = arguments(kind, packed=packed, bias=save, reset=reset)
     operator = getattr(custom_ops, kind)
     torch.library.opcheck(operator, (*inputs, *flags(kind, save=save)), test_utils=CHECKS, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize(("kind", "projection"), [("lstm", False), ("lstm", True), ("gru", False)])
-def test_what_is_not_saved_is_computed_again(kind, projection, packed):
-    inputs = arguments(kind, packed=packed, projection=projection)
+@pytest.mark.parametrize("reset", [False, True], ids=["no reset", "reset"])
+def test_what_is_not_saved_is_computed_again(kind, projection, packed, reset):
+    inputs = arguments(kind, packed=packed, projection=projection, reset=reset)
     torch.testing.assert_close(gradients(kind, inputs, save=False), gradients(kind, inputs, save=True))
 
 

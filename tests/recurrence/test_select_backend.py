@@ -11,6 +11,8 @@ from wnseq._recurrence.backend import Backend, backend
 from wnseq._recurrence.call import make_call
 from wnseq._recurrence.cpu_gru import CPU_GRU
 from wnseq._recurrence.cpu_lstm import CPU_LSTM
+from wnseq._recurrence.cpu_lstm_float import CPU_LSTM_FLOAT
+from wnseq._recurrence.cpu_rnn import CPU_RNN
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
 from wnseq._recurrence.dispatch import BACKENDS, select_backend
 from wnseq._recurrence.matmul import onednn_supports
@@ -46,11 +48,13 @@ def chosen(kind, steps, batch, size, *, forced="auto", autocast=False, training=
 @pytest.mark.parametrize(
     ("kind", "size", "how", "expected"),
     [
-        ("rnn", (35, 20, 512), {}, TORCH_KERNEL),
+        ("rnn", (35, 20, 512), {}, CPU_RNN),
+        ("rnn", (35, 20, 512), {"training": False}, TORCH_KERNEL),
+        ("rnn", (2, 2, 16), {}, TORCH_KERNEL),
         ("rnn", (1, 1, 512), {}, TORCH_KERNEL),
-        ("rnn", (35, 20, 512), {"forced": "cpu_loop"}, TORCH_KERNEL),
+        ("rnn", (2, 2, 16), {"forced": "cpu_loop"}, CPU_RNN),
         ("lstm", (35, 20, 640), {}, TORCH_KERNEL),
-        ("lstm", (35, 20, 640), {"forced": "cpu_loop"}, TORCH_KERNEL),
+        ("lstm", (35, 20, 640), {"forced": "cpu_loop"}, CPU_LSTM_FLOAT),
         ("lstm", (1, 1, 512), {}, SINGLE_STEP),
         ("lstm", (1, 33, 16), {}, TORCH_KERNEL),
         ("lstm", (1, 33, 16), {"training": False}, SINGLE_STEP),

@@ -111,7 +111,12 @@ def unpack(weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor
 def autocast(x: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States, list[Tensor]]:
     """Cast what goes into a layer as autocast does for a kernel."""
     device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # which autocast leaves alone
         return x, states, weights
     dtype = torch.get_autocast_dtype(device)
     return x.to(dtype), tuple(state.to(dtype) for state in states), [weight.to(dtype) for weight in weights]
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return a tensor of half precision as float32, any other as it is."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

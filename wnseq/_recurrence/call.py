@@ -37,6 +37,7 @@ class Call(NamedTuple):
     flat: list[Tensor]  # for each layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr]
     config: RNNConfig
     nonlinearity: str  # of an Elman layer, tanh or relu
+    reset: Tensor | None = None  # (T, N), or packed (ΣN,): true where a border lies before a step
 
     @property
     def batch(self) -> int:
@@ -66,7 +67,7 @@ class Call(NamedTuple):
         return torch.get_autocast_dtype("cpu") if casts else self.x.dtype
 
 
-def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
+def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any = None) -> Call:
     """Check what a module was given, and bring it into the form of a call.
 
     Args:
@@ -74,14 +75,16 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
         flat: Weights and biases in torch's order.
         x: Input, in each form that torch's modules take.
         hx: Initial states in the form of the module: of an LSTM a pair. None for zeros.
+        reset: Where the state is zero, in the form of x without its features. None for nowhere.
 
     Raises:
-        ShapeError: Input or states do not fit.
-        TypeError: Input or states are of the wrong type.
+        ShapeError: Input, states or mask do not fit.
+        TypeError: Input, states or mask are of the wrong type.
         ValueError: The input's dtype is not that of the weights.
     """
     mode: str = module.mode
     label, states, batch_sizes = type(module).__name__, _as_tuple(module, mode, hx), None
+    given = x
     if isinstance(x, PackedSequence):
         check_packed(label, x)
         x, batch_sizes, order, _ = x
@@ -113,7 +116,8 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> Call:
     config = RNNConfig(
         module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
     )
-    return Call(_KINDS[mode], x, batch_sizes, states, flat, config, "relu" if mode == "RNN_RELU" else "tanh")
+    mask = None if reset is None else _check_reset(module, reset, given)
+    return Call(_KINDS[mode], x, batch_sizes, states, flat, config, "relu" if mode == "RNN_RELU" else "tanh", mask)
 
 
 def restore(module: Any, x: Sequence, output: Tensor, states: States) -> tuple[Sequence, Any]:
@@ -174,3 +178,35 @@ def _check_or_make_states(
                 f"got {list(state.shape)} in {label}"
             )
     return states
+
+
+def _check_reset(module: Any, reset: Any, x: Sequence) -> Tensor:
+    """Check a mask against the input that it belongs to; return it time first, or packed."""
+    label, packed = type(module).__name__, isinstance(x, PackedSequence)
+    if not isinstance(reset, PackedSequence if packed else Tensor):
+        form = "a PackedSequence, packed as the input is" if packed else "a tensor"
+        raise TypeError(f"{label}: reset must be {form}, got {type(reset).__name__}")
+    given: Any = reset
+    mask: Tensor = given.data if packed else given
+    data: Any = x.data if packed else x
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{label}: reset must have dtype torch.bool, got {mask.dtype}; convert it with reset.bool()")
+    if mask.shape != data.shape[:-1]:
+        raise ShapeError(
+            f"{label}: reset must have the input's shape without its features, {tuple(data.shape[:-1])}, "
+            f"got {tuple(mask.shape)}"
+        )
+    if mask.device != data.device:
+        raise ValueError(f"{label}: reset must be on the input's device, {data.device}, got {mask.device}")
+    if isinstance(x, PackedSequence):
+        pairs = zip(reset[1:3], x[1:3], strict=True)  # a graph cannot branch on what a tensor holds
+        if not torch.compiler.is_compiling() and any(a is not b and not _equal(a, b) for a, b in pairs):
+            raise ShapeError(f"{label}: reset must be packed as the input is, with its lengths in its order")
+        return mask
+    if x.ndim == 2:
+        return mask.unsqueeze(1)
+    return mask.transpose(0, 1) if module.batch_first else mask
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and torch.equal(a, b)

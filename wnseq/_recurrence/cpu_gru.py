@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wnseq._recurrence import cpu_loops, unrolled
-from wnseq._recurrence.backend import forced_backend, unpack
+from wnseq._recurrence.backend import forced_backend, unpack, widen
 from wnseq._recurrence.call import Call, States
 from wnseq._torch_internals import needs_grad
 
@@ -24,12 +24,13 @@ class CPUGRU(cpu_loops.CPULoop):
     """Runs a GRU, padded or packed."""
 
     def supports(self, call: Call) -> bool:
-        """Return True if the products are in float32 or bfloat16."""
-        return call.product_dtype in (torch.float32, torch.bfloat16) and super().supports(call)
+        """Return True if the products are in float32 or bfloat16, or states are reset."""
+        has_products = call.product_dtype in (torch.float32, torch.bfloat16) or call.reset is not None
+        return has_products and super().supports(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if the layers have some size, or if the loop is forced."""
-        if forced_backend() == "cpu_loop":
+        """Return True if the layers have some size, if states are reset, or if the loop is forced."""
+        if forced_backend() == "cpu_loop" or call.reset is not None:
             return True
         steps, flops = call.steps, call.batch * call.states[0].shape[2] ** 2
         if steps >= MIN_STEPS and flops >= MIN_FLOPS and call.product_dtype == torch.float32:
@@ -43,13 +44,13 @@ class CPUGRU(cpu_loops.CPULoop):
         """Run one layer in one direction; output and state in the dtype of the given state, as torch's are."""
         (h,), dtype = states, call.product_dtype
         w_ih, w_hh, b_ih, b_hh, _ = unpack(weights)
-        inputs = (x.to(dtype), call.batch_sizes, h.float(), w_ih.to(dtype), w_hh.to(dtype), b_ih, b_hh, reverse)
-        output, final = _GRU.apply(*inputs)  # type: ignore[no-untyped-call]
+        inputs = (x.to(dtype), call.batch_sizes, widen(h), w_ih.to(dtype), w_hh.to(dtype), b_ih, b_hh)
+        output, final = _GRU.apply(*inputs, reverse, call.reset)  # type: ignore[no-untyped-call]
         return output.to(h.dtype), (final.to(h.dtype),)
 
 
 class _GRU(torch.autograd.Function):
-    """One layer; x and the weights in the dtype of the products, the rest in float32."""
+    """One layer; x and the weights in the dtype of the products, the rest in float32 at least."""
 
     @staticmethod
     def forward(
@@ -62,13 +63,14 @@ class _GRU(torch.autograd.Function):
         b_ih: Tensor | None,
         b_hh: Tensor | None,
         reverse: bool,
+        reset: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", enabled=False):
             rows, sizes = cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
-            output, final, gates, inner = cpu_loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse)
+            output, final, gates, inner = cpu_loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse, reset)
         output = output.view(*x.shape[:-1], -1)
         ctx.save_for_backward(x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, gates, inner)
-        ctx.reverse = reverse
+        ctx.reverse, ctx.reset = reverse, reset
         return output, final
 
     @staticmethod
@@ -77,17 +79,17 @@ class _GRU(torch.autograd.Function):
         if torch.is_grad_enabled():
             d, weights = (d_output, d_h), [w_ih, w_hh, b_ih, b_hh]
             first, *others = unrolled.differentiable_backward(
-                unrolled.gru, d, x, batch_sizes, (h,), weights, ctx.reverse
+                unrolled.gru, d, x, batch_sizes, (h,), weights, ctx.reverse, ctx.reset
             )
-            return first, None, *others, None
+            return first, None, *others, None, None
         d_rows, rows, sizes = cpu_loops.as_rows(d_output), cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
         saved = (cpu_loops.as_rows(output), gates, inner)
         with torch.autocast("cpu", enabled=False):
             d_x, d_h, d_ih, d_hh, *d_biases = cpu_loops.gru_backward(
-                d_rows, d_h, rows, sizes, h, w_ih, w_hh, ctx.reverse, *saved, wants_x=ctx.needs_input_grad[0]
+                d_rows, d_h, rows, sizes, h, w_ih, w_hh, ctx.reverse, *saved, ctx.needs_input_grad[0], ctx.reset
             )
         first = d_x.view(x.shape) if ctx.needs_input_grad[0] else None
-        return first, None, d_h, d_ih, d_hh, *(d_biases if b_ih is not None else (None, None)), None
+        return first, None, d_h, d_ih, d_hh, *(d_biases if b_ih is not None else (None, None)), None, None
 
 
 CPU_GRU = CPUGRU()

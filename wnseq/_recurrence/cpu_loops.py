@@ -4,21 +4,28 @@ Rows are those of a packed sequence: step t has ``sizes[t]`` of them, one for ea
 step t − 1. A padded batch has N at each step. The products with x are one matrix product before the first step, the
 gradients of the weights one each after the last; a step is left with the recurrent product and the gates.
 
-A backward takes the gradients of output and final states, the arguments of the forward, and what it saved.
+A backward takes the gradients of output and final states, the arguments of the forward, and what it saved. With a mask
+``reset`` some states are zero before some steps (:mod:`wnseq._recurrence.resets`), and so are their gradients.
+
+Where MKL is not fast, torch's tanh takes ten times as long as its σ, and tanh x is 2σ(2x) − 1 here.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq._recurrence.backend import LayerBackend, forced_backend
+from wnseq._recurrence.backend import LayerBackend, forced_backend, widen
 from wnseq._recurrence.call import Call
-from wnseq._recurrence.matmul import linear, onednn_supports, prepacked_linear, weight_grad
+from wnseq._recurrence.matmul import linear, onednn_supports, prepacked_add, prepacked_linear, weight_grad
 from wnseq._recurrence.packed import check_step_sizes
-from wnseq._torch_internals import is_recording
+from wnseq._recurrence.resets import find_resets, zero, zero_
+from wnseq._torch_internals import IS_MKL_FAST, is_recording
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward
+_tanh_backward_out = torch.ops.aten.tanh_backward.grad_input
 
 
 class CPULoop(LayerBackend):
@@ -28,13 +35,16 @@ class CPULoop(LayerBackend):
     """
 
     def supports(self, call: Call) -> bool:
-        """Return True if the weights are float32 on a CPU, and torch's kernel is not forced."""
-        return (
-            not is_recording(call.x, *call.states, *call.flat)  # before what torch.compile cannot follow
-            and forced_backend() != "torch"
-            and onednn_supports(call.x, *call.states, *call.flat)
-            and all(weight.dtype == torch.float32 for weight in call.flat)
-        )
+        """Return True if the weights are float32 on a CPU, and torch's kernel is not forced.
+
+        With resets, which torch's kernel does not have, they may be of any dtype, and oneDNN may be missing.
+        """
+        given = (call.x, *call.states, *call.flat)
+        if is_recording(*given) or forced_backend() == "torch":  # before what torch.compile cannot follow
+            return False
+        if call.reset is not None:
+            return all(type(each) in (Tensor, torch.nn.Parameter) and each.is_cpu and each.numel() for each in given)
+        return onednn_supports(*given) and all(weight.dtype == torch.float32 for weight in call.flat)
 
 
 def lstm_forward(
@@ -47,32 +57,39 @@ def lstm_forward(
     bias: Tensor | None,
     w_hr: Tensor | None,
     reverse: bool,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run one LSTM layer in one direction, with ``bias`` b_ih + b_hh.
+
+    The products are in the dtype of x and the weights, which the output and the final states have too; states and gates
+    are float32 at least.
 
     Returns:
         Output ``(ΣN, P or H)``, final h and c, and for the backward the gates ``(ΣN, 4·H)`` after their nonlinearities
         and the cell states ``(ΣN, H)``.
     """
     size = c.shape[1]
-    gates = linear(x, w_ih, bias)
-    multiply = prepacked_linear(w_hh, None, len(h))
-    cells = torch.empty_like(gates[:, :size], memory_format=torch.contiguous_format)
-    output = x.new_empty(len(x), h.shape[1])
-    for a, cells_t, output_t in _steps(sizes, reverse, gates, cells, output):
-        n = len(a)
-        a += multiply(h[:n])
-        a[:, : 2 * size].sigmoid_()
-        a[:, 2 * size : 3 * size].tanh_()
-        a[:, 3 * size :].sigmoid_()
-        i, f, g, o = a.chunk(4, 1)
-        new_c = torch.mul(f, c[:n], out=cells_t).addcmul_(i, g)
+    gates = widen(linear(x, w_ih, bias))
+    h, c = widen(h), widen(c)
+    add_product = prepacked_add(w_hh, len(h))
+    cells = gates.new_empty(len(x), size)
+    output = gates.new_empty(len(x), h.shape[1])
+    minus_one = gates.new_tensor(-1.0)
+    rows, _ = find_resets(reset, sizes, reverse)
+    for a, i, f, g, o, c_t, h_t, row in _steps(sizes, reverse, gates, *gates.chunk(4, 1), cells, output, rows):
+        add_product(a, zero(h[: len(a)], row).to(x.dtype))
+        g.mul_(2)
+        a.sigmoid_()
+        torch.add(minus_one, g, alpha=2, out=g)
+        torch.mul(f, c[: len(a)], out=c_t)
+        zero_(c_t, row).addcmul_(i, g)
+        zero_(f, row)  # so that no gradient passes it
         if w_hr is None:
-            new_h = torch.tanh(new_c, out=output_t).mul_(o)
+            torch.mul(o, _tanh(c_t), out=h_t)
         else:
-            new_h = output_t.copy_(F.linear(new_c.tanh() * o, w_hr))
-        h, c = _update_state(h, new_h), _update_state(c, new_c)
-    return output, h.clone(), c.clone(), gates, cells
+            h_t.copy_(F.linear((o * _tanh(c_t)).to(x.dtype), w_hr))
+        h, c = _update_state(h, h_t), _update_state(c, c_t)
+    return output.to(x.dtype), h.to(x.dtype, copy=True), c.to(x.dtype, copy=True), gates, cells
 
 
 def lstm_backward(
@@ -90,34 +107,40 @@ def lstm_backward(
     output: Tensor,
     gates: Tensor,
     cells: Tensor,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr (empty without a projection)."""
-    size = c.shape[1]
-    i, f, g, o = gates.chunk(4, 1)
-    tanh_c = cells.tanh()
-    to_c = o * (1 - tanh_c.square())  # ∂h/∂c
-    d = torch.empty_like(gates)  # first ∂c/∂a of i, f, g and ∂h/∂a of o, then the gradients of a
-    torch.mul(g, i * (1 - i), out=d[:, :size])
-    torch.mul(_previous_states(cells, c, sizes, reverse), f * (1 - f), out=d[:, size : 2 * size])
-    torch.mul(i, 1 - g.square(), out=d[:, 2 * size : 3 * size])
-    torch.mul(tanh_c, o * (1 - o), out=d[:, 3 * size :])
-    d_projected = d_output.clone() if w_hr is not None else d_output
+    """Return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr (empty without a projection).
+
+    A step computes its local derivatives while its gates are in the cache; over all steps at once they would not be.
+    """
+    rows, flat_rows = find_resets(reset, sizes, reverse)
+    old_cells = _states_before(cells, widen(c), sizes, reverse)  # behind a reset the forget gate is zero
+    old_h = zero_(torch.cat(_states_before(output, h, sizes, reverse)), flat_rows)
+    d = torch.empty_like(gates)
+    d_output, d_h, d_c = widen(d_output), widen(d_h), widen(d_c)
+    d_projected = torch.empty_like(d_output) if w_hr is not None else d_output
     multiply = prepacked_linear(w_hh.mT, None, len(h))
-    for d_output_t, d_projected_t, to_c_t, d_t, f_t in reversed(
-        _steps(sizes, reverse, d_output, d_projected, to_c, d, f)
+    parts: tuple[Any, ...] = (d_output, d_projected, d, *d.chunk(4, 1), *gates.chunk(4, 1), cells, old_cells, rows)
+    for now, d_projected_t, d_t, d_i, d_f, d_g, d_o, i, f, g, o, c_t, old, row in reversed(
+        _steps(sizes, reverse, *parts)
     ):
-        n = len(d_t)
-        now = d_output_t + d_h[:n]
+        now = now + d_h[: len(d_t)]
         if w_hr is not None:
-            d_projected_t.copy_(now)
-            now = now @ w_hr
-        cell = torch.addcmul(d_c[:n], now, to_c_t)
-        d_t[:, : 3 * size].view(n, 3, size).mul_(cell.unsqueeze(1))
-        d_t[:, 3 * size :].mul_(now)
-        d_h, d_c = _update_state(d_h, multiply(d_t)), _update_state(d_c, cell * f_t)
-    d_hr = weight_grad(d_projected, o * tanh_c) if w_hr is not None else x.new_empty(0)
-    before = _previous_states(output, h, sizes, reverse)
-    return linear(d, w_ih.mT), d_h.clone(), d_c.clone(), weight_grad(d, x), weight_grad(d, before), d.sum(0), d_hr
+            now = widen(d_projected_t.copy_(now).to(x.dtype) @ w_hr)
+        tanh = _tanh(c_t)
+        d_new = _tanh_backward(now * o, tanh).add_(d_c[: len(d_t)])  # of c after the step
+        _sigmoid_backward(now.mul_(tanh), o, grad_input=d_o)
+        _sigmoid_backward(d_new * g, i, grad_input=d_i)
+        _sigmoid_backward(d_new * old, f, grad_input=d_f)
+        _tanh_backward_out(d_new * i, g, grad_input=d_g)
+        d_h = _update_state(d_h, zero_(widen(multiply(d_t.to(x.dtype))), row))
+        d_c = _update_state(d_c, d_new.mul_(f))
+    d_hr = x.new_empty(0)
+    if w_hr is not None:
+        d_hr = weight_grad(d_projected.to(x.dtype), (gates.chunk(4, 1)[3] * _tanh(cells)).to(x.dtype))
+    d_bias, d = d.sum(0).to(x.dtype), d.to(x.dtype)
+    d_h, d_c = d_h.to(h.dtype, copy=True), d_c.to(c.dtype, copy=True)
+    return linear(d, w_ih.mT), d_h, d_c, weight_grad(d, x), weight_grad(d, old_h), d_bias, d_hr
 
 
 def gru_forward(
@@ -129,6 +152,7 @@ def gru_forward(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     reverse: bool,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run one GRU layer in one direction.
 
@@ -143,9 +167,9 @@ def gru_forward(
     inner = gates.new_empty(len(x), size)
     output = torch.empty_like(inner)
     multiply = prepacked_linear(w_hh, b_hh, len(h))
-    r_and_z, (r, z, new) = gates[:, : 2 * size], gates.chunk(3, 1)
-    for a, r_t, z_t, new_t, inner_t, h_t in _steps(sizes, reverse, r_and_z, r, z, new, inner, output):
-        alive = h[: len(h_t)]
+    r_and_z, (r, z, new), rows = gates[:, : 2 * size], gates.chunk(3, 1), find_resets(reset, sizes, reverse)[0]
+    for a, r_t, z_t, new_t, inner_t, h_t, row in _steps(sizes, reverse, r_and_z, r, z, new, inner, output, rows):
+        alive = zero(h[: len(h_t)], row)
         from_h = multiply(alive.to(x.dtype))
         a.add_(from_h[:, : 2 * size]).sigmoid_()
         new_t.addcmul_(r_t, inner_t.copy_(from_h[:, 2 * size :])).tanh_()
@@ -166,11 +190,13 @@ def gru_backward(
     gates: Tensor,
     inner: Tensor,
     wants_x: bool = True,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x (empty without ``wants_x``), h, w_ih, w_hh, b_ih and b_hh."""
     size = h.shape[1]
     r, z, new = gates.chunk(3, 1)
-    before = _previous_states(output, h, sizes, reverse)
+    rows, flat_rows = find_resets(reset, sizes, reverse)
+    before = zero_(torch.cat(_states_before(output, h, sizes, reverse)), flat_rows)
     to_new = _tanh_backward(1 - z, new)  # ∂h/∂a of n
     local = torch.empty_like(gates)  # ∂h/∂ of W_hh h + b_hh
     _sigmoid_backward(inner * to_new, r, grad_input=local[:, :size])
@@ -180,10 +206,10 @@ def gru_backward(
     d = torch.empty_like(gates, dtype=x.dtype)
     multiply = prepacked_linear(w_hh.mT, None, len(h))
     parts = (part.view(-1, 3, size) for part in (local, d))
-    for now, z_t, d_t, local_t, d_parts in reversed(_steps(sizes, reverse, d_output, z, d, *parts)):
+    for now, z_t, d_t, local_t, d_parts, row in reversed(_steps(sizes, reverse, d_output, z, d, *parts, rows)):
         now.add_(d_h[: len(now)])
         torch.mul(local_t, now.unsqueeze(1), out=d_parts)
-        d_h = _update_state(d_h, torch.addcmul(multiply(d_t).to(h.dtype), now, z_t))
+        d_h = _update_state(d_h, zero_(torch.addcmul(multiply(d_t).to(h.dtype), now, z_t), row))
     d_hh, d_b_hh = weight_grad(d, before.to(x.dtype)), d.sum(0, dtype=h.dtype)
     torch.mul(d_output, to_new, out=d[:, 2 * size :])  # r multiplies the recurrent part alone
     d_x = linear(d, w_ih.mT) if wants_x else x.new_empty(0)
@@ -199,13 +225,14 @@ def rnn_forward(
     bias: Tensor | None,
     relu: bool,
     reverse: bool,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run one Elman layer in one direction, with ``bias`` b_ih + b_hh; return output ``(ΣN, H)`` and final h."""
     output = linear(x, w_ih, bias)
-    multiply = prepacked_linear(w_hh, None, len(h))
-    for (a,) in _steps(sizes, reverse, output):
-        a += multiply(h[: len(a)])
-        h = _update_state(h, a.relu_() if relu else a.tanh_())
+    add_product = prepacked_add(w_hh, len(h))
+    for a, row in _steps(sizes, reverse, output, find_resets(reset, sizes, reverse)[0]):
+        add_product(a, zero(h[: len(a)], row))
+        h = _update_state(h, a.relu_() if relu else _tanh(a, out=a))
     return output, h.clone()
 
 
@@ -220,14 +247,20 @@ def rnn_backward(
     relu: bool,
     reverse: bool,
     output: Tensor,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, h, w_ih, w_hh and of each bias."""
-    d = (output > 0).to(output.dtype) if relu else 1 - output.square()  # first ∂h/∂a, then the gradient of a
+    rows, flat_rows = find_resets(reset, sizes, reverse)
+    d = torch.empty_like(output)
     multiply = prepacked_linear(w_hh.mT, None, len(h))
-    for d_t, d_output_t in reversed(_steps(sizes, reverse, d, d_output)):
-        d_t.mul_(d_output_t + d_h[: len(d_t)])
-        d_h = _update_state(d_h, multiply(d_t))
-    before = _previous_states(output, h, sizes, reverse)
+    for d_t, now, h_t, row in reversed(_steps(sizes, reverse, d, d_output, output, rows)):
+        now = now + d_h[: len(d_t)]
+        if relu:
+            torch.mul(now, h_t > 0, out=d_t)
+        else:
+            _tanh_backward_out(now, h_t, grad_input=d_t)
+        d_h = _update_state(d_h, zero_(multiply(d_t), row))
+    before = zero_(torch.cat(_states_before(output, h, sizes, reverse)), flat_rows)
     return linear(d, w_ih.mT), d_h.clone(), weight_grad(d, x), weight_grad(d, before), d.sum(0)
 
 
@@ -245,9 +278,17 @@ def step_sizes(x: Tensor, batch_sizes: Tensor | None) -> list[int]:
     return sizes
 
 
-def _steps(sizes: list[int], reverse: bool, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Split tensors into the rows of each step, in the order of the walk."""
-    steps = list(zip(*(torch.split(tensor, sizes) for tensor in tensors), strict=True))
+def _tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return tanh x, by σ where that is faster; not of half precision, where the difference would lose its digits."""
+    if IS_MKL_FAST or x.dtype not in (torch.float32, torch.float64):
+        return torch.tanh(x, out=out)
+    return torch.mul(x, 2, out=out).sigmoid_().mul_(2).sub_(1)
+
+
+def _steps(sizes: list[int], reverse: bool, *parts: Tensor | list[Any]) -> list[tuple[Any, ...]]:
+    """Split tensors into the rows of each step, in the order of the walk; a list has an entry for each step."""
+    split = (part if isinstance(part, list) else torch.split(part, sizes) for part in parts)
+    steps = list(zip(*split, strict=True))
     return steps[::-1] if reverse else steps
 
 
@@ -256,11 +297,11 @@ def _update_state(state: Tensor, alive: Tensor) -> Tensor:
     return alive if len(alive) == len(state) else torch.cat([alive, state[len(alive) :].to(alive.dtype)])
 
 
-def _previous_states(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) -> Tensor:
-    """Return for each row the value after the step before: ``(ΣN, ·)``."""
+def _states_before(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) -> list[Tensor]:
+    """Return for each step, in the order of time, the value after the step before."""
     parts: list[Tensor] = []
     state = initial
     for (now,) in _steps(sizes, reverse, values):
         parts.append(state[: len(now)])
         state = _update_state(state, now)
-    return torch.cat(parts[::-1] if reverse else parts)
+    return parts[::-1] if reverse else parts

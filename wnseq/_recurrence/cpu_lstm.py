@@ -29,8 +29,9 @@ class CPULSTM(CPULoop):
     """Runs a padded LSTM without a projection."""
 
     def supports(self, call: Call) -> bool:
-        """Return True if the products are in bfloat16."""
-        return call.product_dtype == BF16 and call.batch_sizes is None and not call.projected and super().supports(call)
+        """Return True if the products are in bfloat16, and no state is reset."""
+        plain = call.batch_sizes is None and not call.projected and call.reset is None
+        return call.product_dtype == BF16 and plain and super().supports(call)
 
     def is_faster(self, call: Call) -> bool:
         """Return True if large layers train, or if the loop is forced."""

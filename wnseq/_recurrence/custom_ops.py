@@ -1,8 +1,8 @@
 """Layers as custom operators, one node in a captured graph for a layer and direction, of any length and batch size.
 
 ``torch.compile``, ``torch.export`` and the ONNX exporter would unroll torch's recurrences step by step or give up. An
-operator takes time-first input, padded ``(T, N, I)`` or packed ``(ΣN, I)`` with its ``batch_sizes``, and the states of
-its layer and direction ``(N, ·)``.
+operator takes time-first input, padded ``(T, N, I)`` or packed ``(ΣN, I)`` with its ``batch_sizes``, a mask of resets,
+``(T, N)`` or packed, and the states of its layer and direction ``(N, ·)``.
 
 Inside runs oneDNN's LSTM where there is one, else the loops of :mod:`wnseq._recurrence.cpu_loops`. With ``save`` a loop
 keeps what its backward needs; without, and with oneDNN, the backward runs the layer again first.
@@ -21,8 +21,8 @@ from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import as_rows, step_sizes
 from wnseq._torch_internals import (
     HAS_ONEDNN_LSTM,
-    Sizes,
     has_vmap_or_jvp,
+    is_tracing,
     needs_grad,
     onednn_lstm,
     onednn_lstm_backward,
@@ -36,8 +36,11 @@ class CustomOps(LayerBackend):
     def supports(self, call: Call) -> bool:
         """Return True if a graph is captured without transforms.
 
-        On CUDA torch's kernel is one node too, which export alone would fix to one length.
+        On CUDA torch's kernel is one node too, which export alone would fix to one length, and so is it in
+        ``torch.jit.trace``; but it does not reset a state.
         """
+        if call.reset is not None:
+            return is_tracing() and not has_vmap_or_jvp(call.x, *call.states, *call.flat)
         return (
             torch.compiler.is_compiling()
             and not has_vmap_or_jvp()
@@ -51,17 +54,21 @@ class CustomOps(LayerBackend):
         dtype = states[-1].dtype
         x, states, weights = autocast(x, states, weights)
         w_ih, w_hh, b_ih, b_hh, w_hr = unpack(weights)
-        sizes, save = call.batch_sizes, needs_grad(x, *states, *weights)
+        sizes, reset = call.batch_sizes, call.reset
+        is_traced = is_tracing() and not torch.compiler.is_compiling()  # with and without gradients, to one graph
+        save = not is_traced and needs_grad(x, *states, *weights)
         if call.kind == "rnn":
-            output, h = rnn(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, call.nonlinearity == "relu", reverse)
+            relu = call.nonlinearity == "relu"
+            output, h = rnn(x, sizes, reset, *states, w_ih, w_hh, b_ih, b_hh, relu, reverse)
             return output, (h,)
         if call.kind == "gru":
-            output, h, _, _ = gru(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, reverse, save)
+            output, h, _, _ = gru(x, sizes, reset, *states, w_ih, w_hh, b_ih, b_hh, reverse, save)
             return output.to(dtype), (h.to(dtype),)
         if has_onednn(x, sizes, w_hr):
-            output, h, c, _, _ = lstm(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, None, reverse, False)
+            save = save and reset is not None
+            output, h, c, _, _ = lstm(x, sizes, reset, *states, w_ih, w_hh, b_ih, b_hh, None, reverse, save)
             return output, (h, c)
-        output, h, c, _, _ = lstm(x, sizes, *states, w_ih, w_hh, b_ih, b_hh, w_hr, reverse, save)
+        output, h, c, _, _ = lstm(x, sizes, reset, *states, w_ih, w_hh, b_ih, b_hh, w_hr, reverse, save)
         if w_hr is not None:
             return output, (h, c.to(dtype))
         return output.to(dtype), (h.to(dtype), c.to(dtype))
@@ -83,6 +90,7 @@ def has_onednn(x: Tensor, batch_sizes: Tensor | None, w_hr: Tensor | None) -> bo
 def lstm(
     x: Tensor,
     batch_sizes: Tensor | None,
+    reset: Tensor | None,
     h: Tensor,
     c: Tensor,
     w_ih: Tensor,
@@ -95,20 +103,22 @@ def lstm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run one LSTM layer in one direction; return output, final states, and the gates and cell states if saved."""
     with torch.autocast(x.device.type, enabled=False):
-        if not save and has_onednn(x, batch_sizes, w_hr):
+        if not save and reset is None and has_onednn(x, batch_sizes, w_hr):
             output, h, c, _ = onednn_lstm(x, h, c, [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)], reverse)
             return output, h, c, x.new_empty(0), x.new_empty(0)
         bias = _sum(b_ih, b_hh)
         output, h, c, gates, cells = loops.lstm_forward(
-            as_rows(x), step_sizes(x, batch_sizes), h, c, w_ih, w_hh, bias, w_hr, reverse
+            as_rows(x), step_sizes(x, batch_sizes), h, c, w_ih, w_hh, bias, w_hr, reverse, reset
         )
         output = output.view(*x.shape[:-1], -1)
         return (output, h, c, gates, cells) if save else (output, h, c, x.new_empty(0), x.new_empty(0))
 
 
 @lstm.register_fake
-def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h, c), *_saved(x, c.shape[1], (4, 1), save=rest[-1])
+def _(x: Tensor, batch_sizes: Any, reset: Any, h: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    saved = _saved(x, c.shape[1], (4, 1), rest[-1], wide)
+    return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h, c), *saved
 
 
 @torch.library.custom_op("wnseq::lstm_backward", mutates_args=())
@@ -118,6 +128,7 @@ def lstm_backward(
     d_c: Tensor,
     x: Tensor,
     batch_sizes: Tensor | None,
+    reset: Tensor | None,
     h: Tensor,
     c: Tensor,
     w_ih: Tensor,
@@ -132,23 +143,23 @@ def lstm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr."""
     with torch.autocast(x.device.type, enabled=False):
-        if not gates.numel() and has_onednn(x, batch_sizes, w_hr):
+        if not gates.numel() and reset is None and has_onednn(x, batch_sizes, w_hr):
             weights = [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)]
             return *onednn_lstm_backward(d_output, d_h, d_c, x, h, c, weights, reverse), x.new_empty(0)
         rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
         if not gates.numel():
             bias = _sum(b_ih, b_hh)
-            _, _, _, gates, cells = loops.lstm_forward(rows, sizes, h, c, w_ih, w_hh, bias, w_hr, reverse)
+            _, _, _, gates, cells = loops.lstm_forward(rows, sizes, h, c, w_ih, w_hh, bias, w_hr, reverse, reset)
         d, saved = (as_rows(d_output), d_h, d_c), (as_rows(output), gates, cells)
         d_x, d_h, d_c, d_ih, d_hh, d_bias, d_hr = loops.lstm_backward(
-            *d, rows, sizes, h, c, w_ih, w_hh, w_hr, reverse, *saved
+            *d, rows, sizes, h, c, w_ih, w_hh, w_hr, reverse, *saved, reset
         )
         return d_x.view(x.shape), d_h, d_c, d_ih, d_hh, d_bias, d_hr
 
 
 @lstm_backward.register_fake
-def _(d_output: Tensor, d_h: Tensor, d_c: Tensor, x: Tensor, batch_sizes: Any, *rest: Any) -> tuple[Tensor, ...]:
-    h, c, w_ih, w_hh, _, _, w_hr, *_ = rest
+def _(d_output: Tensor, d_h: Tensor, d_c: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, h, c, w_ih, w_hh, _, _, w_hr, *_ = rest
     d_hr = x.new_empty(0 if w_hr is None else w_hr.shape)
     return *_empty(x, x, h, c, w_ih, w_hh), x.new_empty(w_ih.shape[0]), d_hr
 
@@ -163,7 +174,7 @@ def _lstm_autograd(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor, *_: Ten
     *inputs, output, gates, cells = ctx.saved_tensors
     d_x, *gradients, d_bias, d_hr = lstm_backward(d_output, d_h, d_c, *inputs, ctx.reverse, output, gates, cells)
     d_biases = [None if bias is None else d_bias for bias in inputs[-3:-1]]
-    return d_x, None, *gradients, *d_biases, None if inputs[-1] is None else d_hr, None, None
+    return d_x, None, None, *gradients, *d_biases, None if inputs[-1] is None else d_hr, None, None
 
 
 lstm.register_autograd(_lstm_autograd, setup_context=_lstm_setup)
@@ -181,6 +192,7 @@ def _or_zeros(w_ih: Tensor, *biases: Tensor | None) -> list[Tensor]:
 def gru(
     x: Tensor,
     batch_sizes: Tensor | None,
+    reset: Tensor | None,
     h: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
@@ -192,15 +204,16 @@ def gru(
     """Run one GRU layer in one direction; return output, final state, and what the backward needs if saved."""
     with torch.autocast(x.device.type, enabled=False):
         output, h, gates, inner = loops.gru_forward(
-            as_rows(x), step_sizes(x, batch_sizes), h, w_ih, w_hh, b_ih, b_hh, reverse
+            as_rows(x), step_sizes(x, batch_sizes), h, w_ih, w_hh, b_ih, b_hh, reverse, reset
         )
         output = output.view(*x.shape[:-1], -1)
         return (output, h, gates, inner) if save else (output, h, x.new_empty(0), x.new_empty(0))
 
 
 @gru.register_fake
-def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h), *_saved(x, h.shape[1], (3, 1), save=rest[-1])
+def _(x: Tensor, batch_sizes: Any, reset: Any, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    saved = _saved(x, h.shape[1], (3, 1), rest[-1], x.dtype)
+    return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h), *saved
 
 
 @torch.library.custom_op("wnseq::gru_backward", mutates_args=())
@@ -209,6 +222,7 @@ def gru_backward(
     d_h: Tensor,
     x: Tensor,
     batch_sizes: Tensor | None,
+    reset: Tensor | None,
     h: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
@@ -223,17 +237,17 @@ def gru_backward(
     with torch.autocast(x.device.type, enabled=False):
         rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
         if not gates.numel():
-            _, _, gates, inner = loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse)
+            _, _, gates, inner = loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse, reset)
         saved = as_rows(output), gates, inner
         d_x, d_h, d_ih, d_hh, d_b_ih, d_b_hh = loops.gru_backward(
-            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, reverse, *saved
+            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, reverse, *saved, reset=reset
         )
         return d_x.view(x.shape), d_h, d_ih, d_hh, d_b_ih, d_b_hh
 
 
 @gru_backward.register_fake
-def _(d_output: Tensor, d_h: Tensor, x: Tensor, batch_sizes: Any, *rest: Any) -> tuple[Tensor, ...]:
-    h, w_ih, w_hh, *_ = rest
+def _(d_output: Tensor, d_h: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, h, w_ih, w_hh, *_ = rest
     return *_empty(x, x, h, w_ih, w_hh), x.new_empty(w_ih.shape[0]), x.new_empty(w_ih.shape[0])
 
 
@@ -247,7 +261,7 @@ def _gru_autograd(ctx: Any, d_output: Tensor, d_h: Tensor, *_: Tensor) -> tuple[
     *inputs, output, gates, inner = ctx.saved_tensors
     d_x, *gradients, d_b_ih, d_b_hh = gru_backward(d_output, d_h, *inputs, ctx.reverse, output, gates, inner)
     d_biases = (None, None) if inputs[-1] is None else (d_b_ih, d_b_hh)
-    return d_x, None, *gradients, *d_biases, None, None
+    return d_x, None, None, *gradients, *d_biases, None, None
 
 
 gru.register_autograd(_gru_autograd, setup_context=_gru_setup)
@@ -260,6 +274,7 @@ gru.register_autograd(_gru_autograd, setup_context=_gru_setup)
 def rnn(
     x: Tensor,
     batch_sizes: Tensor | None,
+    reset: Tensor | None,
     h: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
@@ -271,12 +286,13 @@ def rnn(
     """Run one Elman layer in one direction; return output and final state."""
     with torch.autocast(x.device.type, enabled=False):
         bias = _sum(b_ih, b_hh)
-        output, h = loops.rnn_forward(as_rows(x), step_sizes(x, batch_sizes), h, w_ih, w_hh, bias, relu, reverse)
+        rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
+        output, h = loops.rnn_forward(rows, sizes, h, w_ih, w_hh, bias, relu, reverse, reset)
         return output.view(*x.shape[:-1], -1), h
 
 
 @rnn.register_fake
-def _(x: Tensor, batch_sizes: Tensor | None, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _(x: Tensor, batch_sizes: Any, reset: Any, h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return x.new_empty(*x.shape[:-1], h.shape[1]), *_empty(x, h)
 
 
@@ -286,6 +302,7 @@ def rnn_backward(
     d_h: Tensor,
     x: Tensor,
     batch_sizes: Tensor | None,
+    reset: Tensor | None,
     h: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
@@ -297,28 +314,28 @@ def rnn_backward(
     with torch.autocast(x.device.type, enabled=False):
         rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
         d_x, d_h, d_ih, d_hh, d_bias = loops.rnn_backward(
-            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, as_rows(output)
+            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, as_rows(output), reset
         )
         return d_x.view(x.shape), d_h, d_ih, d_hh, d_bias
 
 
 @rnn_backward.register_fake
-def _(d_output: Tensor, d_h: Tensor, x: Tensor, batch_sizes: Any, *rest: Any) -> tuple[Tensor, ...]:
-    h, w_ih, w_hh, *_ = rest
+def _(d_output: Tensor, d_h: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, _, h, w_ih, w_hh, *_ = rest
     return *_empty(x, x, h, w_ih, w_hh), x.new_empty(w_ih.shape[0])
 
 
 def _rnn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, batch_sizes, h, w_ih, w_hh, b_ih, _, ctx.relu, ctx.reverse = inputs
+    x, batch_sizes, reset, h, w_ih, w_hh, b_ih, _, ctx.relu, ctx.reverse = inputs
     ctx.has_bias = b_ih is not None
-    ctx.save_for_backward(x, batch_sizes, h, w_ih, w_hh, output[0])
+    ctx.save_for_backward(x, batch_sizes, reset, h, w_ih, w_hh, output[0])
 
 
 def _rnn_autograd(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, output = ctx.saved_tensors
     d_x, *gradients, d_bias = rnn_backward(d_output, d_h, *inputs, ctx.relu, ctx.reverse, output)
     d_biases = (d_bias, d_bias) if ctx.has_bias else (None, None)
-    return d_x, None, *gradients, *d_biases, None, None
+    return d_x, None, None, *gradients, *d_biases, None, None
 
 
 rnn.register_autograd(_rnn_autograd, setup_context=_rnn_setup)
@@ -333,37 +350,40 @@ def _empty(x: Tensor, *shaped: Tensor) -> list[Tensor]:
     return [x.new_empty(tensor.shape) for tensor in shaped]
 
 
-def _saved(x: Tensor, size: int, parts: tuple[int, ...], save: bool) -> list[Tensor]:
+def _saved(x: Tensor, size: int, parts: tuple[int, ...], save: bool, dtype: torch.dtype) -> list[Tensor]:
     """Return what a forward keeps for its backward, tensors of so many units a row; empty ones without ``save``."""
     rows = math.prod(x.shape[:-1])
-    return [x.new_empty(rows, part * size) if save else x.new_empty(0) for part in parts]
+    return [x.new_empty(rows, part * size, dtype=dtype) if save else x.new_empty(0) for part in parts]
 
 
 # ---- What torch.utils.flop_counter.FlopCounterMode counts, given shapes in the order of the arguments
 
 
 @register_flop_formula([torch.ops.wnseq.lstm])
-def _lstm_flops(x: Sizes, sizes: Sizes, h: Sizes, c: Sizes, w_ih: Sizes, w_hh: Sizes, *rest: Any, **_: Any) -> int:
-    return rnn_flops(x, w_ih, w_hh, rest[2])
+def _lstm_flops(*shapes: Any, **__: Any) -> int:
+    x, _, _, _, _, w_ih, w_hh, _, _, w_hr, *_ = shapes
+    return rnn_flops(x, w_ih, w_hh, w_hr)
 
 
 @register_flop_formula([torch.ops.wnseq.lstm_backward])
-def _lstm_backward_flops(*shapes: Any, **_: Any) -> int:
-    _, _, _, x, _, _, _, w_ih, w_hh, _, _, w_hr, _, _, gates, _ = shapes
+def _lstm_backward_flops(*shapes: Any, **__: Any) -> int:
+    _, _, _, x, _, _, _, _, w_ih, w_hh, _, _, w_hr, _, _, gates, _ = shapes
     return (2 if math.prod(gates) else 3) * rnn_flops(x, w_ih, w_hh, w_hr)  # without gates the layer runs again
 
 
 @register_flop_formula([torch.ops.wnseq.gru, torch.ops.wnseq.rnn])
-def _gru_or_rnn_flops(x: Sizes, sizes: Sizes, h: Sizes, w_ih: Sizes, w_hh: Sizes, *_: Any, **__: Any) -> int:
+def _gru_or_rnn_flops(*shapes: Any, **__: Any) -> int:
+    x, _, _, _, w_ih, w_hh, *_ = shapes
     return rnn_flops(x, w_ih, w_hh)
 
 
 @register_flop_formula([torch.ops.wnseq.gru_backward])
-def _gru_backward_flops(*shapes: Any, **_: Any) -> int:
-    _, _, x, _, _, w_ih, w_hh, _, _, _, _, gates, _ = shapes
+def _gru_backward_flops(*shapes: Any, **__: Any) -> int:
+    _, _, x, _, _, _, w_ih, w_hh, _, _, _, _, gates, _ = shapes
     return (2 if math.prod(gates) else 3) * rnn_flops(x, w_ih, w_hh)
 
 
 @register_flop_formula([torch.ops.wnseq.rnn_backward])
-def _rnn_backward_flops(d: Sizes, d_h: Sizes, x: Sizes, sizes: Sizes, h: Sizes, *rest: Any, **_: Any) -> int:
-    return 2 * rnn_flops(x, rest[0], rest[1])
+def _rnn_backward_flops(*shapes: Any, **__: Any) -> int:
+    _, _, x, _, _, _, w_ih, w_hh, *_ = shapes
+    return 2 * rnn_flops(x, w_ih, w_hh)

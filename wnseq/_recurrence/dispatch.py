@@ -12,25 +12,27 @@ from wnseq._recurrence.backend import Backend
 from wnseq._recurrence.call import Call, Sequence, States, make_call, restore
 from wnseq._recurrence.cpu_gru import CPU_GRU
 from wnseq._recurrence.cpu_lstm import CPU_LSTM
+from wnseq._recurrence.cpu_lstm_float import CPU_LSTM_FLOAT
+from wnseq._recurrence.cpu_rnn import CPU_RNN
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
 from wnseq._recurrence.single_step import SINGLE_STEP
 from wnseq._recurrence.torch_kernel import TORCH_KERNEL
 from wnseq._recurrence.unrolled import UNROLLED
 
 BACKENDS: dict[str, tuple[Backend, ...]] = {
-    "rnn": (CUSTOM_OPS, TORCH_KERNEL),
-    "lstm": (CUSTOM_OPS, SINGLE_STEP, CPU_LSTM, TORCH_KERNEL),
+    "rnn": (CUSTOM_OPS, CPU_RNN, TORCH_KERNEL),
+    "lstm": (CUSTOM_OPS, SINGLE_STEP, CPU_LSTM, CPU_LSTM_FLOAT, TORCH_KERNEL),
     "gru": (CUSTOM_OPS, SINGLE_STEP, CPU_GRU, TORCH_KERNEL),
 }
 
 
-def run(module: Any, flat: list[Tensor], x: Sequence, hx: Any) -> tuple[Sequence, Any]:
+def run(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any = None) -> tuple[Sequence, Any]:
     """Run a module's layers over a sequence; arguments and errors as of :func:`wnseq._recurrence.call.make_call`.
 
     Returns:
         Output in the form of the input, and final states in that of the module.
     """
-    call = make_call(module, flat, x, hx)
+    call = make_call(module, flat, x, hx, reset)
     output, states = _run_mixed(module, call) if call.mixes_dtypes else select_backend(call).run(call)
     return restore(module, x, output, states)
 

@@ -1,6 +1,7 @@
 """Matrix products with a weight: by oneDNN on a CPU, where torch would take MKL for float32, else by torch.
 
-MKL needs two to three times oneDNN's time on an AMD EPYC; docs/speed.md has the measurements.
+MKL needs two to three times oneDNN's time on an AMD EPYC; docs/speed.md has the measurements. On an Intel Xeon it is
+the faster for float32 rows of some number, and for the gradients of weights.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor
 from wnseq._torch_internals import (
     HAS_ONEDNN,
     HAS_ONEDNN_BF16,
+    IS_MKL_FAST,
     is_recording,
     needs_grad,
     onednn_linear,
@@ -19,6 +21,7 @@ from wnseq._torch_internals import (
 )
 
 MIN_FLOPS_ONEDNN = 2**20  # multiplications from which on oneDNN is the faster for few rows
+MIN_ROWS_MKL = 16  # of a step's product, from which on MKL is the faster on Intel's processors
 MIN_ENTRIES_WEIGHT_GRAD = (
     2**16
 )  # entries of a weight's gradient; oneDNN transposes first, which smaller ones do not repay
@@ -45,21 +48,36 @@ def onednn_supports(*tensors: Tensor | None) -> bool:
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b, without a gradient; b may be float32 where oneDNN takes bfloat16."""
     dense = w.is_contiguous() or w.mT.is_contiguous()  # any other takes oneDNN a thousand times as long
-    if dense and onednn_supports(x, w, b):
+    by_mkl = IS_MKL_FAST and x.dtype == torch.float32 and x.shape[0] >= MIN_ROWS_MKL
+    if dense and not by_mkl and onednn_supports(x, w, b):
         return onednn_linear(x, w, b)
     return F.linear(x, w, b)
 
 
 def prepacked_linear(w: Tensor, b: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
     """Return :func:`linear` as a function of x alone, the weight prepacked once for products with so many rows."""
+    if IS_MKL_FAST and rows >= MIN_ROWS_MKL and w.dtype == torch.float32 and w.is_cpu:
+        transposed = w.mT.contiguous()
+        return (lambda x: x @ transposed) if b is None else (lambda x: torch.addmm(b, x, transposed))
     if rows and onednn_supports(w, b):
         packed = onednn_prepack(w, rows)
         return lambda x: onednn_linear(x, packed, b)
     return lambda x: F.linear(x, w, b)
 
 
+def prepacked_add(w: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function of y and x that adds x Wᵀ to y in place, the weight prepacked once for so many rows."""
+    if IS_MKL_FAST and rows >= MIN_ROWS_MKL and w.dtype == torch.float32 and w.is_cpu:
+        transposed = w.mT.contiguous()
+        return lambda y, x: y.addmm_(x, transposed)
+    multiply = prepacked_linear(w, None, rows)
+    return lambda y, x: y.add_(multiply(x))
+
+
 def weight_grad(d: Tensor, x: Tensor) -> Tensor:
     """Return dᵀ x ``(O, I)``, the gradient of a weight, from d ``(N, O)`` and x ``(N, I)``, without a gradient."""
+    if IS_MKL_FAST and d.dtype == torch.float32:
+        return d.mT @ x
     if d.dtype == torch.float32 and d.shape[1] * x.shape[1] >= MIN_ENTRIES_WEIGHT_GRAD and onednn_supports(d, x):
         return onednn_linear(d.mT, x.contiguous().mT, None)
     return d.mT @ x

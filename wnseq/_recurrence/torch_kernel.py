@@ -12,12 +12,12 @@ class TorchKernel(Backend):
     """No batching rule in any of them, and in the LSTM of float32 on a CPU no forward-mode derivative."""
 
     def supports(self, call: Call) -> bool:
-        """Return True if neither ``torch.func.vmap`` nor ``jvp`` is active."""
-        return not has_vmap_or_jvp(call.x, *call.states, *call.flat)
+        """Return True if neither ``torch.func.vmap`` nor ``jvp`` is active, and no state is reset."""
+        return call.reset is None and not has_vmap_or_jvp(call.x, *call.states, *call.flat)
 
     def run(self, call: Call) -> tuple[Tensor, States]:
         """Run all layers."""
-        kind, x, batch_sizes, states, flat, config, nonlinearity = call
+        kind, x, batch_sizes, states, flat, config, nonlinearity, _ = call
         kernel = getattr(torch, f"rnn_{nonlinearity}" if kind == "rnn" else kind)
         hx, flat = (states, flat) if kind == "lstm" else (states[0], _cast_once(flat))
         if batch_sizes is None:

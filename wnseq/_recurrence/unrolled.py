@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq._recurrence.backend import LayerBackend
+from wnseq._recurrence.backend import LayerBackend, widen
 from wnseq._recurrence.call import Call, States
+from wnseq._recurrence.resets import mask_state, split_mask
 from wnseq._recurrence.steps import gru_step, lstm_step, rnn_step
 
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
@@ -24,19 +25,27 @@ class Unrolled(LayerBackend):
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
     ) -> tuple[Tensor, States]:
         """Run one layer in one direction."""
-        step = _STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
-        return unroll(step, x, call.batch_sizes, states, weights, reverse)
+        step = STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
+        return unroll(step, x, call.batch_sizes, states, weights, reverse, call.reset)
 
 
 def unroll(
-    step: Step, x: Tensor, batch_sizes: Tensor | None, states: States, weights: list[Tensor], reverse: bool
+    step: Step,
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    states: States,
+    weights: list[Tensor],
+    reverse: bool,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, States]:
     """Run one layer in one direction by its step."""
     inputs = list(x.unbind(0) if batch_sizes is None else torch.split(x, batch_sizes.tolist()))
+    masks = [None] * len(inputs) if reset is None else split_mask(reset, batch_sizes, reverse)
+    steps = list(zip(inputs, masks, strict=True))
     outputs: list[Tensor] = []
-    for x_t in reversed(inputs) if reverse else inputs:
+    for x_t, mask in reversed(steps) if reverse else steps:
         alive = x_t.shape[0]  # a packed batch is sorted: what ends early or, backward, starts late is at its end
-        new = step(x_t, tuple(s[:alive] for s in states), *weights)
+        new = step(x_t, tuple(mask_state(s[:alive], mask) for s in states), *weights)
         states = tuple(torch.cat([n, s[alive:].to(n.dtype)]) for n, s in zip(new, states, strict=True))
         outputs.append(new[0])
     outputs = outputs[::-1] if reverse else outputs
@@ -63,7 +72,7 @@ def _rnn_relu(x: Tensor, states: States, *weights: Tensor) -> States:
     return (rnn_step(x, states[0], *weights, nonlinearity="relu"),)  # type: ignore[arg-type, misc]
 
 
-_STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _rnn_relu}
+STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _rnn_relu}
 
 
 def differentiable_backward(
@@ -74,20 +83,22 @@ def differentiable_backward(
     states: States,
     weights: list[Tensor | None],
     reverse: bool,
+    reset: Tensor | None = None,
 ) -> list[Tensor | None]:
-    """Return the gradients of x, states and weights by the steps, in float32, so that they have derivatives too.
+    """Return the gradients of x, states and weights by the steps, so that they have derivatives too; float32 or wider.
 
     ``d`` holds the gradients of output and final states. None for what needs no gradient.
     """
     # views, so that the backward ends here and does not go on into what the inputs depend on, even on each other
     x, *initial = (tensor.view_as(tensor) for tensor in (x, *states))
     own = [None if weight is None else weight.view_as(weight) for weight in weights]
-    present = [weight.float() for weight in own if weight is not None]
+    present = [widen(weight) for weight in own if weight is not None]
     with torch.autocast(x.device.type, enabled=False):
-        output, final = unroll(step, x.float(), batch_sizes, tuple(s.float() for s in initial), present, reverse)
+        wide = tuple(widen(state) for state in initial)
+        output, final = unroll(step, widen(x), batch_sizes, wide, present, reverse, reset)
     inputs = [x, *initial, *own]
     wanted = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
-    gradients = iter(torch.autograd.grad([output, *final], wanted, [part.float() for part in d], create_graph=True))
+    gradients = iter(torch.autograd.grad([output, *final], wanted, [widen(part) for part in d], create_graph=True))
     return [next(gradients) if tensor is not None and tensor.requires_grad else None for tensor in inputs]
 
 

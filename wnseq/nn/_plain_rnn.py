@@ -19,9 +19,11 @@ class LSTM(nn.LSTM):
         ``torch.nn.LSTM``.
     """
 
-    def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
-        """Run over a sequence."""
-        output: tuple[Any, tuple[Tensor, Tensor]] = _run(self, input, hx)
+    def forward(
+        self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None, reset: Sequence | None = None
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """Run over a sequence; ``reset`` is that of :class:`wnseq.WNLSTM`."""
+        output: tuple[Any, tuple[Tensor, Tensor]] = _run(self, input, hx, reset)
         return output
 
 
@@ -31,17 +33,18 @@ class GRU(nn.GRU):
     On a CPU it is faster from about 32 steps of a layer of some size on, where it differs in the last bits.
     """
 
-    def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
-        """Run over a sequence."""
-        output: tuple[Any, Tensor] = _run(self, input, hx)
+    def forward(self, input: Sequence, hx: Tensor | None = None, reset: Sequence | None = None) -> tuple[Any, Tensor]:
+        """Run over a sequence; ``reset`` is that of :class:`wnseq.WNLSTM`."""
+        output: tuple[Any, Tensor] = _run(self, input, hx, reset)
         return output
 
 
-def _run(module: nn.RNNBase, input: Sequence, hx: Any) -> Any:
-    tracer = tracer_of((input, hx))
+def _run(module: nn.RNNBase, *arguments: Any) -> Any:
+    arguments = arguments if arguments[-1] is not None else arguments[:-1]  # without reset they are torch's
+    tracer = tracer_of(arguments)
     if tracer is not None:
-        return record_call(module, tracer, (input, hx))
-    return dispatch.run(module, _flat_weights(module), input, hx)
+        return record_call(module, tracer, arguments)
+    return dispatch.run(module, _flat_weights(module), *arguments)
 
 
 def _flat_weights(module: nn.RNNBase) -> list[Tensor]:

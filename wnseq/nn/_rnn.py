@@ -158,8 +158,12 @@ class _WNRecurrent(WNModule):
         # biases as attributes: those of DataParallel's replicas, pruned or parametrised ones are no parameters
         return [weights[name] if name in weights else getattr(self, name) for name in self._flat_weights_names]
 
-    def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Any = None) -> tuple[Any, Any]:
-        return dispatch.run(self, flat, input, hx)
+    def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Any = None, reset: Any = None) -> tuple[Any, Any]:
+        return dispatch.run(self, flat, input, hx, reset)
+
+    def _run_layers(self, *arguments: Any) -> Any:
+        """Run the module; without a reset the arguments are those of torch's module, also in a graph of torch.fx."""
+        return self._run(*arguments if arguments[-1] is not None else arguments[:-1])
 
 
 class _WNHidden(_WNRecurrent):
@@ -171,9 +175,9 @@ class _WNHidden(_WNRecurrent):
             raise ValueError(f"proj_size argument is only supported for LSTM, not RNN or GRU: {cls.__name__}")
         return super().__new__(cls)
 
-    def forward(self, input: Sequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward(self, input: Sequence, hx: Tensor | None = None, reset: Sequence | None = None) -> tuple[Any, Tensor]:
         """Run over a sequence."""
-        output: tuple[Any, Tensor] = self._run(input, hx)
+        output: tuple[Any, Tensor] = self._run_layers(input, hx, reset)
         return output
 
 
@@ -263,10 +267,12 @@ class WNLSTM(_WNRecurrent):
     Shape:
         - input: ``(T, N, I)``, ``(N, T, I)`` with batch_first, ``(T, I)`` unbatched, or a ``PackedSequence``
         - hx: a pair ``(h, c)`` of ``(L·D, N, P)`` and ``(L·D, N, H)``, without N unbatched; zeros if not given
+        - reset: bools in the input's form without its features, ``(T, N)``; where one is true, a border lies before
+          that step, and no state crosses it in either direction: each begins from zero on its other side
         - output: the input's form with D·P features; the final ``(h, c)``
 
     Raises:
-        ShapeError: Input or state have the wrong shape.
+        ShapeError: Input, state or reset have the wrong shape.
         TypeError: An argument has the wrong type, or the state is not a pair.
         ValueError: An argument is out of range, or the input's dtype is not the module's.
 
@@ -307,7 +313,9 @@ class WNLSTM(_WNRecurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         )
 
-    def forward(self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Any, tuple[Tensor, Tensor]]:
+    def forward(
+        self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None, reset: Sequence | None = None
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
         """Run over a sequence."""
-        output: tuple[Any, tuple[Tensor, Tensor]] = self._run(input, hx)
+        output: tuple[Any, tuple[Tensor, Tensor]] = self._run_layers(input, hx, reset)
         return output

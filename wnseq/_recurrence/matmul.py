@@ -21,7 +21,8 @@ from wnseq._torch_internals import (
 )
 
 MIN_FLOPS_ONEDNN = 2**20  # multiplications from which on oneDNN is the faster for few rows
-MIN_ROWS_MKL = 16  # of a step's product, from which on MKL is the faster on Intel's processors
+# of a step's product: from so many rows on, and up to so many entries of the weight, MKL is the faster on Intel's
+MIN_ROWS_MKL, MAX_ENTRIES_MKL = 16, 2**20
 MIN_ENTRIES_WEIGHT_GRAD = (
     2**16
 )  # entries of a weight's gradient; oneDNN transposes first, which smaller ones do not repay
@@ -54,9 +55,15 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return F.linear(x, w, b)
 
 
+def _is_mkl_faster(w: Tensor, rows: int) -> bool:
+    """Return True if a step's product is faster by MKL: what oneDNN has prepacked is read faster where it is large."""
+    small = rows >= MIN_ROWS_MKL and w.numel() <= MAX_ENTRIES_MKL
+    return IS_MKL_FAST and small and w.dtype == torch.float32 and w.is_cpu
+
+
 def prepacked_linear(w: Tensor, b: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
     """Return :func:`linear` as a function of x alone, the weight prepacked once for products with so many rows."""
-    if IS_MKL_FAST and rows >= MIN_ROWS_MKL and w.dtype == torch.float32 and w.is_cpu:
+    if _is_mkl_faster(w, rows):
         transposed = w.mT.contiguous()
         return (lambda x: x @ transposed) if b is None else (lambda x: torch.addmm(b, x, transposed))
     if rows and onednn_supports(w, b):
@@ -67,7 +74,7 @@ def prepacked_linear(w: Tensor, b: Tensor | None, rows: int) -> Callable[[Tensor
 
 def prepacked_add(w: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function of y and x that adds x Wᵀ to y in place, the weight prepacked once for so many rows."""
-    if IS_MKL_FAST and rows >= MIN_ROWS_MKL and w.dtype == torch.float32 and w.is_cpu:
+    if _is_mkl_faster(w, rows):
         transposed = w.mT.contiguous()
         return lambda y, x: y.addmm_(x, transposed)
     multiply = prepacked_linear(w, None, rows)

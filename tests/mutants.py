@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 LIMIT = 300  # seconds of one mutant; one that takes longer has been noticed
 LOOPS = ("tests/recurrence/test_cpu_loops.py",)
 GENERIC = ("tests/test_autograd.py", "tests/test_contract.py", "-k", "cpu and loop")  # with the loops forced
+RESETS = ("tests/recurrence/test_resets.py", "-k", "not compile and not export")
 CPU_LSTM = ("tests/recurrence/test_cpu_lstm.py",)
 TORCH_FUNC = ("tests/test_autograd.py", "-k", "vmap or jacobian")  # by unrolled steps
 EQUATIONS = ("tests/nn/test_rnn.py", "-k", "equations")
@@ -40,15 +41,15 @@ MUTANTS = [
     Mutant(
         "lstm loop: gradient of the forget gate with the other sign",
         "_recurrence/cpu_loops.py",
-        "f * (1 - f), out=",
-        "f * (f - 1), out=",
+        "_sigmoid_backward(d_new * old, f,",
+        "_sigmoid_backward(-d_new * old, f,",
         LOOPS,
     ),
     Mutant(
         "lstm loop: projection's gradient without the output gate",
         "_recurrence/cpu_loops.py",
-        "weight_grad(d_projected, o * tanh_c)",
-        "weight_grad(d_projected, tanh_c)",
+        "(gates.chunk(4, 1)[3] * _tanh(cells))",
+        "_tanh(cells)",
         LOOPS,
     ),
     Mutant(
@@ -80,6 +81,20 @@ MUTANTS = [
         LOOPS,
     ),
     Mutant(
+        "lstm loop: a gradient crosses a reset",
+        "_recurrence/cpu_loops.py",
+        "        zero_(f, row)  # so that no gradient passes it\n",
+        "",
+        RESETS,
+    ),
+    Mutant(
+        "gru loop: the state crosses a reset",
+        "_recurrence/cpu_loops.py",
+        "alive = zero(h[: len(h_t)], row)",
+        "alive = h[: len(h_t)]",
+        RESETS,
+    ),
+    Mutant(
         "elman loop: bias dropped",
         "_recurrence/cpu_loops.py",
         "output = linear(x, w_ih, bias)",
@@ -89,8 +104,8 @@ MUTANTS = [
     Mutant(
         "gru loop: initial state dropped",
         "_recurrence/cpu_gru.py",
-        "h.float(), w_ih",
-        "h.float().zero_(), w_ih",
+        "widen(h), w_ih.to(dtype)",
+        "widen(h) * 0, w_ih.to(dtype)",
         GENERIC,
     ),
     Mutant(
@@ -131,8 +146,8 @@ MUTANTS = [
     Mutant(
         "steps: reverse ignored",
         "_recurrence/unrolled.py",
-        "for x_t in reversed(inputs) if reverse else inputs:",
-        "for x_t in inputs:",
+        "in reversed(steps) if reverse else steps:",
+        "in steps:",
         TORCH_FUNC,
     ),
     Mutant(

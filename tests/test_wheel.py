@@ -82,11 +82,21 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def installed(parent: Path) -> str:
+    """Return lines that install the clone in this process alone, instead of the one that the tests run with."""
+    place = str(parent / "site")
+    return f"""
+import site, sys
+sys.modules.pop("_wnseq_editable", None)
+sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__module__", "") != "_wnseq_editable"]
+sys.path.insert(0, {place!r})
+site.addsitedir({place!r})
+"""
+
+
 def found_from(folder: Path, parent: Path, extra: str = "") -> list[Path]:
     """Return the files of the library and of a recipe, as a program in a folder finds them."""
-    program = (
-        f"import site; site.addsitedir({str(parent / 'site')!r})\n{extra}\nimport wnseq, wnseq.recipes.compare as c"
-    )
+    program = f"{installed(parent)}{extra}\nimport wnseq, wnseq.recipes.compare as c"
     program += "\nfrom wnseq import WNLSTM\nprint(wnseq.__file__, c.__file__, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -106,6 +116,6 @@ def test_another_clone_is_found_from_inside_it(parent: Path, tmp_path: Path) -> 
 
 
 def test_an_editable_install_whose_clone_is_gone_finds_nothing(parent: Path, tmp_path: Path) -> None:
-    program = f"import site; site.addsitedir({str(parent / 'site')!r})\nimport _wnseq_editable as editable\n"
+    program = f"{installed(parent)}import _wnseq_editable as editable\n"
     program += "editable.CLONE = 'gone'\nassert editable.Finder.find_spec('wnseq') is None"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)

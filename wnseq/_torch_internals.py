@@ -46,6 +46,11 @@ def is_tracing() -> bool:
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
+def is_autocast(device: str) -> bool:
+    """Return True if autocast is on for a type of device; a ``meta`` tensor's has none."""
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Return True if there may be a backward through one of these."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wnseq._recurrence.matmul import linear, onednn_supports
+from wnseq._torch_internals import is_autocast
 from wnseq.errors import ShapeError
 
 CPU_CHUNK = 2**20  # entries of a block on a CPU: 4 MB of float32, which its caches hold
@@ -106,7 +107,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         with_grad: bool,
     ) -> Tensor:
         device = input.device.type
-        with_autocast = torch.is_autocast_enabled(device) and weight.dtype != torch.float64
+        with_autocast = is_autocast(device) and weight.dtype != torch.float64
         dtype = torch.get_autocast_dtype(device) if with_autocast else weight.dtype
         full = torch.promote_types(dtype, torch.float32)
         needs_input, needs_weight, needs_bias = (with_grad and needed for needed in ctx.needs_input_grad[:3])

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq._recurrence.call import Call, States
+from wnseq._torch_internals import is_autocast
 
 Name = Literal["auto", "cpu_loop", "torch"]
 _forced: Name = "auto"
@@ -111,7 +112,7 @@ def unpack(weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor
 def autocast(x: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States, list[Tensor]]:
     """Cast what goes into a layer as autocast does for a kernel."""
     device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # which autocast leaves alone
+    if not is_autocast(device) or x.dtype == torch.float64:  # which autocast leaves alone
         return x, states, weights
     dtype = torch.get_autocast_dtype(device)
     return x.to(dtype), tuple(state.to(dtype) for state in states), [weight.to(dtype) for weight in weights]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from wnseq._recurrence.packed import check_packed
-from wnseq._torch_internals import check_size
+from wnseq._torch_internals import check_size, is_autocast
 from wnseq.errors import ShapeError
 
 Sequence = Tensor | PackedSequence
@@ -57,7 +57,7 @@ class Call(NamedTuple):
     @property
     def mixes_dtypes(self) -> bool:
         """Return True if a state has another dtype than the input, and one that autocast does not cast."""
-        casts = torch.is_autocast_enabled(self.x.device.type)
+        casts = is_autocast(self.x.device.type)
         return any(state.dtype != self.x.dtype and not (casts and state.dtype in _CAST) for state in self.states)
 
     @property
@@ -158,7 +158,7 @@ def _check_or_make_states(
 ) -> States:
     """Check input and given states, or make zeros."""
     label = type(module).__name__
-    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != dtype and not is_autocast(x.device.type):
         raise ValueError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
             f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype}), a {label}"

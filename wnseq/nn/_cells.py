@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
+from wnseq._torch_internals import is_autocast
 from wnseq.errors import ShapeError, raise_as_torch
 from wnseq.functional import direction_norm
 from wnseq.nn._arguments import check_bool, check_size
@@ -114,7 +115,7 @@ class _WNCell(WNModule):
                 problem += f", got {tuple(state.shape)}"
                 break
         mixed = x.dtype != w_ih.dtype or (bool(states) and states[0].dtype != w_ih.dtype)
-        if mixed and not problem and not torch.is_autocast_enabled(x.device.type):
+        if mixed and not problem and not is_autocast(x.device.type):
             dtypes = " and ".join(str(each.dtype) for each in (x, *states))
             problem = f"input and state must have the weights' dtype {w_ih.dtype}, got {dtypes}; convert them, as with "
             problem += f"x.to({w_ih.dtype}), or the module"

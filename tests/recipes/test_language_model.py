@@ -498,7 +498,7 @@ def test_a_compiled_step_trains_as_the_plain_one_does(cell, backend):
         pytest.skip("inductor needs a C++ compiler, and there is no g++")
     data = TextDataModule(corpus="text.txt", tokenizer="word", batch_size=4, bptt=12, random_bptt=True)
     data.setup("fit")
-    batches = itertools.islice(itertools.cycle(data.train_dataloader()), 50)
+    batches = itertools.islice(itertools.cycle(data.train_dataloader()), 25)
     curves = [[], []]
     torch.manual_seed(0)
     plain = Network(len(data.tokenizer), cell, "weight", 16, 16, 2, 0.0, True, 1.0)

@@ -26,7 +26,7 @@ FEW = ["--trainer.limit_test_batches=1"]
 QUIET = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
 }  # fmt: skip
-KINDS = [((1, 8, 8), 17, "categorical"), ((1, 8, 12), 2, "categorical"), ((3, 8, 4), 256, "logistic")]
+KINDS = [((1, 8, 4), 17, "categorical"), ((1, 8, 8), 2, "categorical"), ((3, 8, 4), 256, "logistic")]
 each_kind = pytest.mark.parametrize(("shape", "num_values", "output"), KINDS)
 each_norm = pytest.mark.parametrize("norm", ["weight", "none"])
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
 from wnseq._recurrence.steps import GATES, min_step
+from wnseq._torch_internals import is_autocast
 from wnseq.errors import ShapeError
 from wnseq.functional import direction_norm
 from wnseq.nn._arguments import check_bool, check_int, check_number, check_size
@@ -157,7 +158,7 @@ class _Cell(_Minimal):
         for what, given in (("input", x), ("the state", x if h is None else h)):
             if not isinstance(given, Tensor):
                 raise TypeError(f"{label}: {what} must be a tensor, got {type(given).__name__}")
-            if given.dtype != weight.dtype and not torch.is_autocast_enabled(given.device.type):
+            if given.dtype != weight.dtype and not is_autocast(given.device.type):
                 raise ValueError(
                     f"{label}: {what} must have the weights' dtype {weight.dtype}, got {given.dtype}; convert it, as "
                     f"with x.to({weight.dtype}), or the module"

@@ -99,14 +99,14 @@ class _Layers(_Minimal):
         self.batch_first = check_bool(label, "batch_first", batch_first)
         self.dropout = check_number(label, "dropout", dropout, 0, 1, f"{phrase}of an element being zeroed")
         self.bidirectional = check_bool(label, "bidirectional", bidirectional)
-        if self.dropout and num_layers == 1:
+        if self.dropout and self.num_layers == 1:
             warnings.warn(
                 "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
                 f"num_layers greater than 1, but got dropout={dropout} and num_layers=1 in {label}",
                 stacklevel=2,
             )
-        ends = ("", "_reverse") if bidirectional else ("",)
-        inputs = [input_size, *[hidden_size * len(ends)] * (num_layers - 1)]
+        ends = ("", "_reverse") if self.bidirectional else ("",)
+        inputs = [self.input_size, *[self.hidden_size * len(ends)] * (self.num_layers - 1)]
         sizes = {f"_l{layer}{end}": size for layer, size in enumerate(inputs) for end in ends}
         self._register(sizes, {"device": device, "dtype": dtype})
 

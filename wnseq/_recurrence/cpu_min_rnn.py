@@ -29,7 +29,7 @@ class CPUMinRNN(LayerBackend):
         return all(type(each) in (Tensor, torch.nn.Parameter) and each.is_cpu and each.numel() for each in given)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True unless a padded input has many steps of few numbers, or if the loop is forced."""
+        """Return True if there are few steps or many numbers, if the input is packed, or if the loop is forced."""
         if forced_backend() == "cpu_loop" or call.batch_sizes is not None:
             return True
         return call.steps < MIN_STEPS_SCAN or call.states[0][0].numel() > MAX_NUMBERS_SCAN
@@ -108,7 +108,7 @@ def _backward_of_steps(
     d, gates = torch.empty_like(total), total.shape[1] // z.shape[1]
     rows, _ = find_resets(reset, sizes, reverse)
     before = states_before(output, h, sizes, reverse)
-    parts = (d_output, z, before, rows, *d.chunk(gates, 1), *total.chunk(gates, 1))
+    parts: tuple[Any, ...] = (d_output, z, before, rows, *d.chunk(gates, 1), *total.chunk(gates, 1))
     for now, z_t, old, row, *each in reversed(steps_of(sizes, reverse, *parts)):
         now = now + d_h[: len(now)]
         *d_gates, d_n = each[:gates]

@@ -48,13 +48,13 @@ class _Minimal(nn.Module):
         """Initialise all parameters as ``torch.nn.Linear`` does; g is the norm of v."""
         bound = 0.0
         for name in self._flat_weights_names:
-            normalized = isinstance(self, WNModule) and name in self.weight_names
-            values = self.v_and_g(name)[0] if normalized else getattr(self, name)
+            v_and_g = self.v_and_g(name) if isinstance(self, WNModule) and name in self.weight_names else None
+            values = v_and_g[0] if v_and_g else getattr(self, name)
             if values.ndim == 2:  # a bias has the bound of its weight
                 bound = 1 / math.sqrt(values.shape[1]) if values.shape[1] else 0.0
             values.uniform_(-bound, bound)
-            if normalized:
-                self.v_and_g(name)[1].copy_(direction_norm(*self.v_and_g(name)))
+            if v_and_g:
+                v_and_g[1].copy_(direction_norm(*v_and_g))
         if isinstance(self, WNModule):
             self.accept_v_and_g()
 

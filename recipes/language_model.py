@@ -111,7 +111,7 @@ class LanguageModel(LightningModule):
         num_layers: Recurrent layers.
         dropout: Probability of a zero in the embedded input, between layers and before the softmax.
         tied: Whether the softmax shares the embedding's weight, which then must have hidden_size features.
-        forget_bias: Start of the LSTM's forget bias, or of the GRU's update bias.
+        forget_bias: Start of the forget bias, of the GRU's update bias, and negated of the minGRU's, which forgets.
         optimizer: AdamW, or plain SGD.
         learning_rate: Step size, on the mean loss per token.
         weight_decay: Decay of g, embedding and softmax; never of v or biases.
@@ -140,7 +140,7 @@ class LanguageModel(LightningModule):
     @fill_from_checkpoint
     def __init__(
         self,
-        cell: Literal["lstm", "gru", "rnn"] = "lstm",
+        cell: Literal["lstm", "gru", "rnn", "mingru", "minlstm"] = "lstm",
         norm: Literal["weight", "none"] = "weight",
         embedding_size: int | None = None,
         hidden_size: int = 256,
@@ -343,9 +343,13 @@ LAYERS = {
     ("lstm", "weight"): wnseq.WNLSTM,
     ("gru", "weight"): wnseq.WNGRU,
     ("rnn", "weight"): wnseq.WNRNN,
+    ("mingru", "weight"): wnseq.WNMinGRU,
+    ("minlstm", "weight"): wnseq.WNMinLSTM,
     ("lstm", "none"): wnseq.LSTM,
     ("gru", "none"): wnseq.GRU,
     ("rnn", "none"): nn.RNN,
+    ("mingru", "none"): wnseq.MinGRU,
+    ("minlstm", "none"): wnseq.MinLSTM,
 }
 
 
@@ -376,12 +380,11 @@ class Network(nn.Module):
             self.decoder.weight = self.encoder.weight
         else:
             nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
-        memory_gate = {"lstm": "forget", "gru": "update"}.get(cell)
-        if memory_gate:
-            rows = gate_slice(cell, memory_gate, hidden_size)
-            for layer in range(num_layers):
-                nn.init.constant_(self.rnn.get_parameter(f"bias_ih_l{layer}")[rows], forget_bias)
-                nn.init.zeros_(self.rnn.get_parameter(f"bias_hh_l{layer}")[rows])
+        memory_gate = {"lstm": "forget", "minlstm": "forget", "gru": "update", "mingru": "update"}.get(cell)
+        start = {"bias_ih": -forget_bias if cell == "mingru" else forget_bias, "bias_hh": 0.0}
+        for name, bias in self.rnn.named_parameters() if memory_gate else ():
+            if name[:7] in start:
+                nn.init.constant_(bias[gate_slice(cell, memory_gate, hidden_size)], start[name[:7]])
 
     def forward(
         self,

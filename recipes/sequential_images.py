@@ -60,8 +60,9 @@ class SequentialImages(LightningModule):
         hidden_size: Features of the hidden state.
         num_layers: Recurrent layers.
         start: ``torch`` for torch's draw; ``forget_bias`` for that with a forget bias of 1 (the update gate's, in a
-            GRU); ``data`` for pre-activations of deviation 1 on the first training batch, set by ``wnseq.data_init``;
-            ``input`` for what it sets in the input part alone; ``closed_form`` for the same targets without data.
+            GRU; −1 in a minGRU, where it forgets); ``data`` for pre-activations of deviation 1 on the first training
+            batch, set by ``wnseq.data_init``; ``input`` for what it sets in the input part alone; ``closed_form`` for
+            the same targets without data. minGRU and minLSTM have the first two alone.
         horizon: With start data, steps to remember, fewer than the pixels; by default the input has a share of 0.8 in
             the variance.
         learning_rate: AdamW's step size; it falls to zero along a cosine.
@@ -80,7 +81,7 @@ class SequentialImages(LightningModule):
     @fill_from_checkpoint
     def __init__(
         self,
-        cell: Literal["lstm", "gru"] = "lstm",
+        cell: Literal["lstm", "gru", "mingru", "minlstm"] = "lstm",
         norm: Literal["weight", "none"] = "weight",
         hidden_size: int = 64,
         num_layers: int = 1,
@@ -102,6 +103,8 @@ class SequentialImages(LightningModule):
         )
         if horizon is not None and start != "data":
             raise ValueError(f"horizon must be left out unless the start is data, got {horizon}")
+        if cell in ("mingru", "minlstm") and start not in ("torch", "forget_bias"):
+            raise ValueError(f"start must be torch or forget_bias with the cell {cell}, got {start}")
         self.init_from = init_from
         self.network: Network | None = None
         self.totals = EvaluationTotals()
@@ -200,8 +203,12 @@ class SequentialImages(LightningModule):
 LAYERS = {
     ("lstm", "weight"): wnseq.WNLSTM,
     ("gru", "weight"): wnseq.WNGRU,
+    ("mingru", "weight"): wnseq.WNMinGRU,
+    ("minlstm", "weight"): wnseq.WNMinLSTM,
     ("lstm", "none"): wnseq.LSTM,
     ("gru", "none"): wnseq.GRU,
+    ("mingru", "none"): wnseq.MinGRU,
+    ("minlstm", "none"): wnseq.MinLSTM,
 }
 
 
@@ -236,10 +243,11 @@ def initialise_from_batch(network: Network, how: Start, horizon: int | None, ima
     """
     rnn = network.rnn
     if how == "forget_bias":
-        rows = gate_slice(network.cell, {"lstm": "forget", "gru": "update"}[network.cell], rnn.hidden_size)
-        for layer in range(rnn.num_layers):
-            rnn.get_parameter(f"bias_ih_l{layer}")[rows] = 1.0
-            rnn.get_parameter(f"bias_hh_l{layer}")[rows] = 0.0
+        rows = gate_slice(network.cell, "forget" if "lstm" in network.cell else "update", rnn.hidden_size)
+        start = {"bias_ih": -1.0 if network.cell == "mingru" else 1.0, "bias_hh": 0.0}
+        for name, bias in rnn.named_parameters():
+            if name[:7] in start:
+                bias[rows] = start[name[:7]]
     elif how == "closed_form":
         data_free_init(rnn)
     elif how == "data":

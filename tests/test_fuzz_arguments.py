@@ -76,7 +76,7 @@ def data_init(**arguments: Any) -> None:
 CLASSES = [
     wnseq.WNRNN, wnseq.WNGRU, wnseq.WNLSTM, wnseq.WNRNNCell, wnseq.WNGRUCell, wnseq.WNLSTMCell, wnseq.WNLinear,
     wnseq.WNConv1d, wnseq.WNConv2d, wnseq.WNConvTranspose1d, wnseq.WNConvTranspose2d, wnseq.MeanOnlyBatchNorm1d,
-    wnseq.MeanOnlyBatchNorm2d, wnseq.LockedDropout,
+    wnseq.MeanOnlyBatchNorm2d, wnseq.LockedDropout, wnseq.WNMinGRU, wnseq.WNMinGRUCell,
 ]  # fmt: skip
 FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "weight_normalize": (of_model(wnseq.weight_normalize), ["target_modules"]),
@@ -133,4 +133,7 @@ def test_many_arguments(what: str) -> None:
 def test_every_public_class_is_here() -> None:
     public = {getattr(wnseq, name) for name in wnseq.__all__}
     modules = {each for each in public if isinstance(each, type) and issubclass(each, nn.Module)}
-    assert modules == {*CLASSES, wnseq.GRU, wnseq.LSTM}  # these two have torch's constructors
+    by_torch = {wnseq.GRU, wnseq.LSTM}  # their constructors are torch's
+    minimal = {each for each in modules if each.__name__.removeprefix("WN").startswith("Min")}
+    assert {each.__init__ for each in minimal} == {wnseq.WNMinGRU.__init__, wnseq.WNMinGRUCell.__init__}
+    assert modules == {*CLASSES} | by_torch | minimal and len(minimal) == 8

@@ -95,7 +95,7 @@ def test_the_units_agree_with_each_other():
 
 
 @pytest.mark.parametrize("norm", ["weight", "none"])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "mingru", "minlstm"])
 def test_every_cell_and_norm_trains(cell, norm):
     options = (f"--model.cell={cell}", f"--model.norm={norm}", "--data.tokenizer=word", "--model.num_layers=2")
     assert math.isfinite(fit(*options, steps=3)["test/nats_per_token"])
@@ -115,6 +115,13 @@ def test_the_gate_that_keeps_memory_starts_open(cell, gate):
     for norm in ("weight", "none"):
         rnn = Network(11, cell, norm, 8, 8, 1, 0.0, True, 1.0).rnn
         assert (rnn.bias_ih_l0[gate] + rnn.bias_hh_l0[gate] == 1).all()
+
+
+@pytest.mark.parametrize(("cell", "gate", "start"), [("minlstm", slice(8, 16), 1), ("mingru", slice(8), -1)])
+def test_the_gate_that_keeps_memory_starts_open_in_the_minimal_cells(cell, gate, start):
+    for norm in ("weight", "none"):
+        bias = Network(11, cell, norm, 8, 8, 1, 0.0, True, 1.0).rnn.bias_ih_l0
+        assert (bias[gate] == start).all() and (bias != start).sum() == len(bias) - 8
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,17 @@ def test_memory_is_the_size_of_the_gradient_of_each_pixel():
 
 
 @pytest.mark.parametrize("norm", ["weight", "none"])
+@pytest.mark.parametrize(("cell", "gate", "start"), [("minlstm", slice(6, 12), 1), ("mingru", slice(6), -1)])
+def test_a_minimal_cell_trains_from_the_starts_that_it_has(norm, cell, gate, start):
+    with pytest.raises(ValueError, match=f"start must be torch or forget_bias with the cell {cell}, got data"):
+        SequentialImages(cell, norm, start="data")
+    network = make(norm, cell)
+    initialise_from_batch(network, "forget_bias", None, images())
+    assert (network.rnn.bias_ih_l0[gate] == start).all()
+    assert 0 <= fit(f"--model.norm={norm}", f"--model.cell={cell}", steps=2)["test/error_percent"] <= 100
+
+
+@pytest.mark.parametrize("norm", ["weight", "none"])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_every_variant_trains(norm, cell):
     metrics = fit(f"--model.norm={norm}", f"--model.cell={cell}", "--model.start=data", steps=2)

@@ -12,7 +12,8 @@ from wnseq.errors import ShapeError
 
 Sequence = Tensor | PackedSequence
 States = tuple[Tensor, ...]
-_KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn"}
+_KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn", "MINGRU": "mingru"}
+_KINDS |= {"MINLSTM": "minlstm"}
 _CAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast casts, float64 not
 
 
@@ -30,11 +31,11 @@ class RNNConfig(NamedTuple):
 class Call(NamedTuple):
     """A batched or packed input with states and weights, and how to run the layers over it."""
 
-    kind: str  # rnn, lstm or gru
+    kind: str  # rnn, lstm, gru, mingru or minlstm
     x: Tensor  # (T, N, I), (N, T, I) with config.batch_first, or packed (ΣN, I)
     batch_sizes: Tensor | None  # sequences alive at each step of a packed input
     states: States  # (L·D, N, P or H), of an LSTM also (L·D, N, H)
-    flat: list[Tensor]  # for each layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr]
+    flat: list[Tensor]  # for each layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr]; of min… w_ih[, b_ih]
     config: RNNConfig
     nonlinearity: str  # of an Elman layer, tanh or relu
     reset: Tensor | None = None  # (T, N), or packed (ΣN,): true where a border lies before a step

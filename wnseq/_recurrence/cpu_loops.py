@@ -76,7 +76,7 @@ def lstm_forward(
     output = gates.new_empty(len(x), h.shape[1])
     minus_one = gates.new_tensor(-1.0)
     rows, _ = find_resets(reset, sizes, reverse)
-    for a, i, f, g, o, c_t, h_t, row in _steps(sizes, reverse, gates, *gates.chunk(4, 1), cells, output, rows):
+    for a, i, f, g, o, c_t, h_t, row in steps_of(sizes, reverse, gates, *gates.chunk(4, 1), cells, output, rows):
         add_product(a, zero(h[: len(a)], row).to(x.dtype))
         g.mul_(2)
         a.sigmoid_()
@@ -88,7 +88,7 @@ def lstm_forward(
             torch.mul(o, _tanh(c_t), out=h_t)
         else:
             h_t.copy_(F.linear((o * _tanh(c_t)).to(x.dtype), w_hr))
-        h, c = _update_state(h, h_t), _update_state(c, c_t)
+        h, c = update_state(h, h_t), update_state(c, c_t)
     return output.to(x.dtype), h.to(x.dtype, copy=True), c.to(x.dtype, copy=True), gates, cells
 
 
@@ -114,15 +114,15 @@ def lstm_backward(
     A step computes its local derivatives while its gates are in the cache; over all steps at once they would not be.
     """
     rows, flat_rows = find_resets(reset, sizes, reverse)
-    old_cells = _states_before(cells, widen(c), sizes, reverse)  # behind a reset the forget gate is zero
-    old_h = zero_(torch.cat(_states_before(output, h, sizes, reverse)), flat_rows)
+    old_cells = states_before(cells, widen(c), sizes, reverse)  # behind a reset the forget gate is zero
+    old_h = zero_(torch.cat(states_before(output, h, sizes, reverse)), flat_rows)
     d = torch.empty_like(gates)
     d_output, d_h, d_c = widen(d_output), widen(d_h), widen(d_c)
     d_projected = torch.empty_like(d_output) if w_hr is not None else d_output
     multiply = prepacked_linear(w_hh.mT, None, len(h))
     parts: tuple[Any, ...] = (d_output, d_projected, d, *d.chunk(4, 1), *gates.chunk(4, 1), cells, old_cells, rows)
     for now, d_projected_t, d_t, d_i, d_f, d_g, d_o, i, f, g, o, c_t, old, row in reversed(
-        _steps(sizes, reverse, *parts)
+        steps_of(sizes, reverse, *parts)
     ):
         now = now + d_h[: len(d_t)]
         if w_hr is not None:
@@ -133,8 +133,8 @@ def lstm_backward(
         _sigmoid_backward(d_new * g, i, grad_input=d_i)
         _sigmoid_backward(d_new * old, f, grad_input=d_f)
         _tanh_backward_out(d_new * i, g, grad_input=d_g)
-        d_h = _update_state(d_h, zero_(widen(multiply(d_t.to(x.dtype))), row))
-        d_c = _update_state(d_c, d_new.mul_(f))
+        d_h = update_state(d_h, zero_(widen(multiply(d_t.to(x.dtype))), row))
+        d_c = update_state(d_c, d_new.mul_(f))
     d_hr = x.new_empty(0)
     if w_hr is not None:
         d_hr = weight_grad(d_projected.to(x.dtype), (gates.chunk(4, 1)[3] * _tanh(cells)).to(x.dtype))
@@ -168,12 +168,12 @@ def gru_forward(
     output = torch.empty_like(inner)
     multiply = prepacked_linear(w_hh, b_hh, len(h))
     r_and_z, (r, z, new), rows = gates[:, : 2 * size], gates.chunk(3, 1), find_resets(reset, sizes, reverse)[0]
-    for a, r_t, z_t, new_t, inner_t, h_t, row in _steps(sizes, reverse, r_and_z, r, z, new, inner, output, rows):
+    for a, r_t, z_t, new_t, inner_t, h_t, row in steps_of(sizes, reverse, r_and_z, r, z, new, inner, output, rows):
         alive = zero(h[: len(h_t)], row)
         from_h = multiply(alive.to(x.dtype))
         a.add_(from_h[:, : 2 * size]).sigmoid_()
         new_t.addcmul_(r_t, inner_t.copy_(from_h[:, 2 * size :])).tanh_()
-        h = _update_state(h, torch.lerp(new_t, alive, z_t, out=h_t))
+        h = update_state(h, torch.lerp(new_t, alive, z_t, out=h_t))
     return output, h.clone(), gates, inner
 
 
@@ -196,7 +196,7 @@ def gru_backward(
     size = h.shape[1]
     r, z, new = gates.chunk(3, 1)
     rows, flat_rows = find_resets(reset, sizes, reverse)
-    before = zero_(torch.cat(_states_before(output, h, sizes, reverse)), flat_rows)
+    before = zero_(torch.cat(states_before(output, h, sizes, reverse)), flat_rows)
     to_new = _tanh_backward(1 - z, new)  # ∂h/∂a of n
     local = torch.empty_like(gates)  # ∂h/∂ of W_hh h + b_hh
     _sigmoid_backward(inner * to_new, r, grad_input=local[:, :size])
@@ -206,10 +206,10 @@ def gru_backward(
     d = torch.empty_like(gates, dtype=x.dtype)
     multiply = prepacked_linear(w_hh.mT, None, len(h))
     parts = (part.view(-1, 3, size) for part in (local, d))
-    for now, z_t, d_t, local_t, d_parts, row in reversed(_steps(sizes, reverse, d_output, z, d, *parts, rows)):
+    for now, z_t, d_t, local_t, d_parts, row in reversed(steps_of(sizes, reverse, d_output, z, d, *parts, rows)):
         now.add_(d_h[: len(now)])
         torch.mul(local_t, now.unsqueeze(1), out=d_parts)
-        d_h = _update_state(d_h, zero_(torch.addcmul(multiply(d_t).to(h.dtype), now, z_t), row))
+        d_h = update_state(d_h, zero_(torch.addcmul(multiply(d_t).to(h.dtype), now, z_t), row))
     d_hh, d_b_hh = weight_grad(d, before.to(x.dtype)), d.sum(0, dtype=h.dtype)
     torch.mul(d_output, to_new, out=d[:, 2 * size :])  # r multiplies the recurrent part alone
     d_x = linear(d, w_ih.mT) if wants_x else x.new_empty(0)
@@ -230,9 +230,9 @@ def rnn_forward(
     """Run one Elman layer in one direction, with ``bias`` b_ih + b_hh; return output ``(ΣN, H)`` and final h."""
     output = linear(x, w_ih, bias)
     add_product = prepacked_add(w_hh, len(h))
-    for a, row in _steps(sizes, reverse, output, find_resets(reset, sizes, reverse)[0]):
+    for a, row in steps_of(sizes, reverse, output, find_resets(reset, sizes, reverse)[0]):
         add_product(a, zero(h[: len(a)], row))
-        h = _update_state(h, a.relu_() if relu else _tanh(a, out=a))
+        h = update_state(h, a.relu_() if relu else _tanh(a, out=a))
     return output, h.clone()
 
 
@@ -253,14 +253,14 @@ def rnn_backward(
     rows, flat_rows = find_resets(reset, sizes, reverse)
     d = torch.empty_like(output)
     multiply = prepacked_linear(w_hh.mT, None, len(h))
-    for d_t, now, h_t, row in reversed(_steps(sizes, reverse, d, d_output, output, rows)):
+    for d_t, now, h_t, row in reversed(steps_of(sizes, reverse, d, d_output, output, rows)):
         now = now + d_h[: len(d_t)]
         if relu:
             torch.mul(now, h_t > 0, out=d_t)
         else:
             _tanh_backward_out(now, h_t, grad_input=d_t)
-        d_h = _update_state(d_h, zero_(multiply(d_t), row))
-    before = zero_(torch.cat(_states_before(output, h, sizes, reverse)), flat_rows)
+        d_h = update_state(d_h, zero_(multiply(d_t), row))
+    before = zero_(torch.cat(states_before(output, h, sizes, reverse)), flat_rows)
     return linear(d, w_ih.mT), d_h.clone(), weight_grad(d, x), weight_grad(d, before), d.sum(0)
 
 
@@ -285,23 +285,23 @@ def _tanh(x: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.mul(x, 2, out=out).sigmoid_().mul_(2).sub_(1)
 
 
-def _steps(sizes: list[int], reverse: bool, *parts: Tensor | list[Any]) -> list[tuple[Any, ...]]:
+def steps_of(sizes: list[int], reverse: bool, *parts: Tensor | list[Any]) -> list[tuple[Any, ...]]:
     """Split tensors into the rows of each step, in the order of the walk; a list has an entry for each step."""
     split = (part if isinstance(part, list) else torch.split(part, sizes) for part in parts)
     steps = list(zip(*split, strict=True))
     return steps[::-1] if reverse else steps
 
 
-def _update_state(state: Tensor, alive: Tensor) -> Tensor:
+def update_state(state: Tensor, alive: Tensor) -> Tensor:
     """Return the state with its first rows, those of the sequences alive, replaced."""
     return alive if len(alive) == len(state) else torch.cat([alive, state[len(alive) :].to(alive.dtype)])
 
 
-def _states_before(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) -> list[Tensor]:
+def states_before(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) -> list[Tensor]:
     """Return for each step, in the order of time, the value after the step before."""
     parts: list[Tensor] = []
     state = initial
-    for (now,) in _steps(sizes, reverse, values):
+    for (now,) in steps_of(sizes, reverse, values):
         parts.append(state[: len(now)])
-        state = _update_state(state, now)
+        state = update_state(state, now)
     return parts[::-1] if reverse else parts

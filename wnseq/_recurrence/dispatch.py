@@ -13,8 +13,10 @@ from wnseq._recurrence.call import Call, Sequence, States, make_call, restore
 from wnseq._recurrence.cpu_gru import CPU_GRU
 from wnseq._recurrence.cpu_lstm import CPU_LSTM
 from wnseq._recurrence.cpu_lstm_float import CPU_LSTM_FLOAT
+from wnseq._recurrence.cpu_min_rnn import CPU_MIN_RNN
 from wnseq._recurrence.cpu_rnn import CPU_RNN
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
+from wnseq._recurrence.parallel_scan import PARALLEL_SCAN
 from wnseq._recurrence.single_step import SINGLE_STEP
 from wnseq._recurrence.torch_kernel import TORCH_KERNEL
 from wnseq._recurrence.unrolled import UNROLLED
@@ -23,6 +25,8 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "rnn": (CUSTOM_OPS, CPU_RNN, TORCH_KERNEL),
     "lstm": (CUSTOM_OPS, SINGLE_STEP, CPU_LSTM, CPU_LSTM_FLOAT, TORCH_KERNEL),
     "gru": (CUSTOM_OPS, SINGLE_STEP, CPU_GRU, TORCH_KERNEL),
+    "mingru": (CPU_MIN_RNN, PARALLEL_SCAN),
+    "minlstm": (CPU_MIN_RNN, PARALLEL_SCAN),
 }
 
 
@@ -40,6 +44,8 @@ def run(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any = None
 def _run_mixed(module: Any, call: Call) -> tuple[Tensor, States]:
     """Run states of another dtype than the input's as torch does, which raises on nearly all, at every size."""
     try:
+        if TORCH_KERNEL not in BACKENDS[call.kind]:
+            raise RuntimeError("the input and the hidden state have different dtypes")
         return select_backend(call).run(call)
     except RuntimeError as error:
         dtypes = " and ".join(str(state.dtype) for state in call.states)

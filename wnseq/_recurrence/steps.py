@@ -1,5 +1,9 @@
 """One step of each cell, and the order of the gates in its weights, which no other module knows."""
 
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq._recurrence.matmul import memory_bound_linear
@@ -8,6 +12,8 @@ GATES = {
     "rnn": ("hidden",),
     "lstm": ("input", "forget", "cell", "output"),
     "gru": ("reset", "update", "new"),
+    "mingru": ("update", "new"),
+    "minlstm": ("input", "forget", "new"),
 }
 
 
@@ -109,11 +115,46 @@ def gru_step(
     return n + z * (h - n)
 
 
+def min_gru_gates(total: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z and n of h' = h + z ⊙ (n − h) from a minGRU's products with its input."""
+    z, n = total.chunk(2, -1)
+    return z.sigmoid(), n
+
+
+def min_lstm_gates(total: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z = σ(i)/(σ(i) + σ(f)) and n of a minLSTM, without a quotient: both gates may be too small for one."""
+    i, f, n = total.chunk(3, -1)
+    return (F.logsigmoid(i) - F.logsigmoid(f)).sigmoid(), n
+
+
+MIN_GATES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"mingru": min_gru_gates, "minlstm": min_lstm_gates}
+
+
+def open_min_gates_(kind: str, total: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return z and n as above, without a gradient and faster; in place the gates of the products go through their σ.
+
+    z is None if both gates of a minLSTM are too small for a quotient somewhere.
+    """
+    if kind == "mingru":
+        z, n = total.chunk(2, -1)
+        return z.sigmoid_(), n
+    i, f, n = total.chunk(3, -1)
+    total[:, : -n.shape[1]].sigmoid_()
+    z = i + f
+    return torch.div(i, z, out=z) if z.amin() > 1e-26 else None, n
+
+
+def min_step(kind: str, x: Tensor, h: Tensor, w_ih: Tensor, b_ih: Tensor | None = None) -> Tensor:
+    """Compute one step of a minGRU or a minLSTM; its only products are with the input."""
+    z, n = MIN_GATES[kind](memory_bound_linear(x, w_ih, b_ih))
+    return h + z * (n - h)
+
+
 def gate_slice(kind: str, gate: str, hidden_size: int) -> slice:
     """Return the rows of one gate in a weight, a bias or a g vector.
 
     Args:
-        kind: ``rnn``, ``lstm`` or ``gru``.
+        kind: ``rnn``, ``lstm``, ``gru``, ``mingru`` or ``minlstm``.
         gate: Name of the gate.
         hidden_size: H.
 

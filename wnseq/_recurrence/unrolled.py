@@ -9,7 +9,7 @@ from torch import Tensor
 from wnseq._recurrence.backend import LayerBackend, widen
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.resets import mask_state, split_mask
-from wnseq._recurrence.steps import gru_step, lstm_step, rnn_step
+from wnseq._recurrence.steps import gru_step, lstm_step, min_step, rnn_step
 
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
 
@@ -72,7 +72,16 @@ def _rnn_relu(x: Tensor, states: States, *weights: Tensor) -> States:
     return (rnn_step(x, states[0], *weights, nonlinearity="relu"),)  # type: ignore[arg-type, misc]
 
 
+def _min_gru(x: Tensor, states: States, *weights: Tensor) -> States:
+    return (min_step("mingru", x, states[0], *weights),)
+
+
+def _min_lstm(x: Tensor, states: States, *weights: Tensor) -> States:
+    return (min_step("minlstm", x, states[0], *weights),)
+
+
 STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _rnn_relu}
+STEPS |= {"mingru": _min_gru, "minlstm": _min_lstm}
 
 
 def differentiable_backward(

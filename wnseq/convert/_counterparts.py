@@ -9,6 +9,16 @@ from torch import Tensor, nn
 from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
 from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
 from wnseq.nn._linear import WNLinear
+from wnseq.nn._min_rnn import (
+    MinGRU,
+    MinGRUCell,
+    MinLSTM,
+    MinLSTMCell,
+    WNMinGRU,
+    WNMinGRUCell,
+    WNMinLSTM,
+    WNMinLSTMCell,
+)
 from wnseq.nn._module import WNModule
 from wnseq.nn._plain_rnn import GRU, LSTM
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
@@ -39,6 +49,10 @@ COUNTERPARTS = (
     Counterpart(nn.RNNCell, WNRNNCell, (*_CELL, "nonlinearity")),
     Counterpart(nn.LSTMCell, WNLSTMCell, _CELL),
     Counterpart(nn.GRUCell, WNGRUCell, _CELL),
+    Counterpart(MinGRU, WNMinGRU, _LAYER),
+    Counterpart(MinLSTM, WNMinLSTM, _LAYER),
+    Counterpart(MinGRUCell, WNMinGRUCell, _CELL),
+    Counterpart(MinLSTMCell, WNMinLSTMCell, _CELL),
 )
 BY_PLAIN: dict[type, Counterpart] = {pair.plain: pair for pair in COUNTERPARTS}
 BY_PLAIN |= {LSTM: BY_PLAIN[nn.LSTM], GRU: BY_PLAIN[nn.GRU]}

@@ -22,8 +22,8 @@ def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Mod
     """Return the model with its layers replaced by weight-normalised ones that compute the same function.
 
     ``nn.Linear``, ``Conv1d``, ``Conv2d``, ``ConvTranspose1d``, ``ConvTranspose2d``, ``RNN``, ``LSTM``, ``GRU``, the
-    cells, ``wnseq.LSTM`` and ``wnseq.GRU`` become their counterparts with v = w and g = ‖w‖, at any depth. The caller's
-    model is left as it is; what is not replaced is a deep copy. :func:`conversion_report` lists both.
+    cells, and the plain layers and cells of wnseq become their counterparts with v = w and g = ‖w‖, at any depth. The
+    caller's model is left as it is; what is not replaced is a deep copy. :func:`conversion_report` lists both.
 
     Args:
         model: Any module, or a layer itself.
@@ -62,7 +62,7 @@ def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Mod
 def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.Module:
     """Return the model with plain layers of ``torch.nn`` that compute the same function.
 
-    wnseq's layers and cells become their counterparts of ``torch.nn``. Any other module loses torch's weight norm, by
+    wnseq's layers and cells become their plain counterparts. Any other module loses torch's weight norm, by
     hooks or by parametrisation; the axis of its norm is read from the shape of g. The caller's model is left as it is.
 
     Args:

@@ -133,7 +133,10 @@ def hidden_scales(
         After Laurent, Ballas & Vincent 2017, Recurrent Normalization Propagation, which compensates Var h at every
         step, where this does once.
     """
-    for name, value, known in (("kind", kind, tuple(GATES)), ("nonlinearity", nonlinearity, ("tanh", "relu"))):
+    for name, value, known in (
+        ("kind", kind, ("rnn", "lstm", "gru")),
+        ("nonlinearity", nonlinearity, ("tanh", "relu")),
+    ):
         if not isinstance(value, str) or value not in known:
             raise ValueError(f"hidden_scales: {name} must be one of {', '.join(known)}, got {value!r}")
     memory_mean = check_inside("hidden_scales", "memory_mean", memory_mean, -30, 30, "between -30 and 30")

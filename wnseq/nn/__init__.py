@@ -12,6 +12,16 @@ from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
 from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
 from wnseq.nn._dropout import LockedDropout
 from wnseq.nn._linear import WNLinear
+from wnseq.nn._min_rnn import (
+    MinGRU,
+    MinGRUCell,
+    MinLSTM,
+    MinLSTMCell,
+    WNMinGRU,
+    WNMinGRUCell,
+    WNMinLSTM,
+    WNMinLSTMCell,
+)
 from wnseq.nn._module import WNModule, add_safe_globals
 from wnseq.nn._plain_rnn import GRU, LSTM
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
@@ -26,6 +36,10 @@ __all__ = [
     "LockedDropout",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
+    "MinGRU",
+    "MinGRUCell",
+    "MinLSTM",
+    "MinLSTMCell",
     "WNConv1d",
     "WNConv2d",
     "WNConvTranspose1d",
@@ -33,6 +47,10 @@ __all__ = [
     "WNGRUCell",
     "WNLSTMCell",
     "WNLinear",
+    "WNMinGRU",
+    "WNMinGRUCell",
+    "WNMinLSTM",
+    "WNMinLSTMCell",
     "WNModule",
     "WNRNNCell",
     "add_safe_globals",

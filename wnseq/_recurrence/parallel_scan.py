@@ -1,0 +1,68 @@
+"""minGRU and minLSTM over all steps at once, in operators that have every rule of torch's.
+
+Their state depends on the one before by a product and a sum alone, h_t = a_t ⊙ h_(t−1) + b_t, and two such steps are
+one of the same form: half as many steps, then half of those, until one is left.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wnseq._recurrence.backend import widen
+from wnseq._recurrence.call import Call, States
+from wnseq._recurrence.steps import MIN_GATES
+from wnseq._recurrence.unrolled import Unrolled
+from wnseq._torch_internals import is_tracing
+from wnseq.errors import ShapeError
+
+
+class ParallelScan(Unrolled):
+    """Runs a padded input in 2·log₂ T rounds, a packed one step by step."""
+
+    def run(self, call: Call) -> tuple[Tensor, States]:
+        """Run all layers."""
+        if call.steps == 0:
+            raise ShapeError(f"Expected sequence length to be larger than 0 in RNN; this {call.kind} got no step")
+        if call.batch_sizes is not None and is_tracing():
+            raise RuntimeError(
+                f"a {call.kind} takes no PackedSequence in a graph, whose steps are fixed when it is captured: pad the "
+                "input there, and reset the state where a sequence begins"
+            )
+        return super().run(call)
+
+    def layer(
+        self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, States]:
+        """Run one layer in one direction; gates and states in float32 at least."""
+        if call.batch_sizes is not None:
+            return super().layer(call, x, states, weights, reverse)
+        (h,) = states
+        z, n = MIN_GATES[call.kind](widen(F.linear(x, *weights)))  # (T, N, H)
+        reset = call.reset
+        if reverse:
+            z, n = z.flip(0), n.flip(0)
+            reset = None if reset is None else F.pad(reset.flip(0)[:-1], (0, 0, 1, 0))
+        keep, drive = 1 - z, z * n
+        if reset is not None:
+            keep = keep.masked_fill(reset.unsqueeze(-1), 0)
+        first = torch.addcmul(drive[:1], keep[:1], widen(h))
+        output = linear_scan(keep, torch.cat([first, drive[1:]])).to(h.dtype)
+        final = output[-1]
+        return output.flip(0) if reverse else output, (final,)
+
+
+def linear_scan(keep: Tensor, drive: Tensor) -> Tensor:
+    """Return h_t = keep_t ⊙ h_(t−1) + drive_t for every t along the first axis, from a state of zero."""
+    steps = keep.shape[0]
+    if steps == 1:
+        return drive
+    even = steps // 2 * 2
+    second = keep[1::2]
+    odd = linear_scan(keep[:even:2] * second, torch.addcmul(drive[1::2], second, drive[:even:2]))  # h_1, h_3, …
+    others = torch.addcmul(drive[2::2], keep[2::2], odd[: (steps - 1) // 2])  # h_2, h_4, …
+    others = torch.cat([drive[:1], others])
+    h = torch.stack([others[: steps // 2], odd], 1).flatten(0, 1)
+    return h if even == steps else torch.cat([h, others[-1:]])
+
+
+PARALLEL_SCAN = ParallelScan()

@@ -141,7 +141,9 @@ def test_unrolled_steps_reset_too(case, form, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("plain", "case"), [(LSTM, BOTH_WAYS[0]), (LSTM, BOTH_WAYS[1]), (GRU, BOTH_WAYS[2])], ids=["lstm", "projected", "gru"]
+    ("plain", "case"),
+    [(LSTM, BOTH_WAYS[0]), (LSTM, BOTH_WAYS[1]), (GRU, BOTH_WAYS[2])],
+    ids=["lstm", "projected", "gru"],
 )
 def test_torchs_layers_reset_too(plain, case):
     module = plain(*case.args, **case.kwargs, dtype=torch.float64)

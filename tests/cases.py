@@ -346,5 +346,5 @@ each_layer = each(layer_cases())
 each_embedding = each(embedding_cases())
 each_recurrent = each(covering_cases() + cell_cases())
 each_class = each(class_cases())
-each_form = each(covering_cases() + cell_cases() + layer_cases() + embedding_cases())  # where the loops cannot run: in float64, in a graph
-each_module = each(covering_cases() + loop_cases() + cell_cases() + layer_cases() + embedding_cases())
+each_form = each(covering_cases() + cell_cases() + layer_cases())  # where the loops cannot run: in float64, in a graph
+each_module = each(covering_cases() + loop_cases() + cell_cases() + layer_cases())

@@ -170,6 +170,8 @@ def _why_not(module: nn.Module, users: Mapping[int, list[str]]) -> str:
         return _not_adoptable(module, users)
     if isinstance(module, _CONVERTIBLE):
         reason = not_plain(module, users)
+        if not reason and isinstance(module, nn.Embedding) and module.max_norm is not None and module.norm_type != 2:
+            return f"norm_type is {module.norm_type:g}, and max_norm can bound g by the 2-norm only"
         return reason or ("" if type(module) in BY_PLAIN else own_forward(type(module)))
     return _no_counterpart(type(module))
 

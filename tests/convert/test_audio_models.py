@@ -20,8 +20,8 @@ SPEECH = {
 HIFIGAN = {"model_in_dim": 8, "upsample_initial_channel": 16, "upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4],
            "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]]}  # fmt: skip
 VITS = {
-    "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16, "flow_size": 16,
-    "spectrogram_bins": 9, "upsample_initial_channel": 16, "upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4],
+    "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16,
+    "flow_size": 16, "spectrogram_bins": 9, "upsample_initial_channel": 16, "upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4],
     "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "posterior_encoder_num_wavenet_layers": 2,
     "prior_encoder_num_wavenet_layers": 2, "prior_encoder_num_flows": 2, "wavenet_kernel_size": 3,
 }  # fmt: skip
@@ -95,7 +95,9 @@ def test_adopted_and_back(name: str) -> None:
     made = {"ours": ours, "copied": copy.deepcopy(ours), "saved": loaded, "pickled": pickle.loads(pickle.dumps(ours)),
             "folded": folded}  # fmt: skip
     errors = {way: (run(model, name) - expected).abs().max().item() for way, model in made.items()}
-    print(f"\n{name}: {len(names)} weights, largest difference {max(errors.values()):.1e} at {expected.abs().max():.2g}")
+    print(
+        f"\n{name}: {len(names)} weights, largest difference {max(errors.values()):.1e} at {expected.abs().max():.2g}"
+    )
     assert max(errors.values()) <= 1e-6, errors
     back = state_dict_as(ours, like=theirs)
     assert list(back) == list(state) and all(torch.equal(back[key], value) for key, value in state.items())

@@ -74,7 +74,9 @@ class WNEmbedding(WNModule):
             padding_idx %= rows
         self.padding_idx = padding_idx
         if max_norm is not None:
-            max_norm = check_number("WNEmbedding", "max_norm", max_norm, 0, float("inf"), "max_norm must be a number ≥ 0")
+            max_norm = check_number(
+                "WNEmbedding", "max_norm", max_norm, 0, float("inf"), "max_norm must be a number ≥ 0"
+            )
             if norm_type != 2:
                 raise ValueError(
                     f"WNEmbedding: max_norm bounds the 2-norm of a row, which is its g, got norm_type={norm_type!r}; "

@@ -42,7 +42,11 @@ def save(entries, path: Path) -> Path:
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for key, value in entries.items():
         raw = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        header[key] = {"dtype": DTYPES[value.dtype], "shape": [*value.shape], "data_offsets": [len(data), len(data + raw)]}
+        header[key] = {
+            "dtype": DTYPES[value.dtype],
+            "shape": [*value.shape],
+            "data_offsets": [len(data), len(data + raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
@@ -97,7 +101,9 @@ def test_state_dicts_at_any_depth_and_what_no_longer_fits(tmp_path, capsys):
     assert main(["checkpoint", str(source), "--fold", "--dry-run"]) == 0
     listed = capsys.readouterr().out
     key = "models.0.generator.up.parametrizations.weight.original"
-    assert f"{key}1, {key}0 -> models.0.generator.up.weight\n" in listed and "4 weights in the form plain would" in listed
+    assert (
+        f"{key}1, {key}0 -> models.0.generator.up.weight\n" in listed and "4 weights in the form plain would" in listed
+    )
     assert list(tmp_path.iterdir()) == [source]
     assert main(["checkpoint", str(source), str(tmp_path / "out.pt"), "--fold"]) == 0
     said = capsys.readouterr().out
@@ -122,7 +128,12 @@ def test_plain_weights_are_split_where_they_are_named(tmp_path):
 
 def test_the_axis_of_a_flat_scale_is_never_guessed(tmp_path):
     model = nn.ModuleDict(
-        {"up": WNConvTranspose1d(4, 4, 3), "conv": WNConv1d(4, 4, 3), "out": WNLinear(4, 4), "only": WNConvTranspose1d(2, 6, 1)}
+        {
+            "up": WNConvTranspose1d(4, 4, 3),
+            "conv": WNConv1d(4, 4, 3),
+            "out": WNLinear(4, 4),
+            "only": WNConvTranspose1d(2, 6, 1),
+        }
     )
     with torch.no_grad():
         for parameter in model.parameters():

@@ -100,7 +100,9 @@ def _add_checkpoint(commands: Any) -> None:
     checkpoint.add_argument("source", type=Path, metavar="IN", help="the file to read")
     checkpoint.add_argument("target", type=Path, metavar="OUT", nargs="?", help="the file to write")
     form = checkpoint.add_mutually_exclusive_group(required=True)
-    form.add_argument("--form", choices=["plain", "wnseq", "torch_hooks", "torch_parametrizations"], help="form to write")
+    form.add_argument(
+        "--form", choices=["plain", "wnseq", "torch_hooks", "torch_parametrizations"], help="form to write"
+    )
     form.add_argument("--fold", action="store_const", dest="form", const="plain", help="compose: the form plain")
     checkpoint.add_argument("--weights", nargs="+", default=[], metavar="PATTERN", help="plain weights to split")
     checkpoint.add_argument(

@@ -77,7 +77,12 @@ class _Plan:
         pairs = {name: list(pair) for name, pair in find_pairs(state).items()}
         for name, value in state.items():
             hits = [pattern for pattern in self.weights if fnmatchcase(name, pattern)]
-            if hits and isinstance(value, Tensor) and value.ndim > 1 and not any(name in pair for pair in pairs.values()):
+            if (
+                hits
+                and isinstance(value, Tensor)
+                and value.ndim > 1
+                and not any(name in pair for pair in pairs.values())
+            ):
                 self.matched.update(hits)
                 pairs[name] = [name]
         made: dict[Any, Any] = {}
@@ -257,9 +262,7 @@ class _Safetensors:
             raise ValueError(f"no dtype {sorted(unknown)[0]} is known")
 
     def tree(self) -> dict[str, Tensor]:
-        return {
-            name: torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]]) for name, entry in self.header.items()
-        }
+        return {name: torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]]) for name, entry in self.header.items()}
 
     def get(self, path: Path_) -> Tensor:
         entry = self.header[path[0]]

@@ -1,7 +1,6 @@
 """The weight norm of audio models of other libraries, taken over by name: small, with random weights. Slow."""
 
 import copy
-import importlib
 import io
 import pickle
 
@@ -21,7 +20,8 @@ HIFIGAN = {"model_in_dim": 8, "upsample_initial_channel": 16, "upsample_rates": 
            "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]]}  # fmt: skip
 VITS = {
     "vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16,
-    "flow_size": 16, "spectrogram_bins": 9, "upsample_initial_channel": 16, "upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4],
+    "flow_size": 16,
+    "spectrogram_bins": 9, "upsample_initial_channel": 16, "upsample_rates": [2, 2], "upsample_kernel_sizes": [4, 4],
     "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]], "posterior_encoder_num_wavenet_layers": 2,
     "prior_encoder_num_wavenet_layers": 2, "prior_encoder_num_flows": 2, "wavenet_kernel_size": 3,
 }  # fmt: skip
@@ -40,7 +40,7 @@ MODELS = {
 
 def make(name: str) -> nn.Module:
     library, options = MODELS[name]
-    reason = f"{library} is not installed, and no dependency: pip install {library}"
+    reason = f"{library} or what it imports is not installed, and no dependency of wnseq: pip install {library}"
     package = pytest.importorskip(library, reason=reason, exc_type=ImportError)
     torch.manual_seed(0)
     if library == "encodec":
@@ -98,7 +98,7 @@ def test_adopted_and_back(name: str) -> None:
     print(
         f"\n{name}: {len(names)} weights, largest difference {max(errors.values()):.1e} at {expected.abs().max():.2g}"
     )
-    assert max(errors.values()) <= 1e-6, errors
+    assert max(errors.values()) <= 1e-6 * min(1.0, expected.abs().max().item()), errors
     back = state_dict_as(ours, like=theirs)
     assert list(back) == list(state) and all(torch.equal(back[key], value) for key, value in state.items())
     again.load_state_dict(back)

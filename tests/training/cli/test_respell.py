@@ -139,7 +139,7 @@ def test_the_axis_of_a_flat_scale_is_never_guessed(tmp_path):
         for parameter in model.parameters():
             parameter.mul_(torch.rand_like(parameter))
     source, expected = save(model.state_dict(), tmp_path / "in.pt"), state_dict_as(model, "plain")
-    with pytest.raises(ValueError, match="up.weight may be of a convolution .* --transposed"):
+    with pytest.raises(ValueError, match=r"up\.weight may be of a convolution .* --transposed"):
         respell(source, None, "plain")
     respell(source, tmp_path / "out.pt", "plain", transposed=["up*"])
     torch.testing.assert_close(load(tmp_path / "out.pt"), dict(expected), rtol=0, atol=0)

@@ -20,7 +20,7 @@ from wnseq.state_dict import FORMS, Form, convert_keys, find_pairs
 
 __all__ = ["FORMS", "Respelling", "respell"]
 
-RESIDENT = 64 << 20  # bytes of a mapped file that are read before it is mapped anew, so that they leave the memory
+RESIDENT = 64 << 20  # bytes of a mapped file that are read before it is mapped again, so that they leave the memory
 CHUNK = 16 << 20
 ALIGNMENT = 64  # of each tensor in a file, as torch.save has it
 REMEDY = "Python objects are never loaded: save the weights alone, as with torch.save(model.state_dict(), path)."
@@ -145,7 +145,7 @@ def respell(
     weights: Sequence[str] = (),
     transposed: Sequence[str] | None = None,
 ) -> Respelling:
-    """Write a checkpoint of torch or a safetensors file anew, with its weight-normalised weights in a given form.
+    """Write a checkpoint of torch, or a safetensors file, with its weight-normalised weights in a given form.
 
     State dicts are found at any depth. The file is read and written a tensor at a time.
 
@@ -214,9 +214,9 @@ class _TorchFile:
 
         class Pickler(pickle.Pickler):
             def persistent_id(self, value: Any) -> Any:
-                if not isinstance(value, torch.TypedStorage | torch.UntypedStorage):
-                    return None
                 typed = isinstance(value, torch.TypedStorage)
+                if not typed and not isinstance(value, torch.UntypedStorage):
+                    return None
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # torch's own files hold typed storages
                     kind = getattr(torch, value.pickle_storage_type()) if typed else torch.UntypedStorage
@@ -270,7 +270,7 @@ class _Safetensors:
         tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
         with self.path.open("rb") as file:
             file.seek(self.start + first)
-            if tensor.numel() and file.readinto(memoryview(_as_bytes(tensor).numpy())) != last - first:
+            if tensor.numel() and file.readinto(_view(_as_bytes(tensor))) != last - first:
                 raise ValueError(f"{self.path} is cut short: {path[0]} is not whole")
         return tensor
 
@@ -295,7 +295,12 @@ def _as_bytes(tensor: Tensor) -> Tensor:
 
 def _chunks(data: Tensor) -> Iterator[memoryview]:
     for first in range(0, data.numel(), CHUNK):
-        yield memoryview(data[first : first + CHUNK].numpy())
+        yield _view(data[first : first + CHUNK])
+
+
+def _view(data: Tensor) -> memoryview:
+    array: Any = data.numpy()
+    return memoryview(array)
 
 
 def _storage_id(tensor: Tensor) -> int:

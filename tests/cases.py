@@ -36,7 +36,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        sizes = [",".join(map(str, self.args))] if self.is_layer else []
+        sizes = [",".join(map(str, self.args))] if self.kind in ("layer", "embedding") else []
         forced = ["cpu loop"] if self.backend == CPU_LOOP else []
         options = (f"{key}={value}" for key, value in self.kwargs.items())
         return "-".join([self.module.__name__, *sizes, *options, *forced])
@@ -80,6 +80,8 @@ class Case:
 
     def input(self, batch: int = 3, dtype: torch.dtype = torch.float32, steps: int = 4) -> torch.Tensor:
         """Draw an input in the layout of this case: sequences, single steps for a cell, or examples."""
+        if self.kind == "embedding":
+            return torch.randint(self.args[0], (batch, *self.shape))
         if self.is_layer:
             return torch.randn(batch, *self.shape, dtype=dtype)
         shape = (batch, self.args[0]) if self.is_cell else (steps, batch, self.args[0])
@@ -112,9 +114,13 @@ LAYER = {
     "linear": (wnseq.WNLinear, nn.Linear),
     "conv1d": (wnseq.WNConv1d, nn.Conv1d),
     "conv2d": (wnseq.WNConv2d, nn.Conv2d),
+    "conv3d": (wnseq.WNConv3d, nn.Conv3d),
     "transpose1d": (wnseq.WNConvTranspose1d, nn.ConvTranspose1d),
     "transpose2d": (wnseq.WNConvTranspose2d, nn.ConvTranspose2d),
+    "transpose3d": (wnseq.WNConvTranspose3d, nn.ConvTranspose3d),
 }
+
+EMBEDDING = (wnseq.WNEmbedding, nn.Embedding)
 
 
 FORMS: list[tuple[str, dict[str, Any]]] = [
@@ -183,7 +189,7 @@ def cell_cases() -> list[Case]:
 
 
 def layer_cases() -> list[Case]:
-    line, image = (4, 6), (4, 5, 6)
+    line, image, volume = (4, 6), (4, 5, 6), (4, 3, 4, 5)
     forms: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
         ("linear", (5, 6), (5,), {}),
         ("linear", (5, 6), (2, 5), {"bias": False}),
@@ -194,18 +200,33 @@ def layer_cases() -> list[Case]:
         ("conv2d", (4, 6, 2), image, {"stride": (2, 1), "padding": (0, 1), "dilation": (1, 2), "groups": 2}),
         ("conv2d", (4, 6, (2, 3)), image, {"padding": (2, 1), "padding_mode": "reflect", "bias": False}),
         ("conv2d", (4, 6, 2), image, {"padding": "valid", "padding_mode": "replicate"}),
+        ("conv3d", (4, 6, 2), volume, {}),
+        ("conv3d", (4, 6, (1, 2, 3)), volume, {"padding": (0, 1, 1), "groups": 2, "padding_mode": "circular"}),
         ("transpose1d", (4, 6, 3), line, {}),
         ("transpose1d", (4, 4, 3), line, {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}),
         ("transpose1d", (4, 6, 2), line, {"groups": 2, "dilation": 2}),
         ("transpose2d", (4, 6, 2), image, {}),
         ("transpose2d", (4, 8, 2), image, {"groups": 4, "stride": (2, 1), "output_padding": (1, 0), "bias": False}),
+        ("transpose3d", (4, 6, 2), volume, {}),
+        ("transpose3d", (4, 6, (1, 2, 2)), volume, {"groups": 2, "stride": (1, 2, 1), "output_padding": (0, 1, 0)}),
     ]
     return [Case("layer", *LAYER[name], args, kwargs, shape) for name, args, shape, kwargs in forms]
 
 
+def embedding_cases() -> list[Case]:
+    forms: list[dict[str, Any]] = [
+        {},
+        {"padding_idx": -2},
+        {"scale_grad_by_freq": True, "padding_idx": 1},
+        {"max_norm": 1.0},
+        {"sparse": True, "padding_idx": 1, "max_norm": 2.0},
+    ]
+    return [Case("embedding", *EMBEDDING, (7, 4), form, (5,)) for form in forms]
+
+
 def class_cases() -> list[Case]:
     """Return one case of each class, and a projected LSTM: for what takes seconds and is the same for every form."""
-    cases = [*covering_cases(), *cell_cases()[::2], *layer_cases()[::-1]]
+    cases = [*covering_cases(), *cell_cases()[::2], *layer_cases()[::-1], *embedding_cases()[:1]]
     return list({(case.module, "proj_size" in case.kwargs): case for case in cases}.values())
 
 
@@ -322,6 +343,7 @@ each_sequence = each(covering_cases())
 each_loop = each(loop_cases())
 each_cell = each(cell_cases())
 each_layer = each(layer_cases())
+each_embedding = each(embedding_cases())
 each_recurrent = each(covering_cases() + cell_cases())
 each_class = each(class_cases())
 each_form = each(covering_cases() + cell_cases() + layer_cases())  # where the loops cannot run: in float64, in a graph

@@ -8,8 +8,12 @@ import wnseq
 
 LAYERS = [(nn.RNN, wnseq.WNRNN), (nn.GRU, wnseq.WNGRU), (nn.LSTM, wnseq.WNLSTM)]
 CELLS = [(nn.RNNCell, wnseq.WNRNNCell), (nn.GRUCell, wnseq.WNGRUCell), (nn.LSTMCell, wnseq.WNLSTMCell)]
-CONVS = [(nn.Conv1d, wnseq.WNConv1d), (nn.Conv2d, wnseq.WNConv2d)]
-TRANSPOSED = [(nn.ConvTranspose1d, wnseq.WNConvTranspose1d), (nn.ConvTranspose2d, wnseq.WNConvTranspose2d)]
+CONVS = [(nn.Conv1d, wnseq.WNConv1d), (nn.Conv2d, wnseq.WNConv2d), (nn.Conv3d, wnseq.WNConv3d)]
+TRANSPOSED = [
+    (nn.ConvTranspose1d, wnseq.WNConvTranspose1d),
+    (nn.ConvTranspose2d, wnseq.WNConvTranspose2d),
+    (nn.ConvTranspose3d, wnseq.WNConvTranspose3d),
+]
 FEEDFORWARD = [(nn.Linear, wnseq.WNLinear), *CONVS, *TRANSPOSED]
 
 

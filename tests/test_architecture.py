@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "optim": {"functional", "nn"},
     "init": {"_recurrence", "convert", "functional", "nn"},
     "__main__": {"training"},
-    "training": {"_recurrence", "functional", "init", "nn", "optim"},
+    "training": {"_recurrence", "functional", "init", "nn", "optim", "state_dict"},
 }
 EVERYWHERE = {"errors", "_files", "_torch_internals"}
 FLOORS = 7

@@ -36,8 +36,8 @@ def test_the_rows_are_of_the_full_product():
 def test_every_class_has_a_case():
     names = [case.module.__name__ for case in class_cases()]
     assert sorted(set(names)) == [
-        "WNConv1d", "WNConv2d", "WNConvTranspose1d", "WNConvTranspose2d", "WNGRU", "WNGRUCell", "WNLSTM", "WNLSTMCell",
-        "WNLinear", "WNRNN", "WNRNNCell",
+        "WNConv1d", "WNConv2d", "WNConv3d", "WNConvTranspose1d", "WNConvTranspose2d", "WNConvTranspose3d",
+        "WNEmbedding", "WNGRU", "WNGRUCell", "WNLSTM", "WNLSTMCell", "WNLinear", "WNRNN", "WNRNNCell",
     ]  # fmt: skip
     assert names.count("WNLSTM") == 2
 

@@ -41,6 +41,8 @@ SIMPLE_LAYERS = [
         ("conv2d", (5, 5)),
         ("transpose1d", (5,)),
         ("transpose2d", (5, 5)),
+        ("conv3d", (5, 5, 5)),
+        ("transpose3d", (5, 5, 5)),
     ]
 ]
 PROJECTED = Case("lstm", *SEQUENCE["lstm"], kwargs={"proj_size": 3})

@@ -75,13 +75,14 @@ def data_init(**arguments: Any) -> None:
 
 CLASSES = [
     wnseq.WNRNN, wnseq.WNGRU, wnseq.WNLSTM, wnseq.WNRNNCell, wnseq.WNGRUCell, wnseq.WNLSTMCell, wnseq.WNLinear,
-    wnseq.WNConv1d, wnseq.WNConv2d, wnseq.WNConvTranspose1d, wnseq.WNConvTranspose2d, wnseq.MeanOnlyBatchNorm1d,
+    wnseq.WNConv1d, wnseq.WNConv2d, wnseq.WNConvTranspose1d, wnseq.WNConvTranspose2d, wnseq.WNConv3d,
+    wnseq.WNConvTranspose3d, wnseq.WNEmbedding, wnseq.MeanOnlyBatchNorm1d,
     wnseq.MeanOnlyBatchNorm2d, wnseq.LockedDropout, wnseq.WNMinGRU, wnseq.WNMinGRUCell,
 ]  # fmt: skip
 FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
-    "weight_normalize": (of_model(wnseq.weight_normalize), ["target_modules"]),
+    "weight_normalize": (of_model(wnseq.weight_normalize), ["target_modules", "adopt"]),
     "remove_weight_norm": (of_model(wnseq.remove_weight_norm), ["target_modules"]),
-    "conversion_report": (of_model(wnseq.conversion_report), ["target_modules"]),
+    "conversion_report": (of_model(wnseq.conversion_report), ["target_modules", "adopt"]),
     "state_dict_as": (of_model(wnseq.state_dict_as), ["form"]),
     "state_dict_as like": (of_model(wnseq.state_dict_as), ["like"]),
     "data_init": (data_init, ["init_scale", "input_share", "horizon", "max_sweeps"]),

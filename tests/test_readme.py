@@ -61,7 +61,7 @@ def test_the_python_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on workers and the like
-@pytest.mark.parametrize("page", ["lightning.md", "resuming.md"])
+@pytest.mark.parametrize("page", ["lightning.md", "resuming.md", "weight-norm-checkpoints.md"])
 def test_the_programs_of_a_page_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     run_all((ROOT / "docs" / page).read_text("utf-8"), page)

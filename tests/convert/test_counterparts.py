@@ -26,7 +26,7 @@ def test_a_subclass_counts_as_the_class_of_torch(frozen: bool) -> None:
     plain = Own(2, 3).requires_grad_(not frozen)
     layer = normalized_layer(plain)
     assert type(layer) is WNLinear and layer.weight_g.requires_grad != frozen
-    assert normalized_layer(nn.Embedding(2, 3)) is None
+    assert normalized_layer(nn.Bilinear(2, 3, 4)) is None
 
 
 def test_a_layer_keeps_its_memory_format():

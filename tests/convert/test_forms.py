@@ -29,10 +29,9 @@ def mixed():
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 def test_a_state_dict_is_spelled_like_another():
     original, other = mixed(), mixed()
-    with pytest.warns(UserWarning, match="weight_normalize left"):
-        normalized = weight_normalize(original)
+    normalized, adopted = weight_normalize(original), weight_normalize(original, adopt=True)
     plain = remove_weight_norm(original)
-    models = [original, plain, weight_normalize(plain), normalized, remove_weight_norm(original, "h*")]
+    models = [original, plain, weight_normalize(plain), normalized, adopted, remove_weight_norm(original, "h*")]
     for model in models:
         with torch.no_grad():
             for parameter in model.parameters():

@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import pytest
 import torch
@@ -35,12 +36,11 @@ def test_what_is_skipped_and_why():
     before = copy.deepcopy(model["out"].state_dict())
     changed, skipped = conversion_report(model)
     tied = "weight_hh_l0 is tied: one parameter is a.weight_hh_l0 and b.weight_hh_l0"
-    assert changed == ["out.weight"]
+    assert changed == ["torch_wn.weight_ih_l0", "torch_wn.weight_hh_l0", "out.weight"]
     assert skipped == {
         "own": "OwnLSTM is a subclass, whose forward may be its own: convert it by hand",
         "a": tied,
         "b": tied,
-        "torch_wn": "has torch's weight normalisation: remove it first, with remove_weight_norm",
         "weight_hh": "weight_hh: computed, as by pruning; make it a plain parameter first",
         "bias_hh": "bias_hh: computed, as by pruning; make it a plain parameter first",
         "spectral": "weight: computed, as by pruning; make it a plain parameter first",
@@ -51,12 +51,9 @@ def test_what_is_skipped_and_why():
 
 @pytest.mark.parametrize(
     "layer",
-    [
-        nn.Conv3d(1, 2, 3), nn.ConvTranspose3d(1, 2, 3), nn.Embedding(3, 2), nn.EmbeddingBag(3, 2),
-        nn.Bilinear(2, 2, 2), nn.LazyConv3d(2, 3),
-    ],
+    [nn.EmbeddingBag(3, 2), nn.Bilinear(2, 2, 2)],
     ids=lambda layer: type(layer).__name__,
-)  # fmt: skip
+)
 def test_a_layer_without_counterpart_is_listed_and_no_warning(layer):
     reason = f"{type(layer).__name__} has no weight-normalised counterpart"
     model = nn.ModuleDict({"part": layer, "out": nn.Linear(2, 2)})
@@ -64,6 +61,26 @@ def test_a_layer_without_counterpart_is_listed_and_no_warning(layer):
     assert type(weight_normalize(model)["part"]) is type(layer)
     with pytest.raises(ValueError, match=f"target_modules='part' cannot be converted: {reason}"):
         weight_normalize(model, ["out", "part"])
+
+
+def test_an_embedding_is_converted_where_it_is_named():
+    class Own(nn.Embedding):
+        pass
+
+    model = nn.ModuleDict({"a": nn.Embedding(3, 2), "b": Own(3, 2), "out": nn.Linear(2, 2)})
+    reason = "{} is converted only where target_modules names it"
+    assert conversion_report(model) == (
+        ["out.weight"], {"a": reason.format("Embedding"), "b": reason.format("Own")}
+    )  # fmt: skip
+    assert type(weight_normalize(model)["a"]) is nn.Embedding
+    for target in ("a", nn.Embedding, "*"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the subclass
+            made = weight_normalize(model, target)
+        assert type(made["a"]) is wnseq.WNEmbedding and conversion_report(model, target).changed[0] == "a.weight"
+    bounded = nn.Embedding(3, 2, max_norm=1, norm_type=1)
+    with pytest.raises(ValueError, match="target_modules='0' cannot be converted: norm_type is 1"):
+        weight_normalize(nn.Sequential(bounded), "0")
 
 
 def test_attention_is_listed_with_its_projection():
@@ -101,8 +118,8 @@ def test_only_some_layers():
             ValueError, match=r"target_modules='encoder.\*' matches no layer .*; there are 'enc.0', 'enc.1', 'dec'"
         ):
             function(model, ["dec", "encoder.*"])
-        with pytest.raises(TypeError, match=r"target_modules takes the classes nn.Linear, .*, got Embedding"):
-            function(model, nn.Embedding)
+        with pytest.raises(TypeError, match=r"target_modules takes the classes nn.Linear, .*, got Bilinear"):
+            function(model, nn.Bilinear)
         with pytest.raises(TypeError, match="target_modules takes names and classes, got int"):
             function(model, [3])
 

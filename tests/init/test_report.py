@@ -43,7 +43,7 @@ def test_what_a_plain_net_skips() -> None:
     assert report.changed == ["scaled"] and report.skipped == {
         "lazy": "LazyLinear has no weights yet: call the model once first",
         "tied": "weight is tied: one parameter is table.weight and tied.weight",
-        "torch": "has torch's weight normalisation: remove it first, with remove_weight_norm",
+        "torch": "has torch's weight normalisation: convert it first, with weight_normalize",
         "frozen": "its weight is frozen",
         "cell": "a cell, whose steps are not known beforehand; data_free_init sets it",
         "spectral": "weight: computed, as by pruning; make it a plain parameter first",

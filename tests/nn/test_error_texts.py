@@ -85,11 +85,14 @@ CALLS = [
         for kwargs in ({}, {"bias": False}, *([{"padding_mode": "reflect", "padding": 1}] if classes in CONVS else []))
         for shape in ((5,), (2, 5, 8), (2, 5, 8, 8), (2, 5, 8, 8, 8), (2, 3, 2, 8, 8, 8))
     ),
-    *((classes, {}, (R(2, 5, *spatial).double(),)) for classes, spatial in zip(CONVS, ((8,), (8, 8)), strict=True)),
-    *((classes, {}, (R(2, 5, *spatial),)) for classes, spatial in zip(CONVS, ((2,), (2, 2)), strict=True)),
+    *(
+        (classes, {}, (R(2, 5, *spatial).double(),))
+        for classes, spatial in zip(CONVS, ((8,), (8, 8), (8, 8, 8)), strict=True)
+    ),
+    *((classes, {}, (R(2, 5, *spatial),)) for classes, spatial in zip(CONVS, ((2,), (2, 2), (2, 2, 2)), strict=True)),
     *(
         (classes, {"stride": 2}, (R(2, 5, *spatial), size))
-        for classes, spatial in zip(TRANSPOSED, ((8,), (8, 8)), strict=True)
+        for classes, spatial in zip(TRANSPOSED, ((8,), (8, 8), (8, 8, 8)), strict=True)
         for size in ([1] * len(spatial), [100] * len(spatial), (17,) * 5)
     ),
 ]

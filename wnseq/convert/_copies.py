@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wnseq.convert._counterparts import Counterpart, empty_like
 from wnseq.nn._module import WNModule
-from wnseq.nn._weight_pairs import qualified_name
+from wnseq.nn._weight_pairs import find_weight_norm, is_torch_hook, plain_class, qualified_name
 
 _HOOKS = [name for name in vars(nn.Module()) if name.startswith(("_forward_", "_backward_", "_is_full_backward_"))]
 
@@ -38,14 +38,15 @@ class Copies:
 
     def fill(self, old: nn.Module, new: nn.Module, pair: Counterpart, parameters: Mapping[str, Any]) -> None:
         """Set a new module's parameters, and what else the old one carries."""
-        olds = {id(parameter) for parameter in old._parameters.values()}
+        olds = {id(parameter) for parameter in old.parameters()}  # also those of a parametrisation
         self.memo.update({id(made): made for made in parameters.values() if id(made) not in olds})  # no copy of these
         # into the existing dictionary: in the constructor's order, and that of WNModule guards the composed names
         new._parameters.update(self.copy(dict(parameters)))
-        usual = vars(empty_like(old, type(old), pair.arguments))
-        own = {name: value for name, value in vars(old).items() if name in _HOOKS or name not in usual}
+        usual = vars(empty_like(old, plain_class(old), pair.arguments))
+        rest = without_torch_weight_norm(old)
+        own = {name: value for name, value in rest.items() if name in _HOOKS or name not in usual}
         own.pop("_compiled_call_impl", None)  # nn.Module.compile() was of the old one
-        state = self.copy((own, old._buffers, old._modules, old._non_persistent_buffers_set))
+        state = self.copy((own, old._buffers, rest["_modules"], old._non_persistent_buffers_set))
         vars(new).update(state[0])
         new._buffers, new._modules, new._non_persistent_buffers_set = state[1:]
         new.training = old.training
@@ -74,6 +75,17 @@ class Copies:
     def of(self, model: nn.Module) -> nn.Module:
         made: nn.Module = self.copy(model)
         return made
+
+
+def without_torch_weight_norm(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module without the hooks, weights and submodules of torch's weight norm."""
+    weights = () if isinstance(module, WNModule) else find_weight_norm(module)  # the hook keeps each weight there
+    state = {key: value for key, value in vars(module).items() if key not in weights}
+    if plain_class(module) is not type(module):
+        state["_modules"] = {name: part for name, part in module._modules.items() if name != "parametrizations"}
+    for key in ("_forward_pre_hooks", "_load_state_dict_pre_hooks"):
+        state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not is_torch_hook(hook))
+    return state
 
 
 def _can_be_copied(value: Any, memo: dict[int, Any]) -> bool:

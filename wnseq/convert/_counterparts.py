@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
-from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
+from wnseq.nn._conv import WNConv1d, WNConv2d, WNConv3d, WNConvTranspose1d, WNConvTranspose2d, WNConvTranspose3d
+from wnseq.nn._embedding import WNEmbedding
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._min_rnn import (
     MinGRU,
@@ -22,6 +23,7 @@ from wnseq.nn._min_rnn import (
 from wnseq.nn._module import WNModule
 from wnseq.nn._plain_rnn import GRU, LSTM
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
+from wnseq.nn._weight_pairs import find_weight_norm
 from wnseq.state_dict import param_names, to_wnseq
 
 
@@ -37,12 +39,17 @@ _CELL = ("input_size", "hidden_size", "bias")
 _LAYER = (*_CELL, "num_layers", "batch_first", "bidirectional")
 _CHANNELS = ("in_channels", "out_channels", "groups", "bias")
 _CONV = (*_CHANNELS, "kernel_size", "stride", "padding", "dilation", "padding_mode")
+_SIZES = ("num_embeddings", "embedding_dim")
+_EMBEDDING = (*_SIZES, "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 COUNTERPARTS = (
     Counterpart(nn.Linear, WNLinear, ("in_features", "out_features", "bias")),
     Counterpart(nn.Conv1d, WNConv1d, _CONV),
     Counterpart(nn.Conv2d, WNConv2d, _CONV),
+    Counterpart(nn.Conv3d, WNConv3d, _CONV),
     Counterpart(nn.ConvTranspose1d, WNConvTranspose1d, (*_CONV, "output_padding")),
     Counterpart(nn.ConvTranspose2d, WNConvTranspose2d, (*_CONV, "output_padding")),
+    Counterpart(nn.ConvTranspose3d, WNConvTranspose3d, (*_CONV, "output_padding")),
+    Counterpart(nn.Embedding, WNEmbedding, _EMBEDDING),
     Counterpart(nn.RNN, WNRNN, (*_LAYER, "nonlinearity")),
     Counterpart(nn.LSTM, WNLSTM, (*_LAYER, "proj_size")),
     Counterpart(nn.GRU, WNGRU, _LAYER),
@@ -75,7 +82,7 @@ def normalized_layer(layer: nn.Module) -> WNModule | None:
 def empty_like(old: nn.Module, cls: type[nn.Module], arguments: Iterable[str]) -> Any:
     """Construct a module on the meta device with the arguments of another."""
     values: dict[str, Any] = {name: getattr(old, name) for name in arguments}
-    if values["bias"] is None or isinstance(values["bias"], Tensor):  # of a layer the bias itself
+    if "bias" in values and not isinstance(values["bias"], bool):  # of a layer the bias itself
         values["bias"] = values["bias"] is not None
     if "bidirectional" in values:
         values["bidirectional"] = bool(values["bidirectional"])  # torch accepts a number, too
@@ -86,13 +93,25 @@ def empty_like(old: nn.Module, cls: type[nn.Module], arguments: Iterable[str]) -
 
 
 def split_weights(old: nn.Module, new: WNModule) -> dict[str, Any]:
-    """Return the parameters of a plain layer with each weight split into v, in its memory format, and g."""
+    """Return the parameters of a layer with each weight split into v, in its memory format, and g.
+
+    A weight with torch's weight norm has its own v, the very parameter, and its g, flat if it lies along the outputs.
+    """
+    normalized = find_weight_norm(old)
     with torch.no_grad():
-        entries = to_wnseq(old._parameters, new.layouts)
+        given = dict(old._parameters)
+        for name, (v, g, _) in normalized.items():
+            given.update(zip(param_names(name), (v, g), strict=True))
+        entries = to_wnseq(given, new.layouts)
         for name in new.weight_names:
-            v, g = param_names(name)
+            v_name, g_name = param_names(name)
+            if name in normalized:
+                scale = normalized[name].g
+                if entries[g_name] is not scale:
+                    entries[g_name] = nn.Parameter(entries[g_name].clone(), requires_grad=scale.requires_grad)
+                continue
             weight = old.get_parameter(name)
-            entries[v] = torch.empty_like(weight).copy_(entries[v])
-            for part in (v, g):
+            entries[v_name] = torch.empty_like(weight).copy_(entries[v_name])
+            for part in (v_name, g_name):
                 entries[part] = nn.Parameter(entries[part], requires_grad=weight.requires_grad)
     return entries

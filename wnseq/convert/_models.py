@@ -6,29 +6,33 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from wnseq.convert._copies import Copies
+from wnseq.convert._copies import Copies, without_torch_weight_norm
 from wnseq.convert._counterparts import BY_NORMALIZED, BY_PLAIN, split_weights
 from wnseq.convert._report import computed_parameters, own_forward, plan
 from wnseq.convert._targets import TargetModules, Targets
 from wnseq.functional import compose
 from wnseq.nn._module import WNModule
-from wnseq.nn._weight_pairs import find_weight_norm, further_parametrizations, is_torch_hook
+from wnseq.nn._weight_pairs import find_weight_norm, further_parametrizations, plain_class
 from wnseq.state_dict import param_names
 
 
-def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Module:
+def weight_normalize(model: nn.Module, target_modules: Targets = None, *, adopt: bool = False) -> nn.Module:
     """Return the model with its layers replaced by weight-normalised ones that compute the same function.
 
-    ``nn.Linear``, ``Conv1d``, ``Conv2d``, ``ConvTranspose1d``, ``ConvTranspose2d``, ``RNN``, ``LSTM``, ``GRU``, the
-    cells, and the plain layers and cells of wnseq become their counterparts with v = w and g = ‖w‖, at any depth. The
-    caller's model is left as it is; what is not replaced is a deep copy. :func:`conversion_report` lists both.
+    ``nn.Linear``, ``Conv1d`` to ``Conv3d``, ``ConvTranspose1d`` to ``ConvTranspose3d``, ``RNN``, ``LSTM``, ``GRU``, the
+    cells, and the plain layers and cells of wnseq become their counterparts with v = w and g = ‖w‖, at any depth. Where a
+    weight has torch's own weight norm, by hooks or by parametrisation, along any axis, its v and g are taken over as
+    they are. The caller's model is left as it is; what is not replaced is a deep copy. :func:`conversion_report` lists
+    both.
 
     Args:
         model: Any module, or a layer itself.
         target_modules: Which layers: qualified names, in which ``*`` and ``?`` match any text and any character;
-            classes of those above; or several of either. All by default.
+            classes of those above; or several of either. All by default, but for ``nn.Embedding``, which is converted
+            where it is named.
+        adopt: Convert only the layers that have torch's weight norm. The others stay plain, so that
+            ``state_dict_as(result, like=model)`` gives a checkpoint of the caller's model with each v as it was.
 
     Raises:
         TypeError: ``target_modules`` holds a class without a counterpart, or neither class nor name.
@@ -38,7 +42,8 @@ def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Mod
         A layer of a convertible type that cannot be converted (a subclass, tied, pruned, parametrised) gives a warning.
         A module used at several places stays one module; tied biases stay tied. Device, dtype, memory format, training
         flag, requires_grad, forward and backward hooks, and what a user attached to a layer are kept. Gradients are
-        dropped, and so are hooks on the state dict, since its keys change. No random numbers are drawn.
+        dropped, and so are hooks on the state dict, since its keys change. No random numbers are drawn. A row of v that
+        is zero gives a row of zeros, where torch's weight norm gives NaN.
 
     Example:
         >>> import torch
@@ -49,11 +54,12 @@ def weight_normalize(model: nn.Module, target_modules: Targets = None) -> nn.Mod
           (out): Linear(in_features=4, out_features=2, bias=True)
         )
     """
-    layers, _, left = plan(model, target_modules)
+    layers, _, left = plan(model, target_modules, adopt)
     _warn("weight_normalize", left, "; conversion_report(model) lists all layers")
     copies = Copies(model)
     for layer in layers.values():
-        copies.start(layer, BY_PLAIN[type(layer)], BY_PLAIN[type(layer)].normalized)
+        pair = BY_PLAIN[plain_class(layer)]
+        copies.start(layer, pair, pair.normalized)
     for old, new, pair in copies.started:
         copies.fill(old, new, pair, split_weights(old, new))
     return copies.of(model)
@@ -96,7 +102,7 @@ def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.M
     for path, module in model.named_modules():
         pair = BY_NORMALIZED.get(type(module))
         if isinstance(module, WNModule):
-            reason = computed_parameters(module, pair.normalized, pair.arguments) if pair else own_forward(module)
+            reason = computed_parameters(module, pair.normalized, pair.arguments) if pair else own_forward(type(module))
         else:
             reason = further_parametrizations(module)
         if not (reason or pair or find_weight_norm(module)):
@@ -110,7 +116,7 @@ def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.M
         elif pair:
             copies.start(module, pair, pair.plain)
         else:
-            cls: Any = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+            cls: Any = plain_class(module)
             new: nn.Module = cls.__new__(cls)  # without the constructor, whose arguments are not known
             copies.memo[id(module)] = new
             others.append((module, new))
@@ -151,13 +157,10 @@ def _without_v_and_g(module: nn.Module) -> dict[str, Any]:
 
 def _without_torch_weight_norm(old: nn.Module, new: nn.Module, weights: Mapping[str, Any], copies: Copies) -> None:
     """Fill a module of torch with what another has, except for its weight norm."""
-    state = {key: value for key, value in vars(old).items() if key not in weights}  # the hook keeps each weight there
+    state = without_torch_weight_norm(old)
     for key in ("_flat_weights", "_flat_weight_refs", "_compiled_call_impl"):
         state.pop(key, None)
     state["_parameters"] = _without_v_and_g(old)
-    state["_modules"] = {name: part for name, part in old._modules.items() if name != "parametrizations"}
-    for key in ("_forward_pre_hooks", "_load_state_dict_pre_hooks"):
-        state[key] = type(state[key])((k, hook) for k, hook in state[key].items() if not is_torch_hook(hook))
     vars(new).update(copies.copy(state))
     parameters = {**weights, **new._parameters}  # weights before biases, as in the constructors of torch
     order: list[str] = vars(new).get("_flat_weights_names", ["weight_ih", "weight_hh"])

@@ -10,15 +10,23 @@ from torch import nn
 from wnseq.convert._counterparts import COUNTERPARTS, normalized_layer
 from wnseq.convert._report import not_plain, parameter_users
 from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
-from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
+from wnseq.nn._conv import WNConv1d, WNConv2d, WNConv3d, WNConvTranspose1d, WNConvTranspose2d, WNConvTranspose3d
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._module import WNModule
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
 
-FEEDFORWARD = (WNLinear, WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d)
+FEEDFORWARD = (
+    WNLinear,
+    WNConv1d,
+    WNConv2d,
+    WNConv3d,
+    WNConvTranspose1d,
+    WNConvTranspose2d,
+    WNConvTranspose3d,
+)
 RECURRENT = (WNRNN, WNLSTM, WNGRU)
 CELLS = (WNRNNCell, WNLSTMCell, WNGRUCell)
-_PLAIN = tuple(pair.plain for pair in COUNTERPARTS)
+_PLAIN = tuple(pair.plain for pair in COUNTERPARTS if issubclass(pair.normalized, (*FEEDFORWARD, *RECURRENT, *CELLS)))
 
 
 class InitReport(NamedTuple):

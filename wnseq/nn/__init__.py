@@ -9,8 +9,9 @@ from wnseq._recurrence.matmul import memory_bound_linear
 from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
 from wnseq.nn._batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
 from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
-from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
+from wnseq.nn._conv import WNConv1d, WNConv2d, WNConv3d, WNConvTranspose1d, WNConvTranspose2d, WNConvTranspose3d
 from wnseq.nn._dropout import LockedDropout
+from wnseq.nn._embedding import WNEmbedding
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._min_rnn import (
     MinGRU,
@@ -42,8 +43,11 @@ __all__ = [
     "MinLSTMCell",
     "WNConv1d",
     "WNConv2d",
+    "WNConv3d",
     "WNConvTranspose1d",
     "WNConvTranspose2d",
+    "WNConvTranspose3d",
+    "WNEmbedding",
     "WNGRUCell",
     "WNLSTMCell",
     "WNLinear",

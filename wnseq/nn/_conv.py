@@ -230,6 +230,13 @@ class WNConv2d(_WNConv):
     convolve = F.conv2d
 
 
+class WNConv3d(_WNConv):
+    """A convolution over three axes, ``(N, C, Z, Y, X)`` or ``(C, Z, Y, X)``; for ``nn.Conv3d``, see WNConv1d."""
+
+    spatial = 3
+    convolve = F.conv3d
+
+
 class WNConvTranspose1d(_WNConvTranspose):
     """A transposed convolution over one axis, a drop-in for ``torch.nn.ConvTranspose1d``; see :class:`WNConv1d`.
 
@@ -258,3 +265,10 @@ class WNConvTranspose2d(_WNConvTranspose):
 
     spatial = 2
     convolve = F.conv_transpose2d
+
+
+class WNConvTranspose3d(_WNConvTranspose):
+    """A transposed convolution over three axes, a drop-in for ``torch.nn.ConvTranspose3d``; see WNConvTranspose1d."""
+
+    spatial = 3
+    convolve = F.conv_transpose3d

@@ -80,8 +80,7 @@ class WNModule(nn.Module):
 
     def compose_weights(self) -> dict[str, Tensor]:
         """Compose every weight of this module, differentiably; return them by name."""
-        if torch.compiler.is_compiling() or (self._drawn and torch.is_grad_enabled() and not is_recording()):
-            self._check_drawn()
+        self._check_before_use()
         return {name: compose(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
 
     def accept_v_and_g(self) -> None:
@@ -94,6 +93,10 @@ class WNModule(nn.Module):
                 v, g = self.v_and_g(name)
                 self._drawn[name] = fingerprint(v)
                 guard(g)
+
+    def _check_before_use(self) -> None:
+        if torch.compiler.is_compiling() or (self._drawn and torch.is_grad_enabled() and not is_recording()):
+            self._check_drawn()
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # in a graph it runs once, at its capture
     def _check_drawn(self) -> None:

@@ -49,6 +49,11 @@ def further_parametrizations(module: nn.Module) -> str:
     return ""
 
 
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class that a module had before torch's parametrisations gave it one of its own."""
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+
+
 def is_torch_hook(hook: Any) -> bool:
     """Return True if a hook is part of torch's weight norm, of either kind."""
     inner = getattr(hook, "hook", hook)

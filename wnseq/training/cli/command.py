@@ -1,4 +1,4 @@
-"""The ``wnseq`` command lists the recipes, runs one or copies one out. Only a recipe that runs imports Lightning."""
+"""The ``wnseq`` command: lists, runs and copies recipes, converts checkpoints. Only a recipe imports Lightning."""
 
 import argparse
 import ast
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from wnseq import __version__
 from wnseq.training.cli.output import safe_output
@@ -62,9 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     copy = commands.add_parser("copy", help="copy a recipe to a file of your own, to run and to change")
     copy.add_argument("name", help="a recipe, by the name that wnseq lists")
     copy.add_argument("file", type=Path, help="the file to write, which must not exist")
+    _add_checkpoint(commands)
     with safe_output():
         given = parser.parse_args(argv)
         try:
+            if given.command == "checkpoint":
+                return _checkpoint(given)
             found = find_recipes()
             if given.command in (None, "list"):
                 return _print_list(found)
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             if given.command == "copy":
                 return _copy(found[given.name], given.file)
-        except (ModuleNotFoundError, OSError) as error:
+        except (ModuleNotFoundError, OSError, ValueError) as error:
             print(f"wnseq: error: {error}", file=sys.stderr)
             return 1
     arguments = sys.argv
@@ -84,6 +88,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module(f"{RECIPES}.{given.name}").main()
     finally:
         sys.argv = arguments
+    return 0
+
+
+def _add_checkpoint(commands: Any) -> None:
+    checkpoint = commands.add_parser(
+        "checkpoint",
+        help="convert the weight norm in a checkpoint file: wnseq checkpoint IN OUT --form plain",
+        description="Convert the weight-normalised weights of a .pt, .bin, .ckpt or .safetensors file to another form.",
+    )
+    checkpoint.add_argument("source", type=Path, metavar="IN", help="the file to read")
+    checkpoint.add_argument("target", type=Path, metavar="OUT", nargs="?", help="the file to write")
+    form = checkpoint.add_mutually_exclusive_group(required=True)
+    form.add_argument(
+        "--form", choices=["plain", "wnseq", "torch_hooks", "torch_parametrizations"], help="form to write"
+    )
+    form.add_argument("--fold", action="store_const", dest="form", const="plain", help="compose: the form plain")
+    checkpoint.add_argument("--weights", nargs="+", default=[], metavar="PATTERN", help="plain weights to split")
+    checkpoint.add_argument(
+        "--transposed", nargs="*", metavar="PATTERN", help="weights of transposed convolutions; alone, there are none"
+    )
+    checkpoint.add_argument("--dry-run", action="store_true", help="list the keys and write nothing")
+
+
+def _checkpoint(given: argparse.Namespace) -> int:
+    from wnseq.training.cli.respell import respell  # not before it is needed: the list of recipes loads no torch
+
+    if given.target is None and not given.dry_run:
+        raise ValueError("name the file to write after the one to read, or list the keys with --dry-run")
+    target = None if given.dry_run else given.target
+    result = respell(given.source, target, given.form, given.weights, given.transposed)
+    for old, new in result.renamed if given.dry_run else ():
+        print(f"{', '.join(old)} -> {', '.join(new)}")
+    for name in result.left_out:
+        print(f"left out: {name}, the state of an optimiser, which fits the old parameters only")
+    done = "would be written" if given.dry_run else f"written to {target}"
+    print(f"{len(result.renamed)} weights in the form {given.form} {done}")
     return 0
 
 

@@ -21,10 +21,9 @@ def weight_normalize(model: nn.Module, target_modules: Targets = None, *, adopt:
     """Return the model with its layers replaced by weight-normalised ones that compute the same function.
 
     ``nn.Linear``, ``Conv1d`` to ``Conv3d``, ``ConvTranspose1d`` to ``ConvTranspose3d``, ``RNN``, ``LSTM``, ``GRU``, the
-    cells, and the plain layers and cells of wnseq become their counterparts with v = w and g = ‖w‖, at any depth. Where a
-    weight has torch's own weight norm, by hooks or by parametrisation, along any axis, its v and g are taken over as
-    they are. The caller's model is left as it is; what is not replaced is a deep copy. :func:`conversion_report` lists
-    both.
+    cells, and the plain layers and cells of wnseq become their counterparts with v = w and g = ‖w‖, at any depth. A
+    weight with torch's own weight norm, by hooks or by parametrisation, along any axis, keeps its v and g. The caller's
+    model is left as it is; what is not replaced is a deep copy. :func:`conversion_report` lists both.
 
     Args:
         model: Any module, or a layer itself.

@@ -230,8 +230,8 @@ class LanguageModel(LightningModule):
         optimizer = kind(groups, lr=h.learning_rate, fused=self.trainer.precision != "16-mixed")
         optimizer._step_supports_amp_scaling = False
         if h.schedule == "plateau":
-            if self.trainer.limit_val_batches == 0:
-                raise ValueError("the schedule plateau needs a validation, and --trainer.limit_val_batches is 0")
+            if not self.trainer.enable_validation:
+                raise ValueError("the schedule plateau needs a validation: loaders, and limit_val_batches not 0")
             plateau = ReduceLROnPlateau(optimizer, factor=h.decay_factor, patience=0)
             # stepped by each validation: Lightning's own step comes after the checkpoints of the epoch's end, and not
             # at all in an epoch that was resumed

@@ -346,7 +346,7 @@ EARLY = {
     "a plateau of nothing": (
         language_model,
         ["--model.schedule=plateau", "--trainer.limit_val_batches=0"],
-        "the schedule plateau needs a validation, and --trainer.limit_val_batches is 0",
+        "the schedule plateau needs a validation: loaders, and limit_val_batches not 0",
     ),
     "a misspelt monitor": (
         sequential_images,

@@ -347,6 +347,15 @@ def test_another_optimizer_is_refused_before_its_state_is_loaded():
         Trainer(**TRAINER).fit(model, data, ckpt_path="model.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_a_plateau_without_a_validation_is_refused_in_a_fit_of_ones_own():
+    model, data = make("language_model", schedule="plateau")
+    data.setup("fit")
+    model.build(data.tokenizer)
+    with pytest.raises(ValueError, match="the schedule plateau needs a validation"):
+        Trainer(**TRAINER).fit(model, data.train_dataloader())
+
+
 def test_a_plateau_has_no_warmup():
     with pytest.raises(ValueError, match="warmup must be 0 with the schedule plateau, which has none, got 5"):
         make("language_model", schedule="plateau", warmup=5)

@@ -110,6 +110,7 @@ class LanguageModel(LightningModule):
         hidden_size: Features of the hidden state.
         num_layers: Recurrent layers.
         dropout: Probability of a zero in the embedded input, between layers and before the softmax.
+        weight_drop: Probability of a zero in the recurrent weights, by one mask a batch (Merity et al. 2018).
         tied: Whether the softmax shares the embedding's weight, which then must have hidden_size features.
         forget_bias: Start of the forget bias, of the GRU's update bias, and negated of the minGRU's, which forgets.
         optimizer: AdamW, or plain SGD.
@@ -135,7 +136,7 @@ class LanguageModel(LightningModule):
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
 
-    resume_may_change = ("dropout", "chunked_softmax")  # what takes effect in a resumed run
+    resume_may_change = ("dropout", "weight_drop", "chunked_softmax")  # what takes effect in a resumed run
 
     @fill_from_checkpoint
     def __init__(
@@ -146,6 +147,7 @@ class LanguageModel(LightningModule):
         hidden_size: int = 256,
         num_layers: int = 1,
         dropout: float = 0.5,
+        weight_drop: float = 0.0,
         tied: bool = True,
         forget_bias: float = 1.0,
         optimizer: Literal["adamw", "sgd"] = "adamw",
@@ -164,14 +166,16 @@ class LanguageModel(LightningModule):
         self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling"])
         ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers"), "at least 1")
         ranges |= dict.fromkeys(("weight_decay", "warmup", "decay_after"), "at least 0")
-        ranges |= {"learning_rate": "greater than 0", "dropout": "at least 0 and less than 1"}
-        ranges["decay_factor"] = "greater than 0 and less than 1"
+        ranges |= dict.fromkeys(("dropout", "weight_drop"), "at least 0 and less than 1")
+        ranges |= {"learning_rate": "greater than 0", "decay_factor": "greater than 0 and less than 1"}
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling}, **ranges)
         if tied and embedding_size not in (None, hidden_size):
             raise ValueError(
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
                 "set --model.tied false or make them equal"
             )
+        if weight_drop and (cell, norm) == ("rnn", "none"):
+            raise ValueError("weight_drop is none of torch's RNN: set --model.norm weight, or the cell lstm or gru")
         if warmup and schedule == "plateau":
             raise ValueError(f"warmup must be 0 with the schedule plateau, which has none, got {warmup}")
         if init_vocabulary is not None and init_from is None:
@@ -188,7 +192,7 @@ class LanguageModel(LightningModule):
         h = self.hparams
         self.tokenizer = tokenizer
         sizes = (h.embedding_size or h.hidden_size, h.hidden_size, h.num_layers)
-        self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, h.dropout, h.tied, h.forget_bias)
+        self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, h.dropout, h.tied, h.forget_bias, h.weight_drop)
 
     def build_from_data(self) -> None:
         """Make the network for the tokenizer of the Trainer's data, and start it from ``init_from``."""
@@ -367,11 +371,13 @@ class Network(nn.Module):
         dropout: float,
         tied: bool,
         forget_bias: float,
+        weight_drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = nn.Embedding(vocabulary_size, embedding_size)
-        between = dropout if num_layers > 1 else 0.0
-        self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, dropout=between)
+        options = {"dropout": dropout if num_layers > 1 else 0.0}
+        options |= {"weight_drop": weight_drop} if weight_drop else {}  # which torch's RNN has not
+        self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, **options)
         self.decoder = nn.Linear(hidden_size, vocabulary_size)
         self.dropout = wnseq.LockedDropout(dropout)
         nn.init.uniform_(self.encoder.weight, -0.1, 0.1)

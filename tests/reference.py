@@ -62,20 +62,24 @@ def gru_step(x, state, w_ih, w_hh, b_ih, b_hh, w_hr):
 STEPS = {"rnn": rnn_step, "lstm": lstm_step, "gru": gru_step}
 
 
-def layer_parameters(parameters: dict[str, Tensor], suffix: str) -> list[Tensor | None]:
-    """Compose w_ih, w_hh, b_ih, b_hh, w_hr of one layer and direction from v, g and biases."""
+def layer_parameters(
+    parameters: dict[str, Tensor], suffix: str, masks: dict[str, Tensor] | None = None
+) -> list[Tensor | None]:
+    """Compose w_ih, w_hh, b_ih, b_hh, w_hr of one layer and direction from v, g and biases; w_hh times its mask."""
 
     def weight(kind):
         name = f"weight_{kind}_{suffix}"
         return weight_norm(parameters[f"{name}_v"], parameters[f"{name}_g"]) if f"{name}_v" in parameters else None
 
     w_ih, w_hh = weight("ih"), weight("hh")
+    if masks is not None:
+        w_hh = w_hh * masks[f"weight_hh_{suffix}"]
     zero = torch.zeros(len(w_ih), dtype=w_ih.dtype)
     biases = [parameters.get(f"bias_{kind}_{suffix}", zero) for kind in ("ih", "hh")]
     return [w_ih, w_hh, *biases, weight("hr")]
 
 
-def recur(kind, parameters, x, states, *, num_layers, bidirectional=False, **options):
+def recur(kind, parameters, x, states, *, num_layers, bidirectional=False, masks=None, **options):
     """Run one sequence ``(T, I)`` through all layers; states: tuple of ``(L·D, ·)``; the same for the result."""
     directions = 2 if bidirectional else 1
     final = []
@@ -83,7 +87,7 @@ def recur(kind, parameters, x, states, *, num_layers, bidirectional=False, **opt
         outputs = []
         for direction in range(directions):
             suffix = f"l{layer}" + ("_reverse" if direction else "")
-            weights = layer_parameters(parameters, suffix)
+            weights = layer_parameters(parameters, suffix, masks)
             state = tuple(s[layer * directions + direction] for s in states)
             steps = []
             for x_t in x.flip(0) if direction else x:

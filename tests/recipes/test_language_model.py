@@ -15,6 +15,7 @@ from torch import nn
 
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
 from wnseq.recipes.language_model import (
+    LAYERS,
     LanguageModel,
     LanguageModelCLI,
     Network,
@@ -200,12 +201,19 @@ def test_seeds_repeat():
 
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
     options = ("--model.dropout=0.3", "--model.schedule=constant", "--trainer.limit_val_batches=2")
+    options += ("--model.weight_drop=0.3",)
     fit(*options, steps=14)
     whole = weights(newest())
     fit(*options, steps=7)
     fit(*options, "--ckpt_path=last", steps=14)
     resumed = weights(newest())
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("cell", "norm"), [pair for pair in LAYERS if pair != ("rnn", "none")])
+def test_the_weight_drop_of_the_recurrent_net(cell, norm):
+    rates = [Network(11, cell, norm, 8, 8, 1, 0.0, True, 1.0, *given).rnn.weight_drop for given in ((), (0.4,))]
+    assert rates == [0.0, 0.4]
 
 
 def test_the_state_is_carried_between_batches_and_one_a_stage():
@@ -468,6 +476,8 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         (["--model.warmup=-1"], "warmup must be at least 0, got -1"),
         (["--model.decay_after=-1"], "decay_after must be at least 0, got -1"),
         (["--model.dropout=1"], "dropout must be at least 0 and less than 1, got 1"),
+        (["--model.weight_drop=1"], "weight_drop must be at least 0 and less than 1, got 1"),
+        (["--model.weight_drop=0.5", "--model.norm=none", "--model.cell=rnn"], "weight_drop is none of torch's RNN"),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be greater than 0 and at most 1, got 2"),
         (["--data.corpus=nowhere.txt"], "nowhere.txt"),

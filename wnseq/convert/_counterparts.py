@@ -89,6 +89,8 @@ def empty_like(old: nn.Module, cls: type[nn.Module], arguments: Iterable[str]) -
     new = cls(**values, device="meta")
     if hasattr(old, "dropout"):
         new.dropout = old.dropout  # not by the constructor, which would warn once more of dropout in one layer
+    if hasattr(old, "weight_drop") and hasattr(new, "weight_drop"):
+        new.weight_drop = old.weight_drop
     return new
 
 

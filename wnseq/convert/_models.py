@@ -9,7 +9,7 @@ from torch import nn
 
 from wnseq.convert._copies import Copies, without_torch_weight_norm
 from wnseq.convert._counterparts import BY_NORMALIZED, BY_PLAIN, split_weights
-from wnseq.convert._report import computed_parameters, own_forward, plan
+from wnseq.convert._report import computed_parameters, own_forward, plan, without_counterpart
 from wnseq.convert._targets import TargetModules, Targets
 from wnseq.functional import compose
 from wnseq.nn._module import WNModule
@@ -81,7 +81,8 @@ def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.M
             be left.
 
     Note:
-        Subclasses of wnseq's layers, and modules with further parametrisations, are left with a warning. A module used
+        Subclasses of wnseq's layers, layers with weight_drop, which torch's have not, and modules with further
+        parametrisations are left with a warning. A module used
         at several places stays one module, and two weights made of the same v and g one weight; a v that is shared
         without its g gives two independent weights. A weight requires grad if its v or its g does. The rest is kept as
         by :func:`weight_normalize`. A row of v that is zero gives a row of zeros, where torch gives NaN.
@@ -102,6 +103,7 @@ def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.M
         pair = BY_NORMALIZED.get(type(module))
         if isinstance(module, WNModule):
             reason = computed_parameters(module, pair.normalized, pair.arguments) if pair else own_forward(type(module))
+            reason = reason or without_counterpart(module)
         else:
             reason = further_parametrizations(module)
         if not (reason or pair or find_weight_norm(module)):

@@ -193,3 +193,10 @@ def computed_parameters(
     needed = [name for name, value in usual.items() if value is not None and name not in but]
     gone = [name for name in needed if module._parameters.get(name) is None]
     return f"{', '.join(gone)}: {_COMPUTED}" if gone else ""
+
+
+def without_counterpart(module: nn.Module) -> str:
+    """Return what a weight-normalised layer does that torch's cannot, or ""."""
+    if getattr(module, "weight_drop", 0):
+        return "torch.nn has no weight_drop: set the layer's to 0 first, which changes nothing in evaluation"
+    return ""

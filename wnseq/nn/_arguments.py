@@ -50,6 +50,14 @@ def check_number(label: str, name: str, value: Any, least: float, most: float, p
     return float(value)
 
 
+def check_rate(label: str, name: str, value: Any) -> float:
+    """Return a probability of dropping, under which something is kept that can be scaled up."""
+    phrase = f"{name} should be a number at least 0 and less than 1"
+    if check_number(label, name, value, 0, 1, phrase) == 1:
+        raise ValueError(f"{phrase}, got {name}={value!r} in {label}, which would leave nothing to scale up")
+    return float(value)
+
+
 def check_inside(label: str, name: str, value: Any, least: float, most: float, phrase: str) -> float:
     """Return a number within a range without its ends."""
     if not isinstance(value, Real) or isinstance(value, bool) or not least < float(value) < most:

@@ -1,6 +1,9 @@
 """Dropout of recurrent models that torch lacks."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnseq.nn._arguments import check_number
@@ -32,3 +35,18 @@ class LockedDropout(nn.Module):
     def extra_repr(self) -> str:
         """Return p."""
         return f"p={self.p}"
+
+
+def drop_recurrent_weights(module: Any, flat: list[Tensor]) -> list[Tensor]:
+    """Return the weights of recurrent layers, in training with each w_hh dropped by a mask of its own, in their order.
+
+    w_hh ⊙ m / (1 − p), m ~ Bernoulli(1 − p) for each entry, p = module.weight_drop
+
+    Args:
+        module: Has the attributes of torch's recurrent modules, and weight_drop.
+        flat: Weights and biases in torch's order, in which w_hh is the second of each layer and direction.
+    """
+    if not (module.training and module.weight_drop):
+        return flat
+    size = len(flat) // (module.num_layers * (1 + bool(module.bidirectional)))
+    return [F.dropout(weight, module.weight_drop) if k % size == 1 else weight for k, weight in enumerate(flat)]

@@ -6,13 +6,32 @@ from torch import Tensor, nn
 
 from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
+from wnseq.nn._arguments import check_rate
+from wnseq.nn._dropout import drop_recurrent_weights
 from wnseq.nn._fx import record_call, tracer_of
 
 
-class LSTM(nn.LSTM):
+class _Plain(nn.RNNBase):
+    """Layers of torch with weight drop."""
+
+    weight_drop: float
+
+    def __init__(self, *args: Any, weight_drop: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_drop = check_rate(type(self).__name__, "weight_drop", weight_drop)
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as torch prints them."""
+        return super().extra_repr() + (f", weight_drop={self.weight_drop}" if self.weight_drop else "")
+
+
+class LSTM(_Plain, nn.LSTM):
     """``torch.nn.LSTM`` run by wnseq's kernels: its arguments, shapes, state and results, as WNLSTM without v and g.
 
     On a CPU it is faster under bfloat16 autocast, in large layers and in single steps.
+
+    Args:
+        weight_drop: That of :class:`wnseq.WNLSTM`, by keyword; the other arguments are torch's.
 
     Note:
         ``torch.compile`` runs it in eager mode, as it does torch's. To script or quantise, load its state dict into a
@@ -27,7 +46,7 @@ class LSTM(nn.LSTM):
         return output
 
 
-class GRU(nn.GRU):
+class GRU(_Plain, nn.GRU):
     """``torch.nn.GRU`` run by wnseq's kernels; see :class:`LSTM`.
 
     On a CPU it is faster from about 32 steps of a layer of some size on, where it differs in the last bits.
@@ -39,12 +58,12 @@ class GRU(nn.GRU):
         return output
 
 
-def _run(module: nn.RNNBase, *arguments: Any) -> Any:
+def _run(module: _Plain, *arguments: Any) -> Any:
     arguments = arguments if arguments[-1] is not None else arguments[:-1]  # without reset they are torch's
     tracer = tracer_of(arguments)
     if tracer is not None:
         return record_call(module, tracer, arguments)
-    return dispatch.run(module, _flat_weights(module), *arguments)
+    return dispatch.run(module, drop_recurrent_weights(module, _flat_weights(module)), *arguments)
 
 
 def _flat_weights(module: nn.RNNBase) -> list[Tensor]:

@@ -1,7 +1,13 @@
-"""WNRNN, WNLSTM and WNGRU: weight-normalised recurrent layers over whole sequences."""
+"""WNRNN, WNLSTM and WNGRU: weight-normalised recurrent layers over whole sequences.
+
+Weight drop is an argument of the constructors, by keyword alone so that torch's order of arguments holds. It is not a
+wrapper, as in the code of its paper: it acts on the composed weights, between v and g and the kernel, where a wrapper
+reaches only by replacing the layer's parameters. That would rename entries of the state dict, hide the layer's type
+from conversion and initialisation, and have to be done again in each copy.
+"""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any, Self
 
@@ -11,8 +17,9 @@ from torch import Tensor, nn
 from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
 from wnseq._recurrence.steps import GATES
-from wnseq.nn._arguments import check_bool, check_int, check_number
+from wnseq.nn._arguments import check_bool, check_int, check_number, check_rate
 from wnseq.nn._cells import gate_view, reset_rnn_parameters_
+from wnseq.nn._dropout import drop_recurrent_weights
 from wnseq.nn._module import WNModule
 
 
@@ -33,6 +40,7 @@ class _WNRecurrent(WNModule):
         proj_size: int,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        weight_drop: float,
     ) -> None:
         super().__init__()
         self.input_size = input_size
@@ -43,6 +51,7 @@ class _WNRecurrent(WNModule):
         self.dropout = dropout
         self.bidirectional = bidirectional
         self.proj_size = proj_size
+        self.weight_drop = check_rate(type(self).__name__, "weight_drop", weight_drop)
         self._check_arguments()
         num_layers, proj_size = self.num_layers, self.proj_size
         rows = len(GATES[self.kind]) * hidden_size
@@ -126,6 +135,7 @@ class _WNRecurrent(WNModule):
             "batch_first": False,
             "dropout": 0,
             "bidirectional": False,
+            "weight_drop": 0,
         }
         given = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *given])
@@ -156,7 +166,23 @@ class _WNRecurrent(WNModule):
         """Return composed weights and biases in the order of torch's kernels."""
         weights = self.compose_weights()
         # biases as attributes: those of DataParallel's replicas, pruned or parametrised ones are no parameters
-        return [weights[name] if name in weights else getattr(self, name) for name in self._flat_weights_names]
+        flat = [weights[name] if name in weights else getattr(self, name) for name in self._flat_weights_names]
+        return drop_recurrent_weights(self, flat)
+
+    def version_guard(self) -> Callable[[], None]:
+        """Return the function of :meth:`WNModule.version_guard`; with weight_drop it knows training from evaluation."""
+        check, was_training = super().version_guard(), self.training
+
+        def check_mode() -> None:
+            check()
+            if self.weight_drop and self.training != was_training:
+                mode = "training, so its weights are dropped" if was_training else "evaluation, so no weight is dropped"
+                raise RuntimeError(
+                    f"{type(self).__name__}: bind() was called in {mode}, and it is used after the other of train() "
+                    "and eval(); call bind() again after each of them"
+                )
+
+        return check_mode
 
     def _with_weights(self, flat: list[Tensor], input: Sequence, hx: Any = None, reset: Any = None) -> tuple[Any, Any]:
         return dispatch.run(self, flat, input, hx, reset)
@@ -204,12 +230,13 @@ class WNRNN(_WNHidden):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        weight_drop: float = 0.0,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu' in WNRNN.")
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, weight_drop)
         self.nonlinearity = nonlinearity
 
     @property
@@ -241,10 +268,11 @@ class WNGRU(_WNHidden):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        weight_drop: float = 0.0,
     ) -> None:
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
-        )
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, weight_drop)
 
 
 class WNLSTM(_WNRecurrent):
@@ -263,6 +291,8 @@ class WNLSTM(_WNRecurrent):
         bidirectional: Whether to run each layer in both directions, D = 2.
         proj_size: P, features of the projected hidden state (Sak et al. 2014); 0 for none, then P = H.
         device, dtype: Device and dtype of the parameters.
+        weight_drop: Probability of a zero in each entry of every W_hh, the others being divided by its complement, in
+            training: one mask for each forward, or for each ``bind()``, and all its steps. v and g are trained.
 
     Shape:
         - input: ``(T, N, I)``, ``(N, T, I)`` with batch_first, ``(T, I)`` unbatched, or a ``PackedSequence``
@@ -291,7 +321,8 @@ class WNLSTM(_WNRecurrent):
         torch.Size([128])
 
     Source:
-        Salimans & Kingma 2016, arXiv 1602.07868, section 2.
+        Salimans & Kingma 2016, arXiv 1602.07868, section 2; weight_drop: Merity et al. 2018, arXiv 1708.02182,
+        section 2.
     """
 
     kind = "lstm"
@@ -308,10 +339,11 @@ class WNLSTM(_WNRecurrent):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        weight_drop: float = 0.0,
     ) -> None:
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
-        )
+        sizes = (input_size, hidden_size, num_layers)
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype, weight_drop)
 
     def forward(
         self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None, reset: Sequence | None = None

@@ -40,23 +40,23 @@ def rnn_step(x, state, w_ih, w_hh, b_ih, b_hh, w_hr, nonlinearity="tanh"):
     return (tanh(a) if nonlinearity == "tanh" else a.clamp(min=0),)
 
 
-def lstm_step(x, state, w_ih, w_hh, b_ih, b_hh, w_hr):
+def lstm_step(x, state, w_ih, w_hh, b_ih, b_hh, w_hr, candidate=1):
     h, c = state
     size = len(c)
     a = w_ih @ x + b_ih + w_hh @ h + b_hh
     i, f, g, o = (a[k * size : (k + 1) * size] for k in range(4))
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    c = sigmoid(f) * c + sigmoid(i) * candidate * tanh(g)
     h = sigmoid(o) * tanh(c)
     return (h if w_hr is None else w_hr @ h), c
 
 
-def gru_step(x, state, w_ih, w_hh, b_ih, b_hh, w_hr):
+def gru_step(x, state, w_ih, w_hh, b_ih, b_hh, w_hr, candidate=1):
     (h,) = state
     size = len(h)
     rows = [slice(k * size, (k + 1) * size) for k in range(3)]
     r, z = (sigmoid(w_ih[s] @ x + b_ih[s] + w_hh[s] @ h + b_hh[s]) for s in rows[:2])
     n = tanh(w_ih[rows[2]] @ x + b_ih[rows[2]] + r * (w_hh[rows[2]] @ h + b_hh[rows[2]]))
-    return ((1 - z) * n + z * h,)
+    return ((1 - z) * candidate * n + z * h,)
 
 
 STEPS = {"rnn": rnn_step, "lstm": lstm_step, "gru": gru_step}
@@ -79,8 +79,12 @@ def layer_parameters(
     return [w_ih, w_hh, *biases, weight("hr")]
 
 
-def recur(kind, parameters, x, states, *, num_layers, bidirectional=False, masks=None, **options):
-    """Run one sequence ``(T, I)`` through all layers; states: tuple of ``(L·D, ·)``; the same for the result."""
+def recur(kind, parameters, x, states, *, num_layers, bidirectional=False, masks=None, noise=None, **options):
+    """Run one sequence ``(T, I)`` through all layers; states: tuple of ``(L·D, ·)``; the same for the result.
+
+    masks: of each w_hh, by name. noise: called at each step, returns the mask of the candidate, or 1, and for each
+    state the share of its old value.
+    """
     directions = 2 if bidirectional else 1
     final = []
     for layer in range(num_layers):
@@ -91,7 +95,10 @@ def recur(kind, parameters, x, states, *, num_layers, bidirectional=False, masks
             state = tuple(s[layer * directions + direction] for s in states)
             steps = []
             for x_t in x.flip(0) if direction else x:
-                state = STEPS[kind](x_t, state, *weights, **options)
+                candidate, shares = noise() if noise else (1, [0] * len(state))
+                dropped = {} if kind == "rnn" else {"candidate": candidate}
+                new = STEPS[kind](x_t, state, *weights, **options, **dropped)
+                state = tuple(d * old + (1 - d) * each for d, old, each in zip(shares, state, new, strict=True))
                 steps.append(state[0])
             output = torch.stack(steps)
             outputs.append(output.flip(0) if direction else output)

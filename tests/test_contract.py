@@ -69,7 +69,9 @@ def test_the_constructor_and_forward_take_torch_s_arguments(case):
     overloads = typing.get_overloads(case.twin.__init__)
     expected = arguments(overloads[0] if overloads else case.twin.__init__)
     if case in SIMPLE_SEQUENCES:
-        expected.append(("weight_drop", inspect.Parameter.KEYWORD_ONLY, 0.0))
+        own = {"rnn": ["zoneout"], "gru": ["zoneout", "recurrent_dropout"]}
+        names = ["weight_drop", *own.get(case.kind, ["zoneout", "zoneout_cell", "recurrent_dropout"])]
+        expected += [(name, inspect.Parameter.KEYWORD_ONLY, 0.0) for name in names]
     assert arguments(case.module.__init__) == expected
     own = (
         [("reset", inspect.Parameter.POSITIONAL_OR_KEYWORD, None)] if case in SIMPLE_SEQUENCES else []

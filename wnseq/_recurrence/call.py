@@ -28,6 +28,13 @@ class RNNConfig(NamedTuple):
     batch_first: bool  # not for a packed input, which has no batch axis
 
 
+class StepRates(NamedTuple):
+    """Probabilities of what acts inside of a step."""
+
+    zoneout: tuple[float, ...]  # of each state
+    candidate: float  # of recurrent dropout, 0 in evaluation
+
+
 class Call(NamedTuple):
     """A batched or packed input with states and weights, and how to run the layers over it."""
 
@@ -39,6 +46,7 @@ class Call(NamedTuple):
     config: RNNConfig
     nonlinearity: str  # of an Elman layer, tanh or relu
     reset: Tensor | None = None  # (T, N), or packed (ΣN,): true where a border lies before a step
+    rates: StepRates | None = None  # None if nothing acts inside of a step
 
     @property
     def batch(self) -> int:
@@ -72,7 +80,7 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any 
     """Check what a module was given, and bring it into the form of a call.
 
     Args:
-        module: Has the attributes of torch's recurrent modules.
+        module: Has the attributes of torch's recurrent modules, and the rates of regularisers if it has any.
         flat: Weights and biases in torch's order.
         x: Input, in each form that torch's modules take.
         hx: Initial states in the form of the module: of an LSTM a pair. None for zeros.
@@ -118,7 +126,9 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any 
         module.bias, module.num_layers, module.dropout, module.training, module.bidirectional, module.batch_first
     )
     mask = None if reset is None else _check_reset(module, reset, given)
-    return Call(_KINDS[mode], x, batch_sizes, states, flat, config, "relu" if mode == "RNN_RELU" else "tanh", mask)
+    nonlinearity = "relu" if mode == "RNN_RELU" else "tanh"
+    rates = _step_rates(module, len(states))
+    return Call(_KINDS[mode], x, batch_sizes, states, flat, config, nonlinearity, mask, rates)
 
 
 def restore(module: Any, x: Sequence, output: Tensor, states: States) -> tuple[Sequence, Any]:
@@ -134,6 +144,13 @@ def restore(module: Any, x: Sequence, output: Tensor, states: States) -> tuple[S
     else:
         result = output
     return result, states if len(states) > 1 else states[0]
+
+
+def _step_rates(module: Any, states: int) -> StepRates | None:
+    """Read the rates of the regularisers of a step, which torch's modules have not."""
+    zoneout = tuple(getattr(module, name, 0.0) for name in ("zoneout", "zoneout_cell")[:states])
+    candidate = getattr(module, "recurrent_dropout", 0.0) if module.training else 0.0
+    return StepRates(zoneout, candidate) if any(zoneout) or candidate else None
 
 
 def _as_tuple(module: Any, mode: str, hx: Any) -> States | None:

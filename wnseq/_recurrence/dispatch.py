@@ -1,7 +1,8 @@
 """Which back end runs a call: the first in its kind's list that supports it and is the faster.
 
-What none of them supports is unrolled into steps. A new back end is a module with one object and its name in the
-table. The rule is fixed and never timed at run time, so that a run repeats to the bit; ``wnseq.nn.backend`` forces it.
+What none of them supports is unrolled into steps, as is what acts inside of a step, zoneout and recurrent dropout. A
+new back end is a module with one object and its name in the table. The rule is fixed and never timed at run time, so
+that a run repeats to the bit; ``wnseq.nn.backend`` forces it.
 """
 
 from typing import Any
@@ -57,6 +58,8 @@ def _run_mixed(module: Any, call: Call) -> tuple[Tensor, States]:
 
 def select_backend(call: Call) -> Backend:
     """Return the back end that runs a call."""
+    if call.rates is not None:
+        return UNROLLED
     for candidate in (TORCH_KERNEL,) if call.mixes_dtypes else BACKENDS[call.kind]:
         if candidate.supports(call) and candidate.is_faster(call):
             return candidate

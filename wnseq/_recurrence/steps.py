@@ -57,6 +57,8 @@ def lstm_step(
     w_hh: Tensor,
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
+    *,
+    recurrent_dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Compute one step of an LSTM.
 
@@ -67,6 +69,7 @@ def lstm_step(
         state: Hidden and cell state.
         w_ih: Weights and biases are those of :func:`rnn_step` for four gates, one below the other.
         w_hh, b_ih, b_hh: See w_ih.
+        recurrent_dropout: Probability of a zero in g, of which the rest is scaled up; it is for training alone.
 
     Shape:
         - x: ``(N, I)`` or ``(I,)``; each state: ``(N, H)`` or ``(H,)``
@@ -78,7 +81,10 @@ def lstm_step(
     h, c = state
     total = memory_bound_linear(x, w_ih, b_ih) + memory_bound_linear(h, w_hh, b_hh)  # (N, 4·H)
     i, f, g, o = total.chunk(4, -1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    g = g.tanh()
+    if recurrent_dropout:
+        g = F.dropout(g, recurrent_dropout)
+    c = f.sigmoid() * c + i.sigmoid() * g
     return o.sigmoid() * c.tanh(), c
 
 
@@ -89,6 +95,8 @@ def gru_step(
     w_hh: Tensor,
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
+    *,
+    recurrent_dropout: float = 0.0,
 ) -> Tensor:
     """Compute one step of a GRU.
 
@@ -99,6 +107,7 @@ def gru_step(
         h: Hidden state.
         w_ih: Weights and biases are those of :func:`rnn_step` for three gates, one below the other.
         w_hh, b_ih, b_hh: See w_ih.
+        recurrent_dropout: Probability of a zero in n, of which the rest is scaled up; it is for training alone.
 
     Shape:
         - x: ``(N, I)`` or ``(I,)``; h: ``(N, H)`` or ``(H,)``
@@ -112,6 +121,8 @@ def gru_step(
     r = (r_x + r_h).sigmoid()
     z = (z_x + z_h).sigmoid()
     n = (n_x + r * n_h).tanh()
+    if recurrent_dropout:
+        n = F.dropout(n, recurrent_dropout)
     return n + z * (h - n)
 
 

@@ -17,7 +17,7 @@ class TorchKernel(Backend):
 
     def run(self, call: Call) -> tuple[Tensor, States]:
         """Run all layers."""
-        kind, x, batch_sizes, states, flat, config, nonlinearity, _ = call
+        kind, x, batch_sizes, states, flat, config, nonlinearity = call[:7]
         kernel = getattr(torch, f"rnn_{nonlinearity}" if kind == "rnn" else kind)
         hx, flat = (states, flat) if kind == "lstm" else (states[0], _cast_once(flat))
         if batch_sizes is None:

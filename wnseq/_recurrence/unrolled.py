@@ -6,16 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq._recurrence.backend import LayerBackend, widen
+from wnseq._recurrence.backend import LayerBackend, autocast, widen
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.resets import mask_state, split_mask
 from wnseq._recurrence.steps import gru_step, lstm_step, min_step, rnn_step
+from wnseq._recurrence.zoneout import regularise
 
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
 
 
 class Unrolled(LayerBackend):
-    """Runs what no other back end supports: transforms of ``torch.func``."""
+    """Runs what no other back end supports: transforms of ``torch.func``, zoneout and recurrent dropout."""
 
     def supports(self, call: Call) -> bool:
         """Return True if there is a call at all."""
@@ -26,7 +27,12 @@ class Unrolled(LayerBackend):
     ) -> tuple[Tensor, States]:
         """Run one layer in one direction."""
         step = STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
-        return unroll(step, x, call.batch_sizes, states, weights, reverse, call.reset)
+        if call.rates is not None:
+            step = regularise(step, call.rates, call.config.training)
+        output, states = unroll(step, x, call.batch_sizes, states, weights, reverse, call.reset)
+        if call.rates is not None and call.kind == "lstm" and not call.projected:  # what torch's kernel lowers
+            output, states, _ = autocast(output, states, [])
+        return output, states
 
 
 def unroll(
@@ -52,16 +58,16 @@ def unroll(
     return torch.stack(outputs) if batch_sizes is None else torch.cat(outputs), states
 
 
-def lstm(x: Tensor, states: States, *weights: Tensor) -> States:
+def lstm(x: Tensor, states: States, *weights: Tensor, recurrent_dropout: float = 0.0) -> States:
     """Step an LSTM; with an odd number of weights the last one is the projection."""
     gates = len(weights) // 2 * 2
-    h, c = lstm_step(x, (states[0], states[1]), *weights[:gates])
+    h, c = lstm_step(x, (states[0], states[1]), *weights[:gates], recurrent_dropout=recurrent_dropout)
     return (F.linear(h, weights[gates]) if len(weights) > gates else h), c
 
 
-def gru(x: Tensor, states: States, *weights: Tensor) -> States:
+def gru(x: Tensor, states: States, *weights: Tensor, recurrent_dropout: float = 0.0) -> States:
     """Step a GRU."""
-    return (gru_step(x, states[0], *weights),)
+    return (gru_step(x, states[0], *weights, recurrent_dropout=recurrent_dropout),)
 
 
 def _rnn_tanh(x: Tensor, states: States, *weights: Tensor) -> States:

@@ -81,8 +81,8 @@ def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.M
             be left.
 
     Note:
-        Subclasses of wnseq's layers, layers with weight_drop, which torch's have not, and modules with further
-        parametrisations are left with a warning. A module used
+        Subclasses of wnseq's layers, layers with weight_drop, zoneout or recurrent_dropout, which torch's have not, and
+        modules with further parametrisations are left with a warning. A module used
         at several places stays one module, and two weights made of the same v and g one weight; a v that is shared
         without its g gives two independent weights. A weight requires grad if its v or its g does. The rest is kept as
         by :func:`weight_normalize`. A row of v that is zero gives a row of zeros, where torch gives NaN.

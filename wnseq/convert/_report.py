@@ -13,6 +13,7 @@ from wnseq.convert._counterparts import BY_PLAIN, COUNTERPARTS, empty_like
 from wnseq.convert._targets import TargetModules, Targets
 from wnseq.nn._arguments import check_bool
 from wnseq.nn._module import WNModule
+from wnseq.nn._rnn import REGULARISERS
 from wnseq.nn._weight_pairs import find_weight_norm, further_parametrizations, plain_class, qualified_name
 from wnseq.state_dict import param_names
 
@@ -197,6 +198,6 @@ def computed_parameters(
 
 def without_counterpart(module: nn.Module) -> str:
     """Return what a weight-normalised layer does that torch's cannot, or ""."""
-    if getattr(module, "weight_drop", 0):
-        return "torch.nn has no weight_drop: set the layer's to 0 first, which changes nothing in evaluation"
-    return ""
+    own = [name for name in REGULARISERS if getattr(module, name, 0)]
+    effect = "its evaluation" if any(name.startswith("zoneout") for name in own) else "nothing in evaluation"
+    return f"torch.nn has no {', '.join(own)}: set the layer's to 0 first, which changes {effect}" if own else ""

@@ -1,9 +1,9 @@
 """WNRNN, WNLSTM and WNGRU: weight-normalised recurrent layers over whole sequences.
 
-Weight drop is an argument of the constructors, by keyword alone so that torch's order of arguments holds. It is not a
-wrapper, as in the code of its paper: it acts on the composed weights, between v and g and the kernel, where a wrapper
-reaches only by replacing the layer's parameters. That would rename entries of the state dict, hide the layer's type
-from conversion and initialisation, and have to be done again in each copy.
+Weight drop, zoneout and recurrent dropout are arguments of the constructors, by keyword alone so that torch's order of
+arguments holds. None is a wrapper, as weight drop is in the code of its paper: they act between v and g and the kernel,
+or inside of a step, where a wrapper reaches only by replacing the layer's parameters or its forward. That would rename
+entries of the state dict, hide the layer's type from conversion and initialisation, and be lost in some copies.
 """
 
 import warnings
@@ -22,11 +22,14 @@ from wnseq.nn._cells import gate_view, reset_rnn_parameters_
 from wnseq.nn._dropout import drop_recurrent_weights
 from wnseq.nn._module import WNModule
 
+REGULARISERS = ("weight_drop", "zoneout", "zoneout_cell", "recurrent_dropout")
+
 
 class _WNRecurrent(WNModule):
     """Recurrent layers of any kind."""
 
     kind: str
+    weight_drop: float
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class _WNRecurrent(WNModule):
         proj_size: int,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-        weight_drop: float,
+        rates: dict[str, float],
     ) -> None:
         super().__init__()
         self.input_size = input_size
@@ -51,7 +54,8 @@ class _WNRecurrent(WNModule):
         self.dropout = dropout
         self.bidirectional = bidirectional
         self.proj_size = proj_size
-        self.weight_drop = check_rate(type(self).__name__, "weight_drop", weight_drop)
+        for name, rate in rates.items():
+            setattr(self, name, check_rate(type(self).__name__, name, rate))
         self._check_arguments()
         num_layers, proj_size = self.num_layers, self.proj_size
         rows = len(GATES[self.kind]) * hidden_size
@@ -135,9 +139,10 @@ class _WNRecurrent(WNModule):
             "batch_first": False,
             "dropout": 0,
             "bidirectional": False,
-            "weight_drop": 0,
+            **dict.fromkeys(REGULARISERS, 0),
         }
-        given = [f"{name}={getattr(self, name)}" for name, usual in defaults.items() if getattr(self, name) != usual]
+        values = {name: getattr(self, name, usual) for name, usual in defaults.items()}
+        given = [f"{name}={value}" for name, value in values.items() if value != defaults[name]]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *given])
 
     def gate_g(self, gate: str, layer: int = 0, weight: str = "hh", reverse: bool = False) -> Tensor:
@@ -232,11 +237,13 @@ class WNRNN(_WNHidden):
         dtype: torch.dtype | None = None,
         *,
         weight_drop: float = 0.0,
+        zoneout: float = 0.0,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu' in WNRNN.")
         sizes = (input_size, hidden_size, num_layers)
-        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, weight_drop)
+        rates = {"weight_drop": weight_drop, "zoneout": zoneout}
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, rates)
         self.nonlinearity = nonlinearity
 
     @property
@@ -270,9 +277,12 @@ class WNGRU(_WNHidden):
         dtype: torch.dtype | None = None,
         *,
         weight_drop: float = 0.0,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
     ) -> None:
         sizes = (input_size, hidden_size, num_layers)
-        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, weight_drop)
+        rates = {"weight_drop": weight_drop, "zoneout": zoneout, "recurrent_dropout": recurrent_dropout}
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, 0, device, dtype, rates)
 
 
 class WNLSTM(_WNRecurrent):
@@ -293,6 +303,11 @@ class WNLSTM(_WNRecurrent):
         device, dtype: Device and dtype of the parameters.
         weight_drop: Probability of a zero in each entry of every W_hh, the others being divided by its complement, in
             training: one mask for each forward, or for each ``bind()``, and all its steps. v and g are trained.
+        zoneout: Probability that an entry of h is that of the step before, drawn for each step in training; evaluation
+            takes the expectation. Steps with it run one by one, in evaluation too.
+        zoneout_cell: The same for c, whose unchanged value still makes h.
+        recurrent_dropout: Probability of a zero in the candidate g (GRU: n), drawn for each step in training, whose
+            steps run one by one. What the cell remembers is never dropped.
 
     Shape:
         - input: ``(T, N, I)``, ``(N, T, I)`` with batch_first, ``(T, I)`` unbatched, or a ``PackedSequence``
@@ -322,7 +337,8 @@ class WNLSTM(_WNRecurrent):
 
     Source:
         Salimans & Kingma 2016, arXiv 1602.07868, section 2; weight_drop: Merity et al. 2018, arXiv 1708.02182,
-        section 2.
+        section 2; zoneout: Krueger et al. 2017, arXiv 1606.01305; recurrent_dropout: Semeniuta et al. 2016,
+        arXiv 1603.05118.
     """
 
     kind = "lstm"
@@ -341,9 +357,14 @@ class WNLSTM(_WNRecurrent):
         dtype: torch.dtype | None = None,
         *,
         weight_drop: float = 0.0,
+        zoneout: float = 0.0,
+        zoneout_cell: float = 0.0,
+        recurrent_dropout: float = 0.0,
     ) -> None:
         sizes = (input_size, hidden_size, num_layers)
-        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype, weight_drop)
+        rates = {"weight_drop": weight_drop, "zoneout": zoneout, "zoneout_cell": zoneout_cell}
+        rates["recurrent_dropout"] = recurrent_dropout
+        super().__init__(*sizes, bias, batch_first, dropout, bidirectional, proj_size, device, dtype, rates)
 
     def forward(
         self, input: Sequence, hx: tuple[Tensor, Tensor] | None = None, reset: Sequence | None = None

@@ -174,8 +174,8 @@ class LanguageModel(LightningModule):
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
                 "set --model.tied false or make them equal"
             )
-        if weight_drop and (cell, norm) == ("rnn", "none"):
-            raise ValueError("weight_drop is none of torch's RNN: set --model.norm weight, or the cell lstm or gru")
+        if weight_drop and (cell.startswith("min") or (cell, norm) == ("rnn", "none")):
+            raise ValueError(f"weight_drop is for lstm, gru, and rnn with norm weight, got {cell} with norm {norm}")
         if warmup and schedule == "plateau":
             raise ValueError(f"warmup must be 0 with the schedule plateau, which has none, got {warmup}")
         if init_vocabulary is not None and init_from is None:
@@ -376,7 +376,7 @@ class Network(nn.Module):
         super().__init__()
         self.encoder = nn.Embedding(vocabulary_size, embedding_size)
         options = {"dropout": dropout if num_layers > 1 else 0.0}
-        options |= {"weight_drop": weight_drop} if weight_drop else {}  # which torch's RNN has not
+        options |= {"weight_drop": weight_drop} if weight_drop else {}  # which not every layer has
         self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, **options)
         self.decoder = nn.Linear(hidden_size, vocabulary_size)
         self.dropout = wnseq.LockedDropout(dropout)

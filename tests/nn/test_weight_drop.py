@@ -13,6 +13,7 @@ from torch import nn
 
 from wnseq import GRU, LSTM, WNGRU, WNLSTM, WNRNN, remove_weight_norm, weight_normalize
 from wnseq._recurrence import dispatch
+from wnseq._recurrence.backend import Backend
 from wnseq._recurrence.cpu_gru import CPU_GRU
 from wnseq._recurrence.cpu_rnn import CPU_RNN
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
@@ -88,7 +89,7 @@ def test_evaluation_drops_nothing_and_draws_nothing(name):
         ("WNGRU", (35, 20, 64), CPU_GRU),
         ("GRU", (35, 20, 64), CPU_GRU),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if isinstance(value, Backend) else str(value),
 )
 def test_the_kernel_is_that_without_weight_drop(name, size, expected, monkeypatch):
     seen, select = [], dispatch.select_backend

@@ -166,6 +166,11 @@ WeightNormParametrization = _weight_norm_class()
 BatchNormBase: type[nn.Module] = nn.BatchNorm1d.__mro__[1]  # of every batch norm of torch, without a public name
 
 
+def storage_id(storage: torch.UntypedStorage) -> int:
+    """Return a number that no other storage has while this one is alive."""
+    return int(storage._cdata)
+
+
 # ---- MKL and oneDNN
 
 

@@ -97,3 +97,17 @@ def test_a_weight_that_a_model_reads_is_a_plain_tensor_in_graphs_and_transforms(
     torch.func.grad(lambda x: kinds.append(type(layer.weight)) or loss(x))(x)
     torch.func.vmap(lambda x: kinds.append(type(layer.weight)) or layer(x))(x)
     assert kinds == [torch.Tensor, torch.Tensor] and type(layer.weight) is ComposedWeight
+
+
+def test_a_parameter_that_nothing_else_holds_is_assigned_without_a_warning_where_torch_compile_watches():
+    linear, kept = WNLinear(3, 2), nn.Parameter(torch.ones(2, 3))
+
+    def assign():
+        setattr(linear, "weight", nn.Parameter(torch.ones(2, 3)))  # noqa: B010
+        linear.weight = nn.Parameter(torch.ones(2, 3))
+        with pytest.warns(UserWarning, match="not tied"):
+            linear.weight = kept
+
+    assign()
+    with torch.compiler.set_stance("eager_on_recompile"):  # it evaluates every frame, and so calls are not inlined
+        torch.compile(assign, backend="eager")()

@@ -28,11 +28,11 @@ def references(value: Any) -> int:
 
 
 _probe = _Attribute()
-_probe.value = object()
 
 
 def is_held(value: Any) -> bool:
     """Return True if something else than the assignment, whose ``_assign`` calls this, refers to its value."""
+    _probe.value = object()  # each time, since torch.compile changes what a call itself refers to
     return hasattr(sys, "getrefcount") and sys.getrefcount(value) > _probe.references
 
 

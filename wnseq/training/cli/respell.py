@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wnseq._files import atomic_write
+from wnseq._torch_internals import storage_id
 from wnseq.errors import reading
 from wnseq.functional import Layout
 from wnseq.state_dict import FORMS, Form, convert_keys, find_pairs
@@ -57,7 +58,7 @@ class _Plan:
 
     def convert(self, value: Any, path: Path_ = ()) -> Any:
         if isinstance(value, Tensor):
-            self.sources.setdefault(_storage_id(value), lambda get: get(path))
+            self.sources.setdefault(storage_id(value.untyped_storage()), lambda get: get(path))
         if isinstance(value, list | tuple):
             items = [self.convert(item, (*path, k)) for k, item in enumerate(value)]
             return type(value)(items) if type(value) in (list, tuple) else value
@@ -113,10 +114,10 @@ class _Plan:
         for key, like in shapes.items():
             if len(old) == 2 and self.form != "plain" and (key.endswith(("_v", "original1"))):
                 made[key] = parts[old[0]]  # v stays as it is
-                self.sources.setdefault(_storage_id(made[key]), lambda get: get((*path, old[0])))
+                self.sources.setdefault(storage_id(made[key].untyped_storage()), lambda get: get((*path, old[0])))
                 continue
             made[key] = torch.empty(like.shape, dtype=like.dtype)  # its memory is never touched
-            self.sources[_storage_id(made[key])] = lambda get, key=key: (  # type: ignore[misc]
+            self.sources[storage_id(made[key].untyped_storage())] = lambda get, key=key: (  # type: ignore[misc]
                 convert({each: get((*path, each)) for each in old})[key].contiguous()
             )
         self.result.renamed.append(([_dotted((*path, key)) for key in old], [_dotted((*path, key)) for key in made]))
@@ -221,7 +222,7 @@ class _TorchFile:
                     warnings.simplefilter("ignore")  # torch's own files hold typed storages
                     kind = getattr(torch, value.pickle_storage_type()) if typed else torch.UntypedStorage
                     bare, numel = (value.untyped(), value.size()) if typed else (value, value.nbytes())
-                key, _ = storages.setdefault(bare._cdata, (str(len(storages)), bare))
+                key, _ = storages.setdefault(storage_id(bare), (str(len(storages)), bare))
                 return "storage", kind, key, "cpu", numel
 
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -286,7 +287,7 @@ class _Safetensors:
         text += b" " * (-len(text) % 8)
         out.write(struct.pack("<Q", len(text)) + text)
         for tensor in tree.values():
-            out.writelines(_chunks(_as_bytes(sources[_storage_id(tensor)](self.get))))
+            out.writelines(_chunks(_as_bytes(sources[storage_id(tensor.untyped_storage())](self.get))))
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:
@@ -301,10 +302,6 @@ def _chunks(data: Tensor) -> Iterator[memoryview]:
 def _view(data: Tensor) -> memoryview:
     array: Any = data.numpy()
     return memoryview(array)
-
-
-def _storage_id(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _is_optimizer(value: Any) -> bool:

@@ -66,8 +66,8 @@ class Call(NamedTuple):
     @property
     def mixes_dtypes(self) -> bool:
         """Return True if a state has another dtype than the input, and one that autocast does not cast."""
-        casts = is_autocast(self.x.device.type)
-        return any(state.dtype != self.x.dtype and not (casts and state.dtype in _CAST) for state in self.states)
+        others = [state.dtype for state in self.states if state.dtype != self.x.dtype]
+        return bool(others) and not (is_autocast(self.x.device.type) and all(dtype in _CAST for dtype in others))
 
     @property
     def product_dtype(self) -> torch.dtype:

@@ -39,12 +39,23 @@ class CPULoop(LayerBackend):
 
         With resets, which torch's kernel does not have, they may be of any dtype, and oneDNN may be missing.
         """
-        given = (call.x, *call.states, *call.flat)
-        if is_recording(*given) or forced_backend() == "torch":  # before what torch.compile cannot follow
+        if not may_loop(call):  # before what torch.compile cannot follow
             return False
         if call.reset is not None:
-            return all(type(each) in (Tensor, torch.nn.Parameter) and each.is_cpu and each.numel() for each in given)
+            return has_values_on_cpu(call)
+        given = (call.x, *call.states, *call.flat)
         return onednn_supports(*given) and all(weight.dtype == torch.float32 for weight in call.flat)
+
+
+def may_loop(call: Call) -> bool:
+    """Return True if nothing records, and torch's kernel is not forced."""
+    return not is_recording(call.x, *call.states, *call.flat) and forced_backend() != "torch"
+
+
+def has_values_on_cpu(call: Call) -> bool:
+    """Return True if every tensor is a plain one on a CPU that is not empty."""
+    given = (call.x, *call.states, *call.flat)
+    return all(type(each) in (Tensor, torch.nn.Parameter) and each.is_cpu and each.numel() for each in given)
 
 
 def lstm_forward(

@@ -8,11 +8,18 @@ from torch import Tensor
 from wnseq._recurrence import unrolled
 from wnseq._recurrence.backend import LayerBackend, forced_backend, widen
 from wnseq._recurrence.call import Call, States
-from wnseq._recurrence.cpu_loops import as_rows, states_before, step_sizes, steps_of, update_state
+from wnseq._recurrence.cpu_loops import (
+    as_rows,
+    has_values_on_cpu,
+    may_loop,
+    states_before,
+    step_sizes,
+    steps_of,
+    update_state,
+)
 from wnseq._recurrence.matmul import linear, weight_grad
 from wnseq._recurrence.resets import find_resets, zero, zero_
 from wnseq._recurrence.steps import MIN_GATES, open_min_gates_
-from wnseq._torch_internals import is_recording
 
 # Many short steps of few numbers: the calls cost more than the numbers, and the scan makes fewer.
 MIN_STEPS_SCAN, MAX_NUMBERS_SCAN = 64, 2**9  # steps, and N·H
@@ -23,10 +30,7 @@ class CPUMinRNN(LayerBackend):
 
     def supports(self, call: Call) -> bool:
         """Return True if the input is on a CPU and not empty, and torch's operators are not forced."""
-        given = (call.x, *call.states, *call.flat)
-        if is_recording(*given) or forced_backend() == "torch":  # before what torch.compile cannot follow
-            return False
-        return all(type(each) in (Tensor, torch.nn.Parameter) and each.is_cpu and each.numel() for each in given)
+        return may_loop(call) and has_values_on_cpu(call)  # in that order, for torch.compile
 
     def is_faster(self, call: Call) -> bool:
         """Return True if there are few steps or many numbers, if the input is packed, or if the loop is forced."""

@@ -52,6 +52,16 @@ def gate_view(module: WNModule, name: str, gate: str) -> Tensor:
     return g[rows]
 
 
+def layer_suffix(module: Any, layer: int, reverse: bool) -> str:
+    """Return the end of the names of one layer's parameters in one direction; raise ValueError if there is none."""
+    label = type(module).__name__
+    if not 0 <= layer < module.num_layers:
+        raise ValueError(f"{label}: layer must be in 0…{module.num_layers - 1}, got {layer}")
+    if reverse and not module.bidirectional:
+        raise ValueError(f"{label}: there is no reverse direction without bidirectional=True")
+    return f"_l{layer}" + ("_reverse" if reverse else "")
+
+
 class _WNCell(WNModule):
     """A cell of any kind."""
 

@@ -14,7 +14,7 @@ from wnseq._torch_internals import is_autocast
 from wnseq.errors import ShapeError
 from wnseq.functional import direction_norm
 from wnseq.nn._arguments import check_bool, check_int, check_number, check_size
-from wnseq.nn._cells import gate_view
+from wnseq.nn._cells import gate_view, layer_suffix
 from wnseq.nn._fx import record_call, tracer_of
 from wnseq.nn._module import WNModule
 
@@ -195,12 +195,7 @@ class _WNLayers(_Layers, WNModule):
             layer: Number of the layer, from 0.
             reverse: Whether to view the layer's backward direction.
         """
-        label = type(self).__name__
-        if not 0 <= layer < self.num_layers:
-            raise ValueError(f"{label}: layer must be in 0…{self.num_layers - 1}, got {layer}")
-        if reverse and not self.bidirectional:
-            raise ValueError(f"{label}: there is no reverse direction without bidirectional=True")
-        return gate_view(self, f"weight_ih_l{layer}" + ("_reverse" if reverse else ""), gate)
+        return gate_view(self, f"weight_ih{layer_suffix(self, layer, reverse)}", gate)
 
 
 class _WNCell(_Cell, WNModule):

@@ -18,7 +18,7 @@ from wnseq._recurrence import dispatch
 from wnseq._recurrence.call import Sequence
 from wnseq._recurrence.steps import GATES
 from wnseq.nn._arguments import check_bool, check_int, check_number, check_rate
-from wnseq.nn._cells import gate_view, reset_rnn_parameters_
+from wnseq.nn._cells import gate_view, layer_suffix, reset_rnn_parameters_
 from wnseq.nn._dropout import drop_recurrent_weights
 from wnseq.nn._module import WNModule
 
@@ -158,14 +158,9 @@ class _WNRecurrent(WNModule):
         Note:
             To freeze a gate under any optimiser, restore it after each step by ``optimizer.register_step_post_hook``.
         """
-        label = type(self).__name__
         if weight not in ("ih", "hh"):
-            raise ValueError(f"{label}: weight must be 'ih' or 'hh', got {weight!r}")
-        if not 0 <= layer < self.num_layers:
-            raise ValueError(f"{label}: layer must be in 0…{self.num_layers - 1}, got {layer}")
-        if reverse and not self.bidirectional:
-            raise ValueError(f"{label}: there is no reverse direction without bidirectional=True")
-        return gate_view(self, f"weight_{weight}_l{layer}" + ("_reverse" if reverse else ""), gate)
+            raise ValueError(f"{type(self).__name__}: weight must be 'ih' or 'hh', got {weight!r}")
+        return gate_view(self, f"weight_{weight}{layer_suffix(self, layer, reverse)}", gate)
 
     def _weights(self) -> list[Tensor]:
         """Return composed weights and biases in the order of torch's kernels."""

@@ -21,7 +21,7 @@ from wnseq.training.checkpoint_io import WholeCheckpointIO
 __all__ = ["build_callbacks", "build_plugins", "check_processes"]
 
 
-def as_list(users: Any) -> list[Any]:
+def _as_list(users: Any) -> list[Any]:
     """Return what a Trainer's flag gave as a list."""
     return [] if users is None else list(users) if isinstance(users, Sequence) else [users]
 
@@ -39,7 +39,7 @@ def build_callbacks(
         folder: The run's folder; None for a command that leaves no files.
         logs: Whether there is a logger.
     """
-    users = as_list(options.callbacks)
+    users = _as_list(options.callbacks)
     callbacks = [*users, *own]
     if any(hasattr(callback, "monitor") for callback in users):
         callbacks.append(CheckMonitors())
@@ -68,7 +68,7 @@ def build_callbacks(
 
 def build_plugins(options: Namespace) -> list[Any]:
     """Return the Trainer's plugins: the user's, and one that writes checkpoints if there is none among them."""
-    users = as_list(options.plugins)
+    users = _as_list(options.plugins)
     return users if any(isinstance(plugin, CheckpointIO) for plugin in users) else [*users, WholeCheckpointIO()]
 
 

@@ -38,10 +38,12 @@ def gradients(kind, inputs, **how):
     return [*result, *torch.autograd.grad(loss, leaves)]
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("save", [True, False], ids=["save", "run again"])
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize("reset", [False, True], ids=["no reset", "reset"])
+@pytest.mark.parametrize(
+    ("packed", "save", "reset"),  # each two of them together
+    [(False, True, False), (True, False, False), (False, False, True), (True, True, True)],
+    ids=["padded-save", "packed-run again", "reset-run again", "packed-reset-save"],
+)
 def test_torch_finds_nothing_wrong_with_the_operators(kind, save, packed, reset):
     inputs = arguments(kind, packed=packed, bias=save, reset=reset)
     operator = getattr(custom_ops, kind)

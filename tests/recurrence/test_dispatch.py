@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import SEQUENCE, Case, each_cell, each_sequence, tensors
+from cases import SEQUENCE, Case, cell_cases, each, each_sequence, tensors
 from torch import nn
+from torch._dynamo import lookup_backend
 from torch.export import Dim
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -15,11 +16,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import wnseq
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inside torch, and asked for below
-BOTH_WAYS = [  # one layer: a graph of two takes twice as long to compile, and each_sequence has them
-    Case(kind, *SEQUENCE[kind], kwargs={"bidirectional": True, **form})
+ONE_WAY = [  # a graph takes as long to compile as it has layers and directions, and each_sequence has both
+    Case(kind, *SEQUENCE[kind], kwargs=form)
     for kind, form in (("lstm", {}), ("lstm", {"proj_size": 3}), ("gru", {}), ("rnn", {}))
 ]
-both_ways = pytest.mark.parametrize("case", BOTH_WAYS, ids=[case.name for case in BOTH_WAYS])
+BOTH_WAYS = [replace(case, kwargs={"bidirectional": True, **case.kwargs}) for case in ONE_WAY]
+one_way, both_ways = each(ONE_WAY), each(BOTH_WAYS)
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +51,14 @@ def nodes(graph):
     return [str(node.target).split(".")[1] for node in graph.nodes if str(node.target).startswith("wnseq.")]
 
 
+def one_for_each_layer_and_direction(case):
+    return [case.kind] * case.kwargs["num_layers"] * (1 + case.kwargs["bidirectional"])
+
+
 # ---- torch.compile
 
 
-@both_ways
+@one_way
 def test_compiled_as_the_first_layer(case):
     module, x = case.make(), case.input()
     assert_same(case, compiled(module), module, module, x)
@@ -63,10 +69,18 @@ def test_compiled_between_layers(case):
     module, x = case.make(dtype=torch.float64), case.input(dtype=torch.float64).requires_grad_()
     states = tuple(state.requires_grad_() for state in tensors(case.states(3, torch.float64)))
     states = states if case.has_cell_state else states[0]
-    assert_same(case, compiled(module), module, module, x, states, rtol=0, atol=1e-12)
+    graphs = []
+
+    def look(graph, example):
+        graphs.append(nodes(graph.graph))
+        return lookup_backend("aot_eager")(graph, example)
+
+    run = torch.compile(module, fullgraph=True, backend=look)
+    assert_same(case, run, module, module, x, states, rtol=0, atol=1e-12)
+    assert graphs == [one_for_each_layer_and_direction(case)]
 
 
-@each_cell
+@each(cell_cases()[::2])  # one of each class
 def test_compiled_cells(case):
     module, x = case.make(), case.input()
     assert_same(case, compiled(module), module, module, x)
@@ -80,7 +94,7 @@ def test_compiled_cells(case):
     assert_same(case, compiled(loop), loop, module, x)
 
 
-@both_ways
+@one_way
 def test_compiled_for_inference(case):
     module, x = case.make().eval(), case.input()
     run = compiled(module)
@@ -89,7 +103,7 @@ def test_compiled_for_inference(case):
             torch.testing.assert_close(tensors(run(x)), tensors(module(x)))
 
 
-@both_ways
+@one_way
 def test_one_graph_for_every_length_and_batch_size(case):
     module = case.make()
     run = compiled(module, dynamic=True)
@@ -101,31 +115,18 @@ def test_one_graph_for_every_length_and_batch_size(case):
 
 
 @both_ways
-def test_one_operator_for_each_layer_and_direction(case):
-    case, graphs = replace(case, kwargs={**case.kwargs, "num_layers": 2}), []
-
-    def look(graph, example):
-        graphs.append(graph.graph)
-        return graph
-
-    torch.compile(case.make(), fullgraph=True, backend=look)(case.input())
-    assert [nodes(graph) for graph in graphs] == [[case.kind] * 4]
-
-
-@both_ways
 def test_compiled_packed(case):
     module = case.make(dtype=torch.float64)
     packed = pack_padded_sequence(case.input(dtype=torch.float64), [2, 4, 3], enforce_sorted=False)
     run = compiled(module)
-    for states in ((), (case.states(3, torch.float64),)):
-        results = [function(packed, *states) for function in (run, module)]
-        ours, expected = ([result[0].data, *tensors(result[1])] for result in results)
-        torch.testing.assert_close(ours, expected)
-        gradients = [torch.autograd.grad(total(each), list(module.parameters())) for each in (ours, expected)]
-        torch.testing.assert_close(*gradients)
+    states = case.states(3, torch.float64)  # test_exported_packed has none
+    ours, expected = ([output.data, *tensors(state)] for output, state in (run(packed, states), module(packed, states)))
+    torch.testing.assert_close(ours, expected)
+    gradients = [torch.autograd.grad(total(result), list(module.parameters())) for result in (ours, expected)]
+    torch.testing.assert_close(*gradients)
 
 
-@both_ways
+@one_way
 def test_compiled_under_autocast(case):
     module, x = case.make(), case.input()
     run = compiled(module)
@@ -168,7 +169,7 @@ def test_dropout_between_layers_compiles():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++")
-@pytest.mark.parametrize("case", BOTH_WAYS[::2], ids=[case.name for case in BOTH_WAYS[::2]])
+@each(BOTH_WAYS[::2])
 def test_compiled_by_inductor(case):
     module, x = case.make(), case.input()
     assert_same(case, torch.compile(module, fullgraph=True), module, module, x)
@@ -199,8 +200,7 @@ def test_exported_saved_and_loaded_for_other_lengths_and_batch_sizes(case):
     torch.export.save(program, file)
     file.seek(0)
     loaded = torch.export.load(file).module()
-    directions = 1 + case.kwargs["bidirectional"]
-    assert nodes(program.graph) == [case.kind] * case.kwargs["num_layers"] * directions
+    assert nodes(program.graph) == one_for_each_layer_and_direction(case)
     for steps, batch in ((9, 2), (1, 1), (4, 3)):
         x, states = case.input(batch=batch, steps=steps), case.states(batch)
         torch.testing.assert_close(tensors(loaded(x, states)), tensors(module(x, states)))
@@ -267,7 +267,7 @@ def test_scripted_without_weight_norm(case):
     "ignore:torch.ao.quantization is deprecated:DeprecationWarning",
     "ignore:torch.quantize_per_tensor:UserWarning",  # said once a process, and so by whichever test comes first
 )
-@pytest.mark.parametrize("case", BOTH_WAYS[::2], ids=[case.name for case in BOTH_WAYS[::2]])
+@each(BOTH_WAYS[::2])
 def test_quantised_without_weight_norm(case):
     module, x = case.make().eval(), case.input()
     folded = nn.Sequential(wnseq.remove_weight_norm(module))  # torch replaces what is inside

@@ -210,7 +210,7 @@ def nothing_compiled_before():
 
 
 @pytest.mark.usefixtures("nothing_compiled_before")
-@each_sequence
+@each(BOTH_WAYS)
 def test_compiled(case):
     problem = Problem(case)
     problem = problem.without_gradient_of_x() if problem.batch_first else problem

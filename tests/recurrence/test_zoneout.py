@@ -133,7 +133,7 @@ def test_a_seed_repeats_and_copies_draw_alike(kind):
 
 @each_kind
 def test_autocast_and_a_compiled_graph(kind):
-    module, x = MODULES[kind](4, 6, **RATES[kind]), torch.randn(5, 3, 4)
+    module, x = MODULES[kind](4, 6, **RATES[kind]), torch.randn(2, 3, 4)  # unrolled
     expected = seeded(module, x)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(tensors(seeded(compiled, x)), tensors(expected))

@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import torch
-from cases import Case
+from cases import Case, seed_cpu
 
 FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs in one worker, so that it is made once
     "tests/recipes/test_language_model_parallel.py",
@@ -63,7 +63,7 @@ def isolation() -> Iterator[None]:
     before = (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    seed_cpu(0)
     with torch.enable_grad():
         yield
     dtype, threads, deterministic = before

@@ -6,7 +6,7 @@ Where a probe fails, one warning lists what is missing, and public functions of 
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 Sizes = Sequence[int]  # a shape
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _missing: list[str] = []
 
@@ -44,6 +45,15 @@ def _equal(found: Tensor, value: float) -> bool:
 def is_tracing() -> bool:
     """Return True if a graph is being captured, in which a shape is not a number that can be compared."""
     return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
+def constant_in_graph(function: _Function) -> _Function:
+    """Mark a function that runs once, when a graph is captured, as torch.compiler.assume_constant_result does.
+
+    That one loads torch._dynamo, which takes as long as torch itself; what it then does is this.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def is_autocast(device: str) -> bool:

@@ -56,7 +56,9 @@ def test_parts_that_do_not_fit_are_refused(module, data, sizes, order, inverse, 
 def test_a_graph_refuses_them_when_it_runs(module):
     torch.compiler.reset()
     model = module(5, 6)
-    run = torch.compile(lambda *parts: model(PackedSequence(*parts))[0].data, backend="eager", fullgraph=True, dynamic=True)
+    run = torch.compile(
+        lambda *parts: model(PackedSequence(*parts))[0].data, backend="eager", fullgraph=True, dynamic=True
+    )
     torch.testing.assert_close(run(ROWS, torch.tensor(SIZES)), model(PackedSequence(ROWS, torch.tensor(SIZES)))[0].data)
     for name in ("a row short", "two rows more", "increasing", "of one sequence, which broadcasts"):
         data, sizes, *_ = WRONG[name]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from wnseq._torch_internals import has_hooks, is_recording
+from wnseq._torch_internals import constant_in_graph, has_hooks, is_recording
 from wnseq.errors import ShapeError
 from wnseq.functional import Layout, compose, decompose_like, direction_norm
 from wnseq.nn._composed_weight import ComposedWeight, Parameters, is_held
@@ -98,7 +98,7 @@ class WNModule(nn.Module):
         if torch.compiler.is_compiling() or (self._drawn and torch.is_grad_enabled() and not is_recording()):
             self._check_drawn()
 
-    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # in a graph it runs once, at its capture
+    @constant_in_graph
     def _check_drawn(self) -> None:
         """Warn if the parameters were initialised as if g were a weight, once, where they are about to be trained."""
         drawn, own = self._drawn or {}, self._parameters

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from wnseq._recurrence.backend import Backend
 from wnseq._recurrence.call import Call, States
-from wnseq._torch_internals import has_vmap_or_jvp
+from wnseq._recurrence.cudnn_weights import one_buffer, uses_cudnn
+from wnseq._torch_internals import has_vmap_or_jvp, is_autocast
 
 
 class TorchKernel(Backend):
@@ -20,6 +21,9 @@ class TorchKernel(Backend):
         kind, x, batch_sizes, states, flat, config, nonlinearity = call[:7]
         kernel = getattr(torch, f"rnn_{nonlinearity}" if kind == "rnn" else kind)
         hx, flat = (states, flat) if kind == "lstm" else (states[0], _cast_once(flat))
+        if uses_cudnn(call):
+            places = config.num_layers * (1 + config.bidirectional)
+            flat = one_buffer(flat, places, is_autocast(x.device.type))
         if batch_sizes is None:
             output, *final = kernel(x, hx, flat, *config)
         else:

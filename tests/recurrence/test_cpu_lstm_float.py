@@ -1,4 +1,4 @@
-"""The LSTM's loop in float32, forced, against torch's with every gradient; where states are reset it is the rule."""
+"""The LSTM's loop in float32, forced, against torch's with every gradient; the rule where states are reset often."""
 
 import pytest
 import torch
@@ -47,9 +47,10 @@ def test_it_is_torchs_with_first_and_second_derivatives(case, packed, calls):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
-def test_it_runs_where_states_are_reset(calls):
+def test_it_runs_where_states_are_reset_often(calls):
     module, x, reset = WNLSTM(8, 16), torch.randn(4, 3, 8), torch.zeros(4, 3, dtype=torch.bool)
+    reset[1:, 2] = True
     plain = module(x)[0]
     assert not calls
-    torch.testing.assert_close(module(x, reset=reset)[0], plain)
+    torch.testing.assert_close(module(x, reset=reset)[0][:, :2], plain[:, :2])
     assert len(calls) == 1

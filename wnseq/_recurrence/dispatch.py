@@ -18,13 +18,14 @@ from wnseq._recurrence.cpu_min_rnn import CPU_MIN_RNN
 from wnseq._recurrence.cpu_rnn import CPU_RNN
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
 from wnseq._recurrence.parallel_scan import PARALLEL_SCAN
+from wnseq._recurrence.reset_steps import RESET_STEPS
 from wnseq._recurrence.single_step import SINGLE_STEP
 from wnseq._recurrence.torch_kernel import TORCH_KERNEL
 from wnseq._recurrence.unrolled import UNROLLED
 
 BACKENDS: dict[str, tuple[Backend, ...]] = {
     "rnn": (CUSTOM_OPS, CPU_RNN, TORCH_KERNEL),
-    "lstm": (CUSTOM_OPS, SINGLE_STEP, CPU_LSTM, CPU_LSTM_FLOAT, TORCH_KERNEL),
+    "lstm": (CUSTOM_OPS, SINGLE_STEP, CPU_LSTM, RESET_STEPS, CPU_LSTM_FLOAT, TORCH_KERNEL),
     "gru": (CUSTOM_OPS, SINGLE_STEP, CPU_GRU, TORCH_KERNEL),
     "mingru": (CPU_MIN_RNN, PARALLEL_SCAN),
     "minlstm": (CPU_MIN_RNN, PARALLEL_SCAN),

@@ -48,7 +48,7 @@ class Case:
 
     def running(self) -> AbstractContextManager[None]:
         """Return the context of the backend of this case; the tests run inside it."""
-        return backend(self.backend)
+        return backend(self.backend, AUTO)
 
     @property
     def has_cell_state(self) -> bool:

@@ -57,7 +57,7 @@ def recur(rnn, x, states):
 
 @each_kind
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["cpu_loop", "torch"], ids=["loop", "scan"])
+@pytest.mark.parametrize("name", ["cpu_loop", "parallel_scan"], ids=["loop", "scan"])
 def test_both_forms_are_the_equations_with_every_gradient(kind, plain, cell, form, name):
     rnn = kind(3, 4, **form, dtype=torch.float64)
     x, layers = torch.randn(6, 2, 3, dtype=torch.float64), rnn.num_layers * (1 + rnn.bidirectional)
@@ -75,7 +75,7 @@ def test_both_forms_are_the_equations_with_every_gradient(kind, plain, cell, for
 
 
 @each_kind
-@pytest.mark.parametrize("name", ["cpu_loop", "torch"], ids=["loop", "scan"])
+@pytest.mark.parametrize("name", ["cpu_loop", "parallel_scan"], ids=["loop", "scan"])
 def test_second_derivatives(kind, plain, cell, name):
     rnn, x = kind(2, 2, dtype=torch.float64), torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     names, values = zip(*rnn.named_parameters(), strict=True)

@@ -34,7 +34,7 @@ def test_it_is_the_scan_with_first_and_second_derivatives(kind, form, packed, re
     h = torch.randn(layers, 5, 4, dtype=torch.float64, requires_grad=True)
     mask = torch.rand(7, 5) < 0.3
     leaves, found, lengths = [x, h, *module.parameters()], [], [7, 7, 4, 2, 1]
-    for name in ("cpu_loop", "torch"):  # the second is the scan, or the steps of a packed input
+    for name in ("cpu_loop", "parallel_scan"):  # the second is the scan, or the steps of a packed input
         given, reset = (pack_padded_sequence(each, lengths) if packed else each for each in (x, mask))
         with backend(name):
             results = data(module(given, h, reset) if resets else module(given, h))
@@ -54,7 +54,7 @@ def test_gates_that_vanish_in_float32_have_their_ratio(kind, start):
     with torch.no_grad():
         module.bias_ih_l0[:-4] = start
     results = []
-    for name in ("cpu_loop", "torch"):
+    for name in ("cpu_loop", "parallel_scan"):
         with backend(name):
             results.append([*module(x), *torch.autograd.grad(module(x)[0].sum(), [*module.parameters()])])
     assert all(part.isfinite().all() for part in results[0])
@@ -68,7 +68,7 @@ def test_under_autocast_products_are_rounded_and_states_are_not(kind):
     module, x = kind(16, 16), torch.randn(40, 2, 16)
     with torch.autocast("cpu", torch.bfloat16):
         loop = module(x)
-        with backend("torch"):
+        with backend("parallel_scan"):
             scan = module(x)
     assert all(part.dtype == torch.float32 for part in (*loop, *scan))
     torch.testing.assert_close(loop, scan, rtol=0.01, atol=0.01)
@@ -89,5 +89,5 @@ def test_the_rule(kind, calls):
     assert taken(steps, 2, numbers // 2 + 1) and taken(steps, 2, 8, packed=True)
     with backend("cpu_loop"):
         assert taken(steps, 1, 8)
-    with backend("torch"):
+    with backend("parallel_scan"):
         assert not taken(3, 8, 64)

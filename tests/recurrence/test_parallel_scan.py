@@ -45,7 +45,7 @@ def test_a_packed_input_is_refused_in_a_graph():
 def test_half_precision_keeps_its_state_in_float32():
     rnn = MinGRU(8, 8).bfloat16()
     x = torch.randn(200, 1, 8)
-    with backend("torch"):
+    with backend("parallel_scan"):
         output, h = rnn(x.bfloat16())
     expected, _ = rnn.float()(x.bfloat16().float())
     assert output.dtype == h.dtype == torch.bfloat16

@@ -5,15 +5,15 @@ import warnings
 
 import pytest
 import torch
-from cases import SEQUENCE, each, each_sequence, every_sequence, sequence_case, tensors
+from cases import each, each_sequence, every_sequence, sequence_case, tensors
 from torch.export import Dim
 from torch.func import vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from wnseq import GRU, LSTM, WNGRU, WNLSTM, WNRNN
-from wnseq._recurrence import dispatch
 from wnseq._recurrence.resets import find_resets, mask_state, split_mask, zero, zero_
 from wnseq.errors import ShapeError
+from wnseq.nn import backend
 
 STEPS, LENGTHS = 7, [3, 7, 5, 1]
 RESET = torch.zeros(STEPS, 4, dtype=torch.bool)
@@ -135,9 +135,9 @@ def test_equals_split_and_run_unbatched(case):
 
 @each_sequence
 @pytest.mark.parametrize("form", ["batched", "packed"])
-def test_unrolled_steps_reset_too(case, form, monkeypatch):
-    monkeypatch.setattr(dispatch, "BACKENDS", dict.fromkeys(SEQUENCE, ()))
-    Problem(case, form).check(**EXACT)
+def test_unrolled_steps_reset_too(case, form):
+    with backend("unrolled"):
+        Problem(case, form).check(**EXACT)
 
 
 @pytest.mark.parametrize(

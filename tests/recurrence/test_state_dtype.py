@@ -57,7 +57,11 @@ def test_layers(classes, size, forced):
     x = torch.randn(steps, batch, 8)
     for autocast, training, packed in itertools.product((False, True), repeat=3):
         given = pack_padded_sequence(x, [steps] * batch) if packed else x
-        with backend(forced), torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
+        with (
+            backend(forced, "auto"),
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+            torch.set_grad_enabled(training),
+        ):
             for dtype in DTYPES:
                 for state in states(theirs.__class__, torch.zeros(1, batch, hidden, dtype=dtype)):
                     assert_as_torch(ours, theirs, (given, state))

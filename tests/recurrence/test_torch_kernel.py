@@ -19,6 +19,6 @@ def test_it_runs_the_kernel_of_a_module_of_torch(case, packed):
     if packed:
         x = pack_padded_sequence(x, [4, 3, 1], case.kwargs.get("batch_first", False))
     call = make_call(module, list(module.parameters()), x, states)
-    assert TORCH_KERNEL.supports(call) and TORCH_KERNEL.is_faster(call)
+    assert TORCH_KERNEL.why_not(call) is None and TORCH_KERNEL.is_faster(call)
     found, expected = (tensors(result) for result in (restore(module, x, *TORCH_KERNEL.run(call)), module(x, states)))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

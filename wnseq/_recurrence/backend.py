@@ -1,9 +1,9 @@
-"""What a back end is, and the context that forces one: ``auto``, the loops on a CPU, or torch's kernel."""
+"""What a back end is, and the context that forces one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +12,23 @@ from torch import Tensor
 from wnseq._recurrence.call import Call, States
 from wnseq._torch_internals import is_autocast
 
-Name = Literal["auto", "cpu_loop", "torch"]
-_forced: Name = "auto"
+Name = Literal["auto", "cpu_loop", "torch", "single_step", "reset_steps", "parallel_scan", "custom_ops", "unrolled"]
+_forced: tuple[Name, ...] = ("auto",)
 
 
 @contextmanager
-def backend(name: Name) -> Iterator[None]:
-    """Choose what runs the layers of a GRU, and under bfloat16 autocast those of an LSTM, on a CPU.
+def backend(name: Name, *others: Name) -> Iterator[None]:
+    """Force what runs recurrent layers.
 
     Args:
-        name: ``cpu_loop`` for wnseq's loops wherever they can run, ``torch`` for torch's kernels, ``auto``, the
-            default, for the faster by a fixed rule on dtype and size, a single step of an LSTM or GRU included.
+        name: ``torch`` for torch's fused kernels; ``cpu_loop`` for wnseq's loops on a CPU; ``single_step`` for a cell's
+            operations on one step; ``reset_steps`` for torch's LSTM with steps that reset its state; ``parallel_scan``
+            for minGRU and minLSTM; ``custom_ops`` for a captured graph; ``unrolled`` for one step after the other;
+            ``auto`` for the faster by a fixed rule on dtype and size, the default.
+        others: What runs a call that the ones before cannot run; ``auto`` runs any.
 
     Raises:
+        RuntimeError: In the context, a call that none of the names can run; it says why.
         ValueError: There is no such back end.
 
     Note:
@@ -34,33 +38,38 @@ def backend(name: Name) -> Iterator[None]:
     Example:
         >>> import torch, wnseq
         >>> rnn, x = wnseq.WNGRU(4, 6), torch.randn(3, 2, 4)
-        >>> with backend("cpu_loop"):
+        >>> with backend("cpu_loop", "auto"):
         ...     output, h = rnn(x)
         >>> with backend("torch"):
         ...     torch.allclose(rnn(x)[0], output, atol=1e-6)
         True
     """
-    if name not in ("auto", "cpu_loop", "torch"):
-        raise ValueError(f"backend: name must be 'auto', 'cpu_loop' or 'torch', got {name!r}")
+    for each in (name, *others):
+        if each not in get_args(Name):
+            known = ", ".join(map(repr, get_args(Name)))
+            raise ValueError(f"backend: name must be one of {known}, got {each!r}")
     global _forced
-    before, _forced = _forced, name
+    before, _forced = _forced, (name, *others)
     try:
         yield
     finally:
         _forced = before
 
 
-def forced_backend() -> Name:
-    """Return the name given to :func:`backend`, ``auto`` outside of it."""
+def forced_backends() -> tuple[Name, ...]:
+    """Return the names given to :func:`backend`, ``auto`` outside of it."""
     return _forced
 
 
 class Backend(ABC):
     """Runs recurrent layers; one object in a module, listed in :mod:`wnseq._recurrence.dispatch`."""
 
+    name: ClassVar[str]  # that :func:`backend` takes
+    rule: ClassVar[str] = ""  # when it is the faster, in words
+
     @abstractmethod
-    def supports(self, call: Call) -> bool:
-        """Return True if the call can run here."""
+    def why_not(self, call: Call) -> str | None:
+        """Return why the call cannot run here, None if it can."""
 
     def is_faster(self, call: Call) -> bool:
         """Return True if the call runs faster here than in the back ends after it."""

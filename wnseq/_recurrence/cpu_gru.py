@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wnseq._recurrence import cpu_loops, unrolled
-from wnseq._recurrence.backend import forced_backend, unpack, widen
+from wnseq._recurrence.backend import unpack, widen
 from wnseq._recurrence.call import Call, States
 from wnseq._torch_internals import needs_grad
 
@@ -23,14 +23,20 @@ MIN_STEPS, MIN_FLOPS = 8, 2**20  # in float32, in inference too
 class CPUGRU(cpu_loops.CPULoop):
     """Runs a GRU, padded or packed."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if the products are in float32 or bfloat16, or states are reset."""
-        has_products = call.product_dtype in (torch.float32, torch.bfloat16) or call.reset is not None
-        return has_products and super().supports(call)
+    rule = (
+        f"resets, {MIN_STEPS_TRAIN} steps with N·H² of {MIN_FLOPS_TRAIN} in training, {MIN_STEPS} with N·H² of "
+        f"{MIN_FLOPS} in float32"
+    )
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if the products are in float32 or bfloat16, or states are reset."""
+        if call.reset is None and call.product_dtype not in (torch.float32, torch.bfloat16):
+            return "its products are in neither float32 nor bfloat16"
+        return super().why_not(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if the layers have some size, if states are reset, or if the loop is forced."""
-        if forced_backend() == "cpu_loop" or call.reset is not None:
+        """Return True if the layers have some size, or if states are reset."""
+        if call.reset is not None:
             return True
         steps, flops = call.steps, call.batch * call.states[0].shape[2] ** 2
         if steps >= MIN_STEPS and flops >= MIN_FLOPS and call.product_dtype == torch.float32:

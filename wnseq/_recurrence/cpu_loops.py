@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq._recurrence.backend import LayerBackend, forced_backend, widen
+from wnseq._recurrence.backend import LayerBackend, widen
 from wnseq._recurrence.call import Call
 from wnseq._recurrence.matmul import linear, onednn_supports, prepacked_add, prepacked_linear, weight_grad
 from wnseq._recurrence.packed import check_step_sizes
@@ -34,28 +34,31 @@ class CPULoop(LayerBackend):
     An autograd function has no rule for the transforms of ``torch.func`` and for forward-mode derivatives either.
     """
 
-    def supports(self, call: Call) -> bool:
-        """Return True if the weights are float32 on a CPU, and torch's kernel is not forced.
+    name = "cpu_loop"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if the weights are float32 on a CPU and oneDNN has their products.
 
         With resets, which torch's kernel does not have, they may be of any dtype, and oneDNN may be missing.
         """
-        if not may_loop(call):  # before what torch.compile cannot follow
-            return False
-        if call.reset is not None:
-            return has_values_on_cpu(call)
-        given = (call.x, *call.states, *call.flat)
-        return onednn_supports(*given) and all(weight.dtype == torch.float32 for weight in call.flat)
+        reason = why_no_loop(call)
+        if reason or call.reset is not None:
+            return reason
+        if not onednn_supports(call.x, *call.states, *call.flat):
+            return "oneDNN, which has its products, is missing, turned off, or without the dtype of input or states"
+        if any(weight.dtype != torch.float32 for weight in call.flat):
+            return "its weights are not float32"
+        return None
 
 
-def may_loop(call: Call) -> bool:
-    """Return True if nothing records, and torch's kernel is not forced."""
-    return not is_recording(call.x, *call.states, *call.flat) and forced_backend() != "torch"
-
-
-def has_values_on_cpu(call: Call) -> bool:
-    """Return True if every tensor is a plain one on a CPU that is not empty."""
+def why_no_loop(call: Call) -> str | None:
+    """Return what keeps a loop from running, None if every tensor is a plain one on a CPU and nothing records."""
     given = (call.x, *call.states, *call.flat)
-    return all(type(each) in (Tensor, torch.nn.Parameter) and each.is_cpu and each.numel() for each in given)
+    if is_recording(*given):  # before what torch.compile cannot follow
+        return "a graph is captured, or a transform of torch.func or a forward-mode derivative is active"
+    if not all(type(each) in (Tensor, torch.nn.Parameter) and each.is_cpu and each.numel() for each in given):
+        return "a tensor is not on a CPU, empty, or of a subclass"
+    return None
 
 
 def lstm_forward(
@@ -242,7 +245,7 @@ def rnn_forward(
     output = linear(x, w_ih, bias)
     add_product = prepacked_add(w_hh, len(h))
     for a, row in steps_of(sizes, reverse, output, find_resets(reset, sizes, reverse)[0]):
-        add_product(a, zero(h[: len(a)], row))
+        add_product(a, zero(rows_alive(h, a), row))
         h = update_state(h, a.relu_() if relu else _tanh(a, out=a))
     return output, h.clone()
 
@@ -258,21 +261,29 @@ def rnn_backward(
     relu: bool,
     reverse: bool,
     output: Tensor,
+    wants_x: bool = True,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, h, w_ih, w_hh and of each bias."""
+    """Return the gradients of x (empty without ``wants_x``), h, w_ih, w_hh and of each bias."""
     rows, flat_rows = find_resets(reset, sizes, reverse)
     d = torch.empty_like(output)
     multiply = prepacked_linear(w_hh.mT, None, len(h))
     for d_t, now, h_t, row in reversed(steps_of(sizes, reverse, d, d_output, output, rows)):
-        now = now + d_h[: len(d_t)]
+        now = now + rows_alive(d_h, d_t)
         if relu:
             torch.mul(now, h_t > 0, out=d_t)
         else:
             _tanh_backward_out(now, h_t, grad_input=d_t)
         d_h = update_state(d_h, zero_(multiply(d_t), row))
-    before = zero_(torch.cat(states_before(output, h, sizes, reverse)), flat_rows)
-    return linear(d, w_ih.mT), d_h.clone(), weight_grad(d, x), weight_grad(d, before), d.sum(0)
+    if flat_rows is None and sizes[0] == sizes[-1]:  # the states before are the output, shifted by a step
+        first, others = (slice(-len(h), None), slice(-len(h))) if reverse else (slice(len(h)), slice(len(h), None))
+        earlier = output[len(h) :] if reverse else output[: -len(h)]
+        d_hh = weight_grad(d[others], earlier)
+        torch.addmm(d_hh, d[first].mT, h, out=d_hh)
+    else:
+        d_hh = weight_grad(d, zero_(torch.cat(states_before(output, h, sizes, reverse)), flat_rows))
+    d_x = linear(d, w_ih.mT) if wants_x else x.new_empty(0)
+    return d_x, d_h.clone(), weight_grad(d, x), d_hh, d.sum(0)
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -301,6 +312,11 @@ def steps_of(sizes: list[int], reverse: bool, *parts: Tensor | list[Any]) -> lis
     split = (part if isinstance(part, list) else torch.split(part, sizes) for part in parts)
     steps = list(zip(*split, strict=True))
     return steps[::-1] if reverse else steps
+
+
+def rows_alive(state: Tensor, step: Tensor) -> Tensor:
+    """Return the rows of a state that belong to the sequences of a step; a slice takes longer than the question."""
+    return state if len(state) == len(step) else state[: len(step)]
 
 
 def update_state(state: Tensor, alive: Tensor) -> Tensor:

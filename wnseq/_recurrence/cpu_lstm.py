@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wnseq._recurrence import unrolled
-from wnseq._recurrence.backend import forced_backend, unpack
+from wnseq._recurrence.backend import unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import CPULoop
 from wnseq._recurrence.matmul import prepacked_linear
@@ -28,15 +28,18 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 class CPULSTM(CPULoop):
     """Runs a padded LSTM without a projection."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if the products are in bfloat16, and no state is reset."""
-        plain = call.batch_sizes is None and not call.projected and call.reset is None
-        return call.product_dtype == BF16 and plain and super().supports(call)
+    rule = f"{MIN_STEPS_TRAIN} steps with N of {MIN_BATCH_TRAIN} and H of {MIN_HIDDEN_TRAIN} in training"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if the products are in bfloat16, and no state is reset."""
+        if call.product_dtype != BF16:
+            return "its products are not in bfloat16"
+        if call.batch_sizes is not None or call.projected or call.reset is not None:
+            return "it is packed, projected or reset"
+        return super().why_not(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if large layers train, or if the loop is forced."""
-        if forced_backend() == "cpu_loop":
-            return True
+        """Return True if large layers train."""
         _, batch, size = call.states[0].shape
         is_large = call.steps >= MIN_STEPS_TRAIN and batch >= MIN_BATCH_TRAIN and size >= MIN_HIDDEN_TRAIN
         return is_large and needs_grad(call.x, *call.states, *call.flat)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wnseq._recurrence import cpu_loops, unrolled
-from wnseq._recurrence.backend import autocast, forced_backend, unpack
+from wnseq._recurrence.backend import autocast, unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._torch_internals import HAS_ONEDNN_LSTM
 
@@ -17,9 +17,17 @@ from wnseq._torch_internals import HAS_ONEDNN_LSTM
 class CPULSTMFloat(cpu_loops.CPULoop):
     """Runs any LSTM."""
 
+    rule = "resets"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if the products are in float32, or states are reset."""
+        if call.reset is None and call.product_dtype != torch.float32:
+            return "its products are not in float32"
+        return super().why_not(call)
+
     def is_faster(self, call: Call) -> bool:
-        """Return True if states are reset, or if the loop is forced in float32."""
-        return call.reset is not None or (forced_backend() == "cpu_loop" and call.product_dtype == torch.float32)
+        """Return True if states are reset."""
+        return call.reset is not None
 
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool

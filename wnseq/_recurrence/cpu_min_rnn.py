@@ -6,16 +6,15 @@ import torch
 from torch import Tensor
 
 from wnseq._recurrence import unrolled
-from wnseq._recurrence.backend import LayerBackend, forced_backend, widen
+from wnseq._recurrence.backend import LayerBackend, widen
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import (
     as_rows,
-    has_values_on_cpu,
-    may_loop,
     states_before,
     step_sizes,
     steps_of,
     update_state,
+    why_no_loop,
 )
 from wnseq._recurrence.matmul import linear, weight_grad
 from wnseq._recurrence.resets import find_resets, zero, zero_
@@ -28,13 +27,16 @@ MIN_STEPS_SCAN, MAX_NUMBERS_SCAN = 64, 2**9  # steps, and N·H
 class CPUMinRNN(LayerBackend):
     """Runs the loop where nothing records, padded or packed."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if the input is on a CPU and not empty, and torch's operators are not forced."""
-        return may_loop(call) and has_values_on_cpu(call)  # in that order, for torch.compile
+    name = "cpu_loop"
+    rule = f"fewer than {MIN_STEPS_SCAN} steps, N·H above {MAX_NUMBERS_SCAN}, packed input"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if the input is on a CPU and not empty, and nothing records."""
+        return why_no_loop(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if there are few steps or many numbers, if the input is packed, or if the loop is forced."""
-        if forced_backend() == "cpu_loop" or call.batch_sizes is not None:
+        """Return True if there are few steps or many numbers, or if the input is packed."""
+        if call.batch_sizes is not None:
             return True
         return call.steps < MIN_STEPS_SCAN or call.states[0][0].numel() > MAX_NUMBERS_SCAN
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wnseq._recurrence import cpu_loops, unrolled
-from wnseq._recurrence.backend import autocast, forced_backend, unpack
+from wnseq._recurrence.backend import autocast, unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._torch_internals import needs_grad
 
@@ -19,13 +19,17 @@ MIN_STEPS_TRAIN, MIN_FLOPS_TRAIN = 32, 2**20
 class CPURNN(cpu_loops.CPULoop):
     """Runs an Elman layer, padded or packed."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if the products are in float32, or states are reset."""
-        return (call.product_dtype == torch.float32 or call.reset is not None) and super().supports(call)
+    rule = f"resets, {MIN_STEPS_TRAIN} steps with N·H² of {MIN_FLOPS_TRAIN} in training"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if the products are in float32, or states are reset."""
+        if call.reset is None and call.product_dtype != torch.float32:
+            return "its products are not in float32"
+        return super().why_not(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if layers of some size train, if states are reset, or if the loop is forced."""
-        if forced_backend() == "cpu_loop" or call.reset is not None:
+        """Return True if layers of some size train, or if states are reset."""
+        if call.reset is not None:
             return True
         is_long = call.steps >= MIN_STEPS_TRAIN and call.batch * call.states[0].shape[2] ** 2 >= MIN_FLOPS_TRAIN
         return is_long and needs_grad(call.x, *call.states, *call.flat)
@@ -71,7 +75,7 @@ class _RNN(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
         x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output = ctx.saved_tensors
-        relu, reverse, reset = ctx.flags
+        (relu, reverse, reset), wants_x = ctx.flags, ctx.needs_input_grad[0]
         if torch.is_grad_enabled():
             step, weights = unrolled.STEPS["relu" if relu else "tanh"], [w_ih, w_hh, b_ih, b_hh]
             first, *others = unrolled.differentiable_backward(
@@ -81,10 +85,10 @@ class _RNN(torch.autograd.Function):
         d_rows, rows, sizes = cpu_loops.as_rows(d_output), cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
         with torch.autocast("cpu", enabled=False):
             d_x, d_h, d_ih, d_hh, d_bias = cpu_loops.rnn_backward(
-                d_rows, d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, cpu_loops.as_rows(output), reset
+                d_rows, d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, cpu_loops.as_rows(output), wants_x, reset
             )
         d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
-        return d_x.view(x.shape), None, d_h, d_ih, d_hh, *d_biases, None, None, None
+        return d_x.view(x.shape) if wants_x else None, None, d_h, d_ih, d_hh, *d_biases, None, None, None
 
 
 CPU_RNN = CPURNN()

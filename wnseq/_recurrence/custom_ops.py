@@ -33,19 +33,21 @@ from wnseq._torch_internals import (
 class CustomOps(LayerBackend):
     """Runs while a graph is captured."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if a graph is captured without transforms.
+    name = "custom_ops"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if a graph is captured without transforms.
 
         On CUDA torch's kernel is one node too, which export alone would fix to one length, and so is it in
         ``torch.jit.trace``; but it does not reset a state.
         """
-        if call.reset is not None:
-            return is_tracing() and not has_vmap_or_jvp(call.x, *call.states, *call.flat)
-        return (
-            torch.compiler.is_compiling()
-            and not has_vmap_or_jvp()
-            and (not call.x.is_cuda or torch.compiler.is_exporting())
-        )
+        if not (is_tracing() if call.reset is not None else torch.compiler.is_compiling()):
+            return "no graph is captured"
+        if has_vmap_or_jvp(call.x, *call.states, *call.flat):
+            return "a transform of torch.func is active"
+        if call.reset is None and call.x.is_cuda and not torch.compiler.is_exporting():
+            return "on CUDA torch's kernel is one node of a graph too"
+        return None
 
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
@@ -314,7 +316,7 @@ def rnn_backward(
     with torch.autocast(x.device.type, enabled=False):
         rows, sizes = as_rows(x), step_sizes(x, batch_sizes)
         d_x, d_h, d_ih, d_hh, d_bias = loops.rnn_backward(
-            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, as_rows(output), reset
+            as_rows(d_output), d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, as_rows(output), reset=reset
         )
         return d_x.view(x.shape), d_h, d_ih, d_hh, d_bias
 

@@ -1,15 +1,17 @@
-"""Which back end runs a call: the first in its kind's list that supports it and is the faster.
+"""Which back end runs a call: the first in its kind's list that can run it and is the faster.
 
-What none of them supports is unrolled into steps, as is what acts inside of a step, zoneout and recurrent dropout. A
-new back end is a module with one object and its name in the table. The rule is fixed and never timed at run time, so
-that a run repeats to the bit; ``wnseq.nn.backend`` forces it.
+What none of them can is unrolled into steps, as is what acts inside of a step, zoneout and recurrent dropout. A new
+back end is a module with one object and its name in the table. The rule is fixed and never timed at run time, so that a
+run repeats to the bit; ``wnseq.nn.backend`` forces it, and ``wnseq.nn.explain_backend`` says what it chose.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from wnseq._recurrence.backend import Backend
+from wnseq._recurrence.backend import Backend, forced_backends
 from wnseq._recurrence.call import Call, Sequence, States, make_call, restore
 from wnseq._recurrence.cpu_gru import CPU_GRU
 from wnseq._recurrence.cpu_lstm import CPU_LSTM
@@ -22,13 +24,14 @@ from wnseq._recurrence.reset_steps import RESET_STEPS
 from wnseq._recurrence.single_step import SINGLE_STEP
 from wnseq._recurrence.torch_kernel import TORCH_KERNEL
 from wnseq._recurrence.unrolled import UNROLLED
+from wnseq._torch_internals import is_tracing
 
 BACKENDS: dict[str, tuple[Backend, ...]] = {
-    "rnn": (CUSTOM_OPS, CPU_RNN, TORCH_KERNEL),
-    "lstm": (CUSTOM_OPS, SINGLE_STEP, CPU_LSTM, RESET_STEPS, CPU_LSTM_FLOAT, TORCH_KERNEL),
-    "gru": (CUSTOM_OPS, SINGLE_STEP, CPU_GRU, TORCH_KERNEL),
-    "mingru": (CPU_MIN_RNN, PARALLEL_SCAN),
-    "minlstm": (CPU_MIN_RNN, PARALLEL_SCAN),
+    "rnn": (CUSTOM_OPS, CPU_RNN, TORCH_KERNEL, UNROLLED),
+    "lstm": (CUSTOM_OPS, SINGLE_STEP, CPU_LSTM, RESET_STEPS, CPU_LSTM_FLOAT, TORCH_KERNEL, UNROLLED),
+    "gru": (CUSTOM_OPS, SINGLE_STEP, CPU_GRU, TORCH_KERNEL, UNROLLED),
+    "mingru": (CPU_MIN_RNN, PARALLEL_SCAN, UNROLLED),
+    "minlstm": (CPU_MIN_RNN, PARALLEL_SCAN, UNROLLED),
 }
 
 
@@ -39,7 +42,13 @@ def run(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any = None
         Output in the form of the input, and final states in that of the module.
     """
     call = make_call(module, flat, x, hx, reset)
-    output, states = _run_mixed(module, call) if call.mixes_dtypes else select_backend(call).run(call)
+    if call.mixes_dtypes:
+        output, states = _run_mixed(module, call)
+    else:
+        chosen = select_backend(call)
+        if _records is not None:
+            _records.append(_explain(call, chosen))
+        output, states = chosen.run(call)
     return restore(module, x, output, states)
 
 
@@ -48,7 +57,7 @@ def _run_mixed(module: Any, call: Call) -> tuple[Tensor, States]:
     try:
         if TORCH_KERNEL not in BACKENDS[call.kind]:
             raise RuntimeError("the input and the hidden state have different dtypes")
-        return select_backend(call).run(call)
+        return (TORCH_KERNEL if TORCH_KERNEL.why_not(call) is None else UNROLLED).run(call)
     except RuntimeError as error:
         dtypes = " and ".join(str(state.dtype) for state in call.states)
         raise RuntimeError(
@@ -58,10 +67,112 @@ def _run_mixed(module: Any, call: Call) -> tuple[Tensor, States]:
 
 
 def select_backend(call: Call) -> Backend:
-    """Return the back end that runs a call."""
-    if call.rates is not None:
-        return UNROLLED
-    for candidate in (TORCH_KERNEL,) if call.mixes_dtypes else BACKENDS[call.kind]:
-        if candidate.supports(call) and candidate.is_faster(call):
-            return candidate
-    return UNROLLED
+    """Return the back end that runs a call.
+
+    Raises:
+        RuntimeError: None of those that are forced can run it.
+    """
+    for name in forced_backends():
+        for candidate in BACKENDS[call.kind]:
+            if name == "auto":
+                # the cheaper question first, but in a graph no size before it is known that one may be compared
+                if is_tracing():
+                    fits = _why_not(candidate, call) is None and candidate.is_faster(call)
+                else:
+                    fits = candidate.is_faster(call) and _why_not(candidate, call) is None
+            else:
+                fits = name == candidate.name and _why_not(candidate, call) is None
+            if fits:
+                return candidate
+    raise RuntimeError(_refusal(call))
+
+
+def _why_not(candidate: Backend, call: Call) -> str | None:
+    if call.rates is not None and candidate is not UNROLLED:
+        return "zoneout and recurrent dropout act inside of a step"
+    return candidate.why_not(call)
+
+
+def _refusal(call: Call) -> str:
+    """Return why no forced back end can run a call."""
+    forced = forced_backends()
+    reasons = [f"{each.name}: {_why_not(each, call)}" for each in BACKENDS[call.kind] if each.name in forced]
+    reasons += [f"{name}: a {call.kind} has none" for name in forced if name not in _names(call.kind)]
+    given = ", ".join(map(repr, forced))
+    return (
+        f"No available kernel. backend({given}) can not run this {call.kind} of {call.steps} steps: "
+        f"{'; '.join(reasons)}. Leave the context, or name what runs it then, as in backend({given}, 'auto')"
+    )
+
+
+def _names(kind: str) -> list[str]:
+    return [each.name for each in BACKENDS[kind]]
+
+
+# ---- What was chosen, and why
+
+
+class BackendChoice(NamedTuple):
+    """What ran one call of recurrent layers.
+
+    Args:
+        kind: ``rnn``, ``lstm``, ``gru``, ``mingru`` or ``minlstm``.
+        steps: T.
+        batch: N.
+        hidden_size: H.
+        name: The back end, as :func:`wnseq.nn.backend` takes it.
+        skipped: For each one before it in the table why it did not run.
+    """
+
+    kind: str
+    steps: int
+    batch: int
+    hidden_size: int
+    name: str
+    skipped: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        size = f"{self.kind} {self.steps}x{self.batch}x{self.hidden_size}: {self.name}"
+        return "\n".join([size, *(f"  not {name}: {reason}" for name, reason in self.skipped)])
+
+
+_records: list[BackendChoice] | None = None
+
+
+@contextmanager
+def explain_backend() -> Iterator[list[BackendChoice]]:
+    """Record which back end runs each call of recurrent layers, and why those before it in the table do not.
+
+    Returns:
+        A list, one entry for each call in the context, as it runs; a graph that was captured before adds none.
+
+    Example:
+        >>> import torch, wnseq
+        >>> with explain_backend() as choices, torch.no_grad():
+        ...     output, h = wnseq.WNRNN(4, 6)(torch.randn(3, 2, 4))
+        >>> print(choices[0])
+        rnn 3x2x6: torch
+          not custom_ops: no graph is captured
+          not cpu_loop: slower, but for resets, 32 steps with N·H² of 1048576 in training
+    """
+    global _records
+    before, _records = _records, []
+    try:
+        yield _records
+    finally:
+        _records = before
+
+
+def _explain(call: Call, chosen: Backend) -> BackendChoice:
+    """Return the choice of a call with its reasons."""
+    skipped = []
+    forced = forced_backends()
+    for each in BACKENDS[call.kind]:
+        if each is chosen:
+            break
+        reason = _why_not(each, call)
+        if reason is None and "auto" not in forced:
+            reason = f"backend({', '.join(map(repr, forced))}) is active"
+        skipped.append((each.name, reason or f"slower, but for {each.rule}"))
+    size = call.states[-1].shape[2]
+    return BackendChoice(call.kind, call.steps, call.batch, size, chosen.name, tuple(skipped))

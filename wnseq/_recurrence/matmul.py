@@ -76,7 +76,7 @@ def prepacked_add(w: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function of y and x that adds x Wᵀ to y in place, the weight prepacked once for so many rows."""
     if _is_mkl_faster(w, rows):
         transposed = w.mT.contiguous()
-        return lambda y, x: y.addmm_(x, transposed)
+        return lambda y, x: torch.addmm(y, x, transposed, out=y)  # which FlopCounterMode counts, addmm_ it does not
     multiply = prepacked_linear(w, None, rows)
     return lambda y, x: y.add_(multiply(x))
 

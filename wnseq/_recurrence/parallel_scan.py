@@ -19,6 +19,8 @@ from wnseq.errors import ShapeError
 class ParallelScan(Unrolled):
     """Runs a padded input in 2·log₂ T rounds, a packed one step by step."""
 
+    name = "parallel_scan"
+
     def run(self, call: Call) -> tuple[Tensor, States]:
         """Run all layers."""
         if call.steps == 0:

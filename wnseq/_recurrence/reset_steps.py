@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wnseq._recurrence.backend import LayerBackend, autocast, forced_backend, unpack
+from wnseq._recurrence.backend import LayerBackend, autocast, unpack
 from wnseq._recurrence.call import Call, States
-from wnseq._recurrence.cpu_loops import has_values_on_cpu, may_loop
+from wnseq._recurrence.cpu_loops import why_no_loop
 from wnseq._recurrence.cpu_lstm import CPU_LSTM
 from wnseq._recurrence.cpu_lstm_float import CPU_LSTM_FLOAT
 from wnseq._recurrence.steps import gate_slice
@@ -27,22 +27,24 @@ CLOSED = 30.0  # σ(−30) is 1e-13
 class ResetSteps(LayerBackend):
     """Runs a padded LSTM without a projection where oneDNN has its kernel."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if states of a padded LSTM are reset, in float32 or bfloat16."""
-        return (
-            call.reset is not None
-            and call.batch_sizes is None
-            and not call.projected
-            and HAS_ONEDNN_LSTM
-            and bool(torch.backends.mkldnn.enabled)
-            and may_loop(call)  # before what torch.compile cannot follow
-            and call.product_dtype in MAX_GROWTH
-            and has_values_on_cpu(call)
-        )
+    name = "reset_steps"
+    rule = "resets of which no sequence has many"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if states of a padded LSTM are reset, in float32 or bfloat16."""
+        if call.reset is None:
+            return "no state is reset"
+        if call.batch_sizes is not None or call.projected:
+            return "it takes no packed sequence and no projection"
+        if not HAS_ONEDNN_LSTM or not torch.backends.mkldnn.enabled:
+            return "oneDNN, which has the LSTM, is missing or turned off"
+        if call.product_dtype not in MAX_GROWTH:
+            return "its products are neither in float32 nor in bfloat16"
+        return why_no_loop(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if no sequence has many borders, and the loop is not forced."""
-        if call.reset is None or forced_backend() != "auto":
+        """Return True if no sequence has many borders."""
+        if call.reset is None or self.why_not(call) is not None:  # before the mask is read
             return False
         return call.steps + _most_borders(call.reset) <= MAX_GROWTH[call.product_dtype] * call.steps
 
@@ -80,7 +82,7 @@ def _run(call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: 
 def _kernel(call: Call, x: Tensor, states: States, weights: list[Tensor]) -> tuple[Tensor, States]:
     """Run a layer without resets by what is the faster."""
     call = call._replace(reset=None)
-    if CPU_LSTM.supports(call) and CPU_LSTM.is_faster(call):
+    if CPU_LSTM.is_faster(call) and CPU_LSTM.why_not(call) is None:
         return CPU_LSTM.layer(call, x, states, weights, False)
     given = [state.unsqueeze(0) for state in states]
     output, *final = torch.lstm(x, given, weights, call.config.bias, 1, 0.0, call.config.training, False, False)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wnseq._recurrence.backend import autocast, forced_backend
+from wnseq._recurrence.backend import autocast
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.matmul import MIN_FLOPS_ONEDNN
 from wnseq._recurrence.unrolled import Unrolled
@@ -23,16 +23,18 @@ MAX_ROWS_GRU = 64  # in inference; the weight large enough for oneDNN's product,
 class SingleStep(Unrolled):
     """Runs a padded input of one step."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if it is one padded step on a CPU, outside of graphs and transforms, with no back end forced."""
-        return (
-            call.batch_sizes is None
-            and call.x.is_cpu
-            and not is_tracing()  # before what torch.compile cannot follow
-            and forced_backend() == "auto"
-            and call.steps == 1
-            and not has_vmap_or_jvp(call.x, *call.states, *call.flat)
-        )
+    name = "single_step"
+    rule = (
+        f"few rows: of a GRU {MAX_ROWS_GRU} at most, in float32 inference; of an LSTM by dtype, as docs/speed.md lists"
+    )
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if it is one padded step on a CPU, outside of graphs and transforms."""
+        if call.batch_sizes is not None or not call.x.is_cpu:
+            return "it is packed, or not on a CPU"
+        if is_tracing() or has_vmap_or_jvp(call.x, *call.states, *call.flat):  # before what torch.compile cannot follow
+            return "a graph is captured, or a transform of torch.func is active"
+        return None if call.steps == 1 else "it has not one step"
 
     def is_faster(self, call: Call) -> bool:
         """Return True if there are few rows; of a GRU in float32 inference only."""

@@ -12,9 +12,13 @@ from wnseq._torch_internals import has_vmap_or_jvp, is_autocast
 class TorchKernel(Backend):
     """No batching rule in any of them, and in the LSTM of float32 on a CPU no forward-mode derivative."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if neither ``torch.func.vmap`` nor ``jvp`` is active, and no state is reset."""
-        return call.reset is None and not has_vmap_or_jvp(call.x, *call.states, *call.flat)
+    name = "torch"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None if neither ``torch.func.vmap`` nor ``jvp`` is active, and no state is reset."""
+        if call.reset is not None:
+            return "it resets no state"
+        return "torch.func.vmap or jvp is active" if has_vmap_or_jvp(call.x, *call.states, *call.flat) else None
 
     def run(self, call: Call) -> tuple[Tensor, States]:
         """Run all layers."""

@@ -18,9 +18,11 @@ Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_h
 class Unrolled(LayerBackend):
     """Runs what no other back end supports: transforms of ``torch.func``, zoneout and recurrent dropout."""
 
-    def supports(self, call: Call) -> bool:
-        """Return True if there is a call at all."""
-        return True
+    name = "unrolled"
+
+    def why_not(self, call: Call) -> str | None:
+        """Return None: every call can run here."""
+        return None
 
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
@@ -52,8 +54,10 @@ def unroll(
     for x_t, mask in reversed(steps) if reverse else steps:
         alive = x_t.shape[0]  # a packed batch is sorted: what ends early or, backward, starts late is at its end
         new = step(x_t, tuple(mask_state(s[:alive], mask) for s in states), *weights)
-        states = tuple(torch.cat([n, s[alive:].to(n.dtype)]) for n, s in zip(new, states, strict=True))
         outputs.append(new[0])
+        if batch_sizes is not None:
+            new = tuple(torch.cat([n, s[alive:].to(n.dtype)]) for n, s in zip(new, states, strict=True))
+        states = new
     outputs = outputs[::-1] if reverse else outputs
     return torch.stack(outputs) if batch_sizes is None else torch.cat(outputs), states
 

@@ -1,10 +1,12 @@
 """Weight-normalised layers, cells and recurrent networks, drop-ins for ``torch.nn``, and the parts to build others.
 
 ``WNModule`` is the base class; ``rnn_step``, ``lstm_step`` and ``gru_step`` are one step as pure functions, whose gate
-order is in ``GATES`` and ``gate_slice``; ``backend`` forces which kernel runs.
+order is in ``GATES`` and ``gate_slice``; ``backend`` forces which kernel runs, ``explain_backend`` says which did, and
+why.
 """
 
 from wnseq._recurrence.backend import backend
+from wnseq._recurrence.dispatch import BackendChoice, explain_backend
 from wnseq._recurrence.matmul import memory_bound_linear
 from wnseq._recurrence.steps import GATES, gate_slice, gru_step, lstm_step, rnn_step
 from wnseq.nn._batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d
@@ -34,6 +36,7 @@ __all__ = [
     "WNGRU",
     "WNLSTM",
     "WNRNN",
+    "BackendChoice",
     "LockedDropout",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",
@@ -59,6 +62,7 @@ __all__ = [
     "WNRNNCell",
     "add_safe_globals",
     "backend",
+    "explain_backend",
     "gate_slice",
     "gru_step",
     "lstm_step",

@@ -98,7 +98,7 @@ setup(
     install_requires=[
         "torch>=2.11,<2.14",  # the newest that was tried: wnseq probes some of its private names
         "lightning>=2.6,!=2.6.2,!=2.6.3",  # 2.6.2 and 2.6.3 on the index were malicious (GHSA-w37p-236h-pfx3)
-        "jsonargparse[signatures]>=4.39,<5",
+        "jsonargparse[signatures]>=4.49,<5",
         "pyyaml>=6,<7",
         "rich>=13.7",
         "numpy>=1.26",

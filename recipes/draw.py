@@ -49,7 +49,7 @@ from wnseq.training.callbacks import UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint
+from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.run_info import checkpoint_info, print_header
@@ -78,7 +78,7 @@ class Sampling:
         check_arguments(Sampling, vars(self), "sampling.", number="at least 1")
 
 
-class Draw(LightningModule):
+class Draw(CheckedLoading, LightningModule):
     """DRAW and how it is trained.
 
     Args:

@@ -47,7 +47,7 @@ from wnseq.training.callbacks import UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import ImageCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint
+from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
@@ -58,7 +58,7 @@ from wnseq.training.schedules import total_steps, use_found_learning_rate
 Norm = Literal["none", "weight", "batch", "mean_only", "weight_mean_only"]
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(CheckedLoading, LightningModule):
     """ConvPool-CNN-C and how it is trained.
 
     Args:

@@ -49,7 +49,7 @@ from wnseq.training.carried_state import CarriedStates, State
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.text import TextCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage, is_fitting
-from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
+from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
@@ -100,7 +100,7 @@ class Sampling:
             raise ValueError(f"sampling.prompt must be text, which {self.prompt!r} is not in UTF-8") from error
 
 
-class LanguageModel(LightningModule):
+class LanguageModel(CheckedLoading, LightningModule):
     """A recurrent language model and how it is trained.
 
     Args:

@@ -64,7 +64,7 @@ from wnseq.training.callbacks import PolyakAverage, UnusedParameters, build_netw
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint
+from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
@@ -97,7 +97,7 @@ class Sampling:
         check_arguments(Sampling, vars(self), "sampling.", number="at least 1", batch_size="at least 1")
 
 
-class PixelCNN(LightningModule):
+class PixelCNN(CheckedLoading, LightningModule):
     """PixelCNN++ and how it is trained.
 
     Args:

@@ -40,7 +40,7 @@ from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_networ
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import ImageCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint
+from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
@@ -51,7 +51,7 @@ from wnseq.training.schedules import cosine_schedule, total_steps, use_found_lea
 Start = Literal["torch", "forget_bias", "input", "closed_form", "data"]
 
 
-class SequentialImages(LightningModule):
+class SequentialImages(CheckedLoading, LightningModule):
     """A recurrent classifier and how it is trained.
 
     Args:

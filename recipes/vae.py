@@ -49,7 +49,7 @@ from wnseq.training.callbacks import PolyakAverage, UnusedParameters, all_gather
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint
+from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
@@ -78,7 +78,7 @@ class Sampling:
         check_arguments(Sampling, vars(self), "sampling.", number="at least 1", temperature="at least 0")
 
 
-class VAE(LightningModule):
+class VAE(CheckedLoading, LightningModule):
     """A variational auto-encoder and how it is trained.
 
     Args:

@@ -47,6 +47,34 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: Path, *, waits: bool = False) -> Iterator[int]:
+    """Hold the lock of a folder, which ends with the process.
+
+    Args:
+        folder: The folder.
+        waits: Whether to wait for another process that holds it.
+
+    Yields:
+        A descriptor that holds it, in processes that inherit it too; 0 if another process holds it.
+    """
+    if fcntl is None:
+        yield -1
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        held = descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = 0
+        except OSError:
+            pass  # a file system without locks
+        yield held
+    finally:
+        os.close(descriptor)
+
+
 def remove_abandoned(folder: Path, name: str = "") -> list[Path]:
     """Remove unfinished files that no process writes any more, of one name or of any; return them."""
     removed = []

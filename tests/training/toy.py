@@ -127,6 +127,7 @@ class ToyModel(LightningModule):
         if self.bug:
             raise KeyError("an internal bug")
         loss = self._step(window, "train")
+        self.log("train/mean_loss", loss, on_step=False, on_epoch=True, batch_size=1)
         return loss / 0 if self.global_step == self.explode_at else loss
 
     def validation_step(self, window: Window, index: int) -> None:

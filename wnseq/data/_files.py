@@ -1,9 +1,23 @@
-"""The folders of data and of caches."""
+"""The folders of data and of caches, and the checksums of cached files."""
 
+import json
 import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pooch
+
+from wnseq._files import atomic_write
+from wnseq.errors import FileFormatError
+
+BLOCK = 1 << 20
+Content = TypeVar("Content")
+_said: set[Path] = set()
 
 
 def data_root(root: str | None = None) -> Path:
@@ -14,7 +28,73 @@ def data_root(root: str | None = None) -> Path:
 def cache_folder() -> Path:
     """Return the folder of what can be made again: ``$WNSEQ_CACHE``, else the user's cache folder.
 
-    It is not in the data folder, which is often shared and read-only.
+    It is not in the data folder, which is often shared and read-only. A user without a home has a folder for temporary
+    files, which is said once.
     """
-    chosen = os.environ.get("WNSEQ_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("wnseq"))
+    if chosen := os.environ.get("WNSEQ_CACHE"):
+        return Path(chosen).expanduser()
+    with suppress(RuntimeError, KeyError):  # what is raised for a user that the system does not know
+        return Path(pooch.os_cache("wnseq"))
+    folder = Path(tempfile.gettempdir(), f"wnseq-{os.getuid() if hasattr(os, 'getuid') else 'cache'}")
+    if folder not in _said:
+        _said.add(folder)
+        print(f"caches go to {folder}: there is no home folder, and WNSEQ_CACHE names none", file=sys.stderr)
+    return folder
+
+
+def read_cached(path: Path, read: Callable[[Path], Content]) -> Content | None:
+    """Return what ``read`` makes of a cached file; None if there is none, or a damaged one, which is printed."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except Exception:  # a damaged file raises nearly anything
+        print(f"{path} is damaged, and made again", file=sys.stderr, flush=True)
+        return None
+
+
+def checksum(path: Path) -> int:
+    """Return the CRC-32 of a file, read in blocks."""
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            found = zlib.crc32(block, found)
+    return found
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write values and their checksum."""
+    with atomic_write(path) as file:
+        file.write(json.dumps({"crc32": _crc32(values), "values": values}).encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the values in a file of :func:`write_json`.
+
+    Raises:
+        FileFormatError: The checksum is that of others.
+    """
+    stored = json.loads(path.read_text("utf-8"))
+    values: dict[str, Any] = stored["values"]
+    if stored["crc32"] != _crc32(values):
+        raise FileFormatError(f"{path} has another checksum than its values")
+    return values
+
+
+def _crc32(values: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def cached_text(target: Path, write: Callable[[Path], None]) -> Path:
+    """Return a cached text, which ``write`` writes if there is none or it is damaged."""
+    about = target.with_suffix(".json")
+
+    def is_whole(path: Path) -> bool:
+        if read_json(about)["crc32"] != checksum(path):
+            raise FileFormatError(f"{path} has another checksum than it was written with")
+        return True
+
+    if not (target.exists() and read_cached(target, is_whole)):
+        write(target)
+        write_json(about, {"crc32": checksum(target)})
+    return target

@@ -1,11 +1,13 @@
-"""The only place that touches private names: Lightning's command line and loops, and argparse's list of options."""
+"""The only place that touches private names: Lightning's command line, loops and metrics; argparse's options."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 
 
 class FlagsFirstCLI(LightningCLI):
@@ -31,3 +33,55 @@ def train_loaders(trainer: Trainer) -> list[Any]:
     given = trainer.fit_loop._data_source.dataloader()
     combined = given if isinstance(given, CombinedLoader) else CombinedLoader(given)
     return list(combined.flattened)
+
+
+def pending_metrics(trainer: Trainer) -> tuple[int, dict[str, float]]:
+    """Return the step and the metrics that Lightning logs after the hooks of a batch's or an epoch's end.
+
+    There are none elsewhere.
+    """
+    loop, connector = trainer.fit_loop, trainer._logger_connector
+    step, batches, epochs = loop.epoch_loop._batches_that_stepped, loop.epoch_loop.batch_progress, loop.epoch_progress
+    if connector._first_loop_iter is None:
+        ends = trainer.training and epochs.total.completed == epochs.total.processed - 1
+        step -= 1  # Lightning lowers it only after the hooks
+    else:
+        ends = trainer.training and batches.total.completed == batches.total.processed - 1
+        every = trainer.log_every_n_steps
+        ends = ends and not loop._should_accumulate() and bool(every) and (step + 1) % every == 0
+    if not ends or trainer._results is None or (trainer.world_size > 1 and trainer.interrupted):
+        return step, {}
+    values = {name: value.item() for name, value in connector.metrics["log"].items()}
+    return step, values | {"epoch": trainer.current_epoch} if values else {}
+
+
+def set_logged_steps(trainer: Trainer) -> None:
+    """Make a resumed run count its steps for the loggers from those it has done.
+
+    Lightning reckons them from the place where the checkpoint was saved, and is one off at some.
+    """
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def epoch_sums(trainer: Trainer) -> dict[str, list[Tensor]]:
+    """Return the sums, and the numbers of examples, of the metrics of a training epoch that is not over."""
+    epochs, sums = trainer.fit_loop.epoch_progress.total, {}
+    for key, metric in trainer.fit_loop.epoch_loop._results.items() if epochs.processed < epochs.started else ():
+        if metric.is_tensor and metric.meta.on_epoch and metric.update_called and not metric.has_reset:
+            counted = [metric.cumulated_batch_size] if metric.meta.is_mean_reduction else []
+            sums[key] = [torch.as_tensor(value).detach().cpu().clone() for value in (metric.value, *counted)]
+    return sums
+
+
+def add_epoch_sums(trainer: Trainer, sums: dict[str, list[Tensor]]) -> None:
+    """Add the sums of :func:`epoch_sums` to those metrics that have a value by now, and remove them from ``sums``."""
+    results = trainer.fit_loop.epoch_loop._results
+    for key in [key for key in sums if key in results and results[key].update_called]:
+        metric, (value, *counted) = results[key], sums.pop(key)
+        before = value.to(metric.value.device)
+        if metric.meta.is_max_reduction or metric.meta.is_min_reduction:
+            metric.value = metric.meta.reduce_fx(torch.stack([before, metric.value]))
+        else:
+            metric.value = before + metric.value
+        for number in counted:
+            metric.cumulated_batch_size = metric.cumulated_batch_size + number.to(before.device)

@@ -1,53 +1,20 @@
-"""Checkpoint files: found, read and loaded, with an error that a user understands for each thing that can be wrong."""
+"""Checkpoint files: read and loaded, with an error that a user understands for each thing that can be wrong."""
 
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from wnseq.errors import reading
-from wnseq.training.checkpoint_io import REMEDY, check_archive, find_damage
+from wnseq.training.checkpoint_io import load_checked
 from wnseq.training.cli.errors import suggest
 from wnseq.training.resume import check_finite
 
-__all__ = ["check_hyper_parameters", "find_checkpoint", "load", "load_run_checkpoint", "load_weights"]
+__all__ = ["check_hyper_parameters", "load", "load_run_checkpoint", "load_weights"]
 
 
 STATE_DICTS = ("state_dict", "model", "model_state_dict", "network", "net", "weights", "params")  # of other programs
 PREFIXES = ("network.", "module.", "_orig_mod.", "model.", "net.")  # Lightning's attribute, DataParallel, torch.compile
-
-
-def find_checkpoint(name: str, runs: Path, option: str = "--ckpt_path") -> Path:
-    """Return the file that ``--ckpt_path`` or ``--model.init_from`` means.
-
-    Args:
-        name: The path of a checkpoint, or ``best`` or ``last`` for that of the newest run that has a whole one; a
-            damaged one is passed over with a line on standard error.
-        runs: The folder of the recipe's runs.
-        option: Option that names it, for the error.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
-    if name not in ("best", "last"):
-        if not (path := Path(name).expanduser()).is_file():
-            raise FileNotFoundError(
-                f"{option}: there is no checkpoint at {name}. Expected a checkpoint that a run has left "
-                f"({runs}/<number>/checkpoints/best.ckpt), or the word best or last for that of the newest run."
-            )
-        return path
-    found = sorted(runs.glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    if not found:
-        raise FileNotFoundError(f"{option} {name}: no run in {runs} has left a {name}.ckpt. Run fit first.")
-    for path in found:
-        if not (damage := find_damage(path)):
-            return path
-        print(f"{os.path.relpath(path)} is passed over: {damage}", file=sys.stderr)
-    raise FileNotFoundError(f"{option} {name}: each {name}.ckpt in {runs} is damaged. Run fit again.")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -60,9 +27,7 @@ def load(path: Path) -> dict[str, Any]:
     path = path.expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}.")
-    check_archive(path)
-    with reading(path, "a checkpoint", REMEDY):
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = load_checked(path)
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected the dictionary of a checkpoint.")
     return checkpoint

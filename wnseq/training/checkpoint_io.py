@@ -2,16 +2,26 @@
 
 import errno
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from wnseq._files import atomic_write, explain_os_errors
-from wnseq.errors import FileFormatError
+from wnseq.errors import FileFormatError, reading
 
-__all__ = ["REMEDY", "WholeCheckpointIO", "check_archive", "find_damage", "newest_whole"]
+__all__ = [
+    "REMEDY",
+    "WholeCheckpointIO",
+    "check_archive",
+    "find_damage",
+    "load_checked",
+    "newest_whole",
+    "open_checked",
+]
 
 REMEDY = (
     "Python objects are never loaded. Expected a file written by fit, such as best.ckpt or last.ckpt of a run, or "
@@ -19,31 +29,57 @@ REMEDY = (
 )
 
 
-def check_archive(path: Path) -> None:
-    """Check the checksums of a file of ``torch.save``, which ``torch.load`` does not.
+@contextmanager
+def open_checked(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of ``torch.save`` after a check of its checksums, which ``torch.load`` does not make.
 
-    It takes about as long as ``torch.load``. A file of torch before 1.6, which is no zip archive, has none.
+    What is read from it is what was checked, even if another process replaces the file meanwhile. The check takes about
+    as long as ``torch.load``. A file of torch before 1.6, which is no zip archive, has no checksums.
 
     Raises:
         FileFormatError: The file is empty, cut short or damaged; with the newest whole one beside it.
         OSError: It can't be read.
     """
-    if damage := find_damage(path):
-        good = newest_whole(path.parent, but=path)
-        way_on = f" The newest whole checkpoint beside it is {good}." if good else ""
-        raise FileFormatError(f"{path} can't be read as a checkpoint: {damage}.{way_on} {REMEDY}")
+    with path.open("rb") as file:
+        if damage := _find_damage(file):
+            good = newest_whole(path.parent, but=path)
+            way_on = f" The newest whole checkpoint beside it is {good}." if good else ""
+            raise FileFormatError(f"{path} can't be read as a checkpoint: {damage}.{way_on} {REMEDY}")
+        file.seek(0)
+        yield file
+
+
+def load_checked(path: Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
+    """Return what ``torch.load`` makes of a file whose checksums are right.
+
+    Raises:
+        FileFormatError: It is damaged, or torch can't read it.
+        OSError: It can't be read.
+    """
+    with open_checked(path) as file, reading(path, "a checkpoint", REMEDY):
+        return torch.load(file, map_location=map_location, weights_only=weights_only)
+
+
+def check_archive(path: Path) -> None:
+    """Check a file as :func:`open_checked` does, which see."""
+    with open_checked(path):
+        pass
 
 
 def find_damage(path: Path) -> str:
     """Return what is wrong with a file of ``torch.save``, or nothing."""
     with path.open("rb") as file:
-        start = file.read(2)
+        return _find_damage(file)
+
+
+def _find_damage(file: BinaryIO) -> str:
+    start = file.read(2)
     if not start:
         return "it is empty"
     if start != b"PK":
         return ""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             member = archive.testzip()
     except Exception as error:  # zipfile raises nearly anything on a damaged file
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before 0
@@ -70,12 +106,21 @@ class WholeCheckpointIO(TorchCheckpointIO):
         >>> trainer = Trainer(plugins=[WholeCheckpointIO()], accelerator="cpu", logger=False)
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._read: dict[Path, dict[str, Any]] = {}
+
+    def give(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        """Hand over what the program has read from a file already, for the next load of that path."""
+        self._read[path] = checkpoint
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint; a full disk raises OSError with the newest one that is whole."""
         if "://" in str(path):  # of fsspec, whose stores write whole objects
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
+        self._read.pop(target, None)
         try:
             with atomic_write(target) as file:
                 torch.save(checkpoint, file)
@@ -86,8 +131,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
             raise explain_os_errors(cause, target, way_on) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Check a checkpoint and load it."""
-        if "://" not in str(path):
-            check_archive(Path(path))
-        loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+        """Check a checkpoint and load it, onto the CPU by default."""
+        if "://" in str(path):
+            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only)
+            return loaded
+        given = self._read.pop(Path(path), None)
+        if given is not None and map_location is None:
+            return given
+        loaded = load_checked(Path(path), "cpu" if map_location is None else map_location, weights_only)
         return loaded

@@ -1,7 +1,8 @@
-"""Fine-tuning: a network starts from the weights of ``--model.init_from``, in the shape that they have."""
+"""A model from a checkpoint file: its own by ``load_from_checkpoint``, or weights to start from by ``init_from``."""
 
 import functools
 import inspect
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -9,11 +10,38 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from wnseq.training import checkpoint_files
+from wnseq.training.checkpoint_io import load_checked, open_checked
 from wnseq.training.initialisation import BatchInitialised
 
-__all__ = ["fill_from_checkpoint", "load_initial_weights"]
+__all__ = ["CheckedLoading", "fill_from_checkpoint", "load_initial_weights"]
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
+
+
+class CheckedLoading:
+    """Makes a LightningModule's ``load_from_checkpoint`` check the file; comes before LightningModule in its bases.
+
+    Example:
+        >>> from lightning.pytorch import LightningModule
+        >>> class Model(CheckedLoading, LightningModule): ...
+    """
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the model of a checkpoint, as Lightning does.
+
+        Raises:
+            FileFormatError: The file is empty, cut short or damaged.
+        """
+        load: Any = super().load_from_checkpoint  # type: ignore[misc]
+        if hasattr(checkpoint_path, "read") or "://" in str(checkpoint_path):
+            return load(checkpoint_path, *args, **kwargs)
+        path = Path(checkpoint_path).expanduser()
+        with open_checked(path) as file:
+            if not zipfile.is_zipfile(file):
+                load_checked(path)  # an error of its own, if that is no checkpoint of an older torch
+            file.seek(0)
+            return load(file, *args, **kwargs)
 
 
 def fill_from_checkpoint(init: Constructor) -> Constructor:

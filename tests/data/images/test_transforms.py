@@ -109,16 +109,21 @@ def test_whitening_is_cached_by_content(images: torch.Tensor, tmp_path: Path, mo
             cached_whitening(images, **other)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"other"])
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04", None])
 def test_a_damaged_cache_is_made_again(
-    images: torch.Tensor, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: torch.Tensor,
+    content: bytes | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("WNSEQ_CACHE", str(tmp_path))
     first = cached_whitening(images, "one")
     (path,) = (tmp_path / "whitening").iterdir()
-    path.write_bytes(content)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:900] + bytes([whole[900] ^ 1]) + whole[901:] if content is None else content)
     assert torch.equal(cached_whitening(images, "one").matrix, first.matrix)
-    assert path.stat().st_size > 1000
+    assert path.stat().st_size > 1000 and "is damaged, and made again" in capsys.readouterr().err
 
 
 def test_a_regulariser_of_zero_is_refused(images: torch.Tensor) -> None:

@@ -107,17 +107,22 @@ def test_another_text_or_tokenizer_is_another_file(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".json"])
-@pytest.mark.parametrize("damage", ["missing", "short", "empty", "long"])
-def test_a_damaged_cache_is_made_again(cache: Path, suffix: str, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "short", "empty", "long", "digit"])
+def test_a_damaged_cache_is_made_again(
+    cache: Path, suffix: str, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = encode(TEXT, ByteTokenizer(), "prose").tokens.tolist()
     (path,) = cache.glob(f"*{suffix}")
     content = path.read_bytes()
+    place = content.rindex(b"words") + 8 if suffix == ".json" else 5
+    digit = content[:place] + (b"7" if content[place : place + 1] == b"9" else b"9") + content[place + 1 :]
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes({"short": content[:-1], "empty": b"", "long": content + b"0"}[damage])
+        path.write_bytes({"short": content[:-1], "empty": b"", "long": content + b"0", "digit": digit}[damage])
     assert encode(TEXT, ByteTokenizer(), "prose").tokens.tolist() == whole
     assert path.read_bytes() == content
+    assert ("is damaged, and made again" in capsys.readouterr().err) == (damage != "missing")
 
 
 @pytest.mark.parametrize("nth", [1, 2])  # of the two files: the ids, and the counts without which they aren't trusted
@@ -213,7 +218,7 @@ def test_a_corpus_larger_than_memory_is_encoded(tmp_path: Path) -> None:
 def test_the_counts_beside_the_ids_can_be_read(cache: Path) -> None:
     encode(TEXT, ByteTokenizer(), "prose")
     (path,) = cache.glob("*.json")
-    assert json.loads(path.read_text())["bytes"] == len(PROSE.encode())
+    assert json.loads(path.read_text())["values"]["counts"]["bytes"] == len(PROSE.encode())
 
 
 # ---- units

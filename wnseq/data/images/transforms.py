@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq._files import atomic_write
-from wnseq.data._files import cache_folder
-from wnseq.errors import ShapeError
+from wnseq.data._files import cache_folder, read_cached
+from wnseq.errors import FileFormatError, ShapeError
 
 FORMAT = 1  # of the cached files; changes with everything that changes their content
 REGULARISER = 1e-5  # the paper's code
@@ -222,25 +222,28 @@ def fit_whitening(images: Tensor, regulariser: float = REGULARISER) -> Whitening
 def cached_whitening(images: Tensor, content: str, regulariser: float = REGULARISER) -> Whitening:
     """Return ``fit_whitening(images, regulariser)``, from the cache if it holds one of the same ``content``."""
     key = sha256(f"{FORMAT} {content} {regulariser}".encode()).hexdigest()
-    path = cache_folder() / "whitening" / f"{key}.npy"
-    found = _stored(path, images[0].numel())
+    path = cache_folder() / "whitening" / f"{key}.npz"
+    found = read_cached(path, lambda path: _stored(path, images[0].numel()))
     if found is None:
         whitening = fit_whitening(images, regulariser)
         found = np.concatenate([whitening.mean[None].numpy(), whitening.matrix.numpy()])
         with atomic_write(path) as file:
-            np.save(file, found)
+            np.savez(file, table=found)  # whose archive has a checksum
     table = torch.from_numpy(found)
     return Whitening(table[0], table[1:])
 
 
-def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]] | None:
-    """Return a cached file's table, None where it is missing or damaged."""
-    try:
-        table = np.load(path, allow_pickle=False)
-    except Exception:  # a damaged file raises nearly anything
-        return None
-    fits = table.shape == (size + 1, size) and table.dtype == np.float64 and np.isfinite(table).all()
-    return table if fits else None
+def _stored(path: Path, size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Return a cached file's table.
+
+    Raises:
+        FileFormatError: It is another's.
+    """
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        table: np.ndarray[tuple[int, int], np.dtype[np.float64]] = archive["table"]
+    if not (table.shape == (size + 1, size) and table.dtype == np.float64 and np.isfinite(table).all()):
+        raise FileFormatError(f"{path} holds no whitening of {size} values")
+    return table
 
 
 def convert_channels(pixels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from wnseq._files import atomic_write
-from wnseq.data._files import cache_folder
+from wnseq.data._files import cache_folder, cached_text
 from wnseq.errors import FileFormatError, reading
 
 BLOCK = 1 << 18  # bytes read at once
@@ -155,11 +155,9 @@ def _converted(path: Path, encoding: str | None, gzipped: bool) -> Path:
         while block := file.read(BLOCK):
             digest.update(block)
     target = cache_folder() / "texts" / f"{digest.hexdigest()}.txt"
-    if not target.exists():
-        remedy = "Delete it and get it again."
-        with reading(path, "a gzipped text", remedy) if gzipped else reading(path, f"{encoding} text"):
-            _convert(path, encoding, gzipped, target)
-    return target
+    remedy = "Delete it and get it again."
+    with reading(path, "a gzipped text", remedy) if gzipped else reading(path, f"{encoding} text"):
+        return cached_text(target, lambda target: _convert(path, encoding, gzipped, target))
 
 
 def _convert(path: Path, encoding: str | None, gzipped: bool, target: Path) -> None:

@@ -1,7 +1,6 @@
 """Token ids of a text, encoded once, cached on the disk and mapped into memory."""
 
 import contextlib
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -13,11 +12,12 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from wnseq._files import atomic_write
-from wnseq.data._files import cache_folder
+from wnseq.data._files import cache_folder, checksum, read_cached, read_json, write_json
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import UNKNOWN, Tokenizer
+from wnseq.errors import FileFormatError
 
-FORMAT = 3  # of the cached files; changes with everything that changes their content
+FORMAT = 4  # of the cached files; changes with everything that changes their content
 # Runs of characters whose words no spaces separate: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
@@ -114,7 +114,7 @@ def encode(text: Text, tokenizer: Tokenizer, content: str, name: str = "") -> Sp
     key = sha256(f"{FORMAT} {content} {tokenizer.sha256}".encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{key}.bin"
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<i4")
-    counts = _stored(path, dtype)
+    counts = read_cached(path, lambda path: _stored(path, dtype))
     if counts is None:
         counts = _encode(text, tokenizer, path, dtype, name)
     if not counts.tokens:  # an empty file can't be mapped
@@ -122,14 +122,17 @@ def encode(text: Text, tokenizer: Tokenizer, content: str, name: str = "") -> Sp
     return Split(np.memmap(path, dtype, "r", shape=(counts.tokens,)), counts)
 
 
-def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts | None:
-    """Return the counts of a cached file, None where it is missing or damaged."""
-    try:
-        counts = Counts(**json.loads(path.with_suffix(".json").read_text("utf-8")))
-        whole = path.stat().st_size == counts.tokens * dtype.itemsize
-    except Exception:  # a damaged file raises nearly anything
-        return None
-    return counts if whole else None
+def _stored(path: Path, dtype: np.dtype[np.integer]) -> Counts:
+    """Return the counts of a cached file.
+
+    Raises:
+        FileFormatError: It is not what was written.
+    """
+    stored = read_json(path.with_suffix(".json"))
+    counts = Counts(**stored["counts"])
+    if path.stat().st_size != counts.tokens * dtype.itemsize or checksum(path) != stored["crc32"]:
+        raise FileFormatError(f"{path} has another length or checksum than it was written with")
+    return counts
 
 
 def encode_text(text: str, tokenizer: Tokenizer) -> Split:
@@ -155,8 +158,8 @@ def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.int
             counted.append(_count(chunk, ids, tokenizer))
             bar.update(counted[-1].bytes)
     counts = _counts(counted)
-    with atomic_write(path.with_suffix(".json")) as file:  # last: without it the ids are not trusted
-        file.write(json.dumps(asdict(counts)).encode())
+    # last: without it the ids are not trusted
+    write_json(path.with_suffix(".json"), {"counts": asdict(counts), "crc32": checksum(path)})
     return counts
 
 

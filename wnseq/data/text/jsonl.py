@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from wnseq._files import atomic_write
-from wnseq.data._files import cache_folder
+from wnseq.data._files import cache_folder, cached_text
 from wnseq.errors import FileFormatError
 
 ENDINGS = (".jsonl", ".ndjson")
@@ -41,12 +41,13 @@ def text_of_records(source: Path, start: int, field: str | None, name: Path) -> 
         digest = sha256(f"{FORMAT} {field} ".encode())
         while block := file.read(1 << 18):
             digest.update(block)
-        target = cache_folder() / "texts" / f"{digest.hexdigest()}.txt"
-        if not target.exists():
+
+        def write(target: Path) -> None:
             file.seek(start)
             with atomic_write(target) as out:
                 out.writelines(_documents(name, file, field))
-    return target
+
+        return cached_text(cache_folder() / "texts" / f"{digest.hexdigest()}.txt", write)
 
 
 def _documents(name: Path, lines: Iterator[bytes], field: str) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import json
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -124,7 +125,11 @@ class Tokenizer(ABC):
         if not path.is_file():
             raise FileNotFoundError(f"There is no checkpoint at {path}.")
         with reading(path, "a checkpoint"):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            is_archive = zipfile.is_zipfile(path)
+            if is_archive:
+                with zipfile.ZipFile(path) as archive:  # the tokenizer is in the record of plain values: check that one
+                    archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
         about = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
         state = about.get("tokenizer") if isinstance(about, dict) else None
         if not isinstance(state, dict):

@@ -7,9 +7,10 @@ from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
+from pathlib import Path
 
 from wnseq._files import atomic_write
-from wnseq.data._files import cache_folder
+from wnseq.data._files import cache_folder, read_cached
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import (
     LINE_END,
@@ -22,6 +23,7 @@ from wnseq.data.text.tokenizer import (
     WordTokenizer,
 )
 from wnseq.data.text.words import BLANK, word_splitter
+from wnseq.errors import FileFormatError
 
 SUBWORDS = 2000  # default size
 SAMPLE = 8 << 20  # bytes that sentencepiece sees of a longer text: 15 seconds and 400 MB
@@ -53,22 +55,30 @@ def train_tokenizer(
         return ByteTokenizer()
     key = sha256(f"{FORMAT} {kind} {size} {words} {min_count} {text.sha256()}".encode()).hexdigest()
     path = cache_folder() / "vocabularies" / f"{key}.json"
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        state = stored["state"]
-        if "model" in state:
-            state["model"] = b64decode(state["model"])
-        tokenizer = Tokenizer.from_state(state)
-        if tokenizer.sha256 == stored["sha256"]:
-            return tokenizer
-    except Exception:
-        pass  # not there, or damaged, which raises nearly anything: it is made again
+    if stored := read_cached(path, _stored):
+        return stored
     tokenizer = _train(kind, text, size, words, min_count)
     state = tokenizer.state()
     if "model" in state:
         state["model"] = b64encode(state["model"]).decode()
     with atomic_write(path) as file:
         file.write(json.dumps({"sha256": tokenizer.sha256, "state": state}).encode())
+    return tokenizer
+
+
+def _stored(path: Path) -> Tokenizer:
+    """Return the tokenizer in a cached file.
+
+    Raises:
+        FileFormatError: It has another hash than it was written with.
+    """
+    stored = json.loads(path.read_text("utf-8"))
+    state = stored["state"]
+    if "model" in state:
+        state["model"] = b64decode(state["model"])
+    tokenizer = Tokenizer.from_state(state)
+    if tokenizer.sha256 != stored["sha256"]:
+        raise FileFormatError(f"{path} has another hash than it was written with")
     return tokenizer
 
 

@@ -1,6 +1,7 @@
 """Callbacks of every run: exact resume, speed, a stop at a loss that is not finite, safe checkpoints."""
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable
@@ -228,9 +229,15 @@ class Checkpoint(ModelCheckpoint):
     Each file also holds the metrics at that time, under ``metrics``.
 
     Note:
-        A resumed run writes to a new folder, where Lightning alone would forget the best score so far and call a worse
-        checkpoint the best. Files in the old folder are never removed (Lightning checks that).
+        A resumed run finds the best checkpoint so far beside the one that it resumes from, or where it was saved.
+        Lightning alone would forget its score where the folder is another, and call a worse checkpoint the best.
     """
+
+    _resumed_from: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
+        super().setup(trainer, pl_module, stage)
+        self._resumed_from = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -241,5 +248,13 @@ class Checkpoint(ModelCheckpoint):
             super().on_exception(trainer, pl_module, exception)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
-        if Path(state_dict["best_model_path"]).is_file():
-            super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        beside = Path(os.path.realpath(self._resumed_from or "")).parent
+
+        def found(path: str) -> str:
+            moved = beside / Path(path).name  # with its folder, maybe
+            return str(moved) if self._resumed_from and path and moved.is_file() else path
+
+        if Path(best := found(state_dict["best_model_path"])).is_file():
+            scores = {found(path): score for path, score in state_dict["best_k_models"].items()}
+            paths = {"best_model_path": best, "kth_best_model_path": found(state_dict["kth_best_model_path"])}
+            super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})

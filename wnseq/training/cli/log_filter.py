@@ -25,6 +25,7 @@ WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's use of torch's pytree
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # those of fit, in test
     r"predict returned None if it was on purpose",  # a sample goes to the terminal
+    r"Checkpoint directory .* exists and is not empty",  # a run that goes on
     r"The `srun` command is available on your system but is not used",
 )
 # Lightning's rank_zero_info writes to whichever of the three was imported last.

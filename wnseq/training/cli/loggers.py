@@ -5,9 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from wnseq.training.cli.arguments import option_values
+from wnseq.training.run_log import RunLog
 
 __all__ = ["expand_logger_names", "log_results", "make_loggers"]
 
@@ -20,18 +21,21 @@ OTHERS = {
 }
 
 
-def make_loggers(folder: Path, users: Logger | Iterable[Logger] | bool | None) -> list[Logger] | bool:
+def make_loggers(
+    folder: Path, users: Logger | Iterable[Logger] | bool | None, purge_step: int | None = None
+) -> list[Logger] | bool:
     """Return the loggers of a run: of ``metrics.csv``, of TensorBoard if that is installed, and the user's.
 
     Args:
         folder: The folder of the run.
         users: What ``--trainer.logger`` gave: loggers in addition; False for none at all.
+        purge_step: Step from which on TensorBoard forgets what the folder has, in a resumed run.
     """
     if users is False:
         return False
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    loggers: list[Logger] = [RunLog(folder)]
     if find_spec("tensorboard") is not None:
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", purge_step=purge_step))
     added = [users] if isinstance(users, Logger) else [] if users is None or users is True else list(users)
     return [*loggers, *added]
 

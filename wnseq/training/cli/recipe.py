@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -20,6 +19,7 @@ from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import format_number
 from wnseq.training.checkpoint_files import load_run_checkpoint
+from wnseq.training.checkpoint_io import WholeCheckpointIO
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
@@ -27,8 +27,9 @@ from wnseq.training.cli.output import safe_output
 from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand
 from wnseq.training.cli.presets import expand_preset_names, find_presets
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
+from wnseq.training.cli.resumed_run import SaveConfig, changed_flags, expand_resume, training_in
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
-from wnseq.training.cli.run_parts import build_callbacks, build_plugins, check_processes
+from wnseq.training.cli.run_parts import add_fit_options, build_callbacks, build_plugins, check_processes
 from wnseq.training.cli.starting_point import (
     StartingPoint,
     describe_start,
@@ -38,6 +39,7 @@ from wnseq.training.cli.starting_point import (
 )
 from wnseq.training.hparams import check_arguments
 from wnseq.training.plots._curves import plot_run
+from wnseq.training.run_log import logged_before
 
 __all__ = ["RecipeCLI", "run"]
 
@@ -120,6 +122,8 @@ class RecipeCLI(FlagsFirstCLI):
             auto_configure_optimizers=False,
             # False: a checkpoint's hyper-parameters are the constructor's arguments, not the parsed configuration
             load_from_checkpoint_support=False,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
         )
 
     def report(self) -> None:
@@ -162,18 +166,7 @@ class RecipeCLI(FlagsFirstCLI):
             "(relative error 4e-7 without AMX; with AMX, or on a GPU, they compute in bfloat16 or TF32).",
         )
         if parser.description == DESCRIPTIONS["fit"]:
-            parser.add_argument(
-                "--checkpoint.every_minutes",
-                type=NonNegativeFloat,
-                default=10.0,
-                help="Minutes of training between two renewals of last.ckpt inside an epoch; 0 for none.",
-            )
-            parser.add_argument(
-                "--checkpoint.every_steps",
-                type=NonNegativeInt,
-                default=0,
-                help="Steps between two renewals of last.ckpt inside an epoch; 0 for none.",
-            )
+            add_fit_options(parser)
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of Trainer, model and data, with the recipe's defaults."""
@@ -183,7 +176,8 @@ class RecipeCLI(FlagsFirstCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, then again with the defaults that a checkpoint or the data decide."""
         with user_errors():
-            self.arguments = expand_logger_names(expand_preset_names(self.typed, self.recipe))
+            words, run = expand_resume(self.typed, self.name)
+            self.arguments = expand_logger_names(expand_preset_names(words, self.recipe))
             check_config_files(self.arguments)
         self.config = parser.parse_args(self.arguments)
         subcommand = self.config.subcommand
@@ -194,7 +188,10 @@ class RecipeCLI(FlagsFirstCLI):
             subparser.error(f"null is no value of {', '.join(nulls)}.")
         with user_errors():
             given = given_options(parser.parse_args(self.arguments, defaults=False)[subcommand])
-            start = self.start = find_start(options, self._runs_folder(options), self.recipe)
+            own = given if subcommand == "fit" else ()
+            may_change = getattr(self.model_class, "resume_may_change", ())
+            start = find_start(options, self._runs_folder(options), self.recipe, own, may_change, run)
+            self.start = start
             if start is None and subcommand != "fit":
                 subparser.error(f"{subcommand} needs --ckpt_path: a file, or best or last of the newest run")
             defaults = {} if start is None else start.defaults(self.datamodule_class, given, subcommand)
@@ -205,7 +202,9 @@ class RecipeCLI(FlagsFirstCLI):
         self.config = parser.parse_args(self.arguments)
         if start is not None:
             with user_errors():
-                start.apply(self.config[subcommand], subcommand, getattr(self.model_class, "resume_may_change", ()))
+                start.apply(self.config[subcommand], subcommand, may_change)
+                if start.run is not None:
+                    self.notes += changed_flags(start.run, self.config[subcommand].trainer)
 
     def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir).expanduser() / self.name
@@ -237,7 +236,8 @@ class RecipeCLI(FlagsFirstCLI):
             for folder in self.run_dir.parent.glob("*/checkpoints"):
                 remove_abandoned(folder)
             kwargs["default_root_dir"] = str(self.run_dir)
-            kwargs["logger"] = make_loggers(self.run_dir, options.logger)
+            purge = logged_before(self.start.content) if self._goes_on() and self.start else None
+            kwargs["logger"] = make_loggers(self.run_dir, options.logger, purge)
         if options.barebones:
             kwargs |= {"log_every_n_steps": None}  # barebones refuses any other value
         else:
@@ -249,17 +249,23 @@ class RecipeCLI(FlagsFirstCLI):
                 folder=self.run_dir,
                 logs=bool(kwargs["logger"]),
             )
-            kwargs["plugins"] = build_plugins(options)
+            kwargs["plugins"] = build_plugins(options, self.start)
             if any(isinstance(callback, CheckMonitors) for callback in kwargs["callbacks"]):
                 kwargs["num_sanity_val_steps"] = options.num_sanity_val_steps or 1
         try:
             return check_processes(super().instantiate_trainer(**kwargs))
         except BaseException:
-            if self.run_dir is not None and self.run_dir.is_dir():
+            if self.run_dir is not None and self.run_dir.is_dir() and not self._goes_on():
                 self.run_dir.rmdir()
             raise
 
+    def _goes_on(self) -> bool:
+        """Return True if the command goes on with a run, in its folder."""
+        return self.start is not None and self.start.run is not None
+
     def _make_run_folder(self) -> Path:
+        if self.start is not None and self.start.run is not None:
+            return self.start.run
         is_first = os.environ.get("LOCAL_RANK", "0") == "0"
         if not is_first and RUN_FOLDER in os.environ:
             return Path(os.environ[RUN_FOLDER])
@@ -275,12 +281,13 @@ class RecipeCLI(FlagsFirstCLI):
         if self.trainer.is_global_zero and self.notes:
             print("\n".join(self.notes))
         try:
-            self.trainer.fit(**kwargs)
-            self._shutdown.stop_if_requested()  # after the last batch
+            with training_in(self.run_dir if self.trainer.is_global_zero else None):
+                self.trainer.fit(**kwargs)
+                self._shutdown.stop_if_requested()  # after the last batch
         except BaseException as error:
             if not self.trainer.is_global_zero or self.run_dir is None:
                 raise
-            if self.trainer.global_step == 0:
+            if self.trainer.global_step == 0 and not self._goes_on():
                 shutil.rmtree(self.run_dir, ignore_errors=True)
             elif isinstance(error, SystemExit | KeyboardInterrupt):
                 print(self._how_to_resume(self.run_dir / "checkpoints" / "last.ckpt"), flush=True)
@@ -290,6 +297,8 @@ class RecipeCLI(FlagsFirstCLI):
         step = f"stopped at step {self.trainer.global_step}"
         if not last.is_file():
             return f"{step}; no checkpoint was written"
+        if (saved := load_run_checkpoint(last)["global_step"]) != self.trainer.global_step:
+            step += f"; the last checkpoint is of step {saved}"
         return f"{step}. To go on from there:\n{self.program} {resume_arguments(self.typed, last)}"
 
     def validate(self, **kwargs: Any) -> None:
@@ -305,7 +314,11 @@ class RecipeCLI(FlagsFirstCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint, report, draw the curves, and print where everything is."""
         best = self._best_checkpoint()
-        measured = load_run_checkpoint(best)["metrics"] if best else self.trainer.callback_metrics
+        measured: Any = self.trainer.callback_metrics
+        if best is not None:
+            measured = (content := load_run_checkpoint(best))["metrics"]
+            if isinstance(plugin := self.trainer.strategy.checkpoint_io, WholeCheckpointIO):
+                plugin.give(best, content)
         self.metrics = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
         self._store_metrics(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
         if not self.trainer.is_global_zero:

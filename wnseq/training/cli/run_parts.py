@@ -8,22 +8,47 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
 
 from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN
+from wnseq.training.callbacks.epoch_means import EpochMeans
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
 from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.checkpoint_io import WholeCheckpointIO
+from wnseq.training.cli.starting_point import StartingPoint
+from wnseq.training.run_log import LogState
 
-__all__ = ["build_callbacks", "build_plugins", "check_processes"]
+__all__ = ["add_fit_options", "build_callbacks", "build_plugins", "check_processes"]
 
 
 def _as_list(users: Any) -> list[Any]:
     """Return what a Trainer's flag gave as a list."""
     return [] if users is None else list(users) if isinstance(users, Sequence) else [users]
+
+
+def add_fit_options(parser: Any) -> None:
+    """Add the options of ``fit`` that are about stops."""
+    parser.add_argument(
+        "--resume",
+        type=str,
+        help="The folder of a run to go on with, or last: its options hold where the command gives none.",
+    )
+    parser.add_argument(
+        "--checkpoint.every_minutes",
+        type=NonNegativeFloat,
+        default=10.0,
+        help="Minutes of training between two renewals of last.ckpt inside an epoch; 0 for none.",
+    )
+    parser.add_argument(
+        "--checkpoint.every_steps",
+        type=NonNegativeInt,
+        default=0,
+        help="Steps between two renewals of last.ckpt inside an epoch; 0 for none.",
+    )
 
 
 def build_callbacks(
@@ -43,7 +68,7 @@ def build_callbacks(
     callbacks = [*users, *own]
     if any(hasattr(callback, "monitor") for callback in users):
         callbacks.append(CheckMonitors())
-    callbacks += [RngState(), TerminateOnNaN(), ScheduleChange()]
+    callbacks += [RngState(), EpochMeans(), LogState(), TerminateOnNaN(), ScheduleChange()]
     if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(RichProgress(monitor) if sys.stdout.isatty() else PlainProgress(monitor))
     if folder is None:
@@ -51,13 +76,13 @@ def build_callbacks(
     if logs:
         callbacks.append(LearningRateMonitor("step"))
     if options.enable_checkpointing in (None, True):
-        checkpoints = folder / "checkpoints"
+        # no counter: a resumed run finds its own files in the folder, and renews them
+        whole: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
         if options.limit_val_batches != 0:
             # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
-            best = Checkpoint(checkpoints, filename="best", monitor=monitor, save_on_train_epoch_end=False)
-            callbacks.append(best)
+            callbacks.append(Checkpoint(**whole, filename="best", monitor=monitor, save_on_train_epoch_end=False))
         # others, since with save_last Lightning renews last.ckpt only when it renews the best
-        last: dict[str, Any] = {"dirpath": checkpoints, "filename": "last", "enable_version_counter": False}
+        last = whole | {"filename": "last"}
         callbacks.append(Checkpoint(**last, save_on_exception=True))
         if saving.every_minutes:
             callbacks.append(Checkpoint(**last, train_time_interval=timedelta(minutes=saving.every_minutes)))
@@ -66,10 +91,20 @@ def build_callbacks(
     return callbacks
 
 
-def build_plugins(options: Namespace) -> list[Any]:
-    """Return the Trainer's plugins: the user's, and one that writes checkpoints if there is none among them."""
+def build_plugins(options: Namespace, start: StartingPoint | None = None) -> list[Any]:
+    """Return the Trainer's plugins: the user's, and one that writes checkpoints if there is none among them.
+
+    Args:
+        options: The Trainer's options.
+        start: The checkpoint that the command has read, which is not read twice.
+    """
     users = _as_list(options.plugins)
-    return users if any(isinstance(plugin, CheckpointIO) for plugin in users) else [*users, WholeCheckpointIO()]
+    if any(isinstance(plugin, CheckpointIO) for plugin in users):
+        return users
+    own = WholeCheckpointIO()
+    if start is not None and start.resumed:
+        own.give(start.path, start.content)
+    return [*users, own]
 
 
 def check_processes(trainer: Trainer) -> Trainer:

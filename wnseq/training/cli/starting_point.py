@@ -3,13 +3,14 @@
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from wnseq.training.checkpoint_files import check_hyper_parameters, find_checkpoint, load, load_run_checkpoint
+from wnseq.training.checkpoint_files import check_hyper_parameters, load
+from wnseq.training.cli.resumed_run import describe_differences, find_runs, read_named, run_of_checkpoint
 from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
 
 __all__ = ["StartingPoint", "describe_start", "find_start", "given_options", "resume_arguments"]
@@ -25,6 +26,8 @@ class StartingPoint:
         info: What it holds under ``wnseq``.
         resumed: Whether it is that of ``--ckpt_path``.
         step: Steps of the training so far; None of a plain state dict.
+        run: Folder of the run that goes on; None if a new one begins.
+        content: What the file holds.
     """
 
     path: Path
@@ -32,6 +35,8 @@ class StartingPoint:
     info: Mapping[str, Any]
     resumed: bool
     step: int | None = None
+    run: Path | None = None
+    content: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def defaults(self, data_class: Any, given: Collection[str], subcommand: str) -> dict[str, Any]:
         """Return the options that the checkpoint decides where the command has none.
@@ -82,13 +87,23 @@ class StartingPoint:
                 yield f"{'trained on':<11}  {kind} {trained} (sha256 {before[:12]}), which is another one"
 
 
-def find_start(options: Namespace, runs: Path, recipe: str) -> StartingPoint | None:
+def find_start(
+    options: Namespace,
+    runs: Path,
+    recipe: str,
+    given: Collection[str] = (),
+    may_change: Collection[str] = (),
+    resumed_run: Path | None = None,
+) -> StartingPoint | None:
     """Return the checkpoint that a command names, checked; None if it names none.
 
     Args:
         options: Options of the subcommand.
         runs: Folder of the recipe's runs, for the words ``best`` and ``last``.
         recipe: Name of the recipe.
+        given: Options of a ``fit`` that it has by itself: ``last`` is that of a run that was started with them.
+        may_change: Hyper-parameters that take effect in a resumed run.
+        resumed_run: Folder of the run of ``--resume``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -96,18 +111,33 @@ def find_start(options: Namespace, runs: Path, recipe: str) -> StartingPoint | N
     """
     known = options.model.as_dict()
     if options.get("ckpt_path") is not None:
-        path = find_checkpoint(options.ckpt_path, runs)
-        checkpoint = load_run_checkpoint(path)
+        path, checkpoint = read_named(options.ckpt_path, runs, differences=_differences(options, runs, given, may_change))
     elif known.get("init_from") is not None:
-        path = find_checkpoint(known["init_from"], runs, "--model.init_from")
-        checkpoint = load(path)
+        path, checkpoint = read_named(known["init_from"], runs, "--model.init_from", load)
     else:
         return None
     info = checkpoint.get("wnseq", {})
     hparams = checkpoint.get("hyper_parameters", {}) if info else {}  # those of another program mean something else
     check_hyper_parameters(path, hparams, known=known)
     check_checkpoint(checkpoint, recipe, str(path))
-    return StartingPoint(path, hparams, info, options.get("ckpt_path") is not None, checkpoint.get("global_step"))
+    resumed, run = options.get("ckpt_path") is not None, resumed_run
+    if resumed and given and run is None:
+        run = run_of_checkpoint(path, runs)
+    return StartingPoint(path, hparams, info, resumed, checkpoint.get("global_step"), run, checkpoint)
+
+
+def _differences(
+    options: Namespace, runs: Path, given: Collection[str], may_change: Collection[str]
+) -> Callable[[Path], str] | None:
+    """Return the function by which ``last`` finds the run of a ``fit``; None for other commands.
+
+    Where all runs have other hyper-parameters, these don't count: they are refused later, with the way on.
+    """
+    if not given:
+        return None
+    every = any(not describe_differences(run, options, given, may_change) for run in find_runs(runs))
+    counted = given if every else [name for name in given if not name.startswith("model.")]
+    return lambda run: describe_differences(run, options, counted, may_change)
 
 
 def describe_start(start: StartingPoint | None, given: Collection[str], default: Callable[[str], Any]) -> list[str]:
@@ -123,7 +153,8 @@ def describe_start(start: StartingPoint | None, given: Collection[str], default:
     if start is None:
         return []
     if start.resumed:
-        return [f"resuming from {os.path.relpath(start.path)} at step {start.step}"]
+        into = "" if start.run else " in a new run, whose log begins with that of the run so far"
+        return [f"resuming from {os.path.relpath(start.path)} at step {start.step}{into}"]
     own = {name: value for name, value in start.hparams.items() if f"model.{name}" not in given}
     changed = [f"{name} {value}" for name, value in own.items() if value != default(f"model.{name}")]
     return [f"starting from {os.path.relpath(start.path)}" + (", with its " + ", ".join(changed) if changed else "")]
@@ -139,7 +170,9 @@ def given_options(options: Namespace, prefix: str = "") -> set[str]:
 
 def resume_arguments(arguments: Sequence[str], last: Path) -> str:
     """Return the arguments of a run with those that go on from its last checkpoint, as one types them."""
-    words = iter(arguments)
-    kept = [word for word in words if not (word == "--ckpt_path" and next(words))]
-    kept = [word for word in kept if not word.startswith("--ckpt_path=")]
+    words, named = iter(arguments), ("--ckpt_path", "--resume")
+    kept = [word for word in words if not (word in named and next(words))]
+    kept = [word for word in kept if word.partition("=")[0] not in named]
+    if len(kept) < len(arguments) and any(word.partition("=")[0] == "--resume" for word in arguments):
+        return shlex.join([*kept, "--resume", os.path.relpath(last.parent.parent)])
     return shlex.join([*kept, "--ckpt_path", os.path.relpath(last)])

@@ -34,10 +34,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 from types import FrameType
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from wnseq.training import plots
+from wnseq.training.checkpoint_io import newest_whole
+from wnseq.training.child_process import alone_in
 from wnseq.training.cli.arguments import add_brackets
 from wnseq.training.cli.errors import suggest, user_errors
 from wnseq.training.cli.output import safe_output
@@ -205,20 +208,20 @@ def execute(run: Run) -> None:
             "name to the variant or another out."
         )
     write_json(started, arguments)
-    checkpoint = sorted(run.folder.glob("*/*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    command = [*run.command, *(["--ckpt_path", str(checkpoint[-1])] if checkpoint else [])]
     output = run.folder / "output.txt"
-    with (
-        output.open("ab") as file,
+    with alone_in(run.folder) as held, output.open("ab") as file:
+        checkpoints = filter(None, map(newest_whole, run.folder.glob("*/*/checkpoints")))
+        newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+        command = [*run.command, *(["--ckpt_path", str(newest)] if newest else [])]
         # in a new session, so that Ctrl-C reaches it only from here
-        subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True) as process,
-    ):
-        try:
-            status = process.wait()
-        except BaseException:
-            process.send_signal(signal.SIGINT)  # it saves a checkpoint
-            process.wait()
-            raise
+        options: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT, "start_new_session": True}
+        with subprocess.Popen(command, pass_fds=held, **options) as process:
+            try:
+                status = process.wait()
+            except BaseException:
+                process.send_signal(signal.SIGINT)  # it saves a checkpoint
+                process.wait()
+                raise
     if status:
         lines = output.read_text("utf-8", "replace").splitlines()
         if not any(DIVERGED in line for line in lines[-4:]):

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "_files": set(),
+    "_command_start": set(),
     "_torch_internals": set(),
     "functional": set(),
     "state_dict": {"functional"},

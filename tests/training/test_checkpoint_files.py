@@ -34,7 +34,8 @@ def test_predict_keeps_the_checkpoints_hyper_parameters_and_takes_new_ones(
 
 def test_a_flag_overrules_the_checkpoint(after: dict[str, float], main: Main) -> None:
     main("--ckpt_path", "last", "--trainer.max_epochs", "4", "--model.dropout", "0.25")
-    hparams = torch.load("runs/toy/2/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    assert [path.name for path in Path("runs/toy").iterdir()] == ["1"]
+    hparams = torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
     assert (hparams["dropout"], hparams["width"]) == (0.25, 4)
 
 
@@ -60,14 +61,16 @@ def test_a_checkpoint_is_examined_before_it_is_used(
         ),
     ):
         torch.save({**whole, **changes}, path)
-        assert expected in fails(1, command, "--ckpt_path", "last", "--data.corpus=missing")
+        assert expected in fails(1, command, f"--ckpt_path={path}", "--data.corpus=missing")
 
 
 def test_a_resumed_run_remembers_the_best_of_the_first(after: dict[str, float], main: Main) -> None:
     old = Path("runs/toy/1/checkpoints/best.ckpt").read_bytes()
-    metrics = main("--ckpt_path", "last", "--trainer.max_epochs", "4")
+    Path("runs").rename("moved")
+    metrics = main("--ckpt_path", "moved/toy/1/checkpoints/last.ckpt", "--trainer.max_epochs", "4")
     assert metrics["val/loss"] <= after["val/loss"]
-    assert Path("runs/toy/1/checkpoints/best.ckpt").read_bytes() == old
+    assert Path("moved/toy/1/checkpoints/best.ckpt").read_bytes() == old
+    assert sorted(path.name for path in Path("runs/toy/1/checkpoints").iterdir())[-1:] == ["last.ckpt"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(after: dict[str, float], here: Path, fails: Fails) -> None:

@@ -5,15 +5,24 @@ import os
 import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 
+from wnseq.data.text import Tokenizer
+from wnseq.data.text.vocabulary import read_vocabulary
 from wnseq.errors import FileFormatError
-from wnseq.training.checkpoint_files import find_checkpoint, load
+from wnseq.training.checkpoint_files import load
 from wnseq.training.checkpoint_io import WholeCheckpointIO, check_archive, newest_whole
+from wnseq.training.fine_tuning import CheckedLoading
 
 CHECKPOINT = {"state_dict": {"w": torch.arange(3000.0), "b": torch.ones(7)}, "global_step": 5, "names": ["a"] * 50}
+
+
+class Model(CheckedLoading, LightningModule):
+    """A model that is never built."""
 
 
 @pytest.fixture
@@ -35,6 +44,16 @@ def places(path: Path) -> list[int]:
     return found
 
 
+def test_a_file_that_was_read_already_is_not_read_twice(whole: Path) -> None:
+    plugin, content = WholeCheckpointIO(), {"global_step": 7}
+    plugin.give(whole, content)
+    assert plugin.load_checkpoint(whole) is content
+    assert plugin.load_checkpoint(whole)["global_step"] == 5
+    plugin.give(whole, content)
+    plugin.save_checkpoint(CHECKPOINT | {"global_step": 6}, whole)
+    assert plugin.load_checkpoint(whole)["global_step"] == 6
+
+
 def test_a_whole_file_is_loaded(whole: Path) -> None:
     check_archive(whole)
     for loaded in (WholeCheckpointIO().load_checkpoint(whole, weights_only=True), load(whole)):
@@ -48,20 +67,43 @@ def test_every_flipped_byte_is_noticed_before_anything_is_loaded(whole: Path) ->
         damaged = bytearray(data)
         damaged[place] ^= 1 << draw.randrange(8)
         whole.write_bytes(damaged)
-        for read in (load, WholeCheckpointIO().load_checkpoint):
+        for read in (load, WholeCheckpointIO().load_checkpoint, Model.load_from_checkpoint):
             with pytest.raises(FileFormatError, match=r"last\.ckpt can't be read as a checkpoint: it is damaged"):
                 read(whole)
 
 
 def test_every_truncation_is_one_clear_error(whole: Path) -> None:
     data = whole.read_bytes()
-    for length in [0, *random.Random(0).sample(range(4, len(data)), 69)]:
+    for length in [0, 1, *random.Random(0).sample(range(4, len(data)), 69)]:
         whole.write_bytes(data[:length])
-        for read in (load, WholeCheckpointIO().load_checkpoint):
+        for read in (load, WholeCheckpointIO().load_checkpoint, Model.load_from_checkpoint):
             with pytest.raises(
                 FileFormatError, match=r"last\.ckpt can't be read as a checkpoint: it is (empty|damaged)"
             ):
                 read(whole)
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("is_archive", [True, False], ids=["archive", "pickle"])
+def test_no_reader_of_checkpoints_executes_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_archive: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, content = tmp_path / "last.ckpt", {"state_dict": {}, "hyper_parameters": {"width": Hostile()}}
+    torch.save(content, path, _use_new_zipfile_serialization=is_archive)
+    readers = (load, WholeCheckpointIO().load_checkpoint, Model.load_from_checkpoint)
+    for read in (*readers, Tokenizer.from_checkpoint, read_vocabulary):
+        with pytest.raises(FileFormatError, match=r"last\.ckpt can't be read as a"):
+            read(path)
+    assert not Path("executed").exists()
+    torch.load(path, weights_only=False)
+    assert Path("executed").exists()
 
 
 def test_the_error_names_the_newest_whole_checkpoint(whole: Path) -> None:
@@ -87,17 +129,3 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
     with pytest.raises(OSError, match=r"best\.ckpt could not be written: the disk is full.*--ckpt_path \S+last\.ckpt"):
         WholeCheckpointIO().save_checkpoint({"global_step": 6}, whole.with_name("best.ckpt"))
     assert whole.read_bytes() == before and list(whole.parent.iterdir()) == [whole]
-
-
-def test_a_damaged_last_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number in (1, 2):
-        path = tmp_path / f"{number}/checkpoints/last.ckpt"
-        WholeCheckpointIO().save_checkpoint(CHECKPOINT, path)
-        os.utime(path, (number, number))
-    assert find_checkpoint("last", tmp_path) == path
-    path.write_bytes(b"")
-    assert find_checkpoint("last", tmp_path) == tmp_path / "1/checkpoints/last.ckpt"
-    assert "2/checkpoints/last.ckpt is passed over: it is empty" in capsys.readouterr().err
-    (tmp_path / "1/checkpoints/last.ckpt").write_bytes(b"PK")
-    with pytest.raises(FileNotFoundError, match=r"each last\.ckpt in .* is damaged"):
-        find_checkpoint("last", tmp_path)

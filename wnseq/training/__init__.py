@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from wnseq.training.callbacks import (
         Checkpoint,
         DataInit,
+        EpochMeans,
         EpochTime,
         GateMonitor,
         PolyakAverage,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "DataInit",
+    "EpochMeans",
     "EpochTime",
     "GateMonitor",
     "PolyakAverage",

@@ -41,13 +41,15 @@ def pending_metrics(trainer: Trainer) -> tuple[int, dict[str, float]]:
     There are none elsewhere.
     """
     loop, connector = trainer.fit_loop, trainer._logger_connector
-    step, batches, epochs = loop.epoch_loop._batches_that_stepped, loop.epoch_loop.batch_progress, loop.epoch_progress
+    step = loop.epoch_loop._batches_that_stepped
+    batches: Any = loop.epoch_loop.batch_progress
+    epochs: Any = loop.epoch_progress
     if connector._first_loop_iter is None:
         ends = trainer.training and epochs.total.completed == epochs.total.processed - 1
         step -= 1  # Lightning lowers it only after the hooks
     else:
         ends = trainer.training and batches.total.completed == batches.total.processed - 1
-        every = trainer.log_every_n_steps
+        every: int = vars(trainer)["log_every_n_steps"]
         ends = ends and not loop._should_accumulate() and bool(every) and (step + 1) % every == 0
     if not ends or trainer._results is None or (trainer.world_size > 1 and trainer.interrupted):
         return step, {}
@@ -65,7 +67,8 @@ def set_logged_steps(trainer: Trainer) -> None:
 
 def epoch_sums(trainer: Trainer) -> dict[str, list[Tensor]]:
     """Return the sums, and the numbers of examples, of the metrics of a training epoch that is not over."""
-    epochs, sums = trainer.fit_loop.epoch_progress.total, {}
+    epochs: Any = trainer.fit_loop.epoch_progress.total
+    sums = {}
     for key, metric in trainer.fit_loop.epoch_loop._results.items() if epochs.processed < epochs.started else ():
         if metric.is_tensor and metric.meta.on_epoch and metric.update_called and not metric.has_reset:
             counted = [metric.cumulated_batch_size] if metric.meta.is_mean_reduction else []

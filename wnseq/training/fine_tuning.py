@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from wnseq.errors import FileFormatError
 from wnseq.training import checkpoint_files
-from wnseq.training.checkpoint_io import load_checked, open_checked
+from wnseq.training.checkpoint_io import REMEDY, load_checked, open_checked
 from wnseq.training.initialisation import BatchInitialised
 
 __all__ = ["CheckedLoading", "fill_from_checkpoint", "load_initial_weights"]
@@ -31,7 +33,7 @@ class CheckedLoading:
         """Return the model of a checkpoint, as Lightning does.
 
         Raises:
-            FileFormatError: The file is empty, cut short or damaged.
+            FileFormatError: The file is empty, cut short, damaged, or holds Python objects.
         """
         load: Any = super().load_from_checkpoint  # type: ignore[misc]
         if hasattr(checkpoint_path, "read") or "://" in str(checkpoint_path):
@@ -41,7 +43,11 @@ class CheckedLoading:
             if not zipfile.is_zipfile(file):
                 load_checked(path)  # an error of its own, if that is no checkpoint of an older torch
             file.seek(0)
-            return load(file, *args, **kwargs)
+            try:
+                return load(file, *args, **kwargs)
+            except pickle.UnpicklingError as error:
+                detail = str(error).partition("\n")[0]
+                raise FileFormatError(f"{path} can't be read as a checkpoint: {detail} {REMEDY}") from error
 
 
 def fill_from_checkpoint(init: Constructor) -> Constructor:

@@ -52,7 +52,7 @@ class RunLog(CSVLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add values to the row of a step."""
-        step = self._written[0] + 1 if step is None else step
+        step = max(self._written[0], self._row.get("step", -1)) + 1 if step is None else step
         if self._row and self._row["step"] != step:
             self.write()
         if not self._row and self._written[0] == step:
@@ -73,7 +73,7 @@ class RunLog(CSVLogger):
         self.write()
 
     def write(self) -> None:
-        """Write the newest row, and the file anew if it has a new column."""
+        """Write the newest row, and the whole file again if there is a new column."""
         if not self._row:
             return
         columns = sorted({*self._columns, *self._row})
@@ -94,7 +94,7 @@ class RunLog(CSVLogger):
         return self._row | (dict(pending) | {"step": step} if pending else {})
 
     def resume(self, row: Row, step: int, source: Path) -> list[Row]:
-        """Go on with a log: with its rows before a row, or before a step if there is no row.
+        """Begin with the rows that a log has before a row, or before a step if there is no row.
 
         Args:
             row: The newest row at the checkpoint, which a :meth:`snapshot` returned.
@@ -203,7 +203,7 @@ class LogState(Callback):
 def logged_before(checkpoint: Mapping[str, Any]) -> int:
     """Return the first step whose values a run that resumes from a checkpoint logs, again or for the first time."""
     row = checkpoint.get("callbacks", {}).get(LogState.__name__, {}).get("row", {})
-    return int(row.get("step", checkpoint["global_step"]))
+    return int(row["step"] if "step" in row else checkpoint["global_step"])
 
 
 def _find_log(trainer: Trainer | None) -> RunLog | None:

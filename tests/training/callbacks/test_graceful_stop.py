@@ -60,8 +60,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert f"stopped at step {stopped}. To go on from there:\ntoy fit {stop[0]} {stop[1]} " in out
     assert out.endswith(" --ckpt_path runs/toy/2/checkpoints/last.ckpt\n")
     assert main("--ckpt_path", "last") == after
-    last = Path("runs/toy/3/checkpoints/last.ckpt" if stopped < 36 else "runs/toy/2/checkpoints/last.ckpt")
-    assert same("runs/toy/1/checkpoints/last.ckpt", str(last))
+    assert same("runs/toy/1/checkpoints/last.ckpt", "runs/toy/2/checkpoints/last.ckpt")
 
 
 def same(one: str, other: str) -> bool:
@@ -78,7 +77,7 @@ def test_it_would_not_without_the_random_state(
         main(STOP[0], f"{STOP[1]}=17")
     monkeypatch.setattr(basic.RngState, "load_state_dict", lambda *_: None)
     main("--ckpt_path", "last")
-    assert not same("runs/toy/1/checkpoints/last.ckpt", "runs/toy/3/checkpoints/last.ckpt")
+    assert not same("runs/toy/1/checkpoints/last.ckpt", "runs/toy/2/checkpoints/last.ckpt")
 
 
 @pytest.mark.parametrize(("step", "left"), [(5, True), (24, False)], ids=["batch", "validation"])

@@ -71,7 +71,10 @@ def test_a_users_callbacks_are_added_to_the_projects(main: Main) -> None:
     main("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.patience=0")
     assert torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 36
     saved = torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)["callbacks"]
-    assert sorted(name.split("{")[0] for name in saved) == ["Checkpoint"] * 3 + ["EarlyStopping", "RngState"]
+    assert sorted(name.split("{")[0] for name in saved) == [
+        *["Checkpoint"] * 3,
+        *("EarlyStopping", "EpochMeans", "LogState", "RngState"),
+    ]
 
 
 def test_without_matplotlib_a_run_says_how_to_get_it(

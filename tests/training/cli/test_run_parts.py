@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ LAST = Path("runs/toy/1/checkpoints/last.ckpt")
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 def test_a_killed_run_goes_on_from_inside_its_epoch_to_the_bit(
-    main: Main, finished: tuple[Path, dict[str, float]], capsys: pytest.CaptureFixture[str]
+    main: Main, toy: ModuleType, finished: tuple[Path, dict[str, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kill = ["--trainer.callbacks+=toy.StopAt", "--trainer.callbacks.step=18", "--trainer.callbacks.number=9"]
     script = Path(__file__).parents[1] / "toy.py"
@@ -35,11 +36,12 @@ def test_a_killed_run_goes_on_from_inside_its_epoch_to_the_bit(
     assert f"resuming from {LAST} at step 15" in capsys.readouterr().out and not abandoned.exists()
     whole, resumed = (
         torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-        for folder in (finished[0] / "runs/toy/1", Path("runs/toy/2"))
+        for folder in (finished[0] / "runs/toy/1", Path("runs/toy/1"))
     )
     assert whole["global_step"] == resumed["global_step"] == 36
     for name, value in whole["state_dict"].items():
         assert torch.equal(value, resumed["state_dict"][name]), name
+    assert toy.log_without_clock(LAST.parents[1]) == toy.log_without_clock(finished[0] / "runs/toy/1")
 
 
 def test_a_run_without_minutes_renews_its_checkpoint_at_an_epochs_end_alone(main: Main) -> None:

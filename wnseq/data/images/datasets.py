@@ -37,6 +37,7 @@ CIFAR_FOLDER = "cifar-10-batches-bin"
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 CIFAR_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR_TEST = "test_batch.bin"
+CIFAR_BYTES = 10_000 * 3073  # of one file
 CIFAR_MIRROR = "https://www.cs.toronto.edu/~kriz/"
 CIFAR_HASH = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
@@ -281,6 +282,10 @@ def _unpack_cifar(archive: Path, folder: Path) -> None:
             name = Path(entry.name).name
             source = opened.extractfile(entry) if entry.isfile() and name in (*CIFAR_TRAIN, CIFAR_TEST) else None
             if source is not None:
+                if entry.size > CIFAR_BYTES:
+                    raise FileFormatError(
+                        f"{archive} has {entry.size:,} bytes in {entry.name}, a part of the set is less"
+                    )
                 with atomic_write(folder / name) as target:
                     target.write(source.read())
 

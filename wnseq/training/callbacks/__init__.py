@@ -10,6 +10,7 @@ from wnseq.training.callbacks.basic import (
 )
 from wnseq.training.callbacks.build_network import BuildNetwork, build_network_first
 from wnseq.training.callbacks.ema import PolyakAverage
+from wnseq.training.callbacks.epoch_means import EpochMeans
 from wnseq.training.callbacks.gate_monitor import GateMonitor
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
@@ -21,6 +22,7 @@ __all__ = [
     "BuildNetwork",
     "Checkpoint",
     "DataInit",
+    "EpochMeans",
     "EpochTime",
     "GateMonitor",
     "GracefulShutdown",

@@ -233,11 +233,11 @@ class Checkpoint(ModelCheckpoint):
         Lightning alone would forget its score where the folder is another, and call a worse checkpoint the best.
     """
 
-    _resumed_from: str | None = None
+    _trainer: Trainer | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         super().setup(trainer, pl_module, stage)
-        self._resumed_from = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        self._trainer = trainer
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -248,11 +248,11 @@ class Checkpoint(ModelCheckpoint):
             super().on_exception(trainer, pl_module, exception)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
-        beside = Path(os.path.realpath(self._resumed_from or "")).parent
+        resumed = self._trainer and self._trainer.ckpt_path
 
         def found(path: str) -> str:
-            moved = beside / Path(path).name  # with its folder, maybe
-            return str(moved) if self._resumed_from and path and moved.is_file() else path
+            beside = Path(os.path.realpath(str(resumed))).with_name(Path(path).name or "none")  # moved with its folder
+            return str(beside) if resumed and path and beside.is_file() else path
 
         if Path(best := found(state_dict["best_model_path"])).is_file():
             scores = {found(path): score for path, score in state_dict["best_k_models"].items()}

@@ -19,7 +19,6 @@ from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import format_number
 from wnseq.training.checkpoint_files import load_run_checkpoint
-from wnseq.training.checkpoint_io import WholeCheckpointIO
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
@@ -29,7 +28,13 @@ from wnseq.training.cli.presets import expand_preset_names, find_presets
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
 from wnseq.training.cli.resumed_run import SaveConfig, changed_flags, expand_resume, training_in
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
-from wnseq.training.cli.run_parts import add_fit_options, build_callbacks, build_plugins, check_processes
+from wnseq.training.cli.run_parts import (
+    add_fit_options,
+    build_callbacks,
+    build_plugins,
+    check_processes,
+    give_checkpoint,
+)
 from wnseq.training.cli.starting_point import (
     StartingPoint,
     describe_start,
@@ -97,6 +102,7 @@ class RecipeCLI(FlagsFirstCLI):
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
         self.start: StartingPoint | None = None
+        self.resumed_run: Path | None = None
         self.notes: list[str] = []  # lines for the screen before the training
         self._shutdown = GracefulShutdown()
         presets = find_presets(recipe)
@@ -191,7 +197,7 @@ class RecipeCLI(FlagsFirstCLI):
             own = given if subcommand == "fit" else ()
             may_change = getattr(self.model_class, "resume_may_change", ())
             start = find_start(options, self._runs_folder(options), self.recipe, own, may_change, run)
-            self.start = start
+            self.start, self.resumed_run = start, start and start.run
             if start is None and subcommand != "fit":
                 subparser.error(f"{subcommand} needs --ckpt_path: a file, or best or last of the newest run")
             defaults = {} if start is None else start.defaults(self.datamodule_class, given, subcommand)
@@ -203,8 +209,8 @@ class RecipeCLI(FlagsFirstCLI):
         if start is not None:
             with user_errors():
                 start.apply(self.config[subcommand], subcommand, may_change)
-                if start.run is not None:
-                    self.notes += changed_flags(start.run, self.config[subcommand].trainer)
+                if self.resumed_run is not None:
+                    self.notes += changed_flags(self.resumed_run, self.config[subcommand].trainer)
 
     def _runs_folder(self, options: Namespace) -> Path:
         return Path(options.trainer.default_root_dir).expanduser() / self.name
@@ -236,8 +242,8 @@ class RecipeCLI(FlagsFirstCLI):
             for folder in self.run_dir.parent.glob("*/checkpoints"):
                 remove_abandoned(folder)
             kwargs["default_root_dir"] = str(self.run_dir)
-            purge = logged_before(self.start.content) if self._goes_on() and self.start else None
-            kwargs["logger"] = make_loggers(self.run_dir, options.logger, purge)
+            purge_step = logged_before(self.start.content) if self.start and self.start.run else None
+            kwargs["logger"] = make_loggers(self.run_dir, options.logger, purge_step)
         if options.barebones:
             kwargs |= {"log_every_n_steps": None}  # barebones refuses any other value
         else:
@@ -255,17 +261,13 @@ class RecipeCLI(FlagsFirstCLI):
         try:
             return check_processes(super().instantiate_trainer(**kwargs))
         except BaseException:
-            if self.run_dir is not None and self.run_dir.is_dir() and not self._goes_on():
+            if self.run_dir is not None and self.run_dir.is_dir() and self.run_dir != self.resumed_run:
                 self.run_dir.rmdir()
             raise
 
-    def _goes_on(self) -> bool:
-        """Return True if the command goes on with a run, in its folder."""
-        return self.start is not None and self.start.run is not None
-
     def _make_run_folder(self) -> Path:
-        if self.start is not None and self.start.run is not None:
-            return self.start.run
+        if self.resumed_run is not None:
+            return self.resumed_run
         is_first = os.environ.get("LOCAL_RANK", "0") == "0"
         if not is_first and RUN_FOLDER in os.environ:
             return Path(os.environ[RUN_FOLDER])
@@ -287,7 +289,7 @@ class RecipeCLI(FlagsFirstCLI):
         except BaseException as error:
             if not self.trainer.is_global_zero or self.run_dir is None:
                 raise
-            if self.trainer.global_step == 0 and not self._goes_on():
+            if self.trainer.global_step == 0 and self.run_dir != self.resumed_run:
                 shutil.rmtree(self.run_dir, ignore_errors=True)
             elif isinstance(error, SystemExit | KeyboardInterrupt):
                 print(self._how_to_resume(self.run_dir / "checkpoints" / "last.ckpt"), flush=True)
@@ -314,11 +316,7 @@ class RecipeCLI(FlagsFirstCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint, report, draw the curves, and print where everything is."""
         best = self._best_checkpoint()
-        measured: Any = self.trainer.callback_metrics
-        if best is not None:
-            measured = (content := load_run_checkpoint(best))["metrics"]
-            if isinstance(plugin := self.trainer.strategy.checkpoint_io, WholeCheckpointIO):
-                plugin.give(best, content)
+        measured = give_checkpoint(self.trainer, best)["metrics"] if best else self.trainer.callback_metrics
         self.metrics = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
         self._store_metrics(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
         if not self.trainer.is_global_zero:

@@ -162,7 +162,9 @@ def describe_differences(run: Path, options: Namespace, given: Collection[str], 
 
 def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, str) and isinstance(other, str) and one != other:
-        return Path(one).expanduser().exists() and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+        return (
+            Path(one).expanduser().exists() and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+        )
     return bool(str(one) == str(other))
 
 
@@ -174,7 +176,9 @@ def changed_flags(run: Path, trainer: Namespace) -> list[str]:
     for name in before:
         if name in now and name != "default_root_dir" and (was := str(before[name])) != (becomes := str(now[name])):
             long = max(len(was), len(becomes)) > 40
-            lines.append(f"--trainer.{name} {'differs from' if long else f'is {becomes}, and was {was} in'} the run so far")
+            lines.append(
+                f"--trainer.{name} {'differs from' if long else f'is {becomes}, and was {was} in'} the run so far"
+            )
     return lines
 
 

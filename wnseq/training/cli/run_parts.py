@@ -18,11 +18,12 @@ from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, 
 from wnseq.training.callbacks.epoch_means import EpochMeans
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
 from wnseq.training.callbacks.schedule_change import ScheduleChange
+from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.checkpoint_io import WholeCheckpointIO
 from wnseq.training.cli.starting_point import StartingPoint
 from wnseq.training.run_log import LogState
 
-__all__ = ["add_fit_options", "build_callbacks", "build_plugins", "check_processes"]
+__all__ = ["add_fit_options", "build_callbacks", "build_plugins", "check_processes", "give_checkpoint"]
 
 
 def _as_list(users: Any) -> list[Any]:
@@ -105,6 +106,14 @@ def build_plugins(options: Namespace, start: StartingPoint | None = None) -> lis
     if start is not None and start.resumed:
         own.give(start.path, start.content)
     return [*users, own]
+
+
+def give_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, and make the Trainer's next load of it take the same, without a second read."""
+    content = load_run_checkpoint(path)
+    if isinstance(plugin := trainer.strategy.checkpoint_io, WholeCheckpointIO):
+        plugin.give(path, content)
+    return content
 
 
 def check_processes(trainer: Trainer) -> Trainer:

@@ -111,7 +111,9 @@ def find_start(
     """
     known = options.model.as_dict()
     if options.get("ckpt_path") is not None:
-        path, checkpoint = read_named(options.ckpt_path, runs, differences=_differences(options, runs, given, may_change))
+        path, checkpoint = read_named(
+            options.ckpt_path, runs, differences=_differences(options, runs, given, may_change)
+        )
     elif known.get("init_from") is not None:
         path, checkpoint = read_named(known["init_from"], runs, "--model.init_from", load)
     else:

@@ -39,7 +39,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from wnseq.training import plots
-from wnseq.training.checkpoint_io import newest_whole
+from wnseq.training.archives import newest_whole
 from wnseq.training.child_process import alone_in
 from wnseq.training.cli.arguments import add_brackets
 from wnseq.training.cli.errors import suggest, user_errors

@@ -1,7 +1,5 @@
 """How the Trainer reads and writes checkpoints: whole or not at all, and never damaged without a word."""
 
-import errno
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +8,11 @@ from typing import Any, BinaryIO
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from wnseq._files import atomic_write, explain_os_errors
+from wnseq._files import atomic_write, explain_os_errors, find_damage
 from wnseq.errors import FileFormatError, reading
+from wnseq.training.archives import newest_whole
 
-__all__ = [
-    "REMEDY",
-    "WholeCheckpointIO",
-    "check_archive",
-    "find_damage",
-    "load_checked",
-    "newest_whole",
-    "open_checked",
-]
+__all__ = ["REMEDY", "WholeCheckpointIO", "load_checked", "open_checked"]
 
 REMEDY = (
     "Python objects are never loaded. Expected a file written by fit, such as best.ckpt or last.ckpt of a run, or "
@@ -41,7 +32,7 @@ def open_checked(path: Path) -> Iterator[BinaryIO]:
         OSError: It can't be read.
     """
     with path.open("rb") as file:
-        if damage := _find_damage(file):
+        if damage := find_damage(file):
             good = newest_whole(path.parent, but=path)
             way_on = f" The newest whole checkpoint beside it is {good}." if good else ""
             raise FileFormatError(f"{path} can't be read as a checkpoint: {damage}.{way_on} {REMEDY}")
@@ -58,41 +49,6 @@ def load_checked(path: Path, map_location: Any = "cpu", weights_only: bool | Non
     """
     with open_checked(path) as file, reading(path, "a checkpoint", REMEDY):
         return torch.load(file, map_location=map_location, weights_only=weights_only)
-
-
-def check_archive(path: Path) -> None:
-    """Check a file as :func:`open_checked` does, which see."""
-    with open_checked(path):
-        pass
-
-
-def find_damage(path: Path) -> str:
-    """Return what is wrong with a file of ``torch.save``, or nothing."""
-    with path.open("rb") as file:
-        return _find_damage(file)
-
-
-def _find_damage(file: BinaryIO) -> str:
-    start = file.read(2)
-    if not start:
-        return "it is empty"
-    if start != b"PK":
-        return ""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            member = archive.testzip()
-    except Exception as error:  # zipfile raises nearly anything on a damaged file
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before 0
-            raise
-        return f"it is damaged or cut short ({type(error).__name__}: {error})"
-    return f"it is damaged (the checksum of {member} is wrong)" if member else ""
-
-
-def newest_whole(folder: Path, but: Path | None = None) -> Path | None:
-    """Return the newest checkpoint of a folder that is whole, or None."""
-    others = sorted(path for path in folder.glob("*.ckpt") if path != but)
-    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path for path in others if not find_damage(path)), None)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -108,6 +108,17 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
         fetch_images("cifar10", str(tmp_path))
 
 
+def test_a_member_that_is_larger_than_the_set_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "CIFAR_BYTES", 50)
+    with tarfile.open(tmp_path / CIFAR_ARCHIVE, "w:gz") as archive:
+        entry = tarfile.TarInfo("data_batch_1.bin")
+        entry.size = 51
+        archive.addfile(entry, io.BytesIO(bytes(51)))
+    with pytest.raises(ValueError, match=r"has 51 bytes in data_batch_1\.bin"):
+        datasets._unpack_cifar(tmp_path / CIFAR_ARCHIVE, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_link_in_the_cifar_archive_is_not_followed(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / CIFAR_ARCHIVE, "w:gz") as archive:
         entry = tarfile.TarInfo("data_batch_1.bin")

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -51,7 +52,8 @@ def test_a_resumed_epoch_is_logged_as_a_whole(toy: ModuleType, tmp_path: Path) -
     whole = fit(toy, tmp_path / "a", EpochMeans())
     for step in (3, 10, 12):
         assert fit(toy, tmp_path / f"b{step}", EpochMeans(), resume=tmp_path / f"a/{step}.ckpt") == whole
-    after = fit(toy, tmp_path / "c", resume=tmp_path / "a/12.ckpt")
+    with pytest.warns(UserWarning, match=r"add the following callbacks: \['EpochMeans'\]"):
+        after = fit(toy, tmp_path / "c", resume=tmp_path / "a/12.ckpt")
     assert all(after[name] != whole[name] for name in ("mean", "sum"))
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from wnseq._files import find_damage
 from wnseq.data.text.words import BLANK, word_splitter
 from wnseq.errors import reading
 
@@ -125,11 +126,9 @@ class Tokenizer(ABC):
         if not path.is_file():
             raise FileNotFoundError(f"There is no checkpoint at {path}.")
         with reading(path, "a checkpoint"):
-            is_archive = zipfile.is_zipfile(path)
-            if is_archive:
-                with zipfile.ZipFile(path) as archive:  # the tokenizer is in the record of plain values: check that one
-                    archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+            if damage := find_damage(path, "/data.pkl"):  # the member with everything but the tensors
+                raise ValueError(damage)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         about = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
         state = about.get("tokenizer") if isinstance(about, dict) else None
         if not isinstance(state, dict):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from wnseq._files import find_damage
 from wnseq.data.text.tokenizer import Tokenizer
 from wnseq.errors import reading
 
@@ -47,6 +48,8 @@ def read_vocabulary(path: str | Path) -> list[str]:
 
 
 def _from_torch(path: Path) -> list[str]:
+    if damage := find_damage(path):
+        raise ValueError(damage)
     allowed: list[Any] = [collections.Counter]
     with contextlib.suppress(ImportError, OSError):
         from torchtext.vocab import Vocab

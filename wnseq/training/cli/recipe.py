@@ -197,7 +197,7 @@ class RecipeCLI(FlagsFirstCLI):
             own = given if subcommand == "fit" else ()
             may_change = getattr(self.model_class, "resume_may_change", ())
             start = find_start(options, self._runs_folder(options), self.recipe, own, may_change, run)
-            self.start, self.resumed_run = start, start and start.run
+            self.start, self.resumed_run = start, None if start is None else start.run
             if start is None and subcommand != "fit":
                 subparser.error(f"{subcommand} needs --ckpt_path: a file, or best or last of the newest run")
             defaults = {} if start is None else start.defaults(self.datamodule_class, given, subcommand)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from wnseq._files import atomic_write
+from wnseq._files import atomic_write, find_damage
 from wnseq._torch_internals import storage_id
 from wnseq.errors import reading
 from wnseq.functional import Layout
@@ -189,6 +189,8 @@ class _TorchFile:
     """A file of ``torch.save``, mapped into memory unless it is older than torch 1.6."""
 
     def __init__(self, path: Path) -> None:
+        if damage := find_damage(path):
+            raise ValueError(damage)
         self.path, self.mapped = path, zipfile.is_zipfile(path)
         self.loaded: Any = None
         self.touched = 0

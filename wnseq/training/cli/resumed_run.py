@@ -12,10 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from wnseq._files import atomic_write, locked
+from wnseq._files import atomic_write, find_damage, locked
 from wnseq.errors import FileFormatError, reading
 from wnseq.training.checkpoint_files import load_run_checkpoint
-from wnseq.training.checkpoint_io import find_damage
 from wnseq.training.cli.arguments import option_values
 
 __all__ = [

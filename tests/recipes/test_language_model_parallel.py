@@ -20,14 +20,30 @@ PAIR = """
 import json, os, sys
 from pathlib import Path
 from wnseq.recipes.language_model import main
-metrics = [main(words) for words in json.loads(sys.argv[1])]
+def run(words):
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return stop.code
+metrics = [run(words) for words in json.loads(sys.argv[1])]
 Path(os.environ["LOCAL_RANK"] + ".json").write_text(json.dumps(metrics))
+"""
+STOP = """
+import signal
+from lightning.pytorch import Callback
+class Stop(Callback):
+    def __init__(self, rank: int, step: int): self.rank, self.step = rank, step
+    def signal(self, trainer):
+        if (trainer.global_rank, trainer.global_step) == (self.rank, self.step): signal.raise_signal(signal.SIGTERM)
+    def on_train_batch_start(self, trainer, *_): self.signal(trainer)
+    def on_validation_batch_start(self, trainer, *_): self.signal(trainer)
 """
 COMMON = ["--data.corpus=text.txt", "--trainer.accelerator=cpu"]
 FIT = ["fit", *COMMON, "--model.hidden_size=16", "--model.num_layers=2", "--data.bptt=10",
        "--data.random_bptt=true", "--trainer.log_every_n_steps=1", "--model.sampling.max_new_tokens=5"]  # fmt: skip
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-BITS = ["--model.dropout=0.3", "--trainer.logger=false", "--model.schedule=constant", "--data.batch_size=4", *TWO]
+BITS = ["--model.dropout=0.3", "--trainer.logger=false", "--model.schedule=constant", "--data.batch_size=4", *TWO,
+        "--trainer.val_check_interval=9"]  # fmt: skip
 EVALUATIONS = [
     ["--data.eval_batch_size=3"],
     ["--data.eval_batch_size=1"],  # one process has no stream at all
@@ -44,6 +60,14 @@ def losses(run: Path) -> list[float]:
         return [float(row["train/nats_per_token"]) for row in csv.DictReader(log) if row["train/nats_per_token"]]
 
 
+def stop(rank: int, step: int) -> list[str]:
+    return [
+        "--trainer.callbacks+=stop_rank.Stop",
+        f"--trainer.callbacks.rank={rank}",
+        f"--trainer.callbacks.step={step}",
+    ]
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[dict[str, float]]]]:
     """A folder with the runs of one pair of processes, and the metrics that each process returned."""
@@ -57,7 +81,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[dict
         [*FIT, *BITS, "--trainer.max_steps=14", f"--ckpt_path={last(2)}"],  # 2 goes on
         [*FIT, *TWO, "--data.batch_size=4", "--model.dropout=0", "--trainer.max_steps=40"],  # 3
         *(["test", *COMMON, f"--ckpt_path={last(1)}", *options, *TWO] for options in EVALUATIONS),
+        [*FIT, *BITS, "--trainer.max_steps=14", *stop(1, 5)],  # 4
+        [*FIT, *BITS, "--trainer.max_steps=14", *stop(0, 9), f"--ckpt_path={last(4)}"],  # stops in the validation
+        [*FIT, *BITS, "--trainer.max_steps=14", f"--ckpt_path={last(4)}"],
     ]
+    (folder / "stop_rank.py").write_text(STOP)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -94,7 +122,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def test_every_process_has_the_same_metrics(pair: tuple[Path, list[Any]]) -> None:
     first, second = pair[1]
-    assert first == second and len(first) == 4 + len(EVALUATIONS)
+    assert first == second and len(first) == 7 + len(EVALUATIONS)
 
 
 def test_the_losses_are_those_of_one_process_with_the_same_streams(here: Path, tmp_path: Path) -> None:
@@ -119,16 +147,29 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(here: Path) -> None:
         assert one.shape == (2, 8, 16) and torch.equal(one, other)  # the streams of both processes
 
 
+def test_a_signal_to_one_process_stops_both_with_a_checkpoint_that_resumes_to_the_bit(
+    here: Path, pair: tuple[Path, Any]
+) -> None:
+    assert pair[1][0][-3:-1] == [143, 143]
+    assert pair[1][0][-1] == pair[1][0][0]
+    printed = (here / "0.txt").read_text()
+    assert "stopped at step 6. To go on" in printed and "stopped at step 9. To go on" in printed
+    whole, resumed = load(last(1)), load(last(4))
+    assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
+    for one, other in zip(whole["carried_state"], resumed["carried_state"], strict=True):
+        assert torch.equal(one, other)
+
+
 def test_each_process_draws_its_own_dropout(here: Path) -> None:
     first, second = load(last(2))["callbacks"]["RngState"]["processes"]
     assert not torch.equal(first["torch"], second["torch"])
 
 
 def test_only_the_first_process_prints_and_there_is_one_folder_a_run(here: Path) -> None:
-    assert (here / "0.txt").read_text().count("A sample:") == 4
+    assert (here / "0.txt").read_text().count("A sample:") == 5
     second = (here / "1.txt").read_text()
     assert not any(word in second for word in ("A sample:", "corpus text.txt", "epoch 1", "test/", "checkpoint"))
-    assert {path.name for path in Path("runs/language_model").iterdir()} == {"1", "2", "3"}
+    assert {path.name for path in Path("runs/language_model").iterdir()} == set("1234")
 
 
 def test_another_number_of_processes_goes_on_with_the_same_streams(

@@ -1,6 +1,7 @@
 """The private names that the command line needs still mean what it takes them for, and are in one file."""
 
 import ast
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ def test_the_loaders_of_a_fit_are_found(given: Any) -> None:
     found = internals.train_loaders(trainer)
     assert len(found) == (1 if isinstance(given, DataLoader) else 2)
     assert not isinstance(given, DataLoader) or found[0] is given
+
+
+def test_a_signal_reaches_the_handler_and_a_stop_the_loop() -> None:
+    trainer, got = Trainer(accelerator="cpu", logger=False), []
+    internals.replace_sigterm_handler(trainer, lambda number, frame: got.append(number))
+    trainer._signal_connector.register_signal_handlers()
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        trainer._signal_connector.teardown()
+    assert got == [signal.SIGTERM] and not trainer.received_sigterm
+    internals.stop_after_batch(trainer)
+    assert trainer.received_sigterm
 
 
 def private_names(source: str) -> list[str]:

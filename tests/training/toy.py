@@ -133,6 +133,7 @@ class ToyModel(LightningModule):
         return loss / 0 if self.global_step == self.explode_at else loss
 
     def validation_step(self, window: Window, index: int) -> None:
+        torch.rand(())  # as an estimate by samples does
         self._step(window, "val")
 
     def test_step(self, window: Window, index: int) -> None:
@@ -147,22 +148,40 @@ class ToyModel(LightningModule):
 
 
 class StopAt(Callback):
-    """Sends this process a signal at the start of a batch of training, or of the validation after a step."""
+    """Sends this process signals at the start of a batch of training, or of the validation or test after a step.
 
-    def __init__(self, step: int, number: int = int(signal.SIGTERM), validation: bool = False, times: int = 1) -> None:
-        self.step, self.number, self.validation, self.times = step, number, validation, times
+    The first is ``number``, the others are SIGINT. With the number 0 it fails, as a bug does.
+    """
+
+    def __init__(self, step: int, number: int = int(signal.SIGTERM), where: str = "train", times: int = 1) -> None:
+        self.step, self.number, self.where, self.times = step, number, where, times
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._stop(trainer, validation=False)
+        self._stop(trainer, "train")
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._stop(trainer, validation=True)
+        self._stop(trainer, "validation")
 
-    def _stop(self, trainer: Trainer, *, validation: bool) -> None:
-        if trainer.global_step == self.step and self.validation is validation:
-            for _ in range(self.times):
-                signal.raise_signal(self.number)
-            self.times = 0
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 2:
+            self._stop(trainer, "test")
+
+    def _stop(self, trainer: Trainer, where: str) -> None:
+        if trainer.global_step == self.step and self.where == where:
+            if self.number == 0:
+                raise LookupError("a bug")
+            for number in [self.number, *[signal.SIGINT] * (self.times - 1)]:
+                signal.raise_signal(number)
+            self.step = -1
+
+
+class Started(Callback):
+    """Leaves a file when training has begun."""
+
+    path = Path("started")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.path.touch()
 
 
 class ToyCLI(RecipeCLI):

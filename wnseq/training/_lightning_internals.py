@@ -1,6 +1,7 @@
-"""The only place that touches private names: Lightning's command line, loops and metrics; argparse's options."""
+"""The only place that touches private names of Lightning, and argparse's list of options."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
 from typing import Any
 
 import torch
@@ -88,3 +89,19 @@ def add_epoch_sums(trainer: Trainer, sums: dict[str, list[Tensor]]) -> None:
             metric.value = before + metric.value
         for number in counted:
             metric.cumulated_batch_size = metric.cumulated_batch_size + number.to(before.device)
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Return True if a validation follows the training batch that is about to end."""
+    loop = trainer.fit_loop
+    return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
+
+
+def replace_sigterm_handler(trainer: Trainer, handler: Callable[[int, FrameType | None], None]) -> None:
+    """Make a Trainer call a handler at SIGTERM instead of its own, which broadcasts and may wait for ever."""
+    trainer._signal_connector._sigterm_notifier_fn = handler  # type: ignore[method-assign, assignment]
+
+
+def stop_after_batch(trainer: Trainer) -> None:
+    """Make a Trainer raise SIGTERMException when it has logged this training batch. All ranks must call it."""
+    trainer._signal_connector.received_sigterm = True

@@ -128,16 +128,10 @@ def test_the_weights_have_not_seen_the_gradient_of_that_loss(
 class Process(SimpleNamespace):
     """One of two processes, as the callbacks see their Trainer."""
 
-    def __init__(self, rank: int = 0, interrupted: bool = False) -> None:
-        strategy = SimpleNamespace(broadcast=lambda value, src: (src, value))
+    def __init__(self, rank: int = 0) -> None:
         super().__init__(
-            global_rank=rank, world_size=2, global_step=0, interrupted=interrupted, validating=False, strategy=strategy
+            global_rank=rank, world_size=2, global_step=0, validating=False, state=SimpleNamespace(fn="fit")
         )
-
-
-def test_values_come_from_all_processes_but_not_after_an_exception() -> None:
-    assert basic.all_gather_object(Process(), "mine") == [(0, "mine"), (1, "mine")]  # type: ignore[arg-type]
-    assert basic.all_gather_object(Process(interrupted=True), "mine") is None  # type: ignore[arg-type]
 
 
 def test_ranks_with_the_same_weights_draw_differently_once_they_train() -> None:
@@ -170,5 +164,5 @@ def test_one_of_several_processes_that_fails_alone_saves_nothing(
 ) -> None:
     saved: list[BaseException] = []
     monkeypatch.setattr(basic.ModelCheckpoint, "on_exception", lambda *args: saved.append(args[-1]))
-    basic.Checkpoint().on_exception(Process(), None, exception)  # type: ignore[arg-type]
+    basic.Checkpoint(save_on_exception=True).on_exception(Process(), None, exception)  # type: ignore[arg-type]
     assert bool(saved) is saves

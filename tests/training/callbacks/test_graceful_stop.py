@@ -4,28 +4,39 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
-from wnseq.training.callbacks import basic
+from wnseq.training.callbacks import basic, graceful_stop
 from wnseq.training.cli import recipe
 
 Main = Callable[..., dict[str, float]]
-Fails = Callable[..., str]
+LAST = Path("runs/toy/1/checkpoints/last.ckpt")
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-STOP = "--trainer.callbacks+=toy.StopAt", "--trainer.callbacks.step"
-
-
-PLACES = {
-    "inside": (17, False, 18),
-    "first": (12, False, 13),
-    "last": (23, False, 25),
-    "validation": (24, True, 25),
-    "very last": (35, False, 36),
-    "last validation": (36, True, 36),
+PLACES = {  # place -> where and after how many steps the signal comes, and the step of the checkpoint
+    "inside": ("train", 17, 18),
+    "first": ("train", 12, 13),
+    "last": ("train", 23, 24),
+    "validation": ("validation", 24, 24),
+    "very last": ("train", 35, 36),
+    "last validation": ("validation", 36, 36),
+    "test": ("test", 36, 36),
 }
+
+
+def stop(where: str, step: int, **more: int) -> list[str]:
+    """Return the options that send a signal."""
+    options = [f"--trainer.callbacks.{name}={value}" for name, value in more.items()]
+    return [
+        "--trainer.callbacks+=toy.StopAt",
+        f"--trainer.callbacks.step={step}",
+        f"--trainer.callbacks.where={where}",
+        *options,
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -39,59 +50,116 @@ def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         *((place, signal.SIGTERM, 143) for place in PLACES),
         *((place, signal.SIGINT, 130) for place in ("inside", "validation", "very last")),
+        *((place, signal.SIGHUP, 129) for place in ("inside", "validation", "test")),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(
-    after: dict[str, float],
-    main: Main,
-    capsys: pytest.CaptureFixture[str],
-    place: str,
-    number: int,
-    status: int,
+    after: dict[str, float], main: Main, capsys: pytest.CaptureFixture[str], place: str, number: int, status: int
 ) -> None:
-    step, validation, stopped = PLACES[place]
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    stop = [STOP[0], f"{STOP[1]}={step}", f"--trainer.callbacks.number={int(number)}"]
+    where, step, saved = PLACES[place]
+    handlers = [signal.getsignal(each) for each in SIGNALS]
     with pytest.raises(SystemExit) as exit:
-        main(*stop, f"--trainer.callbacks.validation={validation}")
+        main(*stop(where, step, number=int(number)))
     assert exit.value.code == status
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
     out = capsys.readouterr().out
-    assert f"stopped at step {stopped}. To go on from there:\ntoy fit {stop[0]} {stop[1]} " in out
+    assert f"stopped at step {saved}. To go on from there:\ntoy fit --trainer.callbacks+=toy.StopAt " in out
     assert out.endswith(" --ckpt_path runs/toy/2/checkpoints/last.ckpt\n")
     assert main("--ckpt_path", "last") == after
-    assert same("runs/toy/1/checkpoints/last.ckpt", "runs/toy/2/checkpoints/last.ckpt")
+    assert same("runs/toy/1", "runs/toy/2")
 
 
 def same(one: str, other: str) -> bool:
-    a, b = (torch.load(path, weights_only=True) for path in (one, other))
+    """Return True if the last checkpoints of two runs are the same but for the callbacks."""
+    a, b = (torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in (one, other))
     moments = ([*x["optimizer_states"][0]["state"].values()] for x in (a, b))
     pairs = [(a["state_dict"], b["state_dict"]), *zip(*moments, strict=True)]
-    return all(torch.equal(x[key], y[key]) for x, y in pairs for key in x)
+    (draws,), (others,) = (x["callbacks"]["RngState"]["processes"] for x in (a, b))
+    equal = a["lr_schedulers"] == b["lr_schedulers"] and progress(a) == progress(b)
+    return equal and all(
+        torch.equal(x[key], y[key]) for x, y in [*pairs, [{0: z["torch"]} for z in (draws, others)]] for key in x
+    )
+
+
+def progress(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    return {name: of for name, of in checkpoint["loops"]["fit_loop"].items() if "validat" not in name}
+
+
+OPTIONS = {
+    "an epoch without a validation": (["--trainer.check_val_every_n_epoch=2"], ("train", 11)),
+    "a gradient of several batches": (["--trainer.accumulate_grad_batches=4"], ("train", 4)),
+    "a validation inside an epoch": (["--trainer.val_check_interval=5", "--model.dropout=0.3"], ("validation", 17)),
+    "a validation after the last step": (["--trainer.max_steps=24"], ("validation", 24)),
+    "the last of the steps": (["--trainer.max_steps=20"], ("train", 19)),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_with_other_options_too(main: Main, case: str) -> None:
+    options, place = OPTIONS[case]
+    whole = main(*options)
+    with pytest.raises(SystemExit):
+        main(*options, *stop(*place))
+    assert main(*options, "--ckpt_path", "last") == whole
+    assert same("runs/toy/1", "runs/toy/2")
+
+
+def test_a_checkpoint_inside_an_epoch_loses_no_validation(main: Main) -> None:
+    options = ["--trainer.val_check_interval=6", "--checkpoint.every_steps=3"]
+    whole = main(*options)
+    for step in (18, 24):
+        with pytest.raises(LookupError):
+            main(*options, *stop("validation", step, number=0), *(["--ckpt_path", "last"] if step > 18 else []))
+    assert torch.load(LAST.parents[2] / "2/checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
+    assert main(*options, "--ckpt_path", "last") == whole
+    assert same("runs/toy/1", "runs/toy/2")
 
 
 def test_it_would_not_without_the_random_state(
     after: dict[str, float], main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit):
-        main(STOP[0], f"{STOP[1]}=17")
+        main(*stop("train", 17))
     monkeypatch.setattr(basic.RngState, "load_state_dict", lambda *_: None)
     main("--ckpt_path", "last")
-    assert not same("runs/toy/1/checkpoints/last.ckpt", "runs/toy/2/checkpoints/last.ckpt")
+    assert not same("runs/toy/1", "runs/toy/2")
 
 
-@pytest.mark.parametrize(("step", "left"), [(5, True), (24, False)], ids=["batch", "validation"])
-def test_a_second_signal_stops_at_once(
-    main: Main, here: Path, capfd: pytest.CaptureFixture[str], step: int, left: bool
-) -> None:
+@pytest.mark.parametrize(("where", "step"), [("train", 17), ("validation", 24)])
+def test_several_signals_in_a_row_are_one(main: Main, capfd: pytest.CaptureFixture[str], where: str, step: int) -> None:
     with pytest.raises(SystemExit) as exit:
-        main(STOP[0], f"{STOP[1]}={step}", f"--trainer.callbacks.validation={not left}", "--trainer.callbacks.times=2")
-    assert exit.value.code == 130
-    out, err = capfd.readouterr()
-    assert f"stopped at step {step}" in out
-    assert err == "\nstopping after this batch; the same again stops at once\n"
-    last = torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)
-    assert last["global_step"] == (5 if left else 12)  # nothing is saved in the midst of a validation
+        main(*stop(where, step, number=int(signal.SIGHUP), times=3))
+    assert exit.value.code == 129
+    _, err = capfd.readouterr()
+    assert err == "\nstopping after this batch; the same in five seconds stops at once, without a checkpoint\n"
+    assert torch.load(LAST, weights_only=True)["global_step"] == (18 if where == "train" else 24)
+
+
+@pytest.mark.parametrize(("where", "step"), [("train", 17), ("validation", 24)])
+def test_a_later_signal_stops_at_once_and_leaves_the_checkpoint_before(
+    main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, where: str, step: int
+) -> None:
+    monkeypatch.setattr(graceful_stop, "PATIENCE", -1)
+    with pytest.raises(SystemExit) as exit:
+        main(*stop(where, step, times=3))
+    assert exit.value.code == 143
+    assert f"stopped at step {step}; the last checkpoint is of step 12. To go on from there:" in capsys.readouterr().out
+    assert torch.load(LAST, weights_only=True)["global_step"] == 12
+
+
+def test_a_hangup_that_is_ignored_stays_so(main: Main, after: dict[str, float]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert main(*stop("train", 17, number=int(signal.SIGHUP))) == after
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("command", "where"), [("validate", "validation"), ("test", "test")])
+def test_an_evaluation_stops_at_once(after: dict[str, float], main: Main, command: str, where: str) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(command, "--ckpt_path", "last", *stop(where, 0, number=int(signal.SIGHUP)))
+    assert exit.value.code == 129
 
 
 def test_ctrl_c_before_training_leaves_no_trace(

@@ -6,7 +6,6 @@ from wnseq.training.callbacks.basic import (
     RngState,
     TerminateOnNaN,
     Throughput,
-    all_gather_object,
 )
 from wnseq.training.callbacks.build_network import BuildNetwork, build_network_first
 from wnseq.training.callbacks.ema import PolyakAverage
@@ -14,6 +13,7 @@ from wnseq.training.callbacks.epoch_means import EpochMeans
 from wnseq.training.callbacks.gate_monitor import GateMonitor
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
+from wnseq.training.callbacks.ranks import all_gather_object
 from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.callbacks.unused_parameters import UnusedParameters
 from wnseq.training.callbacks.weight_norm import DataInit, Renormalize

@@ -12,30 +12,19 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from wnseq.training.callbacks.exact_places import begin_validation, resumes_exactly, rewind_validation
+from wnseq.training.callbacks.graceful_stop import StopAtOnce
+from wnseq.training.callbacks.ranks import all_gather_object
 from wnseq.training.cli.errors import suggest
+from wnseq.training.evaluation import is_fitting
 
-__all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput", "all_gather_object"]
+__all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput"]
 
 LOG_EVERY = 10  # batches between two figures of the throughput: Lightning takes up to a millisecond to log a number
-
-
-def all_gather_object(trainer: Trainer, value: Any) -> list[Any] | None:
-    """Gather a value from each rank of a Trainer. All ranks must call it.
-
-    Args:
-        trainer: The Trainer.
-        value: This rank's value: anything that can be pickled, tensors on the CPU.
-
-    Returns:
-        The values in the order of the ranks, the same in all. None after an exception in one of several ranks, since
-        the others may never answer.
-    """
-    if trainer.world_size > 1 and trainer.interrupted:
-        return None
-    return [trainer.strategy.broadcast(value, src=rank) for rank in range(trainer.world_size)]
 
 
 def _cuda_is_used() -> bool:
@@ -63,18 +52,20 @@ class RngState(Callback):
 
     Note:
         They are restored when training starts again, and once more at its first batch if that is inside an epoch: the
-        loader's new iterator may have drawn numbers, and the uninterrupted run made its own earlier.
+        loader's new iterator may have drawn numbers, and the uninterrupted run made its own earlier. A checkpoint that
+        is saved in a validation has the state at its start, where the resumed run begins.
     """
 
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
         self._restored: dict[str, Any] | None = None
+        self._at_validation: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         self._trainer = trainer
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        own = _rng_states()
+        own = self._at_validation or _rng_states()
         return {"processes": [own] if self._trainer is None else all_gather_object(self._trainer, own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
@@ -105,6 +96,14 @@ class RngState(Callback):
         if batch_idx > 0:
             self._restore()
         self._restored = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if is_fitting(trainer):
+            self._restore()
+            self._restored, self._at_validation = None, _rng_states()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._at_validation = None
 
     def _restore(self) -> None:
         if self._restored is None:
@@ -222,9 +221,11 @@ class CheckMonitors(Callback):
 class Checkpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, for runs that diverge, are stopped and resumed.
 
-    A run that diverges, or is interrupted in a validation (which Lightning cannot resume), keeps its last checkpoint.
-    Several ranks save on SIGTERM, at which Lightning stops them at the same batch, and on no other exception: one may
-    have failed alone, and saving needs them all.
+    A run that diverges, or fails in a validation, keeps its last checkpoint. Several ranks save at a stop that they
+    have agreed on, and on no other exception: one may have failed alone, and saving needs them all.
+
+    Inside an epoch it saves where a run resumes to the bit: at a step before a validation that is at the validation's
+    start, and a checkpoint saved in a validation resumes with the whole of it.
 
     Each file also holds the metrics at that time, under ``metrics``.
 
@@ -234,17 +235,42 @@ class Checkpoint(ModelCheckpoint):
     """
 
     _trainer: Trainer | None = None
+    _validates = False
+    _places = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         super().setup(trainer, pl_module, stage)
         self._trainer = trainer
 
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        is_never_due = self._every_n_train_steps < 1 and self._train_time_interval is None
+        if is_never_due or not resumes_exactly(trainer, batch_idx):
+            return
+        self._places += 1
+        # for the time since the last one Lightning asks rank 0, as long as a small batch takes
+        if trainer.world_size == 1 or self._train_time_interval is None or self._places % LOG_EVERY == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if is_fitting(trainer):
+            self._validates = True
+            begin_validation(trainer)
+            super().on_train_batch_end(trainer, pl_module, None, None, 0)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._validates = False
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._validates:
+            rewind_validation(checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
-        alone = trainer.world_size > 1 and not isinstance(exception, SIGTERMException)
-        if not isinstance(exception, FloatingPointError) and not trainer.validating and not alone:
+        if trainer.state.fn != TrainerFn.FITTING or isinstance(exception, FloatingPointError | StopAtOnce):
+            return
+        if isinstance(exception, SIGTERMException) or not (trainer.validating or trainer.world_size > 1):
             super().on_exception(trainer, pl_module, exception)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102

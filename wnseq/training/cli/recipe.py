@@ -2,8 +2,8 @@
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import format_number
-from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
@@ -35,13 +34,8 @@ from wnseq.training.cli.run_parts import (
     check_processes,
     give_checkpoint,
 )
-from wnseq.training.cli.starting_point import (
-    StartingPoint,
-    describe_start,
-    find_start,
-    given_options,
-    resume_arguments,
-)
+from wnseq.training.cli.starting_point import StartingPoint, describe_start, find_start, given_options
+from wnseq.training.cli.stopped_run import stopped_run
 from wnseq.training.hparams import check_arguments
 from wnseq.training.plots._curves import plot_run
 from wnseq.training.run_log import logged_before
@@ -282,26 +276,13 @@ class RecipeCLI(FlagsFirstCLI):
         """Train. If stopped, print how to resume; remove the folder of a run that never took a step."""
         if self.trainer.is_global_zero and self.notes:
             print("\n".join(self.notes))
-        try:
-            with training_in(self.run_dir if self.trainer.is_global_zero else None):
-                self.trainer.fit(**kwargs)
-                self._shutdown.stop_if_requested()  # after the last batch
-        except BaseException as error:
-            if not self.trainer.is_global_zero or self.run_dir is None:
-                raise
-            if self.trainer.global_step == 0 and self.run_dir != self.resumed_run:
-                shutil.rmtree(self.run_dir, ignore_errors=True)
-            elif isinstance(error, SystemExit | KeyboardInterrupt):
-                print(self._how_to_resume(self.run_dir / "checkpoints" / "last.ckpt"), flush=True)
-            raise
+        with self._stopped_run(), training_in(self.run_dir if self.trainer.is_global_zero else None):
+            self.trainer.fit(**kwargs)
+            self._shutdown.stop_if_requested()  # after the last batch
 
-    def _how_to_resume(self, last: Path) -> str:
-        step = f"stopped at step {self.trainer.global_step}"
-        if not last.is_file():
-            return f"{step}; no checkpoint was written"
-        if (saved := load_run_checkpoint(last)["global_step"]) != self.trainer.global_step:
-            step += f"; the last checkpoint is of step {saved}"
-        return f"{step}. To go on from there:\n{self.program} {resume_arguments(self.typed, last)}"
+    def _stopped_run(self) -> AbstractContextManager[None]:
+        is_new = self.run_dir != self.resumed_run
+        return stopped_run(self.trainer, self._shutdown, self.run_dir, self.typed, self.program, is_new=is_new)
 
     def validate(self, **kwargs: Any) -> None:
         """Validate and print the metrics."""
@@ -315,12 +296,17 @@ class RecipeCLI(FlagsFirstCLI):
 
     def after_fit(self) -> None:
         """Test the best checkpoint, report, draw the curves, and print where everything is."""
-        best = self._best_checkpoint()
-        measured = give_checkpoint(self.trainer, best)["metrics"] if best else self.trainer.callback_metrics
-        self.metrics = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
-        self._store_metrics(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
-        if not self.trainer.is_global_zero:
-            return
+        with self._stopped_run(), self._shutdown.handling(self.trainer):
+            best = self._best_checkpoint()
+            measured = give_checkpoint(self.trainer, best)["metrics"] if best else self.trainer.callback_metrics
+            self.metrics = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
+            self._store_metrics(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
+            self._shutdown.stop_if_requested()
+            if self.trainer.is_global_zero:
+                self._shutdown.stop_at_once()
+                self._show_results(best)
+
+    def _show_results(self, best: Path | None) -> None:
         self.report()
         print()
         self._print_metrics()
@@ -385,15 +371,16 @@ def run(
         The final metrics: ``test/*``, and ``val/*`` of the checkpoint that was tested.
 
     Raises:
-        SystemExit: 2 for a misspelt option or wrong value, 1 for any other mistake of the user, 130 and 143 after
-            SIGINT and SIGTERM, 0 after ``--help``; also when called from Python, caused by the original exception.
+        SystemExit: 2 for a misspelt option or wrong value, 1 for any other mistake of the user, 130, 143 and 129
+            after SIGINT, SIGTERM and SIGHUP, 0 after ``--help``; also when called from Python, caused by the original
+            exception.
     """
     with restored_process_state():
-        program = recipe
+        program, ends_process = recipe, args is None
         if args is None:
             keep_freed_memory()
             args, program = process_command_line(recipe)
-        with safe_output(), filter_lightning_logs(), exit_on_signals(), user_errors():
+        with safe_output(), filter_lightning_logs(), exit_on_signals(ends_process=ends_process), user_errors():
             cli = cli_class(
                 model_class,
                 data_class,

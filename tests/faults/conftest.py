@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from faults.nursery import Nursery
 
-OUTCOMES: dict[str, dict[str, str]] = {}  # recipe -> fault -> outcome
+OUTCOMES: dict[str, dict[str, list[int]]] = {}  # recipe -> fault -> how many were good, and tried
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +18,11 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture
 def outcome() -> Any:
-    """Return a function that enters an outcome into the table."""
+    """Return a function that adds outcomes to the table."""
 
     def enter(recipe: str, fault: str, good: int, tried: int) -> None:
-        OUTCOMES.setdefault(recipe, {})[fault] = f"{good} of {tried}"
+        counts = OUTCOMES.setdefault(recipe, {}).setdefault(fault, [0, 0])
+        counts[:] = counts[0] + good, counts[1] + tried
 
     return enter
 
@@ -34,6 +35,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("faults: runs that resumed to the bit")
     for cells in (
         ["recipe", *faults],
-        *([name, *(row.get(fault, "") for fault in faults)] for name, row in OUTCOMES.items()),
+        *(
+            [name, *("{} of {}".format(*row[fault]) if fault in row else "" for fault in faults)]
+            for name, row in OUTCOMES.items()
+        ),
     ):
         terminalreporter.write_line(" | ".join(f"{cell:<18}" for cell in cells))

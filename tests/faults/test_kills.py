@@ -171,7 +171,9 @@ def test_a_chain_of_forty_kills_is_one_run(nursery: Nursery, tmp_path: Path, out
         assert status == [-9], (folder / "output.txt").read_text()[-2000:]
         kills += 1
     assert not finish(nursery, folder, recipe, words, environment)
-    rows = log(folder / "runs/language_model/1")
+    newest = last_of(folder)
+    assert newest
+    rows = log(newest.parents[1])
     steps = [int(row["step"]) for row in rows]
     wrong = difference(tmp_path / "whole", folder)
     outcome(recipe, "chain of 40 kills", 40 * (not wrong), 40)

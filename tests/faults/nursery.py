@@ -78,9 +78,9 @@ class Operations:
                 return super().write(data)
 
         def opened(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(file, int) or not set(mode) & set("wax+") or not operations.is_watched(os.fspath(file)):
+            if isinstance(file, int) or not set(mode) & set("wax+") or not operations.is_watched(os.fsdecode(file)):
                 return plain(file, mode, buffering, *args, **kwargs)
-            raw = Raw(os.fspath(file), mode.replace("t", "").replace("b", ""))
+            raw = Raw(os.fsdecode(file), mode.replace("t", "").replace("b", ""))
             if buffering == 0:
                 return raw
             binary: Any = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
@@ -99,19 +99,21 @@ class Operations:
         def wrapped(path: Any, *args: Any, **kwargs: Any) -> Any:
             target = args[0] if name in ("replace", "rename") else path
             known = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else target
-            if not self.is_watched(str(known)):
+            if not self.is_watched(os.fsdecode(known)):
                 return plain(path, *args, **kwargs)
             after = self.count % 2 == 1
             if after:
                 result = plain(path, *args, **kwargs)
-            self.step(name, str(known))
+            self.step(name, os.fsdecode(known))
             return result if after else plain(path, *args, **kwargs)
 
         setattr(os, name, wrapped)
 
     def is_watched(self, path: str) -> bool:
         file = Path(path).absolute()
-        return str(file).startswith(tuple(self.folders)) and "output" not in file.name
+        # TensorBoard writes in a thread of its own, whose operations have no fixed place among the others
+        is_left_out = "output" in file.name or "tfevents" in file.name
+        return str(file).startswith(tuple(self.folders)) and not is_left_out
 
     def step(self, name: str, path: str, half: Any = None) -> None:
         """Count an operation; end the process at the one that was asked for."""

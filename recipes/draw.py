@@ -48,7 +48,7 @@ from wnseq.training.batches import check_finite, check_image_shape, get_tensor
 from wnseq.training.callbacks import UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import ImageSamplingCLI
-from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
+from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage, is_fitting
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
@@ -240,7 +240,7 @@ class Draw(CheckedLoading, LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
         glimpses = {f"{stage}/kl_nats_{t:02d}": kl for t, kl in enumerate(self.kl_per_glimpse, 1)}
         for logger in self.loggers:  # not on the screen: there may be 64
-            logger.log_metrics(glimpses, self.global_step)
+            logger.log_metrics(glimpses, self.global_step - is_fitting(self.trainer))  # as Lightning does
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step

@@ -308,6 +308,8 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
         rows = list(csv.DictReader(log))
     losses = [float(row["train/nats_per_image"]) for row in rows if row["train/nats_per_image"]]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    steps = [int(row["step"]) for row in rows]
+    assert steps == sorted(set(steps))
     glimpses = [[float(row[f"val/kl_nats_{t:02d}"]) for t in (1, 2, 3)] for row in rows if row["val/kl_nats_01"]]
     whole = [float(row["val/kl_nats"]) for row in rows if row["val/kl_nats"]]
     assert [sum(kl) for kl in glimpses] == pytest.approx(whole, rel=1e-4) and len(whole) == 4

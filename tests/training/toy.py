@@ -133,7 +133,7 @@ class ToyModel(LightningModule):
         return loss / 0 if self.global_step == self.explode_at else loss
 
     def validation_step(self, window: Window, index: int) -> None:
-        torch.rand(())  # as an estimate by samples does
+        torch.rand(2)  # as an estimate by samples does
         self._step(window, "val")
 
     def test_step(self, window: Window, index: int) -> None:

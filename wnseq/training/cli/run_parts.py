@@ -83,7 +83,8 @@ def build_callbacks(
             # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
             callbacks.append(Checkpoint(**whole, filename="best", monitor=monitor, save_on_train_epoch_end=False))
         # others, since with save_last Lightning renews last.ckpt only when it renews the best
-        last = whole | {"filename": "last"}
+        # at the epoch's end: with validations inside an epoch Lightning would save at these alone
+        last = whole | {"filename": "last", "save_on_train_epoch_end": True}
         callbacks.append(Checkpoint(**last, save_on_exception=True))
         if saving.every_minutes:
             callbacks.append(Checkpoint(**last, train_time_interval=timedelta(minutes=saving.every_minutes)))

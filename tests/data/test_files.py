@@ -1,3 +1,4 @@
+import os
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def test_the_cache_is_where_the_variable_says(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_user_without_a_home_has_a_cache_and_is_told_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(name: str) -> str:
         raise RuntimeError("could not determine the home directory")
@@ -23,8 +24,13 @@ def test_a_user_without_a_home_has_a_cache_and_is_told_once(
     monkeypatch.delenv("WNSEQ_CACHE", raising=False)
     monkeypatch.setattr(_files.pooch, "os_cache", fail)
     monkeypatch.setattr(_files, "_said", set())
-    assert cache_folder() == cache_folder() and cache_folder().parent == Path(tempfile.gettempdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cache_folder() == cache_folder() == tmp_path / f"wnseq-{os.getuid()}"
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
     assert capsys.readouterr().err.count("there is no home folder, and WNSEQ_CACHE names none") == 1
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    with pytest.raises(PermissionError, match=r"is another user's; name a folder for caches in WNSEQ_CACHE"):
+        cache_folder()
 
 
 def test_a_cached_text_is_made_again_when_a_byte_has_changed(

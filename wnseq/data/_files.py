@@ -35,7 +35,11 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     with suppress(RuntimeError, KeyError):  # what is raised for a user that the system does not know
         return Path(pooch.os_cache("wnseq"))
-    folder = Path(tempfile.gettempdir(), f"wnseq-{os.getuid() if hasattr(os, 'getuid') else 'cache'}")
+    folder = Path(tempfile.gettempdir(), f"wnseq-{os.getuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if folder.lstat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} is another user's; name a folder for caches in WNSEQ_CACHE")
     if folder not in _said:
         _said.add(folder)
         print(f"caches go to {folder}: there is no home folder, and WNSEQ_CACHE names none", file=sys.stderr)

@@ -118,9 +118,8 @@ def test_a_run_goes_on_from_its_last_checkpoint_alone(tmp_path: Path) -> None:
         (["fit", "--resume=last", "--ckpt_path=last"], ValueError, "excludes --ckpt_path"),
         (["fit", "--resume=last", "--trainer.default_root_dir=no"], FileNotFoundError, "there is no run in no/toy"),
         (["fit", "--resume=runs"], FileNotFoundError, "runs is not the folder of a run.*such as runs/toy/1"),
-        (["fit", "--resume", "runs/toy/1"], FileNotFoundError, "has no checkpoint that is whole"),
     ],
-    ids=["test", "both", "none", "folder", "empty"],
+    ids=["test", "both", "none", "folder"],
 )
 def test_what_cannot_be_resumed_is_refused(here: Path, words: list[str], error: type[Exception], text: str) -> None:
     make(RUN)
@@ -130,12 +129,39 @@ def test_what_cannot_be_resumed_is_refused(here: Path, words: list[str], error: 
 
 def test_resume_brings_config_and_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(RUN, "last", "best")
-    expected = ["fit", "--config", "runs/toy/1/config.yaml", "--x=1", "--ckpt_path", "runs/toy/1/checkpoints/last.ckpt"]
+    expected = ["fit", "--config", "runs/toy/1/config.yaml", "--x=1", "--ckpt_path", "last"]
     assert expand_resume(["fit", "--resume", "last", "--x=1"], "toy") == (expected, RUN)
     assert expand_resume(["fit", "--x=1"], "toy") == (["fit", "--x=1"], None)
     (RUN / "checkpoints/last.ckpt").write_bytes(b"PK")
-    assert expand_resume(["fit", "--resume=runs/toy/1"], "toy")[0][-1] == "runs/toy/1/checkpoints/best.ckpt"
+    assert read_named("last", Path("no"), only=RUN)[0] == RUN / "checkpoints/best.ckpt"
     assert "last.ckpt is passed over" in capsys.readouterr().err
+    (RUN / "checkpoints/last.ckpt").unlink()
+    assert read_named("last", Path("no"), only=RUN)[0] == RUN / "checkpoints/best.ckpt"
+    (RUN / "checkpoints/best.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"--resume: runs/toy/1 has no checkpoint that is whole"):
+        read_named("last", Path("no"), only=RUN)
+
+
+@pytest.mark.parametrize(
+    ("words", "files"),
+    [
+        (["test", "--ckpt_path=last"], ["last"]),
+        (["--ckpt_path=last"], ["last", "best"]),
+        (["--resume=last"], ["last", "best"]),
+        (["--ckpt_path=runs/toy/1/checkpoints/best.ckpt", "--trainer.max_epochs=2"], ["best", "best"]),
+    ],
+    ids=["test", "last", "resume", "best"],
+)
+def test_a_file_is_read_once(
+    after: dict[str, float], main: Main, monkeypatch: pytest.MonkeyPatch, words: list[str], files: list[str]
+) -> None:
+    loaded = []
+    load = torch.load
+    monkeypatch.setattr(
+        torch, "load", lambda file, **options: loaded.append(Path(file.name).stem) or load(file, **options)
+    )
+    main(*words)
+    assert loaded == files
 
 
 def test_flags_that_differ_are_said(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def read_named(
     option: str = "--ckpt_path",
     read: Callable[[Path], dict[str, Any]] = load_run_checkpoint,
     differences: Callable[[Path], str] | None = None,
+    only: Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Return the file that ``--ckpt_path`` or ``--model.init_from`` means, and what it holds.
 
@@ -62,6 +63,7 @@ def read_named(
         differences: Returns what a run has that the command has not, for a command that goes on with a run: none with
             differences is taken, and no older one for one without a checkpoint. By default any run will do that has
             one.
+        only: The folder of the run that is meant.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -74,11 +76,11 @@ def read_named(
             )
         return path, read(path)
     others = []
-    for run in find_runs(runs):
+    for run in find_runs(runs) if only is None else [only]:
         if differences is not None and (words := differences(run)):
             others.append(f"{os.path.relpath(run)} has {words}")
             continue
-        for path in _checkpoints(run, name):
+        for path in _checkpoints(run, name) or (_checkpoints(run, "best") if only else []):
             try:
                 return path, read(path)
             except FileFormatError as error:
@@ -88,6 +90,8 @@ def read_named(
                 f"{option} {name}: {os.path.relpath(run)}, the newest run of this command, has no checkpoint that is "
                 f"whole. Leave {option} out to start again, or name the file of another run."
             )
+    if only is not None:
+        raise FileNotFoundError(f"{RESUME}: {os.path.relpath(only)} has no checkpoint that is whole. Run fit again.")
     if others:
         raise FileNotFoundError(
             f"{option} {name}: no run in {runs} was made by this command: {'; '.join(others)}. Name the file to go on "
@@ -99,11 +103,8 @@ def read_named(
 
 def _checkpoints(run: Path, name: str) -> list[Path]:
     """Return the checkpoints of a run, the one of that name first, then the newest; none without that one."""
-    first = run / "checkpoints" / f"{name}.ckpt"
-    if not first.is_file():
-        return []
-    others = [path for path in first.parent.glob("*.ckpt") if path != first]
-    return [first, *sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)]
+    found = sorted(run.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return sorted(found, key=lambda path: path.stem != name) if any(path.stem == name for path in found) else []
 
 
 def run_of_checkpoint(path: Path, runs: Path | None) -> Path | None:
@@ -182,7 +183,7 @@ def changed_flags(run: Path, trainer: Namespace) -> list[str]:
 
 
 def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path | None]:
-    """Return a command line with the config and the checkpoint of a run in the place of ``--resume``, and its folder.
+    """Return a command line with the config of a run, and ``last``, in the place of ``--resume``; and its folder.
 
     Args:
         arguments: The command line, the subcommand first.
@@ -212,15 +213,9 @@ def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path 
         raise FileNotFoundError(
             f"{RESUME}: {run} is not the folder of a run, which has a {CONFIG}. Expected such as {runs}/1, or last."
         )
-    for path in _checkpoints(run, "last") or sorted(run.glob("checkpoints/*.ckpt")):
-        if not (damage := find_damage(path)):
-            break
-        print(f"{os.path.relpath(path)} is passed over: {damage}", file=sys.stderr)
-    else:
-        raise FileNotFoundError(f"{RESUME}: {run} has no checkpoint that is whole. Run fit again.")
     words = iter(arguments[1:])
     rest = [word for word in words if not (word == RESUME and next(words)) and not word.startswith(f"{RESUME}=")]
-    return [arguments[0], "--config", str(run / CONFIG), *rest, "--ckpt_path", str(path)], run
+    return [arguments[0], "--config", str(run / CONFIG), *rest, "--ckpt_path", "last"], run
 
 
 @contextmanager

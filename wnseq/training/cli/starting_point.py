@@ -111,9 +111,8 @@ def find_start(
     """
     known = options.model.as_dict()
     if options.get("ckpt_path") is not None:
-        path, checkpoint = read_named(
-            options.ckpt_path, runs, differences=_differences(options, runs, given, may_change)
-        )
+        differences = _differences(options, runs, given, may_change) if resumed_run is None else None
+        path, checkpoint = read_named(options.ckpt_path, runs, differences=differences, only=resumed_run)
     elif known.get("init_from") is not None:
         path, checkpoint = read_named(known["init_from"], runs, "--model.init_from", load)
     else:

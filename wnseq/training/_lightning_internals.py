@@ -6,13 +6,24 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
 
 class FlagsFirstCLI(LightningCLI):
-    """LightningCLI in which the flags of the command line overrule the hyper-parameters of a checkpoint."""
+    """LightningCLI in which the flags of the command line overrule the hyper-parameters of a checkpoint.
+
+    Its parser knows the options of the subcommand ``typed[0]`` alone: those of all four take it a fifth of a second.
+    """
+
+    typed: list[str]
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Return the parser of a subcommand, without options for one that was not typed."""
+        if self.typed[:1] == [subcommand]:
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return self.init_parser(**kwargs)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing, where Lightning (since 2.5.5) lets the hyper-parameters overrule the flags."""

@@ -198,8 +198,9 @@ class RecipeCLI(FlagsFirstCLI):
             if subcommand == "fit":
                 self.notes += describe_start(start, given, subparser.get_default)
                 defaults = self.choose_defaults(options, defaults, given) | defaults
-        subparser.set_defaults(defaults)
-        self.config = parser.parse_args(self.arguments)
+        if defaults:
+            subparser.set_defaults(defaults)
+            self.config = parser.parse_args(self.arguments)
         if start is not None:
             with user_errors():
                 start.apply(self.config[subcommand], subcommand, may_change)

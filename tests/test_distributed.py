@@ -5,12 +5,12 @@ One pair of processes does every check of the suite that needs no Trainer, since
 
 import copy
 import os
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
@@ -189,8 +189,11 @@ def work(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, str]]:
     folder = tmp_path_factory.mktemp("two")
-    processes = [subprocess.Popen([sys.executable, __file__, str(rank), str(folder)]) for rank in range(2)]
-    assert [process.wait(200) for process in processes] == [0, 0]
+    with (folder / "said.txt").open("w+") as said:
+        commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in range(2)]
+        processes = [forked.Popen(command, stdout=said, stderr=forked.STDOUT) for command in commands]
+        codes = [process.wait(200) for process in processes]
+    assert codes == [0, 0], (folder / "said.txt").read_text()
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

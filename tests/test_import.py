@@ -9,27 +9,25 @@ HEAVY = {"lightning", "pytorch_lightning", "torchtext", "sentencepiece", "sklear
 
 
 def loaded(statement: str) -> set[str]:
-    """Name what a fresh interpreter loads for ``statement``, as ``-X importtime`` lists it: packages, torch's too."""
+    """Name the modules that a fresh interpreter loads for ``statement``, as ``-X importtime`` lists them."""
     process = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", statement], capture_output=True, text=True, check=True
     )
-    lines = (line.rpartition("|")[2].strip() for line in process.stderr.splitlines() if line.startswith("import time:"))
-    return {".".join(line.split(".")[:depth]) for line in lines for depth in (1, 2)}
+    lines = process.stderr.splitlines()
+    return {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
 
 
-def test_import_is_light() -> None:
-    packages = loaded("import wnseq")
-    assert {"wnseq", "torch"} <= packages
-    assert packages & HEAVY == set()
+def test_an_import_and_the_list_of_recipes_are_light() -> None:
+    found = loaded("import wnseq.training, wnseq.training.cli.command as command; command.main(['list'])")
+    assert {"wnseq", "torch", "wnseq.training.cli.command"} <= found
+    assert found & HEAVY == set()
 
 
-@pytest.mark.parametrize("library", ["sentencepiece", "torch._dynamo"])
-def test_a_heavy_import_would_be_seen(library: str) -> None:
-    assert library in loaded(f"import wnseq, {library}") & HEAVY
+def test_a_heavy_import_would_be_seen() -> None:
+    assert {"sentencepiece", "matplotlib"} <= loaded("import sentencepiece, matplotlib") & HEAVY
 
 
 def test_the_callbacks_are_imported_when_one_is_used() -> None:
-    assert loaded("import wnseq.training") & HEAVY == set()
     import wnseq.training
     from wnseq.training import GateMonitor, callbacks
 

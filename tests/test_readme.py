@@ -3,12 +3,12 @@
 import contextlib
 import re
 import shlex
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,7 @@ def launch(command: str) -> None:
     """Run a command that is over in seconds."""
     program, *arguments = shlex.split(command)
     executable = sys.executable if program == "python" else Path(sys.executable).with_name(program)  # as in .venv/bin
-    done = subprocess.run([executable, *arguments], capture_output=True, text=True)
+    done = forked.run([executable, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert done.stdout, command
 

@@ -1,11 +1,11 @@
 """Initialisation of feed-forward models: equations 5 and 6, every pre-activation, and plain networks."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import pytest
 import reference
 import torch
@@ -371,8 +371,11 @@ torch.distributed.destroy_process_group()
 
 def test_every_rank_ends_with_the_statistics_of_all(tmp_path: Path) -> None:
     torch.save(ROWS, tmp_path / "rows.pt")
-    ranks = [subprocess.Popen([sys.executable, "-c", ON_A_RANK, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    with (tmp_path / "said.txt").open("w+") as said:
+        commands = [[sys.executable, "-c", ON_A_RANK, str(rank), str(tmp_path)] for rank in range(2)]
+        ranks = [forked.Popen(command, stdout=said, stderr=forked.STDOUT) for command in commands]
+        codes = [rank.wait(120) for rank in ranks]
+    assert codes == [0, 0], (tmp_path / "said.txt").read_text()
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     once = WNLinear(8, 8)
     net = nn.Sequential(once, nn.Tanh(), once, nn.Tanh(), WNLinear(8, 3))

@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import forked
 import pytest
 
 from wnseq.recipes.compare import main
@@ -194,7 +195,8 @@ def test_another_command_does_not_take_over_a_run(capsys):
     assert json.loads(Path("out/one/seed0/command.json").read_text())[1:3] == ["--rate", "0.5"]
 
 
-def test_it_runs_a_recipe():
+def test_it_runs_a_recipe(monkeypatch):
+    monkeypatch.setattr("wnseq.recipes.compare.subprocess", forked)  # the others have processes of their own
     batches = " ".join(f"--trainer.limit_{part}_batches 1" for part in ("train", "val", "test"))
     arguments = f"--model.width 0.05 --model.init_images 2 --data.size 16 --trainer.max_epochs 1 {batches}"
     means = main(["--recipe=image_classifier", "--metric=error_percent", "--out=out", "--seeds=[0]",

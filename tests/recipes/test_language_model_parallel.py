@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -20,6 +21,8 @@ WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its
 PAIR = """
 import json, os, sys
 from pathlib import Path
+from lightning.pytorch.utilities import rank_zero_only
+rank_zero_only.rank = int(os.environ["LOCAL_RANK"])  # as where Lightning is imported in this process
 from wnseq.recipes.language_model import main
 def run(words):
     try:
@@ -93,12 +96,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[dict
     meeting = {"NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with ExitStack() as open_files:
         processes = [
-            subprocess.Popen(
+            forked.Popen(
                 [sys.executable, "-c", PAIR, json.dumps(commands)],
                 cwd=folder,
                 env={**os.environ, **meeting, "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
                 stdout=open_files.enter_context((folder / f"{rank}.txt").open("w")),
-                stderr=subprocess.STDOUT,
+                stderr=forked.STDOUT,
             )
             for rank in range(2)
         ]

@@ -26,6 +26,7 @@ SMALL = [
     "--model.sampling.number=4",  # a figure of many takes its time
     "--trainer.log_every_n_steps=1",
 ]
+FEW = ["--data.eval_batch_size=50", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
 QUIET = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
 }  # fmt: skip
@@ -39,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def fit(*arguments, steps=4):
-    return main(["fit", *SMALL, f"--trainer.max_steps={steps}", *arguments])
+    return main(["fit", *SMALL, *FEW, f"--trainer.max_steps={steps}", *arguments])
 
 
 def newest(name="last"):

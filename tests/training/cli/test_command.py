@@ -109,12 +109,6 @@ def test_a_source_folder_that_hides_the_installed_package_is_named(
     assert "has no recipes: it is a source folder that hides the installed package. Start" in capsys.readouterr().err
 
 
-def test_listing_is_light() -> None:
-    code = "import sys, wnseq.training.cli.command as c; c.main([]); print('lightning' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("\nFalse\n")
-
-
 @pytest.mark.parametrize("command", ["list", "run language_model fit --help"])
 def test_a_reader_that_leaves_is_no_mistake(command: str) -> None:
     words = f"set -o pipefail; {shlex.quote(sys.executable)} -m wnseq {command} | true"

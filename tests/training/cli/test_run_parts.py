@@ -1,13 +1,13 @@
 """What a run is given besides the user's own."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import forked
 import pytest
 import torch
 from jsonargparse import Namespace
@@ -27,7 +27,7 @@ def test_a_killed_run_goes_on_from_inside_its_epoch_to_the_bit(
 ) -> None:
     kill = ["--trainer.callbacks+=toy.StopAt", "--trainer.callbacks.step=18", "--trainer.callbacks.number=9"]
     script = Path(__file__).parents[1] / "toy.py"
-    done = subprocess.run([sys.executable, script, "--checkpoint.every_steps=5", *kill], capture_output=True, text=True)
+    done = forked.run([sys.executable, script, "--checkpoint.every_steps=5", *kill], capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
     assert torch.load(LAST, weights_only=True)["global_step"] == 15
     abandoned = LAST.with_name(".last.ckpt.0123.tmp")

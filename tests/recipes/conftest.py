@@ -1,12 +1,16 @@
 """Recipes run as without matplotlib, but for the tests that look at a figure: drawing is a third of a small run."""
 
-import sys
+from collections.abc import Iterator
 
 import pytest
+from figures import without_figures
 
 
 @pytest.fixture(autouse=True)
-def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Hide matplotlib from a test that is not marked ``figures``."""
-    if request.node.get_closest_marker("figures") is None:
-        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    if request.node.get_closest_marker("figures") is not None:
+        yield
+        return
+    with without_figures():
+        yield

@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fit(*arguments, steps=3):
+def fit(*arguments, steps=2):
     return main(["fit", *SMALL, "--trainer.limit_val_batches=1", f"--trainer.max_steps={steps}", *arguments])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cases import accept_v_and_g
+from figures import without_figures
 from lightning.pytorch import Trainer
 
 import wnseq
@@ -26,7 +27,7 @@ FEW = ["--trainer.limit_test_batches=1"]
 QUIET = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
 }  # fmt: skip
-KINDS = [((1, 8, 4), 17, "categorical"), ((1, 4, 8), 2, "categorical"), ((3, 8, 4), 256, "logistic")]
+KINDS = [((1, 8, 4), 17, "categorical"), ((1, 8, 8), 2, "categorical"), ((3, 8, 4), 256, "logistic")]
 each_kind = pytest.mark.parametrize(("shape", "num_values", "output"), KINDS)
 each_norm = pytest.mark.parametrize("norm", ["weight", "none"])
 
@@ -37,7 +38,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fit(*arguments, steps=4):
+def fit(*arguments, steps=2):
     return main(["fit", *SMALL, *FEW, "--trainer.limit_val_batches=1", f"--trainer.max_steps={steps}", *arguments])
 
 
@@ -354,7 +355,8 @@ def test_a_fit_in_mixed_precision():
 @pytest.mark.parametrize("options", [(), ("--model.conditional=true", "--model.output=logistic")])
 @pytest.mark.figures
 def test_a_checkpoint_alone_draws_images(options, capsys, monkeypatch):
-    fit(*options, steps=2)
+    with without_figures():
+        fit(*options, steps=2)
     monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("data was read"))
     capsys.readouterr()
     how = ["--model.sampling.number=12", "--model.sampling.seed=3", "--model.sampling.output=out/drawn"]
@@ -379,7 +381,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
 
 
 def test_fine_tuning_takes_the_weights_and_no_new_start():
-    fit("--model.learning_rate=0.01", "--trainer.max_epochs=1", "--trainer.limit_train_batches=8", steps=-1)
+    fit("--model.learning_rate=0.01", "--trainer.max_epochs=1", "--trainer.limit_train_batches=4", steps=-1)
     path = newest()
     before = main(["test", *FEW, f"--ckpt_path={path}"])["test/nats_per_image"]
     small = ("--model.learning_rate=1e-9", "--trainer.limit_val_batches=0")

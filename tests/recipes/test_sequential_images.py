@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fit(*arguments, steps=4):
+def fit(*arguments, steps=2):
     return main(["fit", *SMALL, f"--trainer.max_steps={steps}", *arguments])
 
 

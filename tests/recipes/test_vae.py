@@ -7,6 +7,7 @@ import pytest
 import reference
 import torch
 import torch.nn.functional as F
+from figures import without_figures
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.func import functional_call
@@ -267,7 +268,8 @@ def test_every_kind_trains(norm, posterior, likelihood):
 @pytest.mark.figures
 def test_a_run_learns_and_leaves_what_it_says(capsys):
     options = ["--model.learning_rate=0.02", "--trainer.max_epochs=4", "--model.sampling.number=12"]
-    fit(*options, steps=-1)
+    whole = ["--data.eval_batch_size=512", "--trainer.limit_val_batches=1.0", "--trainer.limit_test_batches=1.0"]
+    fit(*options, *whole, steps=-1)
     with Path("runs/vae/1/metrics.csv").open() as log:
         rows = list(csv.DictReader(log))
     bounds = [float(row["val/bound_nats_per_image"]) for row in rows if row.get("val/bound_nats_per_image")]
@@ -295,20 +297,20 @@ def test_seeds_repeat():
 
 @pytest.mark.parametrize("options", [(), ("--model.likelihood=bernoulli", "--model.norm=none", "--data.shift=1")])
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options):
-    options = (*options, "--trainer.limit_val_batches=1", "--trainer.max_epochs=1", "--model.polyak_epochs=0.5")
-    options = (*options, "--trainer.limit_train_batches=8", "--trainer.limit_test_batches=1")
+    options = (*options, "--trainer.max_epochs=1", "--model.polyak_epochs=0.5")
+    options = (*options, "--trainer.limit_train_batches=4")
     fit(*options, steps=-1)
     whole = torch.load(newest(), weights_only=True)
     Path("stop_vae.py").write_text(
         "from lightning.pytorch import Callback\n"
         "class Stop(Callback):\n"
         "    def on_train_batch_end(self, trainer, *_):\n"
-        "        if trainer.global_step == 4: raise KeyboardInterrupt\n"
+        "        if trainer.global_step == 2: raise KeyboardInterrupt\n"
     )
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         patch.syspath_prepend(str(Path.cwd()))
         fit(*options, "--trainer.callbacks=stop_vae.Stop", steps=-1)
-    assert torch.load(newest(), weights_only=True)["global_step"] == 4
+    assert torch.load(newest(), weights_only=True)["global_step"] == 2
     fit(*options, "--ckpt_path=last", steps=-1)
     resumed = torch.load(newest(), weights_only=True)
     for part in ("state_dict", "current_model_state"):
@@ -320,9 +322,9 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options):
 
 def test_the_average_is_what_is_tested_and_what_a_checkpoint_holds():
     kept = fit("--model.learning_rate=0.02", "--trainer.max_epochs=1", steps=-1)
-    again = main(["test", f"--ckpt_path={newest('best')}"])
+    again = main(["test", *FEW[::2], f"--ckpt_path={newest('best')}"])
     assert again == pytest.approx({name: value for name, value in kept.items() if name.startswith("test/")}, rel=1e-6)
-    validated = main(["validate", f"--ckpt_path={newest('best')}"])
+    validated = main(["validate", *FEW[:2], f"--ckpt_path={newest('best')}"])
     assert validated == pytest.approx({name: value for name, value in kept.items() if "val/" in name}, rel=1e-6)
     plain = fit("--model.learning_rate=0.02", "--trainer.max_epochs=1", "--model.polyak_epochs=0", steps=-1)
     assert plain["val/bound_nats_per_image"] != kept["val/bound_nats_per_image"]
@@ -353,7 +355,8 @@ def test_grey_images_are_drawn_anew_with_the_grey_as_the_probability():
 @pytest.mark.parametrize("likelihood", ["logistic", "bernoulli"])
 @pytest.mark.figures
 def test_a_checkpoint_alone_draws_images(likelihood, capsys, monkeypatch):
-    fit(f"--model.likelihood={likelihood}", "--trainer.limit_test_batches=1", steps=2)
+    with without_figures():
+        fit(f"--model.likelihood={likelihood}", steps=2)
     monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("data was read"))
     capsys.readouterr()
     options = ["--model.sampling.number=12", "--model.sampling.seed=3", "--model.sampling.output=out/drawn"]
@@ -388,13 +391,13 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
 def test_fine_tuning_takes_the_weights_and_no_new_start():
     fit("--model.learning_rate=0.02", "--trainer.max_epochs=1", steps=-1)
     path = newest()
-    before = main(["test", f"--ckpt_path={path}"])["test/bound_nats_per_image"]
+    before = main(["test", *FEW[::2], f"--ckpt_path={path}"])["test/bound_nats_per_image"]
     small = ("--model.learning_rate=1e-9", "--trainer.limit_val_batches=0")
     after = fit(f"--model.init_from={path}", *small, steps=1)["test/bound_nats_per_image"]
     assert after == pytest.approx(before, rel=1e-4)
     model = VAE.load_from_checkpoint(path, learning_rate=1e-9, map_location="cpu")
     Trainer(max_steps=1, limit_val_batches=0, **QUIET).fit(model, ImageDataModule())
-    (again,) = Trainer(**QUIET).test(model, ImageDataModule(), verbose=False)
+    (again,) = Trainer(limit_test_batches=1, **QUIET).test(model, ImageDataModule(eval_batch_size=50), verbose=False)
     assert again["test/bound_nats_per_image"] == pytest.approx(before, rel=1e-4)
 
 

@@ -1,10 +1,12 @@
 """The wnseq command."""
 
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 import wnseq
@@ -109,8 +111,16 @@ def test_a_source_folder_that_hides_the_installed_package_is_named(
     assert "has no recipes: it is a source folder that hides the installed package. Start" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["list", "run language_model fit --help"])
-def test_a_reader_that_leaves_is_no_mistake(command: str) -> None:
-    words = f"set -o pipefail; {shlex.quote(sys.executable)} -m wnseq {command} | true"
+def test_a_reader_that_leaves_is_no_mistake() -> None:
+    words = f"set -o pipefail; {shlex.quote(sys.executable)} -m wnseq list | true"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_reader_that_leaves_the_help_of_a_recipe_is_no_mistake(tmp_path: Path) -> None:
+    code = "from wnseq.recipes.language_model import main; main()"
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as output, (tmp_path / "said.txt").open("w+") as said:
+        status = forked.Popen([sys.executable, "-c", code, "fit", "--help"], stdout=output, stderr=said).wait()
+        assert (status, (tmp_path / "said.txt").read_text()) == (0, "")

@@ -259,7 +259,6 @@ def test_a_compiled_packed_input_with_states_is_checked():
 
 def test_a_constant_is_marked_as_torch_s_decorator_marks_it():
     """Which imports the compiler, and so does not decorate what ``import wnseq`` defines."""
-    ours, torchs = (
-        mark(lambda: None) for mark in (_torch_internals.constant_in_graphs, torch.compiler.assume_constant_result)
-    )
+    marks = (_torch_internals.constant_in_graph, torch.compiler.assume_constant_result)
+    ours, torchs = (mark(lambda: None) for mark in marks)
     assert vars(ours) == vars(torchs) != {}

@@ -60,6 +60,7 @@ class _Popen:
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
         start_new_session: bool = False,
+        pass_fds: Sequence[int] = (),  # a fork has them all
     ) -> None:
         errors = stdout if isinstance(stderr, int) else stderr
         arguments = (command, stdout.fileno(), errors.fileno(), cwd, {**(env or os.environ)}, start_new_session)

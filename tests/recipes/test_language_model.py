@@ -499,16 +499,24 @@ def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys)
     assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))
 
 
-def test_a_checkpoint_of_another_size_or_tokenizer_is_refused(capsys):
+def test_a_checkpoint_of_another_size_is_refused_and_its_rows_are_carried_to_another_vocabulary(capsys):
     fit("--data.tokenizer=char", steps=1)
     path = newest()
-    for arguments, text in (
-        (["--model.hidden_size=32"], "it was made with --model.cell lstm --model.norm weight"),
-        (["--data.tokenizer=byte"], "the checkpoint has a char tokenizer"),
-    ):
-        with pytest.raises(SystemExit):
-            fit(f"--model.init_from={path}", *arguments, steps=1)
-        assert text in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        fit(f"--model.init_from={path}", "--model.hidden_size=32", steps=1)
+    assert "it was made with --model.cell lstm --model.norm weight" in capsys.readouterr().err
+    Path("other.txt").write_text(Path("text.txt").read_text().replace("word", "W\u00f6rt"))
+    fit(f"--model.init_from={path}", "--data.tokenizer=char", "--data.corpus=other.txt", "--model.learning_rate=1e-9")
+    before, after = (torch.load(each, weights_only=True) for each in (path, newest()))
+    old, new = (each["wnseq"]["tokenizer"]["tokens"] for each in (before, after))
+    said = (
+        f"{len({*old} & {*new})} of {len(new)} tokens are in both and keep their rows, 0 start with the mean of their"
+    )
+    assert said in capsys.readouterr().out
+    for name in ("network.encoder.weight", "network.decoder.bias"):
+        rows, found = before["state_dict"][name], after["state_dict"][name]
+        torch.testing.assert_close(found[new.index("e")], rows[old.index("e")], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[new.index("\u00f6")], rows.mean(0), rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torchtext.vocab import Vocab
 
-from wnseq.data.text.vocabulary import match_rows, read_vocabulary
+from wnseq.data.text import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, match_tokens, train_tokenizer
+from wnseq.data.text.stream import Text
+from wnseq.data.text.vocabulary import carry_rows, find_sources, match_rows, read_vocabulary
 
 WORDS = ["<unk>", "<pad>", "ü", "b", "a"]
 
@@ -72,3 +74,61 @@ def test_rows_follow_their_words() -> None:
     rows, fresh = torch.arange(6.0).view(3, 2), -torch.ones(4, 2)
     matched = match_rows(rows, ["a", "b", "c"], fresh, ["c", "new", "a", "b"])
     assert matched.tolist() == [[4, 5], [-1, -1], [0, 1], [2, 3]] and (fresh == -1).all()
+
+
+def words(*tokens: str) -> WordTokenizer:
+    return WordTokenizer(["<unk>", "<eos>", *tokens])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sources", "named"),
+    [
+        (words("b", "a"), words("a", "new", "b"), [[0], [1], [3], [], [2]], 4),
+        (words("don", "t"), WordTokenizer(["<unk>", "don", "don-t", "<eos>"], "punctuation"), [[0], [2], [], [1]], 3),
+        (CharTokenizer(["<unk>", "a", "b"]), words("ab", "axb", "x"), [[0], [], [1, 2], [1, 2], []], 0),
+        (words("a"), CharTokenizer(["<unk>", "\n", "a", "b"]), [[0], [1], [2], []], 0),
+        (ByteTokenizer(), CharTokenizer(["<unk>", "a", "\u00e9"]), [[], [97], [0xC3, 0xA9]], 0),
+        (CharTokenizer(["<unk>", "a"]), ByteTokenizer(), [[1] if index == 97 else [] for index in range(256)], 0),
+    ],
+    ids=["words", "other words", "characters to words", "words to characters", "bytes to characters", "to bytes"],
+)
+def test_a_new_token_starts_from_old_ones(old: Tokenizer, new: Tokenizer, sources: list[list[int]], named: int) -> None:
+    assert find_sources(old, new) == (sources, named if old.kind == new.kind else 0)
+
+
+def test_subwords_start_from_their_pieces() -> None:
+    texts = (b"the weight of a word is its scale\n" * 50, b"the words of a scale are weightless things\n" * 50)
+    old, new = (train_tokenizer("subword", Text.of(text)) for text in texts)
+    sources, named = find_sources(old, new)
+    assert 256 < named < len(new) and all(len(ids) == 1 for ids, name in zip(sources, new.names(), strict=True)
+                                          if name in old.names())  # fmt: skip
+    for index, ids in enumerate(sources):
+        if len(ids) > 1:
+            assert old.decode(ids) == new.decode((index,))
+    whole, _ = find_sources(old, words("weight"))
+    assert old.decode(whole[2]) == " weight"
+
+
+def test_rows_are_means_and_the_rest_starts_with_the_mean_row() -> None:
+    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
+    assert carry_rows(rows, [[2], [0, 1], []]).tolist() == [[5, 9], [2, 3], [3, 5]]
+    assert carry_rows(rows[:, 0], [[], [1]]).tolist() == [3, 3]
+
+
+def test_a_checkpoint_of_another_vocabulary_is_carried_over_and_the_line_says_how_much() -> None:
+    rows = torch.arange(8.0).view(4, 2)
+    loaded = {
+        "wnseq": {"tokenizer": words("a", "b").state()},
+        "state_dict": {"network.encoder.weight": rows, "network.rnn.weight": rows},
+    }
+    said = match_tokens(words("b", "new"), "lm.ckpt", loaded, None, ["encoder.weight"], {})
+    assert "3 of 4 tokens are in both and keep their rows, 0 start with the mean of their old" in said
+    assert said.endswith("pieces, 1 with the mean row")
+    assert loaded["state_dict"]["network.encoder.weight"].tolist() == [[0, 1], [2, 3], [6, 7], [3, 4]]
+    assert loaded["state_dict"]["network.rnn.weight"] is rows
+    assert match_tokens(words("a", "b"), "lm.ckpt", loaded, None, ["encoder.weight"], {}) == ""
+    with pytest.raises(ValueError, match="none of the 2 entries of the char tokenizer can be spelt by"):
+        match_tokens(CharTokenizer(["<unk>", "x"]), "lm.ckpt", {**loaded, "wnseq": {"tokenizer": {
+            **words("a").state(), "tokens": ["<eos>", "<unk>"]}}}, None, [], {})  # fmt: skip
+    with pytest.raises(ValueError, match=r"vae\.ckpt is of the recipe vae, which has no tokenizer"):
+        match_tokens(words("a"), "vae.ckpt", {"wnseq": {"recipe": "vae"}}, None, [], {})

@@ -65,6 +65,10 @@ class Tokenizer(ABC):
         """Return True if a text of known tokens is spelt by its ids, but for runs of white space."""
         return True
 
+    def names(self) -> list[str]:
+        """Return the name of each entry in the vocabulary, by id."""
+        return [self.decode((index,)) for index in range(len(self))]
+
     def check_same(self, data: "Tokenizer") -> None:
         """Check that the data of a model with this tokenizer has the same.
 
@@ -219,6 +223,10 @@ class WordTokenizer(Tokenizer):
                 yield space + self.tokens[index]
                 space = " "
 
+    def names(self) -> list[str]:
+        """Return the words."""
+        return self.tokens
+
     def state(self) -> dict[str, Any]:
         """Return the kind, the words, and what a word is unless they end at blanks."""
         return {"kind": self.kind, "tokens": self.tokens} | ({} if self.words == BLANK else {"words": self.words})
@@ -256,6 +264,10 @@ class CharTokenizer(Tokenizer):
     def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield the characters; U+FFFD for the unknown one."""
         return (self.tokens[index] if index else REPLACEMENT for index in ids)
+
+    def names(self) -> list[str]:
+        """Return the characters."""
+        return self.tokens
 
     def state(self) -> dict[str, Any]:
         """Return the kind and the characters."""
@@ -330,6 +342,10 @@ class SubwordTokenizer(Tokenizer):
     def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield the pieces, a character that is bytes with its last one."""
         return _characters(self._bytes[index] for index in ids)
+
+    def names(self) -> list[str]:
+        """Return the pieces, a space in them as sentencepiece writes it, bytes as ``<0x41>``."""
+        return [self._processor.id_to_piece(index) for index in range(len(self))]
 
     def state(self) -> dict[str, Any]:
         """Return the kind and the model's bytes."""

@@ -1,4 +1,4 @@
-"""Vocabularies of other programs: which word each row of their embedding is of."""
+"""Vocabularies of other models: which token each row of an embedding is of, and from which rows a new token starts."""
 
 import collections
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from wnseq._files import find_damage
-from wnseq.data.text.tokenizer import Tokenizer
+from wnseq.data.text.tokenizer import REPLACEMENT, Tokenizer
 from wnseq.errors import reading
 
 EXPECTED = (
@@ -118,6 +118,70 @@ def reorder_rows(
     return known
 
 
+def find_sources(old: Tokenizer, new: Tokenizer) -> tuple[list[list[int]], int]:
+    """Return the entries of an old vocabulary that each entry of a new one starts from.
+
+    They are the entry of the same name, where both are of one kind; else those that the old tokenizer makes of its
+    text, without the unknown one; or none.
+
+    Returns:
+        The ids of the old entries for each new one, and how many new ones have one of their name.
+    """
+    places = {name: index for index, name in enumerate(old.names())} if old.kind == new.kind else {}
+    before = " " if new.kind == "word" and old.kind == "subword" else ""  # its pieces begin with the space
+    sources: list[list[int]] = []
+    for index, name in enumerate(new.names()):
+        if index == new.unknown:
+            sources.append([] if old.unknown is None else [old.unknown])
+        elif name in places:
+            sources.append([places[name]])
+        else:
+            text = new.decode((index,))
+            known = () if REPLACEMENT in text else old.encode(text if text.isspace() else before + text)
+            sources.append([each for each in known if each != old.unknown])
+    return sources, sum(name in places for name in new.names())
+
+
+def carry_rows(rows: torch.Tensor, sources: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the mean of some rows for each new one, and of all rows where there are none.
+
+    Shape:
+        - rows: ``(V, *)``
+        - output: ``(len(sources), *)``
+    """
+    numbers = torch.tensor([len(ids) for ids in sources])
+    chosen = rows[torch.tensor([index for ids in sources for index in ids], dtype=torch.long)]
+    owners = torch.repeat_interleave(torch.arange(len(sources)), numbers)
+    sums = rows.new_zeros(len(sources), *rows.shape[1:]).index_add_(0, owners, chosen)
+    numbers = numbers.view(-1, *(1,) * (rows.ndim - 1))
+    return torch.where(numbers > 0, sums / numbers.clamp(min=1), rows.mean(0))
+
+
+def _carry(tokenizer: Tokenizer, source: str, loaded: MutableMapping[str, Any], names: Collection[str]) -> str:
+    """Bring the rows of a checkpoint's weights from its tokenizer to another one, in place; return a line about it."""
+    state = loaded["wnseq"].get("tokenizer")
+    if state is None:
+        raise ValueError(f"{source} is of the recipe {loaded['wnseq'].get('recipe')}, which has no tokenizer")
+    old = Tokenizer.from_state(state)
+    if old.sha256 == tokenizer.sha256:
+        return ""
+    sources, named = find_sources(old, tokenizer)
+    found = sum(map(bool, sources))
+    if not any(ids for index, ids in enumerate(sources) if index != tokenizer.unknown):
+        raise ValueError(
+            f"none of the {len(tokenizer):,} entries of the {tokenizer.kind} tokenizer can be spelt by the {old.kind} "
+            f"tokenizer of {source}: train from the start, without init_from"
+        )
+    weights = loaded["state_dict"]
+    for name in weights:
+        if name.removeprefix("network.") in names:
+            weights[name] = carry_rows(weights[name], sources)
+    return (
+        f"another vocabulary than that of {source}: {named:,} of {len(tokenizer):,} tokens are in both and keep their "
+        f"rows, {found - named:,} start with the mean of their old pieces, {len(tokenizer) - found:,} with the mean row"
+    )
+
+
 def match_tokens(
     tokenizer: Tokenizer,
     source: str,
@@ -126,7 +190,10 @@ def match_tokens(
     names: Collection[str],
     fresh: Mapping[str, torch.Tensor],
 ) -> str:
-    """Bring the rows of a checkpoint's weights into the order of a tokenizer, in place, or check that they are in it.
+    """Bring the rows of a checkpoint's weights into the order of a tokenizer, in place.
+
+    A checkpoint of wnseq has a tokenizer. Where it is another one, each token starts from the row of the same token,
+    else from the mean of the rows of its pieces, else from the mean of all rows (Howard & Ruder 2018).
 
     Args:
         tokenizer: Tokenizer of the data.
@@ -140,13 +207,12 @@ def match_tokens(
         A line about how many tokens have a row, for the screen; empty where there is nothing to say.
 
     Raises:
-        ValueError: The checkpoint has another tokenizer, or the vocabulary does not suit it.
+        ValueError: The vocabulary does not suit the checkpoint, or the tokenizers have nothing in common.
     """
     if "wnseq" in loaded:
         if vocabulary is not None:
             raise ValueError(f"{source} has a tokenizer of its own: leave init_vocabulary out")
-        Tokenizer.from_state(loaded["wnseq"]["tokenizer"]).check_same(tokenizer)
-        return ""
+        return _carry(tokenizer, source, loaded, names)
     if vocabulary is None:
         if tokenizer.kind != "byte":
             warnings.warn(

@@ -15,6 +15,8 @@ from wnseq.data._download import fetch, unpack
 from wnseq.data._files import cache_folder, data_root
 from wnseq.data.text.decoding import AUTO, check_encoding, detect_encoding
 from wnseq.data.text.folder import find_files
+from wnseq.data.text.labelled import EMBEDDED as LABELLED
+from wnseq.data.text.labelled import SETS, open_labelled
 from wnseq.data.text.stream import Text
 
 EMBEDDED = "python"
@@ -146,7 +148,7 @@ def check_name(name: str, encoding: str | None = None) -> None:
         FileNotFoundError: A path where nothing is.
     """
     check_encoding(encoding)
-    if name == EMBEDDED or name in CORPORA:
+    if _is_known(name):
         if encoding is not None:
             raise ValueError(f"Corpus {name!r} is UTF-8. Leave encoding out; it is for files of your own.")
         return
@@ -158,7 +160,7 @@ def check_name(name: str, encoding: str | None = None) -> None:
         raise FileNotFoundError(
             f"There is no text file or folder at {name!r} (looked in {Path.cwd()}). Check the path given as corpus."
         )
-    known = [EMBEDDED, *CORPORA]
+    known = [EMBEDDED, *CORPORA, LABELLED, *SETS]
     guess = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f" Did you mean {guess[0]!r}?" if guess else ""
     raise ValueError(
@@ -200,11 +202,11 @@ def open_corpus(
     """Return a corpus in its three parts, none of them empty.
 
     Args:
-        name: ``python`` (embedded), a standard name, or the path of a text file, gzipped or not, or of a folder of
-            them, which :mod:`wnseq.data.text.folder` describes.
+        name: ``python`` (embedded), a standard name, that of a labelled set, whose texts are then a line each, or the
+            path of a text file, gzipped or not, or of a folder of them, which :mod:`wnseq.data.text.folder` describes.
         root: Folder of the standard corpora; default ``$WNSEQ_DATA``, else ``./data``.
         encoding: Encoding of a path's files; None for UTF-8, ``auto`` for the one that each is most likely in.
-        field: Key of the text in files of JSON lines.
+        field: Key of the text in files of JSON lines, column of the text in a CSV or TSV.
         cut: How a path's text is cut: in ``order``, or in ``blocks``, ten stretches that are each cut.
         given: ``val`` or ``test`` → a file or folder that is this part; it is not cut from the corpus then.
         only: Parts that are wanted: if all are ``given``, the corpus is not read.
@@ -221,8 +223,11 @@ def open_corpus(
             " and ".join(given[part] for part in only), {part: parts[part] for part in only}, "\n".join(lines)
         )
     check_name(name, encoding)
-    if name == EMBEDDED or name in CORPORA:
-        own = _embedded() if name == EMBEDDED else _standard(name, data_root(root) / name)
+    if _is_known(name):
+        if name == LABELLED or name in SETS:
+            own = _unlabelled(name, root)
+        else:
+            own = _embedded() if name == EMBEDDED else _standard(name, data_root(root) / name)
         return Corpus(name, own | parts, "\n".join(lines))
     own, line = _own(Path(name).expanduser(), encoding, field, cut, given)
     return Corpus(name, own | parts, "\n".join([line, *lines]))
@@ -288,6 +293,18 @@ def _embedded() -> dict[str, Text]:
         parts["train" if position < 0.9 * total else "val" if position < 0.95 * total else "test"].append(paragraph)
         position += len(paragraph)
     return {part: Text.of(b"".join(parts[part])) for part in PARTS}
+
+
+def _is_known(name: str) -> bool:
+    """Return True if it is no path."""
+    return name in (EMBEDDED, LABELLED) or name in CORPORA or name in SETS
+
+
+def _unlabelled(name: str, root: str | None) -> dict[str, Text]:
+    """Return the texts of a labelled set, a line each."""
+    parts = open_labelled(name, root).parts
+    lines = {part: [" ".join(row.text.split()) for row in rows] for part, rows in parts.items()}
+    return {part: Text.of("".join(f"{line}\n" for line in each if line).encode()) for part, each in lines.items()}
 
 
 def _standard(name: str, folder: Path) -> dict[str, Text]:

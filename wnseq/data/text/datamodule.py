@@ -1,7 +1,6 @@
 """Text for recurrent language models: a corpus, a tokenizer, and batches in reading order."""
 
 import contextlib
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,7 +13,14 @@ from wnseq.data.text.bptt import Cuts, ResetLoader, StreamLoader, Streams, TextB
 from wnseq.data.text.corpora import PARTS, check_name, fetch_corpus, open_corpus
 from wnseq.data.text.decoding import check_encoding
 from wnseq.data.text.encoding import Split, encode
-from wnseq.data.text.options import MEASURED, estimate_tokens, options_from_checkpoint, saved_options
+from wnseq.data.text.options import (
+    MEASURED,
+    check_integer,
+    check_tokenizer,
+    estimate_tokens,
+    options_from_checkpoint,
+    saved_options,
+)
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
 from wnseq.data.text.words import Words
@@ -33,9 +39,10 @@ class TextDataModule(LightningDataModule):
 
     Args:
         corpus: python (the language reference inside Python, no download), ptb, wikitext-2, wikitext-103,
-            tinyshakespeare, enwik8, text8, or the path of a text file or of a folder of them, gzipped or not. A folder
-            is all its .txt and .tokens files and those of its subfolders, hidden ones left out, in sorted order: the
-            parts if names of files or subfolders say train, valid and test, else cut 90 : 5 : 5.
+            tinyshakespeare, enwik8, text8, the texts of a labelled set (python_docs, sst2, sst2-sentences, ag_news), or
+            the path of a text file or of a folder of them, gzipped or not. A folder is all its .txt and .tokens files
+            and those of its subfolders, hidden ones left out, in sorted order: the parts if names of files or
+            subfolders say train, valid and test, else cut 90 : 5 : 5.
         val: Path of a text file or folder that is the validation part; the corpus is not cut for it then.
         test: Path of a text file or folder that is the test part; the corpus is not cut for it then.
         cut: How a path's text is cut: in order, so that the test part is its end; or in blocks, ten stretches of it
@@ -49,7 +56,8 @@ class TextDataModule(LightningDataModule):
         root: Folder of the standard corpora; default $WNSEQ_DATA, else ./data.
         encoding: Encoding of the text files of a path, e.g. cp1252, utf-16 or gb18030, or auto to recognise it; default
             UTF-8.
-        field: Key of the text in files of JSON lines (.jsonl, .ndjson), each of whose records is a document.
+        field: Key of the text in files of JSON lines (.jsonl, .ndjson), each of whose records is a document; column of
+            the text in a .csv or .tsv file, each of whose rows then is a line.
         batch_size: Streams read side by side in training, by each process.
         bptt: Tokens of each stream in a training step; gradients reach no further back.
         random_bptt: Whether to draw each batch's length around bptt (AWD-LSTM); else all are equal.
@@ -110,7 +118,7 @@ class TextDataModule(LightningDataModule):
             ("seed", seed, 0),
             ("min_count", min_count, 1),
         ):
-            _check_integer(name, value, least)
+            check_integer("TextDataModule", name, value, least)
         for name, value in (("random_bptt", random_bptt), ("eval_reset_state", eval_reset_state)):
             if not isinstance(value, bool):
                 raise TypeError(f"TextDataModule: {name} must be true or false, got {value!r}.")
@@ -127,10 +135,7 @@ class TextDataModule(LightningDataModule):
         else:
             check_name(corpus, encoding)
         kind = "subword" if tokenizer is None else tokenizer
-        _check_tokenizer(kind, vocabulary_size)
-        if (words != "blank" and kind != "word") or (min_count > 1 and kind not in ("word", "char")):
-            option = "words" if words != "blank" else "min_count"
-            raise ValueError(f"TextDataModule: {option} does nothing with the tokenizer {kind!r}. Leave it out.")
+        check_tokenizer("TextDataModule", kind, vocabulary_size, words, min_count)
         self.corpus = corpus
         self.val, self.test = val, test
         self.cut = cut
@@ -341,27 +346,3 @@ class TextDataModule(LightningDataModule):
             f"{num_streams // processes}{of_each} times bptt {rows}, which is {num_streams * rows:,}. The largest "
             f"{option} that fits is {tokens // rows // processes}."
         )
-
-
-def _check_integer(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"TextDataModule: {name} must be an integer, got {value!r}.")
-    if value < least:
-        raise ValueError(f"TextDataModule: {name} must be at least {least}, got {value}.")
-
-
-def _check_tokenizer(source: str, size: int | None) -> None:
-    if source not in KINDS and not Path(source).expanduser().is_file():
-        if "/" in source or Path(source).suffix:
-            raise FileNotFoundError(f"TextDataModule: there is no checkpoint at {source!r} to take a tokenizer from.")
-        guess = difflib.get_close_matches(source.lower(), KINDS, n=1)
-        hint = f" Did you mean {guess[0]!r}?" if guess else ""
-        raise ValueError(
-            f"TextDataModule: tokenizer must be {', '.join(KINDS)} or the path of a checkpoint, got {source!r}.{hint}"
-        )
-    if size is None:
-        return
-    least = {"word": 3, "char": 2, "subword": 300, "bpe": 300}.get(source)
-    if least is None:
-        raise ValueError(f"TextDataModule: tokenizer {source!r} has a size of its own. Leave vocabulary_size out.")
-    _check_integer("vocabulary_size", size, least)

@@ -33,7 +33,7 @@ def text_of_records(source: Path, start: int, field: str | None, name: Path) -> 
     with source.open("rb") as file:
         file.seek(start)
         if field is None:
-            fields = ", ".join(_record(name, 1, file.readline()))
+            fields = ", ".join(parse_record(name, 1, file.readline()))
             raise ValueError(
                 f"{name} has JSON lines: name the field that holds the text by --data.field (the first record has "
                 f"{fields or 'none'}). To read it as it is, give it a name that ends in .txt."
@@ -55,7 +55,7 @@ def _documents(name: Path, lines: Iterator[bytes], field: str) -> Iterator[bytes
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        record = _record(name, number, line)
+        record = parse_record(name, number, line)
         if not isinstance(text := record.get(field), str):
             known = ", ".join(record)
             raise FileFormatError(
@@ -65,7 +65,8 @@ def _documents(name: Path, lines: Iterator[bytes], field: str) -> Iterator[bytes
             yield f"{text}\n\n".encode("utf-8", "replace")  # JSON can escape half of a surrogate pair
 
 
-def _record(name: Path, number: int, line: bytes) -> dict[str, object]:
+def parse_record(name: Path, number: int, line: bytes) -> dict[str, object]:
+    """Return the JSON object of a line; the errors call the file by its name."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,5 +1,6 @@
-"""Options of a text that come from elsewhere: those in a checkpoint, and the size by which others are chosen."""
+"""Options of a text: their checks, those in a checkpoint, and the size by which others are chosen."""
 
+import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,42 @@ def estimate_tokens(data: Any) -> tuple[int, int]:
         tokenizer = Tokenizer.from_checkpoint(kind)
         tokens, entries = len(tokenizer.encode(head)), len(tokenizer)
     return round(tokens * train.size / max(1, size)), data.vocabulary_size or entries
+
+
+def check_integer(owner: str, name: str, value: int, least: int) -> None:
+    """Check that an option is an integer of at least so much.
+
+    Raises:
+        TypeError: It is no integer.
+        ValueError: It is less.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{owner}: {name} must be an integer, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{owner}: {name} must be at least {least}, got {value}.")
+
+
+def check_tokenizer(owner: str, source: str, size: int | None, words: str, min_count: int) -> None:
+    """Check that there is such a tokenizer, and that the other options suit it.
+
+    Raises:
+        ValueError: There is none, or an option does nothing with it.
+        FileNotFoundError: It is the path of a checkpoint that is not there.
+    """
+    if source not in KINDS and not Path(source).expanduser().is_file():
+        if "/" in source or Path(source).suffix:
+            raise FileNotFoundError(f"{owner}: there is no checkpoint at {source!r} to take a tokenizer from.")
+        guess = difflib.get_close_matches(source.lower(), KINDS, n=1)
+        hint = f" Did you mean {guess[0]!r}?" if guess else ""
+        raise ValueError(
+            f"{owner}: tokenizer must be {', '.join(KINDS)} or the path of a checkpoint, got {source!r}.{hint}"
+        )
+    if (words != "blank" and source != "word") or (min_count > 1 and source not in ("word", "char")):
+        option = "words" if words != "blank" else "min_count"
+        raise ValueError(f"{owner}: {option} does nothing with the tokenizer {source!r}. Leave it out.")
+    if size is None:
+        return
+    least = {"word": 3, "char": 2, "subword": 300, "bpe": 300}.get(source)
+    if least is None:
+        raise ValueError(f"{owner}: tokenizer {source!r} has a size of its own. Leave vocabulary_size out.")
+    check_integer(owner, "vocabulary_size", size, least)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wnseq.data.text.decoding import HEAD, not_utf8, utf8_file
 from wnseq.data.text.jsonl import is_jsonl, text_of_records
+from wnseq.data.text.tables import is_separated, text_of_table
 
 BLOCK = 1 << 18  # bytes read at once; encoding takes about twenty times as much memory
 LONGEST = 1 << 24  # characters; a longer run without white space is cut anywhere
@@ -70,11 +71,15 @@ class Text:
         Args:
             path: The file.
             encoding: Its encoding; None for UTF-8, ``auto`` for the one it is most likely in.
-            field: Of a file of JSON lines, the key of the text in each record.
+            field: Of a file of JSON lines, the key of the text in each record; of a CSV or TSV, the column of the text,
+                of which each row then is a line.
 
         Raises:
             ValueError: The file is no text in that encoding, or JSON lines without that field.
         """
+        if field is not None and is_separated(path):
+            rows = text_of_table(path, field, encoding)
+            return cls((Piece(rows, 0, len(rows), str(path)),))
         source, start = utf8_file(path, encoding)
         if is_jsonl(path):
             source, start = text_of_records(source, start, field, path), 0

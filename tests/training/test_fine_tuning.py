@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnseq.training.fine_tuning import fill_from_checkpoint, load_initial_weights
+from wnseq.training.fine_tuning import fill_from_checkpoint, lent_arguments, load_encoder, load_initial_weights
 
 
 @pytest.fixture
@@ -68,3 +68,28 @@ def test_a_constructor_takes_what_it_is_not_given_from_the_checkpoint(saved: str
 
 def test_the_constructor_keeps_its_signature() -> None:
     assert [*inspect.signature(Model).parameters] == ["width", "rate", "init_from"]
+
+
+def test_an_encoder_is_loaded_and_the_rest_stays(tmp_path: Path) -> None:
+    network = nn.ModuleDict({"encoder": nn.Linear(3, 2), "head": nn.Linear(2, 2)})
+    other = nn.ModuleDict({"encoder": nn.Linear(3, 2), "decoder": nn.Linear(2, 7)})
+    weights = {f"network.{name}": value for name, value in other.state_dict().items()}
+    torch.save({"state_dict": weights, "hyper_parameters": {"width": 2}}, tmp_path / "a.ckpt")
+    head = network["head"].weight.detach().clone()
+    seen: list[object] = []
+    load_encoder(network, str(tmp_path / "a.ckpt"), ["width"], ("encoder.",), check=seen.append)
+    assert torch.equal(network["encoder"].weight, other["encoder"].weight) and len(seen) == 1
+    assert torch.equal(network["head"].weight, head)
+    network["encoder"] = nn.Linear(3, 4)
+    with pytest.raises(ValueError, match=r"a\.ckpt does not fit this network: it was made with --model\.width 2"):
+        load_encoder(network, str(tmp_path / "a.ckpt"), ["width"], ("encoder.",), check=seen.append)
+
+
+def test_another_recipe_lends_what_a_model_lists() -> None:
+    class Model:
+        lent_by = {"other": ("width", "depth")}  # noqa: RUF012
+
+    loaded = {"wnseq": {"recipe": "other"}, "hyper_parameters": {"width": 2, "rate": 0.1}}
+    assert lent_arguments(Model, loaded) == {"width": 2}
+    assert lent_arguments(Model, {**loaded, "wnseq": {"recipe": "own"}}) == {"width": 2, "rate": 0.1}
+    assert lent_arguments(Model, {"hyper_parameters": {"width": 2}}) == {}

@@ -42,3 +42,15 @@ def test_a_learning_rate_that_was_found_starts_the_schedules() -> None:
     sgd.param_groups[0]["lr"] = 0.4  # as Lightning sets it
     use_found_learning_rate(model)
     assert rates(schedule, 3) == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_smaller_step_sizes_keep_their_share_of_the_one_that_was_found() -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (2.0, 0.5)]
+    sgd = torch.optim.SGD(groups, lr=2.0)
+    schedule = LambdaLR(sgd, lambda step: (step + 1) / 4)
+    trainer = SimpleNamespace(lr_scheduler_configs=[SimpleNamespace(scheduler=schedule)])
+    use_found_learning_rate(SimpleNamespace(hparams={"learning_rate": 0.4}, trainer=trainer))  # type: ignore[arg-type]
+    assert [group["lr"] for group in sgd.param_groups] == pytest.approx([0.1, 0.025])
+    sgd.step()
+    schedule.step()
+    assert [group["lr"] for group in sgd.param_groups] == pytest.approx([0.2, 0.05])

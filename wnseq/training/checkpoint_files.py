@@ -10,7 +10,7 @@ from wnseq.training.checkpoint_io import load_checked
 from wnseq.training.cli.errors import suggest
 from wnseq.training.resume import check_finite
 
-__all__ = ["check_hyper_parameters", "load", "load_run_checkpoint", "load_weights"]
+__all__ = ["check_hyper_parameters", "find_weights", "load", "load_run_checkpoint", "load_weights"]
 
 
 STATE_DICTS = ("state_dict", "model", "model_state_dict", "network", "net", "weights", "params")  # of other programs
@@ -70,7 +70,7 @@ def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shap
         ValueError: The weights do not fit, with the flags that the checkpoint was made with; or they are not finite.
     """
     names = set(network.state_dict())
-    weights = _find_weights(path, loaded, names)
+    weights = find_weights(path, loaded, names)
     check_finite(weights, str(path))
     try:
         network.load_state_dict(weights)
@@ -88,7 +88,7 @@ def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shap
         raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
 
 
-def _find_weights(path: Path, loaded: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+def find_weights(path: Path, loaded: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     """Return the state dict in a file, its names without the prefixes that the network's lack."""
     entries = (loaded.get(name) for name in STATE_DICTS)
     found = next((entry for entry in entries if isinstance(entry, Mapping)), loaded)

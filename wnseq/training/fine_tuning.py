@@ -1,10 +1,13 @@
-"""A model from a checkpoint file: its own by ``load_from_checkpoint``, or weights to start from by ``init_from``."""
+"""A model from a checkpoint file: its own by ``load_from_checkpoint``, or weights to start from by ``init_from``.
+
+A network starts from all weights of the file, or from those of its encoder, in their shape.
+"""
 
 import functools
 import inspect
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,7 +18,7 @@ from wnseq.training import checkpoint_files
 from wnseq.training.checkpoint_io import REMEDY, load_checked, open_checked
 from wnseq.training.initialisation import BatchInitialised
 
-__all__ = ["CheckedLoading", "fill_from_checkpoint", "load_initial_weights"]
+__all__ = ["CheckedLoading", "fill_from_checkpoint", "lent_arguments", "load_encoder", "load_initial_weights"]
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
@@ -54,7 +57,8 @@ def fill_from_checkpoint(init: Constructor) -> Constructor:
     """Return a constructor that takes the arguments it is called without from the checkpoint of ``init_from``.
 
     So ``Model(init_from=PATH, learning_rate=1e-4)`` has the shape and the other hyper-parameters of the checkpoint. A
-    plain state dict has none, and the defaults hold.
+    plain state dict has none, and the defaults hold. Of another recipe's checkpoint it takes what the attribute
+    ``lent_by`` of the class lists.
 
     Args:
         init: ``__init__`` of a recipe's model, which has an argument ``init_from``.
@@ -71,11 +75,55 @@ def fill_from_checkpoint(init: Constructor) -> Constructor:
         given = signature.bind_partial(*args, **kwargs).arguments
         if given.get("init_from") is not None and len(given) < len(signature.parameters):  # all: the command line
             loaded = checkpoint_files.load(Path(given["init_from"]))
-            saved = loaded.get("hyper_parameters", {}) if "wnseq" in loaded else {}
+            saved = lent_arguments(type(args[0]), loaded)
             kwargs |= {name: saved[name] for name in signature.parameters if name in saved and name not in given}
         init(*args, **kwargs)
 
     return cast("Constructor", filled)
+
+
+def lent_arguments(model_class: Any, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the hyper-parameters of a checkpoint that hold for a model which starts from it.
+
+    Args:
+        model_class: Class of the model. Its ``lent_by``, if any, says for each recipe of other models whose checkpoints
+            it can start from which hyper-parameters it takes over.
+        loaded: Content of the file; a plain state dict has none.
+    """
+    if "wnseq" not in loaded:
+        return {}
+    saved: Mapping[str, Any] = loaded.get("hyper_parameters", {})
+    lent = getattr(model_class, "lent_by", {}).get(loaded["wnseq"].get("recipe"))
+    return saved if lent is None else {name: saved[name] for name in lent if name in saved}
+
+
+def load_encoder(
+    network: nn.Module,
+    init_from: str,
+    sizes: Iterable[str],
+    parts: tuple[str, ...],
+    check: Callable[[MutableMapping[str, Any]], None],
+) -> None:
+    """Load some parts of a network from a checkpoint of another one that has them too; the others stay.
+
+    Args:
+        network: Network to fill.
+        init_from: Path of the file.
+        sizes: Hyper-parameters that decide whether weights fit, for the hint of the error.
+        parts: How the names of the weights begin.
+        check: Called with the content of the file before its weights are loaded; raises if they mean something else.
+
+    Raises:
+        ValueError: The file is no checkpoint, has no such weights, or they do not fit.
+    """
+    path = Path(init_from)
+    loaded = checkpoint_files.load(path)
+    check(loaded)
+    own = network.state_dict()
+    weights = checkpoint_files.find_weights(path, loaded, set(own))
+    found = {name: value for name, value in weights.items() if name.startswith(parts)}
+    kept = {name: value for name, value in own.items() if not name.startswith(parts)}
+    checkpoint_files.load_weights(network, path, {**loaded, "state_dict": kept | found}, sizes)
 
 
 def load_initial_weights(

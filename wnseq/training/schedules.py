@@ -32,6 +32,8 @@ def total_steps(trainer: Trainer) -> int:
 def use_found_learning_rate(model: LightningModule) -> None:
     """Start the schedules of a fit from ``model.hparams.learning_rate``. Call it in ``on_fit_start``.
 
+    Parameter groups with smaller step sizes keep their share of the largest.
+
     Lightning's LearningRateFinder sets it after the schedules are made, which would return to the old one at the first
     step.
     """
@@ -39,7 +41,9 @@ def use_found_learning_rate(model: LightningModule) -> None:
     for config in model.trainer.lr_scheduler_configs:
         schedule = config.scheduler
         bases = getattr(schedule, "base_lrs", [rate])
-        if any(base != rate for base in bases):
-            for group, base, last in zip(schedule.optimizer.param_groups, bases, schedule.get_last_lr(), strict=True):
-                group["lr"], group["initial_lr"] = rate * float(last) / float(base), rate
-            schedule.base_lrs = [rate] * len(bases)
+        largest = float(max(bases, default=rate))
+        if largest != rate:
+            schedule.base_lrs = [rate * float(base) / largest for base in bases]
+            rates = zip(schedule.base_lrs, schedule.get_last_lr(), strict=True)
+            for group, (base, last) in zip(schedule.optimizer.param_groups, rates, strict=True):
+                group["lr"], group["initial_lr"] = rate * float(last) / largest, base

@@ -189,8 +189,7 @@ class RecipeCLI(FlagsFirstCLI):
         with user_errors():
             given = given_options(parser.parse_args(self.arguments, defaults=False)[subcommand])
             own = given if subcommand == "fit" else ()
-            may_change = getattr(self.model_class, "resume_may_change", ())
-            start = find_start(options, self._runs_folder(options), self.recipe, own, may_change, run)
+            start = find_start(options, self._runs_folder(options), self.recipe, self.model_class, own, run)
             self.start, self.resumed_run = start, None if start is None else start.run
             if start is None and subcommand != "fit":
                 subparser.error(f"{subcommand} needs --ckpt_path: a file, or best or last of the newest run")

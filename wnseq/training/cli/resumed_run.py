@@ -56,7 +56,8 @@ def read_named(
 
     Args:
         name: The path of a checkpoint, or ``best`` or ``last`` for that of the newest run. Where it is damaged, the
-            newest whole one of the same run is taken, with a line on standard error.
+            newest whole one of the same run is taken, with a line on standard error. ``RECIPE/best`` is that of
+            another recipe.
         runs: The folder of the recipe's runs.
         option: Option that names it, for the error.
         read: Reads the file.
@@ -68,6 +69,9 @@ def read_named(
     Raises:
         FileNotFoundError: There is no such file.
     """
+    recipe, _, word = name.rpartition("/")
+    if word in WORDS and recipe.isidentifier() and not Path(name).exists():
+        name, runs = word, runs.parent / recipe
     if name not in WORDS:
         if not (path := Path(name).expanduser()).is_file():
             raise FileNotFoundError(

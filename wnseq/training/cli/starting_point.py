@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from wnseq.training.checkpoint_files import check_hyper_parameters, load
 from wnseq.training.cli.resumed_run import describe_differences, find_runs, read_named, run_of_checkpoint
+from wnseq.training.fine_tuning import lent_arguments
 from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
 
 __all__ = ["StartingPoint", "describe_start", "find_start", "given_options", "resume_arguments"]
@@ -91,8 +92,8 @@ def find_start(
     options: Namespace,
     runs: Path,
     recipe: str,
+    model_class: Any = None,
     given: Collection[str] = (),
-    may_change: Collection[str] = (),
     resumed_run: Path | None = None,
 ) -> StartingPoint | None:
     """Return the checkpoint that a command names, checked; None if it names none.
@@ -101,8 +102,9 @@ def find_start(
         options: Options of the subcommand.
         runs: Folder of the recipe's runs, for the words ``best`` and ``last``.
         recipe: Name of the recipe.
+        model_class: Class of its model: ``lent_by`` has the other recipes that ``init_from`` may be of,
+            ``resume_may_change`` the hyper-parameters that take effect in a resumed run.
         given: Options of a ``fit`` that it has by itself: ``last`` is that of a run that was started with them.
-        may_change: Hyper-parameters that take effect in a resumed run.
         resumed_run: Folder of the run of ``--resume``.
 
     Raises:
@@ -111,6 +113,7 @@ def find_start(
     """
     known = options.model.as_dict()
     if options.get("ckpt_path") is not None:
+        may_change = getattr(model_class, "resume_may_change", ())
         differences = _differences(options, runs, given, may_change) if resumed_run is None else None
         path, checkpoint = read_named(options.ckpt_path, runs, differences=differences, only=resumed_run)
     elif known.get("init_from") is not None:
@@ -118,10 +121,11 @@ def find_start(
     else:
         return None
     info = checkpoint.get("wnseq", {})
-    hparams = checkpoint.get("hyper_parameters", {}) if info else {}  # those of another program mean something else
-    check_hyper_parameters(path, hparams, known=known)
-    check_checkpoint(checkpoint, recipe, str(path))
     resumed, run = options.get("ckpt_path") is not None, resumed_run
+    lends = not resumed and info.get("recipe") in getattr(model_class, "lent_by", {})
+    check_checkpoint(checkpoint, info["recipe"] if lends else recipe, str(path))
+    hparams = lent_arguments(model_class, checkpoint)  # those of another program mean something else
+    check_hyper_parameters(path, hparams, known=known)
     if resumed and given and run is None:
         run = run_of_checkpoint(path, runs)
     return StartingPoint(path, hparams, info, resumed, checkpoint.get("global_step"), run, checkpoint)

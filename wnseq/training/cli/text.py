@@ -1,15 +1,27 @@
-"""The command line of a recipe whose data are a text: settings by its size, and the tokenizer of a checkpoint."""
+"""The command line of a recipe whose data are text: settings by its size, and the tokenizer of a checkpoint."""
 
 from typing import Any
 
 from jsonargparse import Namespace
 
+from wnseq.training.cli.recipe import RecipeCLI
 from wnseq.training.cli.sampling import SamplingCLI
 
-__all__ = ["TextCLI"]
+__all__ = ["TextCLI", "TokenizerCLI"]
 
 
-class TextCLI(SamplingCLI):
+class TokenizerCLI(RecipeCLI):
+    """RecipeCLI whose data are encoded by the tokenizer of the checkpoint that the run starts from, if any."""
+
+    def before_instantiate_classes(self) -> None:
+        """Use the tokenizer of the checkpoint that the run starts from, unless another is given."""
+        super().before_instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.data.tokenizer is None:
+            config.data.tokenizer = config.get("ckpt_path") or config.model.init_from
+
+
+class TextCLI(TokenizerCLI, SamplingCLI):
     """SamplingCLI that chooses what the user leaves open by the size of the text; a recipe overrides settings."""
 
     def settings(self, tokens: int, entries: int) -> dict[str, Any]:
@@ -35,10 +47,3 @@ class TextCLI(SamplingCLI):
         if taken:
             self.notes.append(f"chosen for about {tokens:,} training tokens: {', '.join(taken)}")
         return settings
-
-    def before_instantiate_classes(self) -> None:
-        """Use the tokenizer of the checkpoint that the run starts from, unless another is given."""
-        super().before_instantiate_classes()
-        config = self.config[self.subcommand]
-        if config.data.tokenizer is None:
-            config.data.tokenizer = config.get("ckpt_path") or config.model.init_from

@@ -14,8 +14,17 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from wnseq.data.images import ImageDataModule
-from wnseq.data.text import TextBatch, TextDataModule
-from wnseq.recipes import compare, draw, image_classifier, language_model, pixelcnn, sequential_images, vae
+from wnseq.data.text import LabelledBatch, LabelledTextDataModule, TextBatch, TextDataModule
+from wnseq.recipes import (
+    compare,
+    draw,
+    image_classifier,
+    language_model,
+    pixelcnn,
+    sequential_images,
+    text_classifier,
+    vae,
+)
 from wnseq.training.evaluation import evaluation_mode
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -61,6 +70,12 @@ RECIPES = {
         sample=lambda model: pixelcnn.sample(model, pixelcnn.Sampling(number=1)),
     ),
     "sequential_images": Recipe(sequential_images.SequentialImages, {"hidden_size": 4}, {"normalize": "unit"}),
+    "text_classifier": Recipe(
+        text_classifier.TextClassifier,
+        {"hidden_size": 4, "head_size": 4},
+        {"dataset": "texts.csv", "tokenizer": "byte", "max_tokens": 8},
+        LabelledTextDataModule,
+    ),
     "vae": Recipe(
         vae.VAE,
         {"width": 0.2, "hidden_size": 8, "latent_size": 3, "iaf_size": 4, "importance_samples": 2},
@@ -75,6 +90,10 @@ each_sampler = pytest.mark.parametrize("name", [name for name, recipe in RECIPES
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("the weight of a word is its scale times its direction\n" * 400)
+    rows = "".join(
+        f"{number % 7} texts of class,{number % 3}\n{number} is a number,{number % 3}\n" for number in range(900)
+    )
+    (tmp_path / "texts.csv").write_text(f"text,label\n{rows}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -238,6 +257,7 @@ class Loader:
 
 IMAGES = torch.rand(4, 1, 12, 12)
 TOKENS = torch.zeros(3, 2, dtype=torch.long)
+LENGTHS = torch.full((2,), 3)
 WRONG_BATCHES = {
     "a class too many": ("image_classifier", [(IMAGES, torch.tensor([0, 1, 2, 10]))], "from 0 to 9, got 0 to 10"),
     "torch's ignored class": ("image_classifier", [(IMAGES, torch.full((4,), -100))], "from 0 to 9, got -100 to -100"),
@@ -249,6 +269,12 @@ WRONG_BATCHES = {
     ),
     "a token too many": ("language_model", [TextBatch(TOKENS + 256, TOKENS, True)], "tokens must be from 0 to 255"),
     "a negative target": ("language_model", [TextBatch(TOKENS, TOKENS - 1, True)], "targets must be from 0 to 255"),
+    "a class of no text": (
+        "text_classifier",
+        [LabelledBatch(TOKENS, LENGTHS, LENGTHS, LENGTHS)],
+        "from 0 to 2, got 3 to",
+    ),
+    "a token of no text": ("text_classifier", [(TOKENS + 256, LENGTHS, LENGTHS - 3)], "tokens must be from 0 to 255"),
     "nothing counts": ("language_model", [TextBatch(TOKENS, TOKENS - 100, True)], "must have a target that counts"),
 }
 
@@ -312,6 +338,7 @@ def test_constructors_check_every_argument(name, owner, argument, value):
     ("data", "argument", "value"),
     [
         *((ImageDataModule, name, "foo") for name in ("normalize", "whiten", "flip", "batch_size", "seed")),
+        *((LabelledTextDataModule, name, "foo") for name in ("batch_size", "max_tokens", "seed")),
         *((TextDataModule, name, "foo") for name in ("batch_size", "bptt", "seed", "random_bptt", "eval_reset_state")),
     ],
 )

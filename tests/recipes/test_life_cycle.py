@@ -25,8 +25,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from wnseq.data.images import ImageDataModule
-from wnseq.data.text import TextDataModule
-from wnseq.recipes import draw, image_classifier, language_model, pixelcnn, sequential_images, vae
+from wnseq.data.text import LabelledTextDataModule, TextDataModule
+from wnseq.recipes import draw, image_classifier, language_model, pixelcnn, sequential_images, text_classifier, vae
 from wnseq.training.callbacks import PlainProgress
 
 pytestmark = [
@@ -46,6 +46,12 @@ def text() -> TextDataModule:
     return TextDataModule(corpus="corpus.txt", tokenizer="char", batch_size=4, bptt=8)
 
 
+def labelled() -> LabelledTextDataModule:
+    rows = "".join(f"number {number} of class,{number % 3}\n" for number in range(60))
+    Path("texts.csv").write_text(f"text,label\n{rows}")
+    return LabelledTextDataModule("texts.csv", tokenizer="char", batch_size=8, max_tokens=8)
+
+
 def images(size: int | None = None, **options: Any) -> Callable[[], ImageDataModule]:
     return lambda: ImageDataModule(batch_size=8, eval_batch_size=8, size=size, **options)
 
@@ -55,6 +61,12 @@ RECIPES: dict[str, tuple[Callable[..., LightningModule], dict[str, Any], Callabl
     "language_model": (language_model.LanguageModel, {"hidden_size": 8}, text, "val/nats_per_token"),
     "image_classifier": (image_classifier.ImageClassifier, {"width": 0.02}, images(12), "val/error_percent"),
     "sequential_images": (sequential_images.SequentialImages, {"hidden_size": 4}, images(), "val/error_percent"),
+    "text_classifier": (
+        text_classifier.TextClassifier,
+        {"hidden_size": 4, "head_size": 4, "schedule": "constant"},
+        labelled,
+        "val/error_percent",
+    ),
     "vae": (vae.VAE, SMALL, images(), "val/bound_nats_per_image"),
     "draw": (
         draw.Draw,

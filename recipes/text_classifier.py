@@ -184,7 +184,7 @@ class TextClassifier(LightningModule):
 
     def _match(self, data: Any, fits: bool) -> None:
         """Check that the data have this model's tokenizer, and its classes; an evaluation numbers theirs as its own."""
-        if getattr(data, "tokenizer", None) is None:
+        if not isinstance(data, LabelledTextDataModule) or data.tokenizer is None:
             return
         self.tokenizer.check_same(data.tokenizer)
         if fits and data.classes != self.classes:
@@ -289,7 +289,7 @@ class TextClassifier(LightningModule):
         """Print a row for each text of the data module; return the classes' probabilities."""
         probabilities = self.network(*batch[:2]).float().softmax(1)
         data = find_datamodule(self)
-        if data is not None:
+        if isinstance(data, LabelledTextDataModule):
             table = csv.writer(sys.stdout, lineterminator="\n")
             if index == 0 and self.trainer.is_global_zero:
                 table.writerow(["predicted", "probability", "text"])

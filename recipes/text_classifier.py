@@ -183,7 +183,7 @@ class TextClassifier(LightningModule):
             self.print(said)
 
     def _match(self, data: Any, fits: bool) -> None:
-        """Check that the data have this model's tokenizer, and its classes; an evaluation numbers theirs as its own."""
+        """Check that the data have this model's tokenizer and classes; in an evaluation, number the classes as it does."""
         if not isinstance(data, LabelledTextDataModule) or data.tokenizer is None:
             return
         self.tokenizer.check_same(data.tokenizer)

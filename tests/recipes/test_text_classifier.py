@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from wnseq.data.text import ByteTokenizer, LabelledTextDataModule, pad_texts
@@ -205,11 +206,14 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     assert seen.depths == [1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
     rates = {group["lr"]: len(group["params"]) for group in trainer.optimizers[0].param_groups}
     assert sorted(rates, reverse=True) == pytest.approx([5e-3 / 2.6**depth for depth in range(4)])
-    stopped = Trainer(max_steps=5, limit_train_batches=2, **QUIET)
-    stopped.fit(*make())
-    stopped.save_checkpoint("stopped.ckpt")
+    inside = ModelCheckpoint("inside", filename="stopped", every_n_train_steps=5)  # in the third epoch
+    Trainer(max_epochs=3, limit_train_batches=2, callbacks=[inside], **QUIET | {"enable_checkpointing": True}).fit(
+        *make()
+    )
     resumed, seen = make(), Trained()
-    Trainer(max_epochs=5, limit_train_batches=2, callbacks=[seen], **QUIET).fit(*resumed, ckpt_path="stopped.ckpt")
+    Trainer(max_epochs=5, limit_train_batches=2, callbacks=[seen], **QUIET).fit(
+        *resumed, ckpt_path="inside/stopped.ckpt"
+    )
     assert seen.depths == [3, 4, 4, 4, 4]
     for name, value in whole[0].state_dict().items():
         assert torch.equal(value, resumed[0].state_dict()[name]), name

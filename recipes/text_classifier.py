@@ -183,7 +183,7 @@ class TextClassifier(LightningModule):
             self.print(said)
 
     def _match(self, data: Any, fits: bool) -> None:
-        """Check that the data have this model's tokenizer and classes; in an evaluation, number the classes as it does."""
+        """Check that the data have the tokenizer and classes of this model, which number those of an evaluation."""
         if not isinstance(data, LabelledTextDataModule) or data.tokenizer is None:
             return
         self.tokenizer.check_same(data.tokenizer)

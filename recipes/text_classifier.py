@@ -50,7 +50,7 @@ from wnseq.training.callbacks import GateMonitor, Throughput, UnusedParameters, 
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.text import TokenizerCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
-from wnseq.training.fine_tuning import fill_from_checkpoint, load_encoder, load_initial_weights
+from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_encoder, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
@@ -60,7 +60,7 @@ SIZES = ("cell", "norm", "embedding_size", "hidden_size", "num_layers")
 ENCODER = ("encoder.", "rnn.")  # weights that a language model has too
 
 
-class TextClassifier(LightningModule):
+class TextClassifier(CheckedLoading, LightningModule):
     """A recurrent text classifier and how it is trained.
 
     Args:

@@ -202,7 +202,7 @@ class RecipeCLI(FlagsFirstCLI):
             self.config = parser.parse_args(self.arguments)
         if start is not None:
             with user_errors():
-                start.apply(self.config[subcommand], subcommand, may_change)
+                start.apply(self.config[subcommand], subcommand, getattr(self.model_class, "resume_may_change", ()))
                 if self.resumed_run is not None:
                     self.notes += changed_flags(self.resumed_run, self.config[subcommand].trainer)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
@@ -116,3 +117,35 @@ def replace_sigterm_handler(trainer: Trainer, handler: Callable[[int, FrameType 
 def stop_after_batch(trainer: Trainer) -> None:
     """Make a Trainer raise SIGTERMException when it has logged this training batch. All ranks must call it."""
     trainer._signal_connector.received_sigterm = True
+
+
+def is_finished(trainer: Trainer) -> bool:
+    """Return True if a fit has come to its end: all steps or epochs are done, or a callback has stopped it."""
+    loop, epochs = trainer.fit_loop, trainer.max_epochs
+    steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    epochs_done = epochs not in (None, -1) and loop.epoch_progress.current.processed >= epochs
+    return steps_done or epochs_done or (trainer.should_stop and loop._can_stop_early)
+
+
+def monitored(trainer: Trainer) -> tuple[str, float] | None:
+    """Return the metric and its value by which a checkpoint that is being written was chosen; None if by none."""
+    progress = trainer.fit_loop.epoch_progress.current
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint) or callback.monitor not in trainer.callback_metrics:
+            continue
+        value = float(trainer.callback_metrics[callback.monitor])
+        is_epoch_end = progress.processed == progress.started and callback._should_save_on_train_epoch_end(trainer)
+        is_best = callback.best_model_score is not None and value == float(callback.best_model_score)
+        if trainer.validating or (is_epoch_end and is_best):
+            return callback.monitor, value
+    return None
+
+
+def start_next_epoch(trainer: Trainer) -> None:
+    """Let a resumed fit begin with the epoch after one that is over, if that is where it resumes."""
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end and loop.epoch_loop.batch_progress.is_last_batch:
+        loop.epoch_progress.increment_completed()
+        loop._restarting = loop.epoch_loop.restarting = False  # its setter holds on to True with max_steps
+        loop.reset_restart_stage()
+        loop.epoch_loop.reset_restart_stage()

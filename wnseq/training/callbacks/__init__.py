@@ -14,6 +14,7 @@ from wnseq.training.callbacks.gate_monitor import GateMonitor
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
 from wnseq.training.callbacks.ranks import all_gather_object
+from wnseq.training.callbacks.resume_epoch import ResumeEpoch
 from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.callbacks.unused_parameters import UnusedParameters
 from wnseq.training.callbacks.weight_norm import DataInit, Renormalize
@@ -29,6 +30,7 @@ __all__ = [
     "PlainProgress",
     "PolyakAverage",
     "Renormalize",
+    "ResumeEpoch",
     "RichProgress",
     "RngState",
     "ScheduleChange",

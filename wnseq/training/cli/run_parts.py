@@ -17,6 +17,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN
 from wnseq.training.callbacks.epoch_means import EpochMeans
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
+from wnseq.training.callbacks.resume_epoch import ResumeEpoch
 from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.checkpoint_io import WholeCheckpointIO
@@ -69,7 +70,7 @@ def build_callbacks(
     callbacks = [*users, *own]
     if any(hasattr(callback, "monitor") for callback in users):
         callbacks.append(CheckMonitors())
-    callbacks += [RngState(), EpochMeans(), LogState(), TerminateOnNaN(), ScheduleChange()]
+    callbacks += [RngState(), ResumeEpoch(), EpochMeans(), LogState(), TerminateOnNaN(), ScheduleChange()]
     if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(RichProgress(monitor) if sys.stdout.isatty() else PlainProgress(monitor))
     if folder is None:

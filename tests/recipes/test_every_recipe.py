@@ -393,3 +393,17 @@ def test_a_mistake_is_found_before_the_first_step(recipe, words, text, capsys, m
         recipe.main([*STEP, *data, *words])
     assert stop.value.code == 1 and text in capsys.readouterr().err
     assert not list(Path("runs").glob("*/*"))
+
+
+@pytest.mark.parametrize("recipe", [language_model, image_classifier, sequential_images, vae, draw, pixelcnn],
+                         ids=lambda recipe: recipe.__name__.rpartition(".")[2])  # fmt: skip
+def test_the_problems_of_trainer_model_and_data_are_reported_at_once(recipe, capsys):
+    data = ["--data.corpus=text.txt"] if recipe is language_model else []
+    wrong = ["--trainer.accumulate_grad_batches=0", "--model.learning_rate=-1", "--data.batch_size=0"]
+    with pytest.raises(SystemExit) as stop:
+        recipe.main([*data, *wrong])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    for text in ("--trainer.accumulate_grad_batches must be at least 1, got 0", "learning_rate must be greater than 0",
+                 "batch_size must be"):  # fmt: skip
+        assert error.count(text) == 1

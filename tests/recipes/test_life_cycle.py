@@ -28,6 +28,7 @@ from wnseq.data.images import ImageDataModule
 from wnseq.data.text import LabelledTextDataModule, TextDataModule
 from wnseq.recipes import draw, image_classifier, language_model, pixelcnn, sequential_images, text_classifier, vae
 from wnseq.training.callbacks import PlainProgress
+from wnseq.training.run_info import describe_progress
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),  # Lightning's
@@ -327,6 +328,17 @@ def test_a_checkpoint_is_examined_before_it_is_used(recipe):
     assert Trainer(**TRAINER).validate(model, data, ckpt_path="model.ckpt", verbose=False)  # nothing is trained
 
     info, weights = checkpoint["wnseq"], checkpoint["state_dict"]
+    assert describe_progress(checkpoint) == "step 1 of 1, epoch 1 of 1"
+    half = {**checkpoint, "wnseq": {**info, "fit": {**info["fit"], "total_steps": 9, "finished": False}}}
+    torch.save(half, "half.ckpt")
+    said = "is of step 1 of 9, epoch 1 of 1, the run was not finished"
+    with pytest.warns(UserWarning, match=f"the checkpoint {said}"):
+        kind.load_from_checkpoint("half.ckpt")
+    with pytest.warns(UserWarning, match=f"the checkpoint {said}"):
+        Trainer(**TRAINER).test(*make(recipe), ckpt_path="half.ckpt", verbose=False)
+    with pytest.warns(UserWarning, match=f"half.ckpt {said}"):
+        fit(*make(recipe, init_from="half.ckpt"), max_epochs=0)
+
     name = list(model.state_dict())[-1]
     broken = {**weights, name: torch.full_like(weights[name], torch.nan)}
     for changes, text in (

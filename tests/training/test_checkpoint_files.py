@@ -28,7 +28,7 @@ def test_predict_keeps_the_checkpoints_hyper_parameters_and_takes_new_ones(
     main("--trainer.max_epochs", "1", "--model.width", "3")
     capsys.readouterr()
     assert main("predict", "--ckpt_path", "last", "--model.sampling.temperature", "0.5") == {}
-    assert capsys.readouterr() == ("sample at temperature 0.5 from width 3\n", "")
+    assert capsys.readouterr().out == "sample at temperature 0.5 from width 3\n"
     assert [path.name for path in Path("runs/toy").iterdir()] == ["1"]
 
 

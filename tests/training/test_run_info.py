@@ -32,7 +32,10 @@ HEADER = f"model: norm weight, 1,204 parameters, CPU threads: {torch.get_num_thr
 
 def attached(data: Any, loggers: list[Any] | None = None) -> Model:
     model = Model()
-    trainer: Any = SimpleNamespace(datamodule=data, loggers=loggers or [], world_size=1, is_global_zero=True)
+    never_fit = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(started=0)))
+    trainer: Any = SimpleNamespace(
+        datamodule=data, loggers=loggers or [], world_size=1, is_global_zero=True, fit_loop=never_fit
+    )
     model._trainer = trainer
     model.print = print  # type: ignore[method-assign]
     return model

@@ -17,6 +17,7 @@ from wnseq.errors import FileFormatError
 from wnseq.training import checkpoint_files
 from wnseq.training.checkpoint_io import REMEDY, load_checked, open_checked
 from wnseq.training.initialisation import BatchInitialised
+from wnseq.training.resume import warn_if_unfinished
 
 __all__ = ["CheckedLoading", "fill_from_checkpoint", "lent_arguments", "load_encoder", "load_initial_weights"]
 
@@ -145,6 +146,7 @@ def load_initial_weights(
     """
     path = Path(init_from)
     loaded = checkpoint_files.load(path)
+    warn_if_unfinished(loaded, init_from)
     if check is not None:
         check(loaded)
     checkpoint_files.load_weights(network, path, loaded, sizes)

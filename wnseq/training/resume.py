@@ -1,5 +1,6 @@
 """Checks of a checkpoint before it is used, and of the hyper-parameters of a run that resumes from it."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,9 +9,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from wnseq import __version__
-from wnseq.training.run_info import find_trainer
+from wnseq.training.run_info import UNFINISHED, describe_progress, find_trainer
 
-__all__ = ["check_checkpoint", "check_evaluated", "check_finite", "check_resumed", "open_checkpoint"]
+__all__ = [
+    "check_checkpoint",
+    "check_evaluated",
+    "check_finite",
+    "check_resumed",
+    "open_checkpoint",
+    "warn_if_unfinished",
+]
 
 
 def check_checkpoint(checkpoint: Mapping[str, Any], recipe: str, name: str = "the checkpoint") -> None:
@@ -97,6 +105,8 @@ def _changed(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Itera
 def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recipe: str) -> Mapping[str, Any]:
     """Check a checkpoint that a model is about to load; return what it holds under ``wnseq``.
 
+    Unless the run is resumed, a checkpoint of an unfinished run warns.
+
     Args:
         model: The model. Its ``resume_may_change`` names the hyper-parameters that take effect in a resumed run.
         checkpoint: Contents of the file.
@@ -114,5 +124,13 @@ def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recip
     trainer = find_trainer(model)
     if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
         check_resumed(checkpoint.get("hyper_parameters", {}), model.hparams, getattr(model, "resume_may_change", ()))
+    else:
+        warn_if_unfinished(checkpoint, "the checkpoint")
     info: Mapping[str, Any] = checkpoint["wnseq"]
     return info
+
+
+def warn_if_unfinished(checkpoint: Mapping[str, Any], name: str) -> None:
+    """Warn where a checkpoint was written before its run had finished, and by no monitor as the best so far."""
+    if (progress := describe_progress(checkpoint)).endswith(UNFINISHED):
+        warnings.warn(f"{name} is of {progress}", stacklevel=3)

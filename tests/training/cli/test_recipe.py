@@ -123,3 +123,22 @@ def test_more_processes_than_cores_are_refused(fails, here):
     text = fails(1, "--trainer.accelerator=cpu", "--trainer.devices=9999")
     assert "--trainer.devices 9999 on a CPU are as many processes, and there are" in text
     assert not list(here.glob("runs/*/*"))
+
+
+def test_a_command_says_at_once_how_far_the_run_of_its_checkpoint_had_come(
+    main: Main, here: Path, after: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main("--trainer.max_steps", "14")
+    with pytest.raises(SystemExit):
+        main("--trainer.callbacks=toy.StopAt", "--trainer.callbacks.step=13")
+    best = f"step 24 of 36, epoch 2 of 3, val/loss {after['val/loss']:.4g}"
+    for command, name, said in (
+        ("predict", "1/checkpoints/last.ckpt", "step 36 of 36, epoch 3 of 3"),
+        ("validate", "1/checkpoints/best.ckpt", best),
+        ("predict", "2/checkpoints/last.ckpt", "step 14 of 14, epoch 2 of 3"),
+        ("predict", "3/checkpoints/last.ckpt", "step 14 of 36, epoch 2 of 3, the run was not finished"),
+        ("test", "3/checkpoints/last.ckpt", "step 14 of 36, epoch 2 of 3, the run was not finished"),
+    ):
+        capsys.readouterr()
+        main(command, "--ckpt_path", f"runs/toy/{name}")
+        assert capsys.readouterr().err == f"runs/toy/{name}: {said}\n"

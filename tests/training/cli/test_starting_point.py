@@ -1,5 +1,6 @@
 """The checkpoint that a command starts from."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +84,11 @@ def test_the_screen_names_what_comes_from_the_checkpoint(saved: Path) -> None:
     assert describe_start(start, set(), defaults.get)[0].endswith("best.ckpt, with its width 6")
     assert describe_start(start, {"model.width"}, defaults.get)[0].endswith("best.ckpt")
     assert describe_start(None, set(), defaults.get) == []
+    begun = replace(start, progress="step 2 of 9, the run was not finished")
+    assert "best.ckpt (step 2 of 9, the run was not finished), with its" in describe_start(begun, set(), defaults.get)[0]
+    for progress, said in ((begun.progress, "at step 2 of 9"), ("", "at its start")):
+        line = describe_start(replace(start, progress=progress, resumed=True), set(), defaults.get)[0]
+        assert line.startswith("resuming from ") and line.endswith(said)
 
 
 def test_the_screen_names_what_was_measured_and_another_text(saved: Path) -> None:

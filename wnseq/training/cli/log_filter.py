@@ -26,6 +26,7 @@ WARNINGS = (
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # those of fit, in test
     r"predict returned None if it was on purpose",  # a sample goes to the terminal
     r"Checkpoint directory .* exists and is not empty",  # a run that goes on
+    r".* is of step .*, the run was not finished",  # of a checkpoint; the command has said so
     r"The `srun` command is available on your system but is not used",
 )
 # Lightning's rank_zero_info writes to whichever of the three was imported last.

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,6 +25,7 @@ from wnseq.training.cli.loggers import expand_logger_names, log_results, make_lo
 from wnseq.training.cli.output import safe_output
 from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand
 from wnseq.training.cli.presets import expand_preset_names, find_presets
+from wnseq.training.cli.problems import check_trainer_options, collect_problems
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
 from wnseq.training.cli.resumed_run import SaveConfig, changed_flags, expand_resume, training_in
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
@@ -36,20 +38,12 @@ from wnseq.training.cli.run_parts import (
 )
 from wnseq.training.cli.starting_point import StartingPoint, describe_start, find_start, given_options
 from wnseq.training.cli.stopped_run import stopped_run
-from wnseq.training.hparams import check_arguments
 from wnseq.training.plots._curves import plot_run
 from wnseq.training.run_log import logged_before
 
 __all__ = ["RecipeCLI", "run"]
 
 RUN_FOLDER = "WNSEQ_RUN"  # by this variable the processes that Lightning starts learn the folder of the run
-TRAINER_RANGES = {  # what Lightning does not check, or meets as a division by zero
-    "accumulate_grad_batches": "at least 1",
-    "check_val_every_n_epoch": "at least 1",
-    "val_check_interval": "greater than 0",
-    "log_every_n_steps": "at least 0",
-    "gradient_clip_val": "at least 0",
-}
 Precision = Literal["highest", "high", "medium"]
 DESCRIPTIONS = {
     "fit": "Train, test the best checkpoint, and show the result.",
@@ -201,6 +195,8 @@ class RecipeCLI(FlagsFirstCLI):
             subparser.set_defaults(defaults)
             self.config = parser.parse_args(self.arguments)
         if start is not None:
+            if subcommand != "fit" and start.progress and os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"{os.path.relpath(start.path)}: {start.progress}", file=sys.stderr)
             with user_errors():
                 start.apply(self.config[subcommand], subcommand, getattr(self.model_class, "resume_may_change", ()))
                 if self.resumed_run is not None:
@@ -212,12 +208,17 @@ class RecipeCLI(FlagsFirstCLI):
     # ---- building ----------------------------------------------------------------------------------------------
 
     def instantiate_classes(self) -> None:
-        """Set the precision, then build data, model and Trainer."""
-        torch.set_float32_matmul_precision(self.config[self.config.subcommand].matmul_precision)
-        trainer = vars(self.config[self.subcommand].trainer)
-        numbers = {name: trainer[name] for name in TRAINER_RANGES if not isinstance(trainer[name], str)}
-        check_arguments(Trainer, numbers, "--trainer.", **{name: TRAINER_RANGES[name] for name in numbers})
-        super().instantiate_classes()
+        """Set the precision, then build data, model and Trainer; report the problems of all three at once."""
+        options = self.config[self.config.subcommand]
+        torch.set_float32_matmul_precision(options.matmul_precision)
+        try:
+            check_trainer_options(options.trainer)
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            classes = {"model": self.model_class, "data": self.datamodule_class}
+            if (every := collect_problems(error, classes, options)) is error:
+                raise
+            raise every from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with the user's flags and callbacks, and add the project's."""

@@ -13,6 +13,7 @@ from wnseq.training.checkpoint_files import check_hyper_parameters, load
 from wnseq.training.cli.resumed_run import describe_differences, find_runs, read_named, run_of_checkpoint
 from wnseq.training.fine_tuning import lent_arguments
 from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
+from wnseq.training.run_info import UNFINISHED, describe_progress
 
 __all__ = ["StartingPoint", "describe_start", "find_start", "given_options", "resume_arguments"]
 
@@ -26,7 +27,7 @@ class StartingPoint:
         hparams: Its hyper-parameters; none of a plain state dict.
         info: What it holds under ``wnseq``.
         resumed: Whether it is that of ``--ckpt_path``.
-        step: Steps of the training so far; None of a plain state dict.
+        progress: How far its run had come, in words; empty of a plain state dict.
         run: Folder of the run that goes on; None if a new one begins.
         content: What the file holds.
     """
@@ -35,7 +36,7 @@ class StartingPoint:
     hparams: Mapping[str, Any]
     info: Mapping[str, Any]
     resumed: bool
-    step: int | None = None
+    progress: str = ""
     run: Path | None = None
     content: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -128,7 +129,7 @@ def find_start(
     check_hyper_parameters(path, hparams, known=known)
     if resumed and given and run is None:
         run = run_of_checkpoint(path, runs)
-    return StartingPoint(path, hparams, info, resumed, checkpoint.get("global_step"), run, checkpoint)
+    return StartingPoint(path, hparams, info, resumed, describe_progress(checkpoint), run, checkpoint)
 
 
 def _differences(
@@ -148,7 +149,7 @@ def _differences(
 def describe_start(start: StartingPoint | None, given: Collection[str], default: Callable[[str], Any]) -> list[str]:
     """Return a line about the checkpoint that a fit starts from, for the screen.
 
-    A resumed run has its step, a fine-tuning the hyper-parameters that come from it.
+    It says how far its run had come; for a fine-tuning also the hyper-parameters that come from it.
 
     Args:
         start: The checkpoint, if any.
@@ -157,12 +158,15 @@ def describe_start(start: StartingPoint | None, given: Collection[str], default:
     """
     if start is None:
         return []
+    path = os.path.relpath(start.path)
     if start.resumed:
         into = "" if start.run else " in a new run, whose log begins with that of the run so far"
-        return [f"resuming from {os.path.relpath(start.path)} at step {start.step}{into}"]
+        progress = start.progress.removesuffix(f", {UNFINISHED}") or "its start"
+        return [f"resuming from {path} at {progress}{into}"]
     own = {name: value for name, value in start.hparams.items() if f"model.{name}" not in given}
     changed = [f"{name} {value}" for name, value in own.items() if value != default(f"model.{name}")]
-    return [f"starting from {os.path.relpath(start.path)}" + (", with its " + ", ".join(changed) if changed else "")]
+    progress = f" ({start.progress})" if start.progress else ""
+    return [f"starting from {path}{progress}" + (", with its " + ", ".join(changed) if changed else "")]
 
 
 def given_options(options: Namespace, prefix: str = "") -> set[str]:

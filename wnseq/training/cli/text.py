@@ -38,7 +38,11 @@ class TextCLI(TokenizerCLI, SamplingCLI):
         if data["tokenizer"] is None and self.start is not None:
             data["tokenizer"] = str(self.start.path)
         data_class: Any = self.datamodule_class
-        tokens, entries = data_class(**data).estimate_tokens()
+        try:
+            module = data_class(**data)
+        except (TypeError, ValueError):  # reported with the other problems of the command when its parts are built
+            return {}
+        tokens, entries = module.estimate_tokens()
         limits = {"trainer.max_steps", "trainer.max_time"} & given  # the user limits the training otherwise
         settings = {
             name: value for name, value in self.settings(tokens, entries).items() if not (limits and "epochs" in name)

@@ -121,15 +121,21 @@ def stop_after_batch(trainer: Trainer) -> None:
 
 def is_finished(trainer: Trainer) -> bool:
     """Return True if a fit has come to its end: all steps or epochs are done, or a callback has stopped it."""
-    loop, epochs = trainer.fit_loop, trainer.max_epochs
+    progress: Any = trainer.fit_loop.epoch_progress.current
     steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-    epochs_done = epochs not in (None, -1) and loop.epoch_progress.current.processed >= epochs
-    return steps_done or epochs_done or (trainer.should_stop and loop._can_stop_early)
+    epochs_done = trainer.max_epochs not in (None, -1) and progress.processed >= trainer.max_epochs
+    return steps_done or epochs_done or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
+def epochs_started(trainer: Trainer) -> int:
+    """Return the number of epochs that a fit has begun."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return int(progress.started)
 
 
 def monitored(trainer: Trainer) -> tuple[str, float] | None:
     """Return the metric and its value by which a checkpoint that is being written was chosen; None if by none."""
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.monitor not in trainer.callback_metrics:
             continue

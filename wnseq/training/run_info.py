@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from wnseq import __version__
-from wnseq.training._lightning_internals import is_finished, monitored
+from wnseq.training._lightning_internals import epochs_started, is_finished, monitored
 
 __all__ = ["checkpoint_info", "describe_progress", "find_datamodule", "find_trainer", "fit_progress", "print_header"]
 
@@ -68,7 +68,7 @@ def checkpoint_info(model: LightningModule, recipe: str, **contents: Any) -> dic
         info |= data.provenance()
     if hasattr(data, "checkpoint_options"):
         info["data"] = data.checkpoint_options()
-    if trainer is not None and trainer.fit_loop.epoch_progress.current.started:
+    if trainer is not None and epochs_started(trainer):
         info["fit"] = fit_progress(trainer)
     return info
 
@@ -88,7 +88,7 @@ def fit_progress(trainer: Trainer) -> dict[str, Any]:
         total = math.inf
     metric, value = monitored(trainer) or (None, None)
     return {
-        "epoch": trainer.fit_loop.epoch_progress.current.started,
+        "epoch": epochs_started(trainer),
         "max_epochs": None if trainer.max_epochs == -1 else trainer.max_epochs,
         "total_steps": int(total) if 0 < total < math.inf else None,
         "finished": is_finished(trainer),

@@ -85,7 +85,9 @@ def test_the_screen_names_what_comes_from_the_checkpoint(saved: Path) -> None:
     assert describe_start(start, {"model.width"}, defaults.get)[0].endswith("best.ckpt")
     assert describe_start(None, set(), defaults.get) == []
     begun = replace(start, progress="step 2 of 9, the run was not finished")
-    assert "best.ckpt (step 2 of 9, the run was not finished), with its" in describe_start(begun, set(), defaults.get)[0]
+    assert (
+        "best.ckpt (step 2 of 9, the run was not finished), with its" in describe_start(begun, set(), defaults.get)[0]
+    )
     for progress, said in ((begun.progress, "at step 2 of 9"), ("", "at its start")):
         line = describe_start(replace(start, progress=progress, resumed=True), set(), defaults.get)[0]
         assert line.startswith("resuming from ") and line.endswith(said)

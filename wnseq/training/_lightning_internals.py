@@ -148,7 +148,7 @@ def monitored(trainer: Trainer) -> tuple[str, float] | None:
 
 
 def start_next_epoch(trainer: Trainer) -> None:
-    """Let a resumed fit begin with the epoch after one that is over, if that is where it resumes."""
+    """Begin a resumed fit with the epoch after the one that it was saved at the end of, if it was."""
     loop = trainer.fit_loop
     if loop.restarted_on_epoch_end and loop.epoch_loop.batch_progress.is_last_batch:
         loop.epoch_progress.increment_completed()

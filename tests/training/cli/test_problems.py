@@ -19,7 +19,7 @@ def test_the_problems_of_trainer_and_model_are_reported_at_once(fails: Fails) ->
     ("words", "text"),
     [
         ("--model.lr=-1", "error: lr must be positive, got -1.0\n"),
-        ("--trainer.gradient_clip_val=-1", "error: --trainer.gradient_clip_val must be at least 0, got -1.0\n"),
+        ("--trainer.gradient_clip_val=-1", "error: --trainer.gradient_clip_val must be at least 0, got -1\n"),
         ("--data.corpus=missing", "error: corpus 'missing' is neither a name nor a file\n"),
     ],
 )

@@ -609,7 +609,10 @@ def test_fine_tuning_takes_the_shape_and_the_hyper_parameters_of_the_checkpoint(
              "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]  # fmt: skip
     capsys.readouterr()
     main(["fit", *short, "--model.init_from=best", "--model.dropout=0.1", "--model.learning_rate=1e-9"])
-    assert "best.ckpt, with its cell gru, hidden_size 24\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(
+        r"best.ckpt \(step 2 of 2, epoch 1 of 1, val/nats_per_token [\d.]+\), with its cell gru, hidden_size 24\n", out
+    )
     tuned = torch.load(newest(), weights_only=True)
     assert [tuned["hyper_parameters"][name] for name in ("hidden_size", "cell", "dropout")] == [24, "gru", 0.1]
     before = weights(path)

@@ -12,7 +12,13 @@ from lightning.pytorch import Callback, Trainer
 from wnseq.training import Checkpoint, ResumeEpoch, RngState
 
 EPOCHS, BATCHES = 3, 4
-QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {
+    "num_sanity_val_steps": 0,
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .train_dataloader. does not have many workers"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
@@ -37,6 +43,10 @@ def fit(toy: ModuleType, callbacks: Sequence[Callback] = (), ckpt_path: str | No
         def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
             seen.append((trainer.current_epoch, batch_idx))
 
+    class Model(toy.ToyModel):  # type: ignore[name-defined, misc]
+        def validation_step(self, window: Any, index: int) -> None:  # draws nothing: a stop may add a validation
+            self._step(window, "val")
+
     torch.manual_seed(0)
     saving = [
         Checkpoint(".", filename="best", monitor="val/loss", save_on_train_epoch_end=False),
@@ -44,7 +54,7 @@ def fit(toy: ModuleType, callbacks: Sequence[Callback] = (), ckpt_path: str | No
     ]
     own = [RngState(), ResumeEpoch(), Record(), *callbacks, *saving]
     trainer = Trainer(**QUIET, **{"max_epochs": EPOCHS, **options}, callbacks=own)
-    model = toy.ToyModel()
+    model = Model()
     trainer.fit(model, toy.ToyData(windows=BATCHES), ckpt_path=ckpt_path)
     return seen, model.state_dict()
 

@@ -90,7 +90,9 @@ def test_the_screen_names_what_comes_from_the_checkpoint(saved: Path) -> None:
     )
     for progress, said in ((begun.progress, "at step 2 of 9"), ("", "at its start")):
         line = describe_start(replace(start, progress=progress, resumed=True), set(), defaults.get)[0]
-        assert line.startswith("resuming from ") and line.endswith(said)
+        assert line.startswith("resuming from ") and line.endswith(
+            f"{said} in a new run, whose log begins with that of the run so far"
+        )
 
 
 def test_the_screen_names_what_was_measured_and_another_text(saved: Path) -> None:

@@ -179,7 +179,8 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     main([*short, "--model.init_from=language_model/best", "--model.learning_rate=1e-9"])
     told = capsys.readouterr().out
     assert "model: 2 x 8 lstm, norm weight, layer_decay 2.6, unfreeze_epochs 1" in told
-    assert f"starting from {lent}, with its hidden_size 8, num_layers 2, dropout 0.4" in told
+    assert f"starting from {lent} (step 2 of 2, " in told
+    assert "), with its hidden_size 8, num_layers 2, dropout 0.4" in told
     assert "the head is new" in told
     before, after = weights(lent), weights(newest())
     encoder = [name for name in after if name.startswith(("network.encoder", "network.rnn"))]

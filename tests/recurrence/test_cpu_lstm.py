@@ -27,7 +27,7 @@ def calls(monkeypatch):
 
 
 def run(module, x, state=None, choice="cpu_loop"):
-    with backend(choice), torch.autocast("cpu", torch.bfloat16):
+    with backend(choice, "auto"), torch.autocast("cpu", torch.bfloat16):
         return module(x, state)
 
 

@@ -13,8 +13,9 @@ from wnseq._torch_internals import is_recording, storage_id
 
 def uses_cudnn(call: Call) -> bool:
     """Return True if torch runs the layers by cuDNN, outside of graphs and transforms."""
-    has_cudnn = torch.backends.cudnn.enabled and torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(has_cudnn) and call.x.is_cuda and not is_recording(*call.flat)
+    if not call.x.is_cuda or is_recording(*call.flat):  # before what torch.compile cannot follow
+        return False
+    return torch.backends.cudnn.enabled and bool(torch.backends.cudnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def one_buffer(flat: list[Tensor], places: int, autocast: bool = False) -> list[Tensor]:

@@ -72,11 +72,12 @@ def select_backend(call: Call) -> Backend:
     Raises:
         RuntimeError: None of those that are forced can run it.
     """
+    traced = is_tracing()
     for name in forced_backends():
         for candidate in BACKENDS[call.kind]:
             if name == "auto":
                 # the cheaper question first, but in a graph no size before it is known that one may be compared
-                if is_tracing():
+                if traced:
                     fits = _why_not(candidate, call) is None and candidate.is_faster(call)
                 else:
                     fits = candidate.is_faster(call) and _why_not(candidate, call) is None

@@ -75,8 +75,11 @@ class WNModule(nn.Module):
 
     def v_and_g(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
         """Return v and g of a weight, or the tensors that ``torch.func.functional_call`` has put in their place."""
-        v, g = param_names(name)
-        return getattr(self, v), getattr(self, g)
+        own = self._parameters  # where they are but for replicas and parametrised ones; attributes cost more
+        v, g = (own.get(part) for part in param_names(name))
+        if v is None or g is None:
+            v, g = (getattr(self, part) for part in param_names(name))
+        return v, g
 
     def compose_weights(self) -> dict[str, Tensor]:
         """Compose every weight of this module, differentiably; return them by name."""

@@ -29,7 +29,11 @@ class _WNRecurrent(WNModule):
     """Recurrent layers of any kind."""
 
     kind: str
-    weight_drop: float
+    weight_drop: float = 0.0
+    # of classes without such an argument too: to miss an attribute costs a call two microseconds
+    zoneout: float = 0.0
+    zoneout_cell: float = 0.0
+    recurrent_dropout: float = 0.0
 
     def __init__(
         self,

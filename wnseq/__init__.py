@@ -1,6 +1,6 @@
 """Weight-normalised layers and recurrent networks for PyTorch."""
 
-import wnseq._command_start  # noqa: F401 # isort: skip - before torch
+from wnseq import _command_start  # noqa: F401 # isort: skip - before torch
 from wnseq.convert import ConversionReport, conversion_report, remove_weight_norm, state_dict_as, weight_normalize
 from wnseq.errors import ShapeError
 from wnseq.functional import decompose, exp_weight_norm, log_scale, weight_norm

@@ -34,6 +34,8 @@ RECIPES = {
     "image_classifier": [*IMAGES, "--model.width=0.05", "--data.size=12", "--data.whiten=true"],
     "pixelcnn": [*IMAGES, "--model.channels=4", "--model.blocks=1", "--model.mixtures=2", "--model.sampling.number=1"],
     "sequential_images": [*IMAGES, "--model.hidden_size=6"],
+    "text_classifier": ["--data.batch_size=20", "--data.tokenizer=byte", "--data.max_tokens=30",
+                        "--model.hidden_size=6", "--model.head_size=6"],
     "vae": [*IMAGES, "--model.width=0.125", "--model.hidden_size=8", "--model.latent_size=3", "--model.iaf_size=4",
             "--model.importance_samples=2", "--model.sampling.number=1"],
 }  # fmt: skip

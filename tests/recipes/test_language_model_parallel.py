@@ -24,6 +24,9 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 rank_zero_only.rank = int(os.environ["LOCAL_RANK"])  # as where Lightning is imported in this process
 from wnseq.recipes.language_model import main
+from wnseq.training.cli import recipe
+if rank_zero_only.rank == 1:  # as where the other has made the run's folder before this one looks for a free number
+    recipe.make_run_folder = lambda parent: parent / "99"
 def run(words):
     try:
         return main(words)

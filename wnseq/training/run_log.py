@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -43,8 +44,9 @@ class RunLog(CSVLogger):
         self._written: tuple[int, int] = (-1, 0)  # step of the last row in the file, and the byte where it begins
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer of ``hparams.yaml``; it leaves the files in the folder alone."""
+        """The first rank's writer of ``hparams.yaml``; it leaves the files in the folder alone."""
         if self._experiment is None:
             self._experiment = _Writer(str(self.path.parent))
         return self._experiment

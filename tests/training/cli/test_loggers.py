@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -51,6 +52,19 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     monkeypatch.setitem(sys.modules, "recorder", module)
     monkeypatch.setattr(Recorder, "records", [])
     return Recorder
+
+
+def test_other_ranks_than_the_first_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    made = make_loggers(tmp_path / "run", None)
+    assert isinstance(made, list) and len(made) == 2
+    for logger in made:
+        assert logger.experiment.anything() is None  # type: ignore[attr-defined]
+        logger.log_hyperparams({"rate": 0.1})
+        logger.log_metrics({"a": 1.0}, 0)
+        logger.save()
+        logger.finalize("success")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_users_logger_is_in_addition_to_the_runs(

@@ -24,10 +24,15 @@ def name_of_runs(model_class: type, recipe: str) -> str:
 
 
 def make_run_folder(parent: Path) -> Path:
-    """Make and return ``parent/<n>`` with the next free number n; two runs started at once get two folders."""
+    """Make and return ``parent/<n>`` with the next free number n; two runs started at once get two folders.
+
+    Note:
+        Only the first rank makes it. Ranks that were started by another program than Lightning can't ask it before they
+        meet, and may return a later number. They must write nothing there.
+    """
     taken = [int(path.name) for path in parent.glob("*") if path.name.isdigit()]
     number = max(taken, default=0) + 1
-    mkdir = rank_zero_only(Path.mkdir)  # the first rank makes the folder; the others learn its path
+    mkdir = rank_zero_only(Path.mkdir)
     while True:
         folder = parent / str(number)
         try:

@@ -160,8 +160,8 @@ def test_a_signal_to_one_process_stops_both_with_a_checkpoint_that_resumes_to_th
     assert pair[1][0][-3:-1] == [143, 143]
     assert pair[1][0][-1] == pair[1][0][0]
     printed = (here / "0.txt").read_text()
-    stops = re.findall(r"stopped at step (\d+)\. To go on", printed)
-    assert stops in (["6", "9"], ["7", "9"])  # at the batch at which the processes ask each other
+    first, second = map(int, re.findall(r"stopped at step (\d+)\. To go on", printed))
+    assert 6 <= first <= 9 == second  # where the processes ask each other next: later if slow
     whole, resumed = load(last(1)), load(last(4))
     assert all(torch.equal(whole["state_dict"][name], resumed["state_dict"][name]) for name in whole["state_dict"])
     for one, other in zip(whole["carried_state"], resumed["carried_state"], strict=True):

@@ -14,7 +14,8 @@ from faults.test_kills import RECIPES, SHORT, module, prepare
 
 MINUTES = float(os.environ.get("WNSEQ_SOAK_MINUTES", "60"))
 STOPS = 3
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 * MINUTES + 300)]
+LATE = 600  # seconds after the signal until a run that hangs is killed; a busy machine may stand still for minutes
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 * MINUTES + STOPS * LATE)]
 
 
 def test_memory_stays_within_five_percent_over_a_run_of_three_stops(
@@ -28,7 +29,7 @@ def test_memory_stays_within_five_percent_over_a_run_of_three_stops(
     for part in range(STOPS + 1):
         resume = ["--ckpt_path", "last"] if part else []
         answer = nursery.run(
-            folder, module(recipe), [*words, *resume], environment=environment, seconds=seconds + 60,
+            folder, module(recipe), [*words, *resume], environment=environment, seconds=seconds + LATE,
             sample=seconds / 100, signals=[(0, signal.SIGTERM, seconds)],
         )  # fmt: skip
         assert answer["statuses"] == [143], (folder / "output.txt").read_text()[-2000:]

@@ -26,25 +26,23 @@ import importlib.util
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
-from types import FrameType
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from wnseq.training import plots
 from wnseq.training.archives import newest_whole
-from wnseq.training.child_process import alone_in
+from wnseq.training.child_process import alone_in, run_child
 from wnseq.training.cli.arguments import add_brackets
 from wnseq.training.cli.errors import suggest, user_errors
 from wnseq.training.cli.output import safe_output
 from wnseq.training.json_files import read_json, write_json
+from wnseq.training.signals import exit_on_signal, handled_signals
 
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
 DIVERGED = "the training loss is"  # begins the error of TerminateOnNaN
@@ -210,18 +208,9 @@ def execute(run: Run) -> None:
     write_json(started, arguments)
     output = run.folder / "output.txt"
     with alone_in(run.folder) as held, output.open("ab") as file:
-        checkpoints = filter(None, map(newest_whole, run.folder.glob("*/*/checkpoints")))
-        newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
+        newest = newest_whole(*run.folder.glob("*/*/checkpoints"))
         command = [*run.command, *(["--ckpt_path", str(newest)] if newest else [])]
-        # in a new session, so that Ctrl-C reaches it only from here
-        options: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT, "start_new_session": True}
-        with subprocess.Popen(command, pass_fds=held, **options) as process:
-            try:
-                status = process.wait()
-            except BaseException:
-                process.send_signal(signal.SIGINT)  # it saves a checkpoint
-                process.wait()
-                raise
+        status = run_child(command, file, held)
     if status:
         lines = output.read_text("utf-8", "replace").splitlines()
         if not any(DIVERGED in line for line in lines[-4:]):
@@ -332,19 +321,12 @@ def main(args: list[str] | None = None) -> dict[str, float]:
     with safe_output(), user_errors():
         words = add_brackets(sys.argv[1:] if args is None else args, Plan)
         plan = Plan(**{name: value for name, value in parser.parse_args(words).as_dict().items() if name != "config"})
-        before = signal.signal(signal.SIGTERM, stop)
         try:
-            return compare(plan)
-        except KeyboardInterrupt:
+            with handled_signals(exit_on_signal):
+                return compare(plan)
+        except SystemExit:
             print("\nstopped; the same command continues", flush=True)
-            sys.exit(130)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-def stop(number: int, frame: FrameType | None) -> None:
-    """Stop on SIGTERM as on Ctrl-C, so that the running process saves a checkpoint."""
-    raise KeyboardInterrupt
+            raise
 
 
 if __name__ == "__main__":

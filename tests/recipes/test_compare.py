@@ -97,23 +97,25 @@ def test_a_plan_from_a_file():
     assert main(["--config=plan.yaml"]) == {"only": 3.25}
 
 
-def test_an_interrupted_run_goes_on(capsys):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interrupted_run_goes_on(capsys, name):
+    number = getattr(signal, name)
     plan = ["--recipe=fake.py", "--metric=loss", "--out=out", "--seeds=[0]", "--variants.one", "--rate 0.5 --wait 1"]
     checkpoint = Path("out/one/seed0/fake/1/checkpoints/last.ckpt")
 
     def stop():
         while not checkpoint.exists():
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(SystemExit) as left:
         main(plan)
     thread.join()
-    assert left.value.code == 130 and "stopped; the same command continues" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert left.value.code == 128 + number and "stopped; the same command continues" in capsys.readouterr().out
+    assert signal.getsignal(number) is before
     assert not Path("out/one/seed0/finished.json").exists()
     assert main(plan) == {"one": 0.5}
     assert [path.name for path in sorted(Path("out/one/seed0/fake").iterdir())] == ["1", "2"]

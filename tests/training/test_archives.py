@@ -17,4 +17,6 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
             path.write_bytes(path.read_bytes()[: 300 if name == "damaged" else 0])
         os.utime(path, (time, time))
     assert newest_whole(tmp_path) == tmp_path / "best.ckpt"
+    (tmp_path / "other").mkdir()
+    assert newest_whole(tmp_path / "other", tmp_path) == tmp_path / "best.ckpt"
     assert newest_whole(tmp_path, but=tmp_path / "best.ckpt") == tmp_path / "older.ckpt"

@@ -1,7 +1,9 @@
 """A run that is stopped goes on to the bit."""
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -58,7 +60,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
 ) -> None:
     where, step, saved = PLACES[place]
     handlers = [signal.getsignal(each) for each in SIGNALS]
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit) as exit, closed_terminal() if number == signal.SIGHUP else nullcontext():
         main(*stop(where, step, number=int(number)))
     assert exit.value.code == status
     assert [signal.getsignal(each) for each in SIGNALS] == handlers
@@ -67,6 +69,21 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert out.endswith(" --ckpt_path runs/toy/2/checkpoints/last.ckpt\n")
     assert main("--ckpt_path", "last") == after
     assert same("runs/toy/1", "runs/toy/2")
+
+
+@contextmanager
+def closed_terminal() -> Iterator[None]:
+    """Make standard error a terminal that has gone."""
+    screen, program = os.openpty()
+    os.close(screen)
+    before = os.dup(2)
+    os.dup2(program, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(program)
 
 
 def same(one: str, other: str) -> bool:

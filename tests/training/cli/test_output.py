@@ -20,11 +20,19 @@ def broken_pipe() -> io.TextIOWrapper:
     return os.fdopen(write, "w", encoding="utf-8")
 
 
+def closed_terminal() -> io.TextIOWrapper:
+    screen, program = os.openpty()
+    os.close(screen)
+    return os.fdopen(program, "w", encoding="utf-8")
+
+
 def ascii_stream() -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
 
 
 STREAMS = {"a broken pipe": broken_pipe, "closed": lambda: None, "ASCII": ascii_stream}
+if hasattr(os, "openpty"):
+    STREAMS["a closed terminal"] = closed_terminal
 
 
 @pytest.fixture(params=STREAMS)

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,10 +17,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from wnseq.training._lightning_internals import replace_sigterm_handler, stop_after_batch
 from wnseq.training.callbacks.exact_places import awaits_validation, resumes_exactly
 from wnseq.training.callbacks.ranks import RankAgreement
+from wnseq.training.signals import handle_signals, handled_signals
 
-__all__ = ["GracefulShutdown", "StopAtOnce", "exit_on_signals", "ignored_signals"]
+__all__ = ["GracefulShutdown", "StopAtOnce", "exit_on_signals"]
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 PATIENCE = 5.0  # seconds in which signals count as one: a closed terminal or a scheduler sends several
 
 
@@ -74,7 +73,7 @@ class GracefulShutdown(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._defers = True
         self._agreement.begin(trainer)
-        _handle_signals(self._request)
+        handle_signals(self._request)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if self._awaits_validation:
@@ -93,7 +92,7 @@ class GracefulShutdown(Callback):
         self._agreement.begin(trainer, sum(batches))
         if trainer.state.fn != TrainerFn.FITTING:
             self._defers = trainer.world_size > 1
-            _handle_signals(self._request)
+            handle_signals(self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self._stops or (self._requested and time.monotonic() < self._since + PATIENCE):
@@ -105,8 +104,9 @@ class GracefulShutdown(Callback):
         if not self._defers:
             self._stops = True
             raise SIGTERMException(self.status)
-        # not print: its buffer may be in use when the signal arrives
-        os.write(2, b"\nstopping after this batch; the same in five seconds stops at once, without a checkpoint\n")
+        with suppress(OSError):  # the terminal may have been closed, which is what SIGHUP says
+            # not print: its buffer may be in use when the signal arrives
+            os.write(2, b"\nstopping after this batch; the same in five seconds stops at once, without a checkpoint\n")
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -158,11 +158,8 @@ class GracefulShutdown(Callback):
     def handling(self, trainer: Trainer) -> Iterator[None]:
         """Handle the signals of a block between and after the Trainer's loops."""
         self._defers = trainer.world_size > 1
-        before = _handle_signals(self._request)
-        try:
+        with handled_signals(self._request):
             yield
-        finally:
-            _restore(before)
 
     def stop_at_once(self) -> None:
         """From here on do not wait for the other processes, which have nothing left to do.
@@ -189,33 +186,6 @@ class GracefulShutdown(Callback):
         self._others = []
 
 
-def _handle_signals(handler: Any) -> dict[int, Any]:
-    """Install a handler, where that is possible; return those before."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    ignored = [number for number, old in before.items() if old == signal.SIG_IGN and number != signal.SIGINT]
-    for number in before.keys() - ignored:  # a shell's background jobs ignore SIGINT, and compare sends it
-        signal.signal(number, handler)
-    return before
-
-
-def _restore(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        if handler is not None:  # one that was not installed by Python
-            signal.signal(number, handler)
-
-
-@contextmanager
-def ignored_signals() -> Iterator[None]:
-    """Ignore the signals that stop a run while the block tells how to go on."""
-    before = _handle_signals(signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        _restore(before)
-
-
 @contextmanager
 def exit_on_signals(*, ends_process: bool) -> Iterator[None]:
     """Exit with the shell's status after a signal: 130 after Ctrl-C, 143 after SIGTERM (Lightning has 1 and 0).
@@ -235,7 +205,7 @@ def exit_on_signals(*, ends_process: bool) -> Iterator[None]:
         if status == 1 and isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way out of Ctrl-C
             status = 130
         if ends_process and isinstance(status, int) and status > 128:
-            _handle_signals(signal.SIG_IGN)
+            handle_signals(signal.SIG_IGN)
         if isinstance(error, SystemExit) and status == error.code:
             raise
         sys.exit(status)

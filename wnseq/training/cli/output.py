@@ -1,5 +1,6 @@
 """Standard output and standard error that nobody reads, that are closed, or that have only ASCII."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 __all__ = ["safe_output"]
+
+GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe; the terminal, whose end is a SIGHUP
 
 
 class _Tolerant:
@@ -23,18 +26,20 @@ class _Tolerant:
         """Write, or discard."""
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
         """Flush, or discard."""
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
 
-    def _discard(self) -> None:
+    def _discard(self, error: OSError) -> None:
+        if error.errno not in GONE:
+            raise error
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())  # what is buffered, and what others write, goes there
 
@@ -43,8 +48,8 @@ class _Tolerant:
 def safe_output() -> Iterator[None]:
     """Make prints of the block succeed whatever standard output and standard error are.
 
-    Without a reader (``| head``) or where they are closed (``>&-``) the text is lost; where the encoding lacks a
-    character, it is written as ``?``.
+    Without a reader (``| head``), after the end of the terminal, or where they are closed (``>&-``) the text is lost;
+    where the encoding lacks a character, it is written as ``?``.
     """
     before = sys.stdout, sys.stderr
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:

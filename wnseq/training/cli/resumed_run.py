@@ -14,6 +14,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from wnseq._files import atomic_write, find_damage, locked
 from wnseq.errors import FileFormatError, reading
+from wnseq.training.archives import newest_first
 from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.cli.arguments import option_values
 
@@ -107,7 +108,7 @@ def read_named(
 
 def _checkpoints(run: Path, name: str) -> list[Path]:
     """Return the checkpoints of a run, the one of that name first, then the newest; none without that one."""
-    found = sorted(run.glob("checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = newest_first(run / "checkpoints")
     return sorted(found, key=lambda path: path.stem != name) if any(path.stem == name for path in found) else []
 
 

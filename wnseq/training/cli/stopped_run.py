@@ -1,6 +1,7 @@
 """How a run that is stopped ends: with the command that goes on from it, and the signal's status."""
 
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
-from wnseq.training.callbacks.graceful_stop import GracefulShutdown, ignored_signals
+from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.cli.starting_point import resume_arguments
+from wnseq.training.signals import handled_signals
 
 __all__ = ["stopped_run"]
 
@@ -36,7 +38,7 @@ def stopped_run(
     try:
         yield
     except BaseException as error:
-        with ignored_signals():
+        with handled_signals(signal.SIG_IGN):
             is_stop = isinstance(error, SystemExit | KeyboardInterrupt)
             if trainer.is_global_zero and run is not None:
                 if trainer.global_step == 0 and is_new:

@@ -71,6 +71,8 @@ def find_damage(archive: Path | BinaryIO, ending: str = "") -> str:
         return ""
     try:
         with zipfile.ZipFile(archive) as opened:
+            if sum(member.file_size for member in opened.infolist()) > archive.seek(0, os.SEEK_END):
+                return "it is damaged or made to fill the memory: it unpacks to more than its size"
             for name in opened.namelist():
                 if not name.endswith(ending):
                     continue

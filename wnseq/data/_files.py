@@ -1,11 +1,12 @@
 """The folders of data and of caches, and the checksums of cached files."""
 
+import gzip
 import json
 import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,11 @@ from typing import Any, TypeVar
 import pooch
 
 from wnseq._files import atomic_write
-from wnseq.errors import FileFormatError
+from wnseq.errors import FileFormatError, reading
 
 BLOCK = 1 << 20
+MOST_UNPACKED = 1 << 30  # bytes that any file may unpack to
+MOST_TIMES = 100  # a larger one, times its own size: text reaches 20
 Content = TypeVar("Content")
 _said: set[Path] = set()
 
@@ -55,6 +58,28 @@ def read_cached(path: Path, read: Callable[[Path], Content]) -> Content | None:
     except Exception:  # a damaged file raises nearly anything
         print(f"{path} is damaged, and made again", file=sys.stderr, flush=True)
         return None
+
+
+def unpacked_blocks(path: Path, kind: str) -> Iterator[bytes]:
+    """Yield the content of a gzipped file in blocks.
+
+    Args:
+        path: The file.
+        kind: What it is, for the error, with its article.
+
+    Raises:
+        FileFormatError: It is damaged; or it unpacks to more than 1 GiB and 100 times its size, as a file that was made
+            to fill the disk does.
+    """
+    most, size = max(MOST_UNPACKED, MOST_TIMES * path.stat().st_size), 0
+    with reading(path, kind, "Delete it and get it again."), gzip.open(path) as file:
+        while block := file.read(BLOCK):
+            if (size := size + len(block)) > most:
+                raise FileFormatError(
+                    f"{path} unpacks to more than {most:,} bytes, {most / path.stat().st_size:,.0f} times its size: it "
+                    "may be made to fill the disk. Unpack it first, if it is what you want."
+                )
+            yield block
 
 
 def checksum(path: Path) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wnseq.data import _files
 from wnseq.data.images.datamodule import ImageDataModule
 from wnseq.data.images.datasets import open_images
 from wnseq.data.images.own import read_own
@@ -60,6 +61,19 @@ def test_the_examples_fill_batches(name: str) -> None:
     assert [len(data.images.parts[part]) for part in ("train", "val", "test")] == [whole - 2 * (whole // 10)] + [
         whole // 10
     ] * 2
+
+
+@pytest.mark.parametrize("name", ["idx3-ubyte.gz", "images.npz"])
+def test_a_file_that_fills_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(_files, "MOST_UNPACKED", 1000)
+    monkeypatch.setattr("wnseq.data.images.own.MOST", 100_000)
+    many = np.zeros((100, 100, 100), np.uint8)
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress(idx(many)))
+    else:
+        np.savez_compressed(tmp_path / name, x=np.zeros((2, 4, 4), np.uint8), other=many)
+    with pytest.raises(ValueError, match=r"unpacks to more than|arrays of 1,000,\d+ bytes, more than the 100,000 that"):
+        read_own(tmp_path / name)
 
 
 # ---- idx

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wnseq.data import _files
 from wnseq.data.text import decoding
 from wnseq.data.text.decoding import check_encoding, likely_encoding
 from wnseq.data.text.stream import Text
@@ -68,6 +69,7 @@ def test_a_file_is_read_in_its_encoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, block: int
 ) -> None:
     monkeypatch.setattr(decoding, "BLOCK", block)
+    monkeypatch.setattr(_files, "BLOCK", block)
     text = FILES[encoding][0] * 3
     (tmp_path / "in.txt").write_bytes(text.encode(encoding))
     (tmp_path / "in.txt.gz").write_bytes(gzip.compress(text.encode(encoding)))
@@ -86,6 +88,21 @@ def test_a_gzipped_file_is_unpacked_whatever_its_name(tmp_path: Path, cache: Pat
     (tmp_path / name).write_bytes(gzip.compress(FRENCH.encode("utf-8-sig")))
     assert [read(tmp_path / name) for _ in range(2)] == [FRENCH] * 2
     assert len(list(cache.glob("*.txt"))) == 1
+
+
+@pytest.mark.parametrize("encoding", [None, "cp1252", "auto"])
+def test_a_file_that_fills_the_disk_is_refused(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, encoding: str | None
+) -> None:
+    monkeypatch.setattr(_files, "MOST_UNPACKED", 1000)
+    monkeypatch.setattr(_files, "BLOCK", 100)
+    (tmp_path / "fair").write_bytes(gzip.compress(ENGLISH.encode() * 50))
+    assert read(tmp_path / "fair", encoding) == ENGLISH * 50
+    made = len(list(cache.iterdir()))
+    (tmp_path / "in").write_bytes(gzip.compress(b"a" * 100_000))
+    with pytest.raises(ValueError, match=rf"^{tmp_path / 'in'} unpacks to more than [\d,]+ bytes, 100 times its size"):
+        read(tmp_path / "in", encoding)
+    assert len(list(cache.iterdir())) == made
 
 
 def test_a_changed_file_is_converted_again(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """The file formats of the standard image sets: idx, amat, and the binary form of CIFAR."""
 
-import gzip
 import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from wnseq.errors import FileFormatError, reading
+from wnseq.data._files import unpacked_blocks
+from wnseq.errors import FileFormatError
 
 Bytes = npt.NDArray[np.uint8]
 IDX_UINT8 = 8  # the third byte of an idx file's magic number
@@ -114,10 +114,10 @@ def read_cifar(path: Path, images: int | None = None) -> tuple[Bytes, Bytes]:
 
 def _content(path: Path) -> bytes:
     """Return a file's bytes, unpacked if it is gzipped."""
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        if path.suffix == ".gz":
-            raise FileFormatError(f"{path} is no gzip file: expected it to begin with 1f 8b, got {raw[:2].hex(' ')}.")
-        return raw
-    with reading(path, "a gzip file"):
-        return gzip.decompress(raw)
+    with path.open("rb") as file:
+        begin = file.read(2)
+        if begin != b"\x1f\x8b":
+            if path.suffix == ".gz":
+                raise FileFormatError(f"{path} is no gzip file: expected it to begin with 1f 8b, got {begin.hex(' ')}.")
+            return begin + file.read()
+    return b"".join(unpacked_blocks(path, "a gzip file"))

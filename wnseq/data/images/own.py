@@ -83,6 +83,9 @@ def _npz(path: Path, resize: int | None) -> OwnImages:
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise FileFormatError(f"{path} is a single array. Expected {expected}.")
         with loaded as opened:
+            members = opened.zip.infolist() if opened.zip else []
+            if (size := sum(member.file_size for member in members)) > MOST:
+                raise FileFormatError(f"{path} has arrays of {size:,} bytes, more than the {MOST:,} that are read.")
             arrays = dict(opened)
     names = {"train": ("x", "y")} if "x" in arrays else {}
     names = names or {part: (f"x_{part}", f"y_{part}") for part in ("train", "test") if f"x_{part}" in arrays}

@@ -1,14 +1,13 @@
 """Text files as UTF-8: which encoding a file is in, and a converted copy of one in another encoding or gzipped."""
 
 import codecs
-import gzip
 import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 from wnseq._files import atomic_write
-from wnseq.data._files import cache_folder, cached_text
+from wnseq.data._files import cache_folder, cached_text, unpacked_blocks
 from wnseq.errors import FileFormatError, reading
 
 BLOCK = 1 << 18  # bytes read at once
@@ -82,9 +81,9 @@ def detect_encoding(path: Path) -> str | None:
     with path.open("rb") as file:
         gzipped = file.read(2) == GZIP
     decoder = codecs.getincrementaldecoder("utf-8")()
-    with gzip.open(path) if gzipped else path.open("rb") as file, reading(path, "a text"):
+    with reading(path, "a text"):
         try:
-            while block := file.read(BLOCK):
+            for block in _blocks(path, gzipped):
                 decoder.decode(block)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
@@ -155,19 +154,28 @@ def _converted(path: Path, encoding: str | None, gzipped: bool) -> Path:
         while block := file.read(BLOCK):
             digest.update(block)
     target = cache_folder() / "texts" / f"{digest.hexdigest()}.txt"
-    remedy = "Delete it and get it again."
-    with reading(path, "a gzipped text", remedy) if gzipped else reading(path, f"{encoding} text"):
+    with reading(path, f"{encoding} text" if encoding else "a gzipped text"):
         return cached_text(target, lambda target: _convert(path, encoding, gzipped, target))
 
 
 def _convert(path: Path, encoding: str | None, gzipped: bool, target: Path) -> None:
-    with gzip.open(path) if gzipped else path.open("rb") as file, atomic_write(target) as out:
-        blocks = iter(lambda: file.read(BLOCK), b"")
+    blocks = _blocks(path, gzipped)
+    with atomic_write(target) as out:
         if encoding is None:
             out.writelines(blocks)
             return
         for number, text in enumerate(_decoded(path, blocks, encoding)):
             out.write((text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}") if number == 0 else text).encode())
+
+
+def _blocks(path: Path, gzipped: bool) -> Iterator[bytes]:
+    """Yield a file's bytes, unpacked if it is gzipped."""
+    if gzipped:
+        yield from unpacked_blocks(path, "a gzipped text")
+        return
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            yield block
 
 
 def _decoded(path: Path, blocks: Iterator[bytes], encoding: str) -> Iterator[str]:

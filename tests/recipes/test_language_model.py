@@ -27,6 +27,7 @@ from wnseq.recipes.language_model import (
     sample,
     score,
 )
+from wnseq.training import checkpoint_files, checkpoint_io
 
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
 SMALL = [
@@ -381,14 +382,18 @@ def test_the_embedded_text_is_prose_and_its_test_part_is_new():
     assert 1.5 < compressed_bits_per_byte(parts["train"].read(), parts["test"].read()) < 2.2
 
 
-def test_fine_tuning_takes_weights_and_tokenizer():
+def test_fine_tuning_takes_weights_and_tokenizer(monkeypatch):
     fit("--data.tokenizer=char", steps=60)
     path = newest()
     Path("other.txt").write_text(Path("text.txt").read_text().replace("word", "gate"))
     before = main(["test", f"--ckpt_path={path}", "--data.corpus=other.txt"])["test/nats_per_token"]
+    read, load = [], checkpoint_io.load_checked
+    for module in (checkpoint_io, checkpoint_files):
+        monkeypatch.setattr(module, "load_checked", lambda path, *options: read.append(path) or load(path, *options))
     after = main(["fit", "--data.corpus=other.txt", f"--model.init_from={path}", *SMALL, "--trainer.max_steps=1",
                   "--model.learning_rate=1e-6"])["test/nats_per_token"]  # fmt: skip
     assert after == pytest.approx(before, abs=1e-3)
+    assert read.count(path) == 1 and checkpoint_files._handed_over == {}
 
 
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's

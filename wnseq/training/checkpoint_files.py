@@ -1,6 +1,7 @@
 """Checkpoint files: read and loaded, with an error that a user understands for each thing that can be wrong."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,16 @@ from wnseq.training.checkpoint_io import load_checked
 from wnseq.training.cli.errors import suggest
 from wnseq.training.resume import check_finite
 
-__all__ = ["check_hyper_parameters", "find_weights", "load", "load_run_checkpoint", "load_weights"]
+__all__ = [
+    "check_hyper_parameters",
+    "find_weights",
+    "handed_over",
+    "load",
+    "load_run_checkpoint",
+    "load_weights",
+]
 
+_handed_over: dict[Path, dict[str, Any]] = {}
 
 STATE_DICTS = ("state_dict", "model", "model_state_dict", "network", "net", "weights", "params")  # of other programs
 PREFIXES = ("network.", "module.", "_orig_mod.", "model.", "net.")  # Lightning's attribute, DataParallel, torch.compile
@@ -25,12 +34,25 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: The file is damaged, or does not hold a dictionary of plain types and tensors.
     """
     path = path.expanduser()
+    if path in _handed_over:
+        return _handed_over.pop(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}.")
     checkpoint = load_checked(path)
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, expected the dictionary of a checkpoint.")
     return checkpoint
+
+
+@contextmanager
+def handed_over(path: Path, content: dict[str, Any]) -> Iterator[None]:
+    """Give what has been read of a file to the first :func:`load` of it in a block."""
+    _handed_over[path] = content
+    del content  # which is not to be kept until the end of the block
+    try:
+        yield
+    finally:
+        _handed_over.pop(path, None)
 
 
 def load_run_checkpoint(path: Path) -> dict[str, Any]:

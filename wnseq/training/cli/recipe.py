@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -277,7 +277,8 @@ class RecipeCLI(FlagsFirstCLI):
         """Train. If stopped, print how to resume; remove the folder of a run that never took a step."""
         if self.trainer.is_global_zero and self.notes:
             print("\n".join(self.notes))
-        with self._stopped_run(), training_in(self.run_dir if self.trainer.is_global_zero else None):
+        writes = self.run_dir if self.trainer.is_global_zero else None
+        with self._stopped_run(), training_in(writes), self.start.lending() if self.start else nullcontext():
             self.trainer.fit(**kwargs)
             self._shutdown.stop_if_requested()  # after the last batch
 

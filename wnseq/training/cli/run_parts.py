@@ -106,7 +106,7 @@ def build_plugins(options: Namespace, start: StartingPoint | None = None) -> lis
         return users
     own = WholeCheckpointIO()
     if start is not None and start.resumed:
-        own.give(start.path, start.content)
+        own.give(start.path, start.take_content())
     return [*users, own]
 
 

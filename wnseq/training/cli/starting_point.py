@@ -3,13 +3,14 @@
 import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
-from wnseq.training.checkpoint_files import check_hyper_parameters, load
+from wnseq.training.checkpoint_files import check_hyper_parameters, handed_over, load
 from wnseq.training.cli.resumed_run import describe_differences, find_runs, read_named, run_of_checkpoint
 from wnseq.training.fine_tuning import lent_arguments
 from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
@@ -75,6 +76,16 @@ class StartingPoint:
         options.ckpt_path = str(self.path)
         check = check_resumed if subcommand == "fit" else check_evaluated
         check(self.hparams, options.model.as_dict(), may_change, os.path.relpath(self.path))
+
+    def take_content(self) -> dict[str, Any]:
+        """Return what the file holds, and keep none of it, which may be large."""
+        content = dict(self.content)
+        self.content.clear()
+        return content
+
+    def lending(self) -> AbstractContextManager[None]:
+        """Give what has been read of a file that lends weights to the model that a block makes."""
+        return nullcontext() if self.resumed else handed_over(self.path, self.take_content())
 
     def describe_measured(self, data: Any, part: str) -> Iterator[str]:
         """Yield lines about what an evaluation measured on what, for the screen."""

@@ -84,6 +84,16 @@ def test_every_truncation_is_one_clear_error(whole: Path) -> None:
                 read(whole)
 
 
+def test_a_file_that_fills_the_memory_is_refused(whole: Path) -> None:
+    with zipfile.ZipFile(whole) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in members.items():
+            packed.writestr(name, content if name.endswith("pkl") else bytes(10 * len(content)))
+    with pytest.raises(FileFormatError, match=r"it is damaged or made to fill the memory"):
+        load(whole)
+
+
 class Hostile:
     """Makes a file when it is unpickled."""
 

@@ -46,7 +46,7 @@ def load(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def handed_over(path: Path, content: dict[str, Any]) -> Iterator[None]:
-    """Give what has been read of a file to the first :func:`load` of it in a block."""
+    """Make a block's first :func:`load` of a file return what has been read of it already."""
     _handed_over[path] = content
     del content  # which is not to be kept until the end of the block
     try:

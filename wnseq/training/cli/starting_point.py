@@ -84,7 +84,7 @@ class StartingPoint:
         return content
 
     def lending(self) -> AbstractContextManager[None]:
-        """Give what has been read of a file that lends weights to the model that a block makes."""
+        """Make the model of a block start from what has been read of the file, if that lends weights."""
         return nullcontext() if self.resumed else handed_over(self.path, self.take_content())
 
     def describe_measured(self, data: Any, part: str) -> Iterator[str]:

@@ -46,6 +46,7 @@ from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.training.batches import check_classes, check_finite
 from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_network_first
 from wnseq.training.carried_state import CarriedStates, State
+from wnseq.training.cli.loggers import log_texts
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.text import TextCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage, is_fitting
@@ -71,7 +72,7 @@ class Sampling:
         top_p: Draw among the likeliest tokens that hold this much probability.
         allow_unknown: Whether a word or character outside the vocabulary may be drawn, as ``<unk>`` or U+FFFD.
         seed: Seed of the first sample; each further one has the next.
-        every_n_epochs: Epochs of training between samples, which samples.txt of the run keeps; by default at its end.
+        every_n_epochs: Epochs between samples, which samples.txt and the run's loggers keep; by default at its end.
         output: File that ``predict`` appends its samples to.
     """
 
@@ -307,7 +308,8 @@ class LanguageModel(CheckedLoading, LightningModule):
         """Sample every few epochs, if that is wanted."""
         every = self.sampling.every_n_epochs
         if every is not None and (self.current_epoch + 1) % every == 0:
-            self.write_samples(Path(self.trainer.default_root_dir, "samples.txt"))
+            texts = self.write_samples(Path(self.trainer.default_root_dir, "samples.txt"))
+            log_texts(self.loggers, "samples", texts, self.global_step)
 
     def predict_step(self, batch: Any, index: int) -> list[str]:
         """Sample, writing the text to the terminal as it comes."""

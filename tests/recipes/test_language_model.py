@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
@@ -668,6 +669,9 @@ def test_samples_side_by_side_from_a_file_of_prompts_are_kept(capsys):
     kept = Path("runs/language_model/1/samples.txt").read_text()
     assert [line.partition(":")[0] for line in kept.splitlines() if line.startswith("---")] == ["--- sample 0"] * 3
     assert "step 2, " in kept and "step 4, " in kept
+    events = EventAccumulator("runs/language_model/1/tensorboard").Reload().Tensors("samples/text_summary")
+    assert [event.step for event in events] == [2, 4, 4]  # the last has the whole file
+    assert len(events[0].tensor_proto.string_val[0]) == 9
     path, short = newest(), {"max_new_tokens": 9, "temperature": 1.0, "top_p": 1.0}
     three = generate(path, "the ", number=3, seed=5, **short)
     assert three == [generate(path, "the ", seed=seed, **short)[0] for seed in (5, 6, 7)]

@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wnseq.training.cli import loggers
-from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
+from wnseq.training.cli.loggers import expand_logger_names, log_results, log_texts, make_loggers
 from wnseq.training.cli.run_folder import run_files
 
 Fails = Callable[..., str]
@@ -136,11 +136,18 @@ def test_figures_and_texts_go_where_they_are_kept(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(MLFlowLogger, "run_id", "7")
     own = make_loggers(tmp_path / "run", mlflow)
     assert isinstance(own, list) and isinstance(own[0], CSVLogger) and own[-1] is mlflow
+    seen = Recorder()
+    log_texts([*own, seen], "drawn", ["once", "upon"], 3)
+    log_texts([*own, seen], "none", [], 3)
+    assert seen.shown == {"drawn": ([["once"], ["upon"]], 3)}
     log_results(own, tmp_path, 5)
     assert artifacts == ["7:samples.png", "7:samples.txt"]
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert events.Tags()["images"] == ["samples"]
     assert events.Tensors("samples/text_summary")[0].tensor_proto.string_val == [b"once upon a time"]
+    (drawn,) = events.Tensors("drawn/text_summary")
+    assert drawn.step == 3 and drawn.tensor_proto.string_val == [b"once\n\n---\n\nupon"]
+    assert "none/text_summary" not in events.Tags()["tensors"]
 
 
 def test_without_tensorboard_a_run_has_its_csv(

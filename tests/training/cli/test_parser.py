@@ -49,6 +49,29 @@ def test_a_wrong_option_is_one_line(here: Path, fails: Fails, words: list[str], 
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--model.lr", "fast", "--model.cell=gruu", "--epochs", "3", "--trainer.max_epochs", "x", "--model.lr=slow"],
+            "option --model.lr: expected float, got fast. option --model.cell: expected one of lstm, gru, got gruu. Did "
+            "you mean gru? option --trainer.max_epochs: expected int or null, got x. unknown option --epochs. Did you "
+            "mean --trainer.max_epochs?",
+        ),
+        (["--model.lr", "--model.cell", "gruu"], "option --model.lr: expected one argument. option --model.cell: exp"),
+        (
+            ["--trainer.logger", "CSV", "--trainer.logger.name", "a", "--model.lr", "fast"],  # its name is the logger's
+            "option --trainer.logger: expected Logger or Iterable[Logger] or bool or null, got CSV. option --model.lr:",
+        ),
+        (["-c", "none.yaml", "--model.lr", "-x"], "option --model.lr: expected one argument. See"),
+    ],
+    ids=["types", "no_value", "inside", "dash"],
+)
+def test_all_wrong_options_of_a_command_are_said_at_once(fails: Fails, here: Path, words: list[str], said: str) -> None:
+    error = fails(2, *words)
+    assert error.startswith("toy fit: error: ") and said in error and error.count("\n") == 1
+
+
 def test_a_wrong_option_in_a_file_has_a_suggestion_too(here: Path, fails: Fails) -> None:
     Path("run.yaml").write_text("model:\n  widht: 3\n")
     assert (

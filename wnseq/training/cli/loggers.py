@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from wnseq.training.cli.arguments import option_values
 from wnseq.training.run_log import RunLog
 
-__all__ = ["expand_logger_names", "log_results", "make_loggers"]
+__all__ = ["expand_logger_names", "log_results", "log_texts", "make_loggers"]
 
 OPTIONS = ("--trainer.logger", "--trainer.logger+")
 # what a user calls it -> Lightning's class, and the package that it needs
@@ -79,6 +79,15 @@ def log_results(loggers: Iterable[Logger], folder: Path, step: int) -> None:
                     logger.log_image(path.stem, [str(path)], step=step)
                 else:
                     logger.log_text(path.stem, columns=["text"], data=[[path.read_text("utf-8")]], step=step)
+
+
+def log_texts(loggers: Iterable[Logger], name: str, texts: Sequence[str], step: int) -> None:
+    """Show texts of a step of the training to each logger that can keep them: TensorBoard's, those with ``log_text``."""
+    for logger in loggers if texts else ():
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_text(name, "\n\n---\n\n".join(texts), step)
+        elif hasattr(logger, "log_text"):
+            logger.log_text(name, columns=["text"], data=[[text] for text in texts], step=step)
 
 
 def _log_to_tensorboard(writer: Any, files: Iterable[Path], step: int) -> None:

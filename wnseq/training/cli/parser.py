@@ -26,13 +26,43 @@ SYNONYMS = {
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
+class _Mistake(Exception):
+    """What a parser found wrong first."""
+
+
 class RecipeParser(LightningArgumentParser):
-    """A parser that answers a mistake with one line and exit status 2."""
+    """A parser that answers all mistakes of a command with one line and exit status 2."""
+
+    _collects = False
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parse; after a mistake parse again without the option that it is about, so that all are found."""
+        words, texts = list(sys.argv[1:] if args is None else args), []
+        while True:
+            self._collects = True
+            try:
+                parsed = super().parse_args(words, *rest, **kwargs)
+            except _Mistake as mistake:
+                texts.append(self._shorten(message := str(mistake)))
+                fewer = _without_option(words, message)
+                if len(fewer) == len(words):
+                    self._fail(texts, mistake)
+                words, first = fewer, mistake
+            else:
+                return self._fail(texts, first) if texts else parsed
+            finally:
+                self._collects = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print one line that names the option, and exit with status 2."""
+        if self._collects:
+            raise _Mistake(message) from ex
+        self._fail([self._shorten(message)], ex)
+
+    def _fail(self, texts: Sequence[str], ex: Exception | None) -> NoReturn:
         sys.stdout.flush()
-        print(f"{self.prog.replace(' [options]', '')}: error: {self._shorten(message)} See --help.", file=sys.stderr)
+        said = " ".join(dict.fromkeys(texts))
+        print(f"{self.prog.replace(' [options]', '')}: error: {said} See --help.", file=sys.stderr)
         raise SystemExit(2) from ex
 
     def _shorten(self, message: str) -> str:
@@ -61,6 +91,20 @@ class RecipeParser(LightningArgumentParser):
             kinds = re.sub(r"<class '(.+?)'>|Literal\[(.+?)\]", r"\1\2", kinds).replace("NoneType", "null")
             return f"expected {re.sub(DOTTED, '', kinds).replace(', ', ' or ')}, got {got}."
         return " ".join(complaint.split()) + "."
+
+
+def _without_option(words: Sequence[str], message: str) -> list[str]:
+    """Return a command line without the option that a parser complains about, its value and the options inside it."""
+    named = re.match(r'(?:unrecognized arguments: |argument |Parser key "(?:\w+:)?)(?:--)?([\w.-]+)', message)
+    kept, drops = [], False
+    for word in words:
+        if word.startswith("-") and not re.match(r"-[\d.]", word):
+            option = word.lstrip("-").partition("=")[0].rstrip("+")
+            option = "config" if option == "c" else option
+            drops = named is not None and (option == named[1] or option.startswith(f"{named[1]}."))
+        if not drops:
+            kept.append(word)
+    return kept
 
 
 def suggest_option(word: str, options: Iterable[str]) -> str:

@@ -63,9 +63,10 @@ def test_a_wrong_option_is_one_line(here: Path, fails: Fails, words: list[str], 
             ["--trainer.logger", "CSV", "--trainer.logger.name", "a", "--model.lr", "fast"],  # its name is the logger's
             "option --trainer.logger: expected Logger or Iterable[Logger] or bool or null, got CSV. option --model.lr:",
         ),
-        (["-c", "none.yaml", "--model.lr", "-x"], "option --model.lr: expected one argument. See"),
+        (["-c", "none.yaml", "--model.lr", "-x"], "none.yaml'. option --model.lr: expected one argument. See"),
+        (["--model.lr", "fast", "stray"], "option --model.lr: expected float, got fast. See"),
     ],
-    ids=["types", "no_value", "inside", "dash"],
+    ids=["types", "no_value", "inside", "dash", "stray"],
 )
 def test_all_wrong_options_of_a_command_are_said_at_once(fails: Fails, here: Path, words: list[str], said: str) -> None:
     error = fails(2, *words)

@@ -35,21 +35,24 @@ class RecipeParser(LightningArgumentParser):
 
     _collects = False
 
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Parse; after a mistake parse again without the option that it is about, so that all are found."""
-        words, texts = list(sys.argv[1:] if args is None else args), []
+        words, texts = list(sys.argv[1:] if args is None else args), list[str]()
+        first: Exception | None = None
         while True:
             self._collects = True
             try:
-                parsed = super().parse_args(words, *rest, **kwargs)
+                parsed = super().parse_args(words, **kwargs)
             except _Mistake as mistake:
                 texts.append(self._shorten(message := str(mistake)))
                 fewer = _without_option(words, message)
                 if len(fewer) == len(words):
-                    self._fail(texts, mistake)
-                words, first = fewer, mistake
+                    self._fail(texts, first or mistake)
+                words, first = fewer, first or mistake
             else:
-                return self._fail(texts, first) if texts else parsed
+                if texts:
+                    self._fail(texts, first)
+                return parsed
             finally:
                 self._collects = False
 
@@ -98,9 +101,9 @@ def _without_option(words: Sequence[str], message: str) -> list[str]:
     named = re.match(r'(?:unrecognized arguments: |argument |Parser key "(?:\w+:)?)(?:--)?([\w.-]+)', message)
     kept, drops = [], False
     for word in words:
-        if word.startswith("-") and not re.match(r"-[\d.]", word):
-            option = word.lstrip("-").partition("=")[0].rstrip("+")
-            option = "config" if option == "c" else option
+        option = word.partition("=")[0].removeprefix("--").rstrip("+")
+        if word.startswith("--") or option == "-c":  # else a value, such as -1 or the -x that was meant as one
+            option = "config" if option == "-c" else option
             drops = named is not None and (option == named[1] or option.startswith(f"{named[1]}."))
         if not drops:
             kept.append(word)

@@ -306,10 +306,9 @@ class LanguageModel(CheckedLoading, LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Sample every few epochs, if that is wanted."""
-        every = self.sampling.every_n_epochs
-        if every is not None and (self.current_epoch + 1) % every == 0:
+        if (every := self.sampling.every_n_epochs) and (self.current_epoch + 1) % every == 0:
             texts = self.write_samples(Path(self.trainer.default_root_dir, "samples.txt"))
-            log_texts(self.loggers, "samples", texts, self.global_step)
+            log_texts(self.loggers, texts, self.global_step)
 
     def predict_step(self, batch: Any, index: int) -> list[str]:
         """Sample, writing the text to the terminal as it comes."""

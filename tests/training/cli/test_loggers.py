@@ -137,17 +137,15 @@ def test_figures_and_texts_go_where_they_are_kept(tmp_path: Path, monkeypatch: p
     own = make_loggers(tmp_path / "run", mlflow)
     assert isinstance(own, list) and isinstance(own[0], CSVLogger) and own[-1] is mlflow
     seen = Recorder()
-    log_texts([*own, seen], "drawn", ["once", "upon"], 3)
-    log_texts([*own, seen], "none", [], 3)
-    assert seen.shown == {"drawn": ([["once"], ["upon"]], 3)}
+    log_texts([*own, seen], ["once", "upon"], 3)
+    log_texts([*own, seen], [], 4)
+    assert seen.shown == {"samples": ([["once"], ["upon"]], 3)}
     log_results(own, tmp_path, 5)
     assert artifacts == ["7:samples.png", "7:samples.txt"]
     events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert events.Tags()["images"] == ["samples"]
-    assert events.Tensors("samples/text_summary")[0].tensor_proto.string_val == [b"once upon a time"]
-    (drawn,) = events.Tensors("drawn/text_summary")
-    assert drawn.step == 3 and drawn.tensor_proto.string_val == [b"once\n\n---\n\nupon"]
-    assert "none/text_summary" not in events.Tags()["tensors"]
+    kept = {event.step: event.tensor_proto.string_val for event in events.Tensors("samples/text_summary")}
+    assert kept == {3: [b"once\n\n---\n\nupon"], 5: [b"once upon a time"]}
 
 
 def test_without_tensorboard_a_run_has_its_csv(

@@ -81,13 +81,13 @@ def log_results(loggers: Iterable[Logger], folder: Path, step: int) -> None:
                     logger.log_text(path.stem, columns=["text"], data=[[path.read_text("utf-8")]], step=step)
 
 
-def log_texts(loggers: Iterable[Logger], name: str, texts: Sequence[str], step: int) -> None:
-    """Show texts of a step of the training to each logger that can keep them: TensorBoard's, those with ``log_text``."""
+def log_texts(loggers: Iterable[Logger], texts: Sequence[str], step: int) -> None:
+    """Show samples of a step of the training to each logger that keeps texts: TensorBoard's, those with ``log_text``."""
     for logger in loggers if texts else ():
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_text(name, "\n\n---\n\n".join(texts), step)
+            logger.experiment.add_text("samples", "\n\n---\n\n".join(texts), step)
         elif hasattr(logger, "log_text"):
-            logger.log_text(name, columns=["text"], data=[[text] for text in texts], step=step)
+            logger.log_text("samples", columns=["text"], data=[[text] for text in texts], step=step)
 
 
 def _log_to_tensorboard(writer: Any, files: Iterable[Path], step: int) -> None:

@@ -538,8 +538,7 @@ class LanguageModelCLI(TextCLI):
         """Return 3 to 25 epochs, what takes some two minutes on two cores, and a dropout by the size of the text."""
         seconds = tokens * (15 + entries / 150) * 1e-6  # of an epoch, with 256 units
         epochs = min(25, max(3 if tokens < 1e7 else 1, round(130 / seconds)))
-        dropout = 0.5 if tokens < 200_000 else 0.3 if tokens < 500_000 else 0.1
-        return {"trainer.max_epochs": epochs, "model.dropout": dropout}
+        return {"trainer.max_epochs": epochs, "model.dropout": 0.5 if tokens < 2e5 else 0.3 if tokens < 5e5 else 0.1}
 
     def callbacks(self) -> list[Callback]:
         """Add the monitor of the gates."""

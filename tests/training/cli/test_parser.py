@@ -55,8 +55,8 @@ def test_a_wrong_option_is_one_line(here: Path, fails: Fails, words: list[str], 
         (
             ["--model.lr", "fast", "--model.cell=gruu", "--epochs", "3", "--trainer.max_epochs=x", "--model.lr=slow"],
             "option --model.lr: expected float, got fast. option --model.cell: expected one of lstm, gru, got gruu. "
-            "Did you mean gru? option --trainer.max_epochs: expected int or null, got x. unknown option --epochs. Did you "
-            "mean --trainer.max_epochs?",
+            "Did you mean gru? option --trainer.max_epochs: expected int or null, got x. unknown option --epochs. Did "
+            "you mean --trainer.max_epochs?",
         ),
         (["--model.lr", "--model.cell", "gruu"], "option --model.lr: expected one argument. option --model.cell: exp"),
         (

@@ -82,7 +82,7 @@ def log_results(loggers: Iterable[Logger], folder: Path, step: int) -> None:
 
 
 def log_texts(loggers: Iterable[Logger], texts: Sequence[str], step: int) -> None:
-    """Show samples of a step of the training to each logger that keeps texts: TensorBoard's, those with ``log_text``."""
+    """Show samples of a step of training to each logger that keeps texts: TensorBoard's, those with ``log_text``."""
     for logger in loggers if texts else ():
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text("samples", "\n\n---\n\n".join(texts), step)

@@ -112,7 +112,7 @@ def test_the_walk(terminal: Terminal) -> None:
         ("wnseq run language_model --config pbt", 1, "Did you mean ptb?"),
         ("wnseq run language_model --config ptb --print_config", 0, "corpus: ptb"),
         ("wnseq run language_model --trainer.logger comet", 1, "pip install comet_ml"),
-        ("wnseq run language_model test --ckpt_path nowhere.ckpt", 1, "there is no file nowhere.ckpt"),
+        ("wnseq run language_model test --ckpt_path nowhere.ckpt", 1, "there is no checkpoint at nowhere.ckpt"),
         ("wnseq run speed layers --sizes 4x2 --pairs 2", 1, "4x2"),
         ("wnseq run language_model fit --help | head -3", 0, "usage: wnseq run language_model"),
     ],

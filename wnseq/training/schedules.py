@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["cosine_schedule", "total_steps", "use_found_learning_rate"]
+__all__ = ["cosine_schedule", "linear_schedule", "total_steps", "use_found_learning_rate"]
 
 
 def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
@@ -15,6 +15,11 @@ def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
     Torch's CosineAnnealingLR keeps the length of the first run when a run resumes with another one, and then rises.
     """
     return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
+
+
+def linear_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
+    """Return a schedule that falls to zero linearly over ``total`` steps, and stays there."""
+    return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total))
 
 
 def total_steps(trainer: Trainer) -> int:

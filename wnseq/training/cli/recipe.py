@@ -56,7 +56,7 @@ DESCRIPTIONS = {
 class RecipeCLI(FlagsFirstCLI):
     """LightningCLI that trains, tests the best checkpoint, reports, and prints where the files of the run are.
 
-    A recipe overrides :meth:`report` and :meth:`callbacks`, and Lightning's hooks ``add_arguments_to_parser`` and
+    A recipe overrides :meth:`report`, :meth:`callbacks` and ``mode``, and Lightning's hooks ``add_arguments_to_parser`` and
     ``before_instantiate_classes``, which are empty here.
 
     Args:
@@ -64,11 +64,13 @@ class RecipeCLI(FlagsFirstCLI):
         data_class: Its LightningDataModule.
         recipe: Its name, which its checkpoints carry. The runs go to ``<trainer.default_root_dir>/<file>/<number>``,
             where file is the name of the file that holds the model: that of a copied recipe is its own.
-        monitor: The metric whose smallest value makes a checkpoint the best.
+        monitor: The metric whose smallest value, or with ``mode`` max the largest, makes a checkpoint the best.
         defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.
         arguments: The command line, the subcommand first.
         program: The words that precede the arguments.
     """
+
+    mode: Literal["min", "max"] = "min"
 
     def __init__(
         self,
@@ -247,6 +249,7 @@ class RecipeCLI(FlagsFirstCLI):
                 [*self.callbacks(), self._shutdown],
                 self.config_init[self.subcommand].get("checkpoint"),
                 monitor=self.monitor,
+                mode=self.mode,
                 folder=self.run_dir,
                 logs=bool(kwargs["logger"]),
             )
@@ -318,7 +321,7 @@ class RecipeCLI(FlagsFirstCLI):
             print(f"{'checkpoint':<11}  {os.path.relpath(best)}")
         if self.run_dir is not None:
             title = self.name.replace("_", " ")
-            plot_run(self.run_dir, metric=self.monitor.removeprefix("val/"), title=title)
+            plot_run(self.run_dir, metric=self.monitor.removeprefix("val/"), mode=self.mode, title=title)
             log_results(self.trainer.loggers, self.run_dir, self.trainer.global_step)
             for name, path in run_files(self.run_dir).items():
                 print(f"{name:<11}  {os.path.relpath(path)}")
@@ -365,7 +368,7 @@ def run(
         data_class: Its LightningDataModule.
         recipe: Its name, which its checkpoints carry and by which its presets are found.
         args: The command line; None means that of the process. Without a subcommand it runs ``fit``.
-        monitor: The metric whose smallest value makes a checkpoint the best.
+        monitor: The metric that makes a checkpoint the best, by its smallest value unless the class says otherwise.
         defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.
         cli_class: The class with the recipe's changes to the command line.
 

@@ -54,7 +54,14 @@ def add_fit_options(parser: Any) -> None:
 
 
 def build_callbacks(
-    options: Namespace, own: Iterable[Callback], saving: Namespace, *, monitor: str, folder: Path | None, logs: bool
+    options: Namespace,
+    own: Iterable[Callback],
+    saving: Namespace,
+    *,
+    monitor: str,
+    mode: str,
+    folder: Path | None,
+    logs: bool,
 ) -> list[Callback]:
     """Return the callbacks of a run.
 
@@ -62,7 +69,8 @@ def build_callbacks(
         options: The Trainer's options, those of the user's callbacks among them.
         own: The recipe's callbacks.
         saving: When checkpoints inside an epoch are written: ``every_minutes``, ``every_steps``, 0 for never.
-        monitor: The metric whose smallest value makes a checkpoint the best.
+        monitor: The metric by which a checkpoint is the best.
+        mode: ``min`` or ``max``: whether its smallest or its largest value is the best.
         folder: The run's folder; None for a command that leaves no files.
         logs: Whether there is a logger.
     """
@@ -82,7 +90,8 @@ def build_callbacks(
         whole: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
         if options.limit_val_batches != 0:
             # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
-            callbacks.append(Checkpoint(**whole, filename="best", monitor=monitor, save_on_train_epoch_end=False))
+            best = {"filename": "best", "monitor": monitor, "mode": mode}
+            callbacks.append(Checkpoint(**whole, **best, save_on_train_epoch_end=False))
         # others, since with save_last Lightning renews last.ckpt only when it renews the best
         # at the epoch's end: with validations inside an epoch Lightning would save at these alone
         last = whole | {"filename": "last", "save_on_train_epoch_end": True}

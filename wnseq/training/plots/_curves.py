@@ -15,13 +15,14 @@ from wnseq.training.plots._style import (
 
 
 @print_failures("figure")
-def plot_run(folder: Path, *, metric: str, title: str) -> None:
+def plot_run(folder: Path, *, metric: str, title: str, mode: str = "min") -> None:
     """Draw a run's training and validation loss and its learning rate against the step, as ``curves.png``.
 
     Args:
         folder: The folder of the run. Without a ``metrics.csv`` in it nothing is drawn: the user wanted no log.
         metric: What follows ``train/`` and ``val/`` in the names of the columns. It labels the axis.
         title: Text above the figure.
+        mode: ``min`` or ``max``: which value of the validation is the best, and has its number beside it.
     """
     log = folder / "metrics.csv"
     if not log.is_file():
@@ -39,7 +40,7 @@ def plot_run(folder: Path, *, metric: str, title: str) -> None:
         if train:
             _draw_training(above, train)
         if validation:
-            _draw_validation(above, validation)
+            _draw_validation(above, validation, mode)
         above.margins(x=0.02, y=0.1)
         above.legend(loc="upper right")
         if rate:
@@ -59,10 +60,10 @@ def _draw_training(axes: Any, series: Series) -> None:
     axes.plot(steps, running_mean(values), color=TRAIN_COLOR, linewidth=1.4, label="training")
 
 
-def _draw_validation(axes: Any, series: Series) -> None:
+def _draw_validation(axes: Any, series: Series, mode: str) -> None:
     steps, values = series
     marker = "o" if len(values) <= MAX_POINTS else ""
     axes.plot(steps, values, color=VALIDATION_COLOR, marker=marker, markersize=3.5, label="validation")
-    best = min(range(len(values)), key=values.__getitem__)
+    best = (max if mode == "max" else min)(range(len(values)), key=values.__getitem__)
     label = {"ha": "center", "va": "bottom", "color": VALIDATION_COLOR}
     axes.annotate(f"{values[best]:.4g}", (steps[best], values[best]), (0, 6), textcoords="offset points", **label)

@@ -1,0 +1,243 @@
+"""Experience of an environment for Q-learning, as turns of acting and learning that resume to the bit."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from wnseq.data._position import DataPosition, EpochLoader, is_resumable
+from wnseq.data.environments.several import Environments, make_environments
+from wnseq.data.environments.single import EnvironmentSpec, make_environment
+
+__all__ = ["EnvironmentDataModule", "Episodes", "Update"]
+
+FIRST_SEEDS = {"val": 1_000_000, "test": 2_000_000}  # the episodes of an evaluation are always the same
+RESUMED = ("environment", "num_envs", "rollout_steps", "passes", "batch_size", "epoch_frames")  # must be as before
+
+
+class Update(NamedTuple):
+    """One update of the network: which part of which turn. Before its first part the environments are stepped.
+
+    Args:
+        part: Number of the part, from 0.
+        parts: Updates of the turn.
+        parts_per_pass: Updates in which each step of the turn is learnt from once.
+        frames: Steps of an environment that this update stands for.
+    """
+
+    part: int
+    parts: int
+    parts_per_pass: int
+    frames: float
+
+
+class Episodes(NamedTuple):
+    """Episodes of an evaluation, to be played once each.
+
+    Args:
+        seeds: A seed for each.
+        max_steps: Steps after which one is cut.
+    """
+
+    seeds: tuple[int, ...]
+    max_steps: int
+
+
+class EnvironmentDataModule(LightningDataModule):
+    """Copies of an environment, and the turns in which they are stepped and learnt from.
+
+    A turn is ``rollout_steps`` steps of each copy, then ``passes`` passes over these steps in updates of ``batch_size``
+    steps. The step that begins an episode anew after its end counts as one.
+
+    Args:
+        environment: A name of gymnasium's registry, such as CartPole-v1; popgym-RepeatPreviousEasy-v0 and its kin, with
+            POPGym installed; MinAtar/Breakout-v0 (six actions; -v1 the smallest set), with MinAtar installed.
+        num_envs: Copies.
+        rollout_steps: Steps of each copy in a turn.
+        passes: Passes over the steps of a turn.
+        batch_size: Steps of an update, which divide those of a turn; a recurrent network's are whole rollouts.
+        epoch_frames: Steps of all copies between two validations, rounded to whole turns.
+        val_episodes: Episodes of a validation, the same in each.
+        test_episodes: Episodes of the test, and of ``predict``.
+        eval_batch_size: Episodes that are played at once; changes the speed alone.
+        eval_max_steps: Steps after which an evaluation cuts an episode.
+        seed: Seed of the episodes of training; by default that of torch.
+
+    Raises:
+        TypeError: An argument is no integer.
+        ValueError: An argument is out of range, or the environment is not to be learnt by Q-learning.
+        ModuleNotFoundError: The package that has it is not installed.
+
+    Example:
+        >>> data = EnvironmentDataModule(num_envs=4, rollout_steps=8, batch_size=16, passes=2, epoch_frames=64)
+        >>> [update.part for update in data.train_dataloader()]
+        [0, 1, 2, 3, 0, 1, 2, 3]
+    """
+
+    environments: Environments
+
+    def __init__(
+        self,
+        environment: str = "CartPole-v1",
+        num_envs: int = 32,
+        rollout_steps: int = 64,
+        passes: int = 4,
+        batch_size: int = 128,
+        epoch_frames: int = 16384,
+        val_episodes: int = 20,
+        test_episodes: int = 100,
+        eval_batch_size: int = 100,
+        eval_max_steps: int = 10000,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("num_envs", num_envs, 1),
+            ("rollout_steps", rollout_steps, 1),
+            ("passes", passes, 1),
+            ("batch_size", batch_size, 1),
+            ("epoch_frames", epoch_frames, 1),
+            ("val_episodes", val_episodes, 1),
+            ("test_episodes", test_episodes, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("eval_max_steps", eval_max_steps, 1),
+            ("seed", seed, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int | None):
+                raise TypeError(f"EnvironmentDataModule: {name} must be an integer, got {value!r}")
+            if value is not None and value < least:
+                raise ValueError(f"EnvironmentDataModule: {name} must be at least {least}, got {value}")
+        self.environment = environment
+        self.num_envs = num_envs
+        self.rollout_steps = rollout_steps
+        self.passes = passes
+        self.batch_size = batch_size
+        self.epoch_frames = epoch_frames
+        self.val_episodes = val_episodes
+        self.test_episodes = test_episodes
+        self.eval_batch_size = eval_batch_size
+        self.eval_max_steps = eval_max_steps
+        self.seed = seed
+        self.position = DataPosition()
+        self._spec: EnvironmentSpec | None = None
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """What a network must know of the environment."""
+        if self._spec is None or self._spec.name != self.environment:
+            self._spec = make_environment(self.environment).spec
+        return self._spec
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the environments of a training; Lightning restores those of a resumed run after this.
+
+        Raises:
+            ValueError: The Trainer has several processes.
+        """
+        if stage != "fit":
+            return
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise ValueError(
+                f"Q-learning trains in one process, got {self.trainer.world_size}: --trainer.devices 1. Runs with "
+                "other seeds can use the other devices"
+            )
+        self._turn_parts()
+        self.position.reset()
+        seed = torch.initial_seed() if self.seed is None else self.seed
+        self.environments = make_environments(self.environment, self.num_envs, seed)
+
+    def _turn_parts(self) -> int:
+        """Return the updates of one pass over a turn."""
+        frames = self.num_envs * self.rollout_steps
+        if frames % self.batch_size:
+            raise ValueError(
+                f"batch_size must divide the {frames} steps of a turn (num_envs {self.num_envs} times rollout_steps "
+                f"{self.rollout_steps}), got {self.batch_size}"
+            )
+        return frames // self.batch_size
+
+    def describe(self) -> str:
+        """Return two lines about the experience, for the screen."""
+        turn = self.num_envs * self.rollout_steps
+        frames = turn * max(1, round(self.epoch_frames / turn))
+        return (
+            f"{self.spec}\nan epoch: {frames:,} frames of {self.num_envs} copies, in turns of {self.rollout_steps} "
+            f"steps of each, which {self.passes} passes of {turn // self.batch_size} updates learn from"
+        )
+
+    def describe_part(self, part: str) -> str:
+        """Return one line about what an evaluation plays: ``val`` or ``test``."""
+        return f"{self.environment}, {self._number(part)} episodes of at most {self.eval_max_steps:,} steps"
+
+    def provenance(self) -> dict[str, str]:
+        """Return which environment it is, for loggers and checkpoints."""
+        return {"environment_name": self.environment}
+
+    def checkpoint_options(self) -> dict[str, Any]:
+        """Return the options that become the defaults of a command with a checkpoint."""
+        names = (*RESUMED, "val_episodes", "test_episodes", "eval_max_steps", "seed")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def train_dataloader(self) -> EpochLoader[Update]:
+        """Return the updates of an epoch."""
+        per_pass = self._turn_parts()
+        parts, turn = per_pass * self.passes, self.num_envs * self.rollout_steps
+        length = parts * max(1, round(self.epoch_frames / turn))
+
+        def updates(epoch: int, first: int) -> Iterator[Update]:
+            for index in range(first, length):
+                yield Update(index % parts, parts, per_pass, turn / parts)
+
+        return EpochLoader(self.position, length, updates, self.trainer)
+
+    def val_dataloader(self) -> "EpisodeLoader":
+        """Return the episodes of a validation."""
+        return EpisodeLoader(self, "val")
+
+    def test_dataloader(self) -> "EpisodeLoader":
+        """Return the episodes of the test."""
+        return EpisodeLoader(self, "test")
+
+    def predict_dataloader(self) -> "EpisodeLoader":
+        """Return the episodes of the test."""
+        return EpisodeLoader(self, "test")
+
+    def _number(self, part: str) -> int:
+        return self.val_episodes if part == "val" else self.test_episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of the next update and the state of the environments; before a training nothing."""
+        if not hasattr(self, "environments"):
+            return {}
+        position = self.position.state_dict(self.trainer, self._settings())
+        return {**position, "environments": self.environments.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume from what ``state_dict`` returned.
+
+        Raises:
+            ValueError: The turns are other ones now.
+        """
+        if is_resumable(self.trainer) and state_dict:
+            self.position.load_state_dict(state_dict, self._settings())
+            self.environments.load_state_dict(state_dict["environments"])
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in RESUMED}
+
+
+class EpisodeLoader:
+    """The episodes of an evaluation."""
+
+    def __init__(self, data: EnvironmentDataModule, part: str) -> None:
+        self.data = data
+        self.seeds = range(FIRST_SEEDS[part], FIRST_SEEDS[part] + data._number(part))
+
+    def __len__(self) -> int:
+        return -(-len(self.seeds) // self.data.eval_batch_size)
+
+    def __iter__(self) -> Iterator[Episodes]:
+        size = self.data.eval_batch_size
+        for first in range(0, len(self.seeds), size):
+            yield Episodes(tuple(self.seeds[first : first + size]), self.data.eval_max_steps)

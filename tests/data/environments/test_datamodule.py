@@ -1,0 +1,79 @@
+"""The turns of acting and learning, the episodes of evaluations, and what is refused."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wnseq.data.environments import EnvironmentDataModule, Episodes, Update
+
+SMALL = {"num_envs": 4, "rollout_steps": 8, "batch_size": 16, "passes": 3, "epoch_frames": 70}
+
+
+def test_an_epoch_is_whole_turns_of_updates():
+    data = EnvironmentDataModule(**SMALL)
+    updates = list(data.train_dataloader())
+    assert len(data.train_dataloader()) == len(updates) == 12  # two turns of two updates, three times
+    assert [update.part for update in updates] == [*range(6), *range(6)]
+    assert updates[0] == Update(0, 6, 2, 32 / 6)
+    assert sum(update.frames for update in updates) == pytest.approx(64)
+    assert "64 frames of 4 copies, in turns of 8 steps of each, which 3 passes of 2 updates" in data.describe()
+    assert len(EnvironmentDataModule(**{**SMALL, "epoch_frames": 1}).train_dataloader()) == 6
+
+
+def test_evaluations_play_the_same_episodes_and_no_others_of_training():
+    data = EnvironmentDataModule(val_episodes=3, test_episodes=5, eval_batch_size=2, eval_max_steps=7)
+    assert list(data.val_dataloader()) == [Episodes((10**6, 10**6 + 1), 7), Episodes((10**6 + 2,), 7)]
+    for loader in (data.test_dataloader(), data.predict_dataloader()):
+        assert len(loader) == 3 and [len(batch.seeds) for batch in loader] == [2, 2, 1]
+        assert next(iter(loader)).seeds[0] == 2 * 10**6
+    assert data.describe_part("val") == "CartPole-v1, 3 episodes of at most 7 steps"
+
+
+def test_a_state_goes_on_in_the_middle_of_a_turn():
+    def epoch(data: EnvironmentDataModule):
+        for update in data.train_dataloader():
+            yield update, data.environments.step(torch.zeros(4, dtype=torch.long).numpy()).observations.tolist()
+
+    whole, half, rest = (EnvironmentDataModule(**SMALL, seed=1) for _ in range(3))
+    for data in (whole, half, rest):
+        data.setup("fit")
+    expected = list(epoch(whole))
+    parts = epoch(half)
+    begun = [next(parts) for _ in range(4)]
+    rest.load_state_dict(half.state_dict())
+    assert begun + list(epoch(rest)) == expected
+    other = EnvironmentDataModule(**{**SMALL, "passes": 1})
+    other.setup("fit")
+    with pytest.raises(ValueError, match="had passes 3, this one has 1"):
+        other.load_state_dict(half.state_dict())
+    assert EnvironmentDataModule().state_dict() == {}
+
+
+def test_the_seed_is_torch_s_unless_it_is_given():
+    starts = []
+    for torch_seed, seed in ((0, None), (0, None), (1, None), (1, 5), (2, 5)):
+        torch.manual_seed(torch_seed)
+        data = EnvironmentDataModule(**SMALL, seed=seed)
+        data.setup("fit")
+        starts.append(data.environments.observations.tolist())
+    assert starts[0] == starts[1] != starts[2] and starts[3] == starts[4] != starts[2]
+
+
+def test_checkpoints_keep_the_options():
+    options = EnvironmentDataModule(**SMALL).checkpoint_options()
+    assert options["environment"] == "CartPole-v1" and options["batch_size"] == 16 and "seed" not in options
+    assert EnvironmentDataModule(**options).checkpoint_options() == options
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"batch_size must divide the 32 steps of a turn \(num_envs 4 .*, got 5"):
+        EnvironmentDataModule(**{**SMALL, "batch_size": 5}).setup("fit")
+    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        EnvironmentDataModule(num_envs=0)
+    with pytest.raises(TypeError, match="seed must be an integer, got 0.5"):
+        EnvironmentDataModule(seed=0.5)
+    data = EnvironmentDataModule(**SMALL)
+    data.trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match="trains in one process, got 2: --trainer.devices 1"):
+        data.setup("fit")

@@ -12,15 +12,17 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "wnseq/__init__.py").read
 PLOTS = ["matplotlib>=3.9", "tensorboard>=2.17"]
 IMAGES = ["scikit-learn>=1.5", "pillow>=10.1"]
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+RL = ["gymnasium>=1.1", "popgym>=1.0.6"]
 EXTRAS = {
     "images": IMAGES,
     "plots": PLOTS,
     "export": EXPORT,
-    "rl": ["gymnasium>=1.0", "ale-py>=0.10"],
+    "rl": RL,
     "test": [
         *PLOTS,
         *IMAGES,
         *EXPORT,
+        *RL,
         "hypothesis>=6.100",
         "pytest>=8",
         "pytest-timeout>=2.3",

@@ -14,6 +14,10 @@ A sweep over one option, which draws the final value against it:
     wnseq run compare --recipe language_model --metric nats_per_token --out runs/rates --variants.weight ""
         --variants.none "--model.norm none" --sweep model.learning_rate --values 1e-3,3e-3,1e-2
 
+Returns, of which more is better, with the statistics of Agarwal et al. 2021 (arXiv 2108.13264):
+    wnseq run compare --recipe q_learning --metric mean_return --returns true --out runs/norms --seeds 0,1,2,3,4
+        --variants.weight "" --variants.layer "--model.norm layer"
+
 Expect in the folder ``out`` a folder for each run, ``runs.csv``, ``table.md``, and ``curves.png`` or ``sweep.png``.
 
 Deviations from the paper:
@@ -28,7 +32,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -42,6 +46,7 @@ from wnseq.training.cli.arguments import add_brackets
 from wnseq.training.cli.errors import suggest, user_errors
 from wnseq.training.cli.output import safe_output
 from wnseq.training.json_files import read_json, write_json
+from wnseq.training.run_statistics import bootstrap_interval, interquartile_mean
 from wnseq.training.signals import exit_on_signal, handled_signals
 
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
@@ -55,13 +60,15 @@ class Plan:
 
     Args:
         recipe: Name of an installed recipe, or path of your own file.
-        metric: Name of a metric without ``train/``, ``val/`` or ``test/``; smaller is better.
+        metric: Name of a metric without ``train/``, ``val/`` or ``test/``; smaller is better, unless it is a return.
         out: Folder of the runs and of the results.
         variants: Arguments of each variant, by its name in figure and table.
         arguments: Arguments of all runs.
         seeds: Seeds of each variant.
         sweep: Option to sweep over, without its dashes.
         values: Values of that option, numbers.
+        returns: Whether the metric is a return: larger is better, and the table has the interquartile mean of the
+            tests with its 95 % interval by the bootstrap, which is drawn with a dot for each seed.
     """
 
     recipe: str
@@ -72,6 +79,7 @@ class Plan:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     sweep: str | None = None
     values: list[float] = field(default_factory=list)
+    returns: bool = False
 
     def __post_init__(self) -> None:
         """Check the values; expand ``~`` in the paths."""
@@ -113,6 +121,7 @@ class Result:
 
     run: Run
     series: dict[str, plots.Series]  # steps and values by metric; empty if the run diverged
+    best: Callable[[list[float]], float] = min
 
     @property
     def diverged(self) -> bool:
@@ -120,11 +129,11 @@ class Result:
         return not self.series
 
     def final(self, name: str) -> float | None:
-        """Return the last value of a metric; of a validation the smallest, since its checkpoint is tested."""
+        """Return the last value of a metric; of a validation the best, since its checkpoint is tested."""
         if name not in self.series:
             return None
         values = self.series[name][1]
-        return min(values) if name.startswith("val/") else values[-1]
+        return self.best(values) if name.startswith("val/") else values[-1]
 
     @property
     def seconds(self) -> float | None:
@@ -219,7 +228,7 @@ def execute(run: Run) -> None:
     write_json(run.folder / DONE, {"diverged": bool(status)})
 
 
-def collect(run: Run) -> Result:
+def collect(run: Run, best: Callable[[list[float]], float] = min) -> Result:
     """Read what a finished run has logged; of a resumed run, the last value of each step."""
     if read_json(run.folder / DONE)["diverged"]:
         return Result(run, {})
@@ -228,7 +237,7 @@ def collect(run: Run) -> Result:
     for log in sorted(logs, key=lambda path: int(path.parent.name)):
         for name, (steps, values) in plots.read_metrics(log).items():
             merged.setdefault(name, {}).update(zip(steps, values, strict=True))
-    return Result(run, {name: (sorted(of), [of[step] for step in sorted(of)]) for name, of in merged.items()})
+    return Result(run, {name: (sorted(of), [of[step] for step in sorted(of)]) for name, of in merged.items()}, best)
 
 
 def spread(values: list[float | None]) -> str:
@@ -239,11 +248,20 @@ def spread(values: list[float | None]) -> str:
     return f"{fmean(known):.4g}" + (f" ± {stdev(known):.2g}" if len(known) > 1 else "")
 
 
+def middle_half(values: list[float]) -> str:
+    """Format the interquartile mean of some runs and its interval."""
+    if not values:
+        return ""
+    low, high = bootstrap_interval(values)
+    return f"{interquartile_mean(values):.4g} [{low:.4g}, {high:.4g}]"
+
+
 def table(plan: Plan, results: list[Result]) -> str:
     """Return the final figures as a table in markdown."""
     swept = [plan.sweep.split(".")[-1].replace("_", " ")] if plan.sweep else []
     metrics = [f"test/{plan.metric}", f"val/{plan.metric}", f"train/{plan.metric}"]
-    head = ["variant", *swept, "runs", *metrics, "seconds per epoch"]
+    middle = ["interquartile mean [95 %]"] if plan.returns else []
+    head = ["variant", *swept, "runs", *middle, *metrics, "seconds per epoch"]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for variant in plan.variants:
         for value in plan.values or [None]:
@@ -254,7 +272,9 @@ def table(plan: Plan, results: list[Result]) -> str:
             figures = [spread([result.final(name) for result in of]) for name in metrics]
             count = f"{len(of)}" + (f" ({failed} diverged)" if failed else "")
             at = [f"{value:g}"] if value is not None else []
-            lines.append([variant, *at, count, *figures, spread([result.seconds for result in of])])
+            tests = [value for value in (result.final(metrics[0]) for result in of) if value is not None]
+            middle = [middle_half(tests)] if plan.returns else []
+            lines.append([variant, *at, count, *middle, *figures, spread([result.seconds for result in of])])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -277,12 +297,19 @@ def write(plan: Plan, results: list[Result]) -> None:
             variant: [(result.run.value, result.final(names[0])) for result in results if result.run.variant == variant]
             for variant in plan.variants
         }
-        plots.plot_sweep(points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title)
+        plots.plot_sweep(
+            points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title, log=not plan.returns
+        )
     else:
         curves = {
             variant: [result.series for result in kept if result.run.variant == variant] for variant in plan.variants
         }
-        plots.plot_variants(curves, out / "curves.png", metric=plan.metric, title=title)
+        plots.plot_variants(curves, out / "curves.png", metric=plan.metric, title=title, log=not plan.returns)
+        if plan.returns:
+            finals = {variant: [r.final(names[0]) for r in kept if r.run.variant == variant] for variant in curves}
+            found = {name: (values, interquartile_mean(values), bootstrap_interval(values))
+                     for name, values in finals.items() if values}  # fmt: skip
+            plots.plot_dots(found, out / "returns.png", metric=names[0], title=title)
 
 
 def compare(plan: Plan) -> dict[str, float]:
@@ -295,7 +322,7 @@ def compare(plan: Plan) -> dict[str, float]:
         if not known:
             print(f"{number}/{len(layout)} {run} …", end=" ", flush=True)
             execute(run)
-        results.append(result := collect(run))
+        results.append(result := collect(run, max if plan.returns else min))
         figure = result.final(f"test/{plan.metric}")
         if not result.diverged and figure is None:
             raise ValueError(f"the runs of {plan.recipe} log no test/{plan.metric}; {run.folder} has what they log")

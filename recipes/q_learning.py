@@ -77,6 +77,7 @@ class QLearning(CheckedLoading, LightningModule):
         learning_rate: RAdam's step size; it falls to zero linearly.
         discount: γ, by which a reward counts less for each step that it is ahead.
         trace: λ, the share of the returns that goes on beyond the next step.
+        reward_scale: What rewards are multiplied by in training.
         epsilon: Share of random actions at the end of the exploration, and from then on; it starts at 1.
         exploration: Share of the training in which it falls.
         eval_epsilon: Share of random actions in an evaluation.
@@ -100,9 +101,10 @@ class QLearning(CheckedLoading, LightningModule):
         num_layers: int = 2,
         learning_rate: float = 5e-4,
         discount: float = 0.99,
-        trace: float = 0.65,
+        trace: float = 0.95,
+        reward_scale: float = 0.1,
         epsilon: float = 0.05,
-        exploration: float = 0.1,
+        exploration: float = 0.2,
         eval_epsilon: float = 0.0,
         init_from: str | None = None,
     ) -> None:
@@ -117,6 +119,7 @@ class QLearning(CheckedLoading, LightningModule):
             learning_rate="greater than 0",
             discount=share,
             trace=share,
+            reward_scale="greater than 0",
             epsilon=share,
             exploration=share,
             eval_epsilon=share,
@@ -144,6 +147,11 @@ class QLearning(CheckedLoading, LightningModule):
             self.build(data.spec)
             if self.init_from is not None:
                 load_initial_weights(self.get_submodule("network"), self.init_from, SIZES)
+        if self.hparams.core != "none" and data.batch_size % data.rollout_steps:
+            raise ValueError(
+                f"batch_size must be a multiple of rollout_steps ({data.rollout_steps}) with the core "
+                f"{self.hparams.core}, which learns from whole rollouts, got {data.batch_size}"
+            )
         self._check_environment()
 
     def _check_environment(self) -> None:
@@ -228,8 +236,9 @@ class QLearning(CheckedLoading, LightningModule):
         if not self.network.is_initialised:
             initialise_from_batch(self.network, self.hparams.start, self.act(1.0))
         turn, h = self.act(self.current_epsilon()), self.hparams
-        outcome = (turn.pop(name) for name in ("rewards", "values", "terminated"))
-        self.experience = {**turn, "returns": q_lambda_returns(*outcome, turn["resets"], h.discount, h.trace)}
+        rewards, values, terminated = (turn.pop(name) for name in ("rewards", "values", "terminated"))
+        returns = q_lambda_returns(rewards * h.reward_scale, values, terminated, turn["resets"], h.discount, h.trace)
+        self.experience = {**turn, "returns": returns}
 
     # ---- learning
 
@@ -278,7 +287,11 @@ class QLearning(CheckedLoading, LightningModule):
         """Log mean and deviation of the returns, and the mean length."""
         stage, totals = evaluation_stage(self.trainer), self.totals.reduce(self.trainer)
         returns, squares, steps = (totals[name] / totals["episodes"] for name in ("returns", "squares", "steps"))
-        values = {"mean_return": returns, "return_deviation": max(0.0, squares - returns**2) ** 0.5, "mean_steps": steps}
+        values = {
+            "mean_return": returns,
+            "return_deviation": max(0.0, squares - returns**2) ** 0.5,
+            "mean_steps": steps,
+        }
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, batch_size=1)
 
     on_test_epoch_start = on_validation_epoch_start

@@ -54,6 +54,7 @@ LIBRARIES: dict[str, set[str]] = {
         "PIL",
         "charset_normalizer",
         "filelock",
+        "gymnasium",
         "lightning",
         "numpy",
         "pooch",

@@ -211,7 +211,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Import what runs need, then answer requests."""
-    for name in ("draw", "image_classifier", "language_model", "pixelcnn", "sequential_images", "vae"):
+    for name in ("draw", "image_classifier", "language_model", "pixelcnn", "q_learning", "sequential_images", "vae"):
         importlib.import_module(f"wnseq.recipes.{name}")
     importlib.import_module("toy")
     if importlib.util.find_spec("tensorboard"):

@@ -33,6 +33,8 @@ RECIPES = {
              "--model.sampling.number=2"],
     "image_classifier": [*IMAGES, "--model.width=0.05", "--data.size=12", "--data.whiten=true"],
     "pixelcnn": [*IMAGES, "--model.channels=4", "--model.blocks=1", "--model.mixtures=2", "--model.sampling.number=1"],
+    "q_learning": ["--model.hidden_size=6", "--model.core=lstm", "--data.num_envs=4", "--data.rollout_steps=4",
+                   "--data.batch_size=8", "--data.passes=2", "--data.val_episodes=2"],
     "sequential_images": [*IMAGES, "--model.hidden_size=6"],
     "text_classifier": ["--data.batch_size=20", "--data.tokenizer=byte", "--data.max_tokens=30",
                         "--model.hidden_size=6", "--model.head_size=6"],
@@ -86,7 +88,14 @@ def difference(whole: Path, folder: Path) -> str:
         return "no checkpoint"
     a, b = (torch.load(path, weights_only=True) for path in paths if path)
     words = []
-    for name in ("state_dict", "optimizer_states", "lr_schedulers", "current_model_state", "carried_state"):
+    for name in (
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "current_model_state",
+        "carried_state",
+        "experience",
+    ):
         if not equal(a.get(name), b.get(name)):
             words.append(name)
     if log(paths[0].parents[1]) != log(paths[1].parents[1]):

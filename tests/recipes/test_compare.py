@@ -80,6 +80,12 @@ def test_variants_and_seeds(capsys):
     assert rows[0] == "variant,,seed,diverged,test/loss,val/loss,train/loss,seconds_per_epoch"
     assert rows[1] == "one,,0,False,0.5,2.5,1.5,2.0" and len(rows) == 5
 
+    compare(*TWO, "--returns=true")  # the same runs
+    head, _, one, _ = Path("out/table.md").read_text().splitlines()
+    assert head.startswith("| variant | runs | interquartile mean [95 %] | test/loss | val/loss |")
+    assert one == "| one | 2 | 1 [0.5, 1.5] | 1 ± 0.71 | 5.5 ± 0 | 1.5 ± 0 | 2 ± 0 |"
+    assert Path("out/returns.png").stat().st_size > 1000
+
 
 def test_what_is_finished_is_not_run_again(capsys):
     compare(*TWO, seeds="[0]")

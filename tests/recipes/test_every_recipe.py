@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
+from wnseq.data.environments import EnvironmentDataModule
 from wnseq.data.images import ImageDataModule
 from wnseq.data.text import LabelledBatch, LabelledTextDataModule, TextBatch, TextDataModule
 from wnseq.recipes import (
@@ -21,6 +22,7 @@ from wnseq.recipes import (
     image_classifier,
     language_model,
     pixelcnn,
+    q_learning,
     sequential_images,
     text_classifier,
     vae,
@@ -69,6 +71,7 @@ RECIPES = {
         {},
         sample=lambda model: pixelcnn.sample(model, pixelcnn.Sampling(number=1)),
     ),
+    "q_learning": Recipe(q_learning.QLearning, {"hidden_size": 4}, {"num_envs": 2}, EnvironmentDataModule),
     "sequential_images": Recipe(sequential_images.SequentialImages, {"hidden_size": 4}, {"normalize": "unit"}),
     "text_classifier": Recipe(
         text_classifier.TextClassifier,
@@ -338,6 +341,7 @@ def test_constructors_check_every_argument(name, owner, argument, value):
     ("data", "argument", "value"),
     [
         *((ImageDataModule, name, "foo") for name in ("normalize", "whiten", "flip", "batch_size", "seed")),
+        *((EnvironmentDataModule, name, "foo") for name in ("num_envs", "passes", "batch_size", "seed")),
         *((LabelledTextDataModule, name, "foo") for name in ("batch_size", "max_tokens", "seed")),
         *((TextDataModule, name, "foo") for name in ("batch_size", "bptt", "seed", "random_bptt", "eval_reset_state")),
     ],
@@ -395,7 +399,8 @@ def test_a_mistake_is_found_before_the_first_step(recipe, words, text, capsys, m
     assert not list(Path("runs").glob("*/*"))
 
 
-@pytest.mark.parametrize("recipe", [language_model, image_classifier, sequential_images, vae, draw, pixelcnn],
+@pytest.mark.parametrize("recipe", [language_model, image_classifier, sequential_images, vae, draw, pixelcnn,
+                                    q_learning],
                          ids=lambda recipe: recipe.__name__.rpartition(".")[2])  # fmt: skip
 def test_the_problems_of_trainer_model_and_data_are_reported_at_once(recipe, capsys):
     data = ["--data.corpus=text.txt"] if recipe is language_model else []

@@ -24,9 +24,19 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, TensorDataset
 
+from wnseq.data.environments import EnvironmentDataModule
 from wnseq.data.images import ImageDataModule
 from wnseq.data.text import LabelledTextDataModule, TextDataModule
-from wnseq.recipes import draw, image_classifier, language_model, pixelcnn, sequential_images, text_classifier, vae
+from wnseq.recipes import (
+    draw,
+    image_classifier,
+    language_model,
+    pixelcnn,
+    q_learning,
+    sequential_images,
+    text_classifier,
+    vae,
+)
 from wnseq.training.callbacks import PlainProgress
 from wnseq.training.run_info import describe_progress
 
@@ -53,6 +63,10 @@ def labelled() -> LabelledTextDataModule:
     return LabelledTextDataModule("texts.csv", tokenizer="char", batch_size=8, max_tokens=8)
 
 
+def environments() -> EnvironmentDataModule:
+    return EnvironmentDataModule(num_envs=4, rollout_steps=2, batch_size=4, passes=2, val_episodes=2)
+
+
 def images(size: int | None = None, **options: Any) -> Callable[[], ImageDataModule]:
     return lambda: ImageDataModule(batch_size=8, eval_batch_size=8, size=size, **options)
 
@@ -76,12 +90,14 @@ RECIPES: dict[str, tuple[Callable[..., LightningModule], dict[str, Any], Callabl
         "val/nats_per_image",
     ),
     "pixelcnn": (pixelcnn.PixelCNN, {"channels": 4, "blocks": 1, "polyak_steps": 0}, images(), "val/bits_per_dim"),
+    "q_learning": (q_learning.QLearning, {"hidden_size": 4}, environments, "val/mean_return"),
 }
 STARTED = {  # modules of the recipes that are initialised from a batch
     "image_classifier": image_classifier,
     "sequential_images": sequential_images,
     "vae": vae,
     "pixelcnn": pixelcnn,
+    "q_learning": q_learning,
 }
 LR_FINDER = "lightning.pytorch.tuner.lr_finder._LRFinder.suggestion"
 COSINE = ("language_model", "sequential_images", "draw")  # recipes whose step size falls along one

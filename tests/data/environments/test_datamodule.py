@@ -71,9 +71,9 @@ def test_wrong_arguments_are_refused():
         EnvironmentDataModule(**{**SMALL, "batch_size": 5}).setup("fit")
     with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
         EnvironmentDataModule(num_envs=0)
-    with pytest.raises(TypeError, match="seed must be an integer, got 0.5"):
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 0\.5"):
         EnvironmentDataModule(seed=0.5)
     data = EnvironmentDataModule(**SMALL)
     data.trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(ValueError, match="trains in one process, got 2: --trainer.devices 1"):
+    with pytest.raises(ValueError, match=r"trains in one process, got 2: --trainer\.devices 1"):
         data.setup("fit")

@@ -141,7 +141,7 @@ class Game:
         return state
 
     def seed(self, seed):
-        self.seeded = seed
+        self.random = SimpleNamespace(seed=lambda seed: setattr(self, "seeded", seed))
 
     def reset(self):
         self.acts.append("reset")

@@ -90,7 +90,17 @@ def test_a_literal_among_other_types_is_written_out(here: Path, fails: Fails) ->
 
 
 @pytest.mark.parametrize(
-    "recipe", ["language_model", "text_classifier", "image_classifier", "sequential_images", "vae", "draw", "pixelcnn"]
+    "recipe",
+    [
+        "language_model",
+        "text_classifier",
+        "image_classifier",
+        "sequential_images",
+        "vae",
+        "draw",
+        "pixelcnn",
+        "q_learning",
+    ],
 )
 def test_what_other_programs_call_an_option_is_understood_by_every_recipe(
     recipe: str, here: Path, capsys: pytest.CaptureFixture[str]

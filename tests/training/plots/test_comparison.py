@@ -34,6 +34,16 @@ def test_a_sweep_is_drawn_with_what_diverged(tmp_path: Path) -> None:
     assert {rgb(color) for color in VARIANT_COLORS[:2]} <= colors_in(figure)
 
 
+def test_each_run_has_a_dot_beside_the_mean_of_its_variant(tmp_path: Path) -> None:
+    few, more = tmp_path / "few.png", tmp_path / "more.png"
+    found: dict[str, tuple[list[float], float, tuple[float, float]]] = {"one": ([1.0, 2.0], 1.5, (1.0, 2.0))}
+    assert plots.plot_dots(found, few, metric="test/mean_return", title="")
+    assert rgb(VARIANT_COLORS[0]) in colors_in(few)
+    found["two"] = ([3.0], 3.0, (3.0, 3.0))
+    assert plots.plot_dots(found, more, metric="test/mean_return", title="")
+    assert {rgb(color) for color in VARIANT_COLORS[:2]} <= colors_in(more) and size_of(more)[1] > size_of(few)[1]
+
+
 def test_a_comparison_says_why_it_has_no_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,19 @@ def test_curves_are_drawn_from_what_there_is(log: Path, tmp_path: Path, dropped:
         assert (rgb(color) in shown) is (name not in dropped)
 
 
+def test_the_best_of_a_return_is_its_largest(tmp_path: Path) -> None:
+    rows = [{"step": step, "val/mean_return": value} for step, value in enumerate([1.0, 8.0, 3.0])]
+    found = []
+    for mode in ("min", "max"):
+        with (tmp_path / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", "val/mean_return"])
+            writer.writeheader()
+            writer.writerows(rows)
+        assert plots.plot_run(tmp_path, metric="mean_return", title="", mode=mode)
+        found.append((tmp_path / "curves.png").read_bytes())
+    assert found[0] != found[1]
+
+
 def test_a_run_says_why_it_has_no_figure(
     log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

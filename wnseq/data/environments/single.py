@@ -183,11 +183,12 @@ class _MinAtar:
         game = re.sub(r"(?<!^)(?=[A-Z])", "_", match[1]).lower()
         self._game = minatar.Environment(game, sticky_action_prob=0.1)
         self._actions = self._game.minimal_action_set() if match[2] == "1" else [*range(self._game.num_actions())]
+        self._game.seed(0)  # makes the generator that game and stickiness share; to seed that one takes a tenth of it
         height, width, channels = self._game.state_shape()
         self.spec = EnvironmentSpec(name, (channels, height, width), 1, len(self._actions))
 
     def reset(self, seed: int) -> Array:
-        self._game.seed(seed)
+        self._game.random.seed(seed)
         self._game.last_action = 0  # what a sticky first step would repeat
         self._game.reset()
         return self._array()

@@ -56,8 +56,8 @@ DESCRIPTIONS = {
 class RecipeCLI(FlagsFirstCLI):
     """LightningCLI that trains, tests the best checkpoint, reports, and prints where the files of the run are.
 
-    A recipe overrides :meth:`report`, :meth:`callbacks` and ``mode``, and Lightning's hooks ``add_arguments_to_parser`` and
-    ``before_instantiate_classes``, which are empty here.
+    A recipe overrides :meth:`report`, :meth:`callbacks` and ``mode``, and Lightning's hooks ``add_arguments_to_parser``
+    and ``before_instantiate_classes``, which are empty here.
 
     Args:
         model_class: The recipe's LightningModule.

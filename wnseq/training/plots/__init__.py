@@ -1,6 +1,6 @@
 """Figures of runs, in one style. matplotlib is imported when something is drawn, and pyplot never is."""
 
-from wnseq.training.plots._comparison import plot_sweep, plot_variants
+from wnseq.training.plots._comparison import plot_dots, plot_sweep, plot_variants
 from wnseq.training.plots._confusion import plot_confusion
 from wnseq.training.plots._curves import plot_run
 from wnseq.training.plots._gates import plot_gates, read_gates
@@ -10,6 +10,7 @@ from wnseq.training.plots._series import Series, read_metrics
 __all__ = [
     "Series",
     "plot_confusion",
+    "plot_dots",
     "plot_gates",
     "plot_images",
     "plot_run",

@@ -14,7 +14,7 @@ TITLES = {"train": "training", "val": "validation"}
 
 @print_failures("figure")
 def plot_variants(
-    variants: Mapping[str, Sequence[Mapping[str, Series]]], file: Path, *, metric: str, title: str
+    variants: Mapping[str, Sequence[Mapping[str, Series]]], file: Path, *, metric: str, title: str, log: bool = True
 ) -> None:
     """Draw mean and range over the runs of each variant against the step, training and validation side by side.
 
@@ -23,6 +23,7 @@ def plot_variants(
         file: The file to write. Its ending names the format.
         metric: What follows ``train/`` and ``val/`` in the names of the columns. It labels the axis.
         title: Text above the figure.
+        log: Whether positive values are on a logarithmic axis.
     """
     panels = {stage: _runs_with(variants, f"{stage}/{metric}") for stage in TITLES}
     panels = {stage: runs for stage, runs in panels.items() if any(runs.values())}
@@ -45,7 +46,7 @@ def plot_variants(
                     low, high = ([extreme(at_step) for at_step in values] for extreme in (min, max))
                     axes.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
                 lowest = min(lowest, *map(min, values))
-        if lowest > 0:
+        if log and lowest > 0:
             set_log_scale(grid[0])  # and the other, which shares its axis
         grid[0].set_ylabel(metric.replace("_", " "))
         lines, names = max((axes.get_legend_handles_labels() for axes in grid), key=lambda found: len(found[1]))
@@ -58,7 +59,13 @@ def _runs_with(variants: Mapping[str, Sequence[Mapping[str, Series]]], column: s
 
 @print_failures("figure")
 def plot_sweep(
-    variants: Mapping[str, Sequence[tuple[float, float | None]]], file: Path, *, option: str, metric: str, title: str
+    variants: Mapping[str, Sequence[tuple[float, float | None]]],
+    file: Path,
+    *,
+    option: str,
+    metric: str,
+    title: str,
+    log: bool = True,
 ) -> None:
     """Draw mean and range over the runs of each variant against a swept option; a cross marks a run that diverged.
 
@@ -68,6 +75,7 @@ def plot_sweep(
         option: The swept option, which labels the axis.
         metric: The name of the final metric, which labels the other axis.
         title: Text above the figure.
+        log: Whether positive finals are on a logarithmic axis.
     """
     finals = [final for runs in variants.values() for _, final in runs if final is not None]
     if not finals:
@@ -92,8 +100,34 @@ def plot_sweep(
             axes.set_xscale("log")
             axes.set_xticks(options, [f"{value:g}" for value in options])
             axes.minorticks_off()
-        if min(finals) > 0:
+        if log and min(finals) > 0:
             set_log_scale(axes)
         axes.set_xlabel(option.rpartition(".")[2].replace("_", " "))
         axes.set_ylabel(metric.replace("_", " "))
         figure.legend(loc="outside lower center", ncols=min(3, len(variants)))
+
+
+@print_failures("figure of the runs")
+def plot_dots(
+    variants: Mapping[str, tuple[Sequence[float], float, tuple[float, float]]], file: Path, *, metric: str, title: str
+) -> None:
+    """Draw a dot for the final value of each run, and for each variant a mean with its interval.
+
+    Args:
+        variants: Final values of the runs, their mean and its interval, by variant.
+        file: The file to write. Its ending names the format.
+        metric: The name of the final metric, which labels the axis.
+        title: Text above the figure.
+    """
+    with new_figure(file, 5.4, 0.9 + 0.4 * len(variants)) as figure:
+        axes = figure.subplots()
+        axes.set_title(title, loc="left", fontweight="bold", color=TITLE_COLOR)
+        for place, ((values, mean, (low, high)), color) in enumerate(
+            zip(variants.values(), cycle(VARIANT_COLORS), strict=False)
+        ):
+            axes.barh(place, high - low, 0.5, low, color=color, alpha=0.25, linewidth=0)
+            axes.plot([mean, mean], [place - 0.25, place + 0.25], color=color, linewidth=1.5)
+            axes.plot(values, [place] * len(values), "o", color=color, markersize=3.5)
+        axes.set_yticks(range(len(variants)), [*variants])
+        axes.invert_yaxis()
+        axes.set_xlabel(metric.replace("_", " "))

@@ -1,0 +1,375 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+import wnseq
+from wnseq.data.environments import EnvironmentDataModule, EnvironmentSpec, Episodes, make_environment
+from wnseq.optim import direction_norms
+from wnseq.recipes.q_learning import (
+    Network,
+    QLearning,
+    animate,
+    initialise_from_batch,
+    main,
+    play,
+    play_checkpoint,
+    q_lambda_returns,
+)
+
+DATA = {"num_envs": 4, "rollout_steps": 8, "batch_size": 16, "passes": 2, "epoch_frames": 64, "val_episodes": 3,
+        "test_episodes": 4}  # fmt: skip
+SMALL = [*(f"--data.{name}={value}" for name, value in DATA.items()), "--model.hidden_size=6", "--trainer.max_epochs=2",
+         "--trainer.log_every_n_steps=1"]  # fmt: skip
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+         "num_sanity_val_steps": 0, "limit_val_batches": 0, "accelerator": "cpu"}  # fmt: skip
+NORMS = ["weight", "layer", "batch", "none"]
+IMAGE = EnvironmentSpec("an image", (4, 10, 10), 1, 6)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fit(*arguments):
+    return main(["fit", *SMALL, *arguments])
+
+
+def newest(name="last"):
+    return max(Path("runs/q_learning").glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: int(path.parts[2]))
+
+
+def trained(steps=1, data=DATA, **options):
+    """Return a model after some updates."""
+    data = EnvironmentDataModule(**data)
+    model = QLearning(**{"hidden_size": 6, **options})
+    Trainer(max_steps=steps, **QUIET).fit(model, data)
+    return model
+
+
+# ---- returns
+
+
+def direct_return(t, n, rewards, values, terminated, resets, discount, trace):
+    """The weighted mean of the returns over 1, 2, … steps, in float64: (1 − λ)·Σ λ^(k−1) G^k, the rest on the last."""
+    if resets[t, n]:
+        return values[t, n]
+    won, total = 0.0, 0.0
+    for ahead in range(1, len(rewards) - t + 1):
+        step = t + ahead - 1
+        won += discount ** (ahead - 1) * rewards[step, n]
+        is_end = terminated[step, n]
+        of_so_many = won + (0.0 if is_end else discount**ahead * values[step + 1, n])
+        is_last = is_end or step + 1 == len(rewards) or resets[step + 1, n]
+        total += trace ** (ahead - 1) * (1.0 if is_last else 1 - trace) * of_so_many
+        if is_last:
+            return total
+
+
+@pytest.mark.parametrize(("discount", "trace"), [(0.99, 0.65), (0.9, 0.0), (0.95, 1.0)])
+def test_returns_are_the_weighted_mean_of_those_of_all_lengths(discount, trace):
+    draw = np.random.default_rng(0)
+    steps, number = 25, 6
+    rewards, values = draw.normal(size=(steps, number)), draw.normal(size=(steps + 1, number))
+    ends = draw.random((steps, number)) < 0.2
+    ends[1:] &= ~ends[:-1]  # the step after an end is a reset
+    resets = np.concatenate([np.zeros((1, number), bool), ends[:-1]])
+    rewards[resets] = 0
+    terminated = ends & (draw.random((steps, number)) < 0.5)
+    assert (ends & ~terminated).any() and terminated.any()
+    found = q_lambda_returns(*map(torch.from_numpy, (rewards, values, terminated, resets)), discount, trace)
+    arguments = (rewards, values, terminated, resets, discount, trace)
+    expected = [[direct_return(t, n, *arguments) for n in range(number)] for t in range(steps)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+# ---- network
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("spec", [EnvironmentSpec("numbers", (5,), None, 3), IMAGE], ids=["numbers", "image"])
+def test_the_start_is_of_deviation_one_in_every_norm(spec, norm):
+    torch.manual_seed(0)
+    network = Network(spec, norm, "none", 16, 2)
+    observations = torch.randint(0, 2, (6, 20, *spec.shape)).float()
+    none = torch.zeros(6, 20, dtype=torch.long)
+    seen = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | wnseq.WNLinear | wnseq.WNConv2d):
+            module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    initialise_from_batch(network, "data", {"observations": observations, "previous": none, "begins": none == 1})
+    assert network.is_initialised
+    with torch.no_grad():
+        values, state = network(observations, none, none == 1)
+    assert state is None and values.shape == (6, 20, spec.num_actions)
+    for name, out in seen.items():
+        others = (0, 2, 3) if out.ndim == 4 else tuple(range(out.ndim - 1))
+        expected = 0.1 if name == "output" else 1.0
+        torch.testing.assert_close(out.std(others), torch.full_like(out.std(others), expected), rtol=0.02, atol=0)
+    assert isinstance(network.output, wnseq.WNLinear) == (norm == "weight")
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+@pytest.mark.parametrize("norm", ["weight", "none"])
+def test_acting_step_by_step_is_the_network_on_the_whole_turn(core, norm):
+    model = trained(norm=norm, core=core)
+    assert type(model.network.core).__name__ == ("WN" if norm == "weight" else "") + core.upper()
+    turns = [{}, {}]
+    for turn in turns:  # the second begins inside of episodes
+        turn.update(model.act(0.5))
+        model.experience = turn
+    for turn in turns:
+        state = tuple(turn[name] for name in ("state.0", "state.1") if name in turn)
+        with torch.no_grad():
+            values, after = model.network(turn["observations"], turn["previous"], turn["begins"], state)
+        torch.testing.assert_close(values.amax(2), turn["values"][:-1])
+        for k, part in enumerate(after):
+            torch.testing.assert_close(part, turn[f"next.state.{k}"])
+        torch.testing.assert_close(turn["previous"][1:], turn["actions"][:-1])
+        torch.testing.assert_close(turn["begins"][1:], turn["resets"][:-1])
+    torch.testing.assert_close(turns[0]["next.previous"], turns[1]["previous"][0])
+    torch.testing.assert_close(turns[0]["next.state.0"], turns[1]["state.0"])
+    assert turns[1]["begins"][1:].any() and not turns[1]["begins"].all()
+
+
+def test_a_recurrent_network_forgets_at_a_border_and_knows_its_last_action():
+    torch.manual_seed(0)
+    network = Network(EnvironmentSpec("numbers", (2,), None, 3), "weight", "lstm", 8, 1)
+    x, previous = torch.randn(6, 1, 2), torch.tensor([[0], [1], [2], [0], [1], [2]])
+    begins = torch.tensor([[True], [False], [False], [True], [False], [False]])
+    with torch.no_grad():
+        whole, last = network(x, previous, begins), network(x[3:], previous[3:], begins[3:])
+        other = network(x, (previous + 1) % 3, begins)
+    torch.testing.assert_close(whole[0][3:], last[0])
+    torch.testing.assert_close(whole[0][3], other[0][3])  # an episode begins without one
+    assert not torch.allclose(whole[0][4], other[0][4])
+
+
+# ---- training
+
+
+def test_the_loss_is_over_the_steps_that_are_none_of_reset():
+    model = trained()
+    data = EnvironmentDataModule(**DATA)
+    losses, turns = [], []
+
+    class Look(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            turn = pl_module.experience
+            chosen = turn["order"].chunk(2)[trainer.global_step % 2]
+            with torch.no_grad():
+                taken = pl_module.network(turn["observations"], turn["previous"], turn["begins"])[0]
+            taken = taken.gather(2, turn["actions"].unsqueeze(2)).squeeze(2)
+            errors = ((taken - turn["returns"]).double() ** 2 / 2).flatten()[chosen]
+            kept = ~turn["resets"].flatten()[chosen]
+            turns.append(turn["resets"].sum())
+            losses.append((float(loss), float(errors[kept].sum() / kept.sum())))
+
+    Trainer(max_epochs=1, callbacks=[Look()], **QUIET).fit(model, data)
+    assert len(losses) == 8 and sum(turns) > 0
+    for found, expected in losses:
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_every_step_of_a_turn_is_learnt_from_once_a_pass():
+    for core, places in (("none", 32), ("lstm", 4)):
+        orders = []
+
+        class Look(Callback):
+            def on_train_batch_end(self, trainer, pl_module, *_, orders=orders):
+                orders.append(pl_module.experience["order"].tolist())
+
+        model, data = QLearning(hidden_size=4, core=core), EnvironmentDataModule(**DATA)
+        Trainer(max_steps=4, callbacks=[Look()], **QUIET).fit(model, data)
+        assert all(sorted(order) == list(range(places)) for order in orders)
+        assert orders[0] == orders[1] != orders[2] == orders[3]
+
+
+def test_a_batch_of_a_recurrence_is_whole_rollouts():
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple of rollout_steps \(8\) .*, got 4"):
+        trained(data={**DATA, "batch_size": 4}, core="gru")
+
+
+def test_exploration_falls_and_stays():
+    model = trained(epsilon=0.1, exploration=0.5)
+    model.total, shares = 10, []
+    for step in range(11):
+        model._trainer = type("T", (), {"global_step": step})()
+        shares.append(model.current_epsilon())
+    np.testing.assert_allclose(shares, [1, 0.82, 0.64, 0.46, 0.28, *[0.1] * 6])
+    model.hparams.exploration = 0.0
+    assert model.current_epsilon() == 0.1
+
+
+def test_the_norm_of_v_is_held():
+    norms = {}
+    for held in (True, False):
+        torch.manual_seed(0)
+        model = QLearning(hidden_size=6, renormalize=held, learning_rate=0.1)
+        before = {}
+
+        class Look(Callback):
+            def on_fit_start(self, trainer, pl_module, before=before):
+                before.update({name: norm.clone() for name, norm in direction_norms(pl_module).items()})
+
+        Trainer(max_steps=8, callbacks=[Look()], **QUIET).fit(model, EnvironmentDataModule(**DATA))
+        after = direction_norms(model)
+        norms[held] = all(torch.allclose(after[name], before[name]) for name in before)
+    assert norms == {True: True, False: False}
+    with pytest.raises(ValueError, match="renormalize must be false unless the norm is weight, got true with layer"):
+        QLearning(norm="layer", renormalize=True)
+
+
+def test_a_run_from_its_start_to_its_report(capsys):
+    metrics = fit()
+    out = capsys.readouterr().out
+    assert set(metrics) == {
+        f"{part}/{name}" for part in ("val", "test") for name in ("mean_return", "return_deviation", "mean_steps")
+    }
+    assert metrics["test/mean_return"] == metrics["test/mean_steps"] >= 8  # a reward for each step
+    for text in ("environment CartPole-v1: 4 numbers, 2 actions", "64 frames of 4 copies", "frames/s", "returns of"):
+        assert text in out
+    assert "no animation: it needs matplotlib" in out
+    with next(Path("runs/q_learning/1").glob("metrics.csv")).open() as file:
+        names = set(csv.DictReader(file).fieldnames)
+    assert {"train/squared_error", "train/mean_return", "train/frames_per_s", "val/mean_return"} <= names
+    best = torch.load(newest("best"), weights_only=True)
+    assert best["metrics"]["val/mean_return"] == metrics["val/mean_return"]
+    assert best["wnseq"]["environment"] == {"name": "CartPole-v1", "shape": [4], "largest": None, "num_actions": 2}
+
+    returns = play_checkpoint(newest("best"), episodes=4, seed=2_000_000)
+    assert returns.mean() == pytest.approx(metrics["test/mean_return"])
+    main(["predict", f"--ckpt_path={newest('best')}"])
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "episode,return,steps" and [float(row.split(",")[1]) for row in rows] == returns.tolist()
+    with pytest.raises(SystemExit):
+        main(["test", f"--ckpt_path={newest('best')}", "--data.environment=Acrobot-v1"])
+    assert "the network is for the environment CartPole-v1: 4 numbers, 2 actions; --data.env" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.renormalize=true"],
+        ["--model.core=lstm", "--data.environment=Acrobot-v1", "--model.exploration=0.9"],
+        ["--model.norm=batch"],
+    ],
+    ids=["weight", "lstm", "batch"],
+)
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options, monkeypatch):
+    options = [*options, "--trainer.limit_test_batches=0"]
+    fit(*options)
+    whole = torch.load(newest(), weights_only=True)
+    Path("stop_q_learning.py").write_text(
+        "from lightning.pytorch import Callback\n"
+        "class Stop(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == 6: raise KeyboardInterrupt\n"  # in the second turn
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    with pytest.raises(SystemExit):
+        fit(*options, "--trainer.callbacks=stop_q_learning.Stop")
+    fit(*options, "--ckpt_path=last")
+    resumed = torch.load(newest(), weights_only=True)
+    assert resumed["global_step"] == whole["global_step"] == 16
+    for part in ("state_dict", "experience"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, resumed[part][name]), name
+
+
+def test_seeds_repeat_and_differ():
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        weights.append(trained(steps=3).network.output.weight_v)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+# ---- evaluation
+
+
+@pytest.mark.parametrize("core", ["none", "gru"])
+def test_an_episode_does_not_depend_on_those_beside_it(core):
+    model = trained(core=core, eval_epsilon=0.3)
+    together = play(model, Episodes(tuple(range(6)), 40))
+    for seed in range(6):
+        alone = play(model, Episodes((seed,), 40))
+        assert (alone[0][0], alone[1][0]) == (together[0][seed], together[1][seed])
+    assert (together[1] <= 40).all()
+    assert play(model, Episodes((3,), 5))[1].tolist() == [5]
+
+
+def test_what_is_played_is_what_the_network_prefers():
+    model = trained()
+    returns, steps, (seen,) = play(model, Episodes((7,), 50), watched=1)
+    environment = make_environment("CartPole-v1")
+    now, won = environment.reset(7), 0.0
+    for row in seen[:-1]:
+        np.testing.assert_array_equal(row, now)
+        now, reward, *_ = environment.step(int(model(torch.from_numpy(now)[None]).argmax()))
+        won += reward
+    np.testing.assert_array_equal(seen[-1], now)
+    assert returns[0] == won and steps[0] == len(seen) - 1
+
+
+@pytest.mark.figures
+def test_the_animation_shows_the_episodes(folder):
+    image = pytest.importorskip("PIL.Image")
+    file = animate(trained(), folder / "a.gif", number=2, most=5)
+    with image.open(file) as found:
+        assert found.n_frames >= 6
+
+
+# ---- what is refused
+
+
+def test_a_model_without_environments_is_refused():
+    with pytest.raises(TypeError, match="Q-learning acts in an environment: call the Trainer with an EnvironmentData"):
+        Trainer(max_steps=1, **QUIET).fit(QLearning(), DataLoader(torch.rand(4, 2)))
+    with pytest.raises(ValueError, match="no network yet: fit the model first, or load a checkpoint of it"):
+        Trainer(**QUIET).test(QLearning(), EnvironmentDataModule(**DATA))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Pendulum-v1", "the actions of Pendulum-v1 must be numbered (Discrete), got Box"),
+        ("Blackjack-v", "gymnasium has no environment Blackjack-v"),
+        ("MinAtar/Pong-v0", "expected MinAtar/GAME-v0"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused_before_the_first_step(name, text, capsys, monkeypatch):
+    monkeypatch.setattr(QLearning, "training_step", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(SystemExit) as stop:
+        fit(f"--data.environment={name}")
+    assert stop.value.code == 1 and text in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/*"))
+
+
+def test_fine_tuning_starts_from_the_weights_and_hyper_parameters():
+    fit("--trainer.limit_test_batches=0")
+    path = newest()
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    tuned = QLearning(init_from=str(path), learning_rate=1e-5)
+    assert tuned.hparams.hidden_size == 6
+    Trainer(max_epochs=0, **QUIET).fit(tuned, EnvironmentDataModule(**DATA))
+    assert all(torch.equal(value, weights[name]) for name, value in tuned.state_dict().items())
+    assert tuned.network.is_initialised
+    with pytest.raises(ValueError, match=r"--model\.hidden_size"):
+        Trainer(max_epochs=0, **QUIET).fit(QLearning(hidden_size=5, init_from=str(path)), EnvironmentDataModule(**DATA))
+
+
+# ---- by name, what it is for
+
+
+@pytest.mark.slow
+def test_the_pole_is_balanced():
+    means = [main(["fit", f"--seed_everything={seed}"])["test/mean_return"] for seed in range(5)]
+    assert min(means) >= 475, means

@@ -1,4 +1,4 @@
-"""Q-learning of control tasks and games with weight normalisation, feed-forward or with an LSTM or GRU.
+"""Q-learning of control tasks and games, feed-forward or with a weight-normalised LSTM or GRU.
 
 The last experiment of Salimans & Kingma 2016 (arXiv 1602.07868), section 5.4, at a size that a CPU finishes, by the
 method of Gallici et al. 2025 (PQN, arXiv 2407.04811): Q(λ) over many copies of an environment, without a replay and
@@ -93,13 +93,13 @@ class QLearning(CheckedLoading, LightningModule):
     @fill_from_checkpoint
     def __init__(
         self,
-        norm: Literal["weight", "layer", "batch", "none"] = "weight",
+        norm: Literal["weight", "layer", "batch", "none"] = "layer",
         start: Literal["data", "torch"] = "data",
         renormalize: bool = False,
         core: Literal["none", "lstm", "gru"] = "none",
         hidden_size: int = 128,
         num_layers: int = 2,
-        learning_rate: float = 5e-4,
+        learning_rate: float = 1e-3,
         discount: float = 0.99,
         trace: float = 0.95,
         reward_scale: float = 0.1,

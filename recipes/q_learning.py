@@ -43,7 +43,7 @@ from wnseq.data.environments import (
     EnvironmentSpec,
     Episodes,
     Update,
-    draw_observation,
+    draw_episodes,
     make_environment,
 )
 from wnseq.init import data_init
@@ -147,21 +147,10 @@ class QLearning(CheckedLoading, LightningModule):
             self.build(data.spec)
             if self.init_from is not None:
                 load_initial_weights(self.get_submodule("network"), self.init_from, SIZES)
-        if self.hparams.core != "none" and data.batch_size % data.rollout_steps:
-            raise ValueError(
-                f"batch_size must be a multiple of rollout_steps ({data.rollout_steps}) with the core "
-                f"{self.hparams.core}, which learns from whole rollouts, got {data.batch_size}"
-            )
-        self._check_environment()
-
-    def _check_environment(self) -> None:
-        """Check that the environment of the Trainer is one that the network is for."""
-        data = find_datamodule(self)
-        if self.network is None or data is None:
-            return
-        now, own = data.spec, self.environment
-        if (now.shape, now.largest, now.num_actions) != (own.shape, own.largest, own.num_actions):
-            raise ValueError(f"the network is for the {own}; --data.environment names the {now}")
+        if self.hparams.core != "none":
+            data.check_whole_rollouts()
+        if self.network is not None:
+            self.environment.check_same(data.spec)
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; hold the norms of v."""
@@ -169,7 +158,7 @@ class QLearning(CheckedLoading, LightningModule):
         return [UnusedParameters(), *([Renormalize()] if self.hparams.renormalize else [])]
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Map the observations of one step, ``(N, …)``, to action values, ``(N, A)``; a recurrence starts from zero."""
+        """Map observations ``(N, …)`` to action values, ``(N, A)``; a recurrence starts from zero."""
         none = observations.new_zeros(1, len(observations), dtype=torch.long)
         return self.network(observations[None], none, none == 0)[0][0]
 
@@ -320,7 +309,8 @@ class QLearning(CheckedLoading, LightningModule):
         info = open_checkpoint(self, checkpoint, "q_learning")
         if self.network is None:
             self.build(EnvironmentSpec.from_state(info["environment"]))
-        self._check_environment()
+        if (data := find_datamodule(self)) is not None:
+            self.environment.check_same(data.spec)
         self.experience = {name: value.to(self.device) for name, value in checkpoint["experience"].items()}
 
 
@@ -479,18 +469,15 @@ def play(model: QLearning, episodes: Episodes, watched: int = 0) -> tuple[np.nda
 
 @torch.no_grad()
 def play_checkpoint(checkpoint: str | Path, episodes: int = 10, seed: int = 0) -> np.ndarray:
-    """Play some episodes by a checkpoint alone; return their returns, ``(N,)``."""
+    """Play some episodes by a checkpoint alone; return their returns."""
     model = QLearning.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     return play(model, Episodes(tuple(range(seed, seed + episodes)), 10000))[0]
 
 
 def animate(model: QLearning, file: Path, number: int = 6, most: int = 150) -> Path:
-    """Write a GIF of the first steps of some episodes, side by side; one that has ended stays on its last picture."""
+    """Write a GIF of the first steps of some episodes, side by side."""
     _, _, seen = play(model, Episodes(tuple(range(number)), most), watched=number)
-    length = max(map(len, seen))
-    drawn = [[draw_observation(model.environment, row) for row in each] for each in seen]
-    frames = [each + each[-1:] * (length - len(each)) for each in drawn]
-    return plots.save_animation(np.array(frames).swapaxes(0, 1), None, file, columns=3)
+    return plots.save_animation(draw_episodes(model.environment, seen), None, file, columns=3)
 
 
 class QLearningCLI(RecipeCLI):
@@ -522,11 +509,7 @@ def main(args: list[str] | None = None) -> dict[str, float]:
         args=args,
         monitor="val/mean_return",
         cli_class=QLearningCLI,
-        defaults={
-            "trainer.max_epochs": 10,
-            "trainer.gradient_clip_val": 10.0,
-            "trainer.log_every_n_steps": 50,
-        },
+        defaults={"trainer.max_epochs": 10, "trainer.gradient_clip_val": 10.0, "trainer.log_every_n_steps": 50},
     )
 
 

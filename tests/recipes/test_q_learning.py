@@ -194,7 +194,7 @@ def test_every_step_of_a_turn_is_learnt_from_once_a_pass():
 
 
 def test_a_batch_of_a_recurrence_is_whole_rollouts():
-    with pytest.raises(ValueError, match=r"batch_size must be a multiple of rollout_steps \(8\) .*, got 4"):
+    with pytest.raises(ValueError, match=r"must be a multiple of rollout_steps \(8\) for a recurrent .*, got 4"):
         trained(data={**DATA, "batch_size": 4}, core="gru")
 
 

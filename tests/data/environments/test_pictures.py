@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wnseq.data.environments import EnvironmentSpec, draw_observation
+from wnseq.data.environments import EnvironmentSpec, draw_episodes, draw_observation
 
 
 def test_images_are_grey():
@@ -28,3 +28,13 @@ def test_numbers_are_bars_from_the_middle():
     lengths = [(picture[row] < 1).sum() for row in (5, 25, 45)]
     assert lengths[0] > 45 and lengths[1] <= 2 and lengths[2] > 45
     assert picture[5, 0] < 1 and picture[45, -1] < 1
+
+
+def test_a_shorter_episode_stays_on_its_last_picture():
+    spec, draw = EnvironmentSpec("x", (3,), None, 2), np.random.default_rng(0)
+    episodes = [draw.uniform(-1, 1, (length, 3)) for length in (4, 2)]
+    drawn = draw_episodes(spec, episodes)
+    assert drawn.shape[:2] == (4, 2)
+    for step, (first, second) in enumerate(drawn):
+        np.testing.assert_array_equal(first, draw_observation(spec, episodes[0][step]))
+        np.testing.assert_array_equal(second, draw_observation(spec, episodes[1][min(step, 1)]))

@@ -157,6 +157,18 @@ class EnvironmentDataModule(LightningDataModule):
             )
         return frames // self.batch_size
 
+    def check_whole_rollouts(self) -> None:
+        """Check that an update takes whole rollouts, as a recurrence needs.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if self.batch_size % self.rollout_steps:
+            raise ValueError(
+                f"batch_size must be a multiple of rollout_steps ({self.rollout_steps}) for a recurrent network, which "
+                f"learns from whole rollouts, got {self.batch_size}"
+            )
+
     def describe(self) -> str:
         """Return two lines about the experience, for the screen."""
         turn = self.num_envs * self.rollout_steps

@@ -1,5 +1,6 @@
-"""Pictures of observations, for animations of an episode."""
+"""Pictures of observations, for animations of episodes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,22 @@ import numpy.typing as npt
 
 from wnseq.data.environments.single import EnvironmentSpec
 
-__all__ = ["draw_observation"]
+__all__ = ["draw_episodes", "draw_observation"]
 
 Array = npt.NDArray[Any]
 HEIGHT, WIDTH = 60, 100
+
+
+def draw_episodes(spec: EnvironmentSpec, episodes: Sequence[Array]) -> Array:
+    """Return the pictures of episodes step by step, ``(T, N, H, W)``; a shorter one stays on its last picture.
+
+    Args:
+        spec: The environment.
+        episodes: The observations of each, ``(T, …)``.
+    """
+    longest = max(map(len, episodes))
+    drawn = [[draw_observation(spec, row) for row in each] for each in episodes]
+    return np.array([each + each[-1:] * (longest - len(each)) for each in drawn]).swapaxes(0, 1)
 
 
 def draw_observation(spec: EnvironmentSpec, observation: Array) -> Array:

@@ -45,6 +45,15 @@ class EnvironmentSpec:
         """The dtype of an observation."""
         return np.float32 if self.largest is None else np.uint8
 
+    def check_same(self, other: "EnvironmentSpec") -> None:
+        """Check that a network for this environment fits another one.
+
+        Raises:
+            ValueError: Its observations or its actions are others.
+        """
+        if (self.shape, self.largest, self.num_actions) != (other.shape, other.largest, other.num_actions):
+            raise ValueError(f"the network is for the {self}; --data.environment names the {other}")
+
     def state(self) -> dict[str, Any]:
         """Return plain types for a checkpoint."""
         return {**asdict(self), "shape": list(self.shape)}

@@ -143,7 +143,10 @@ class QLearning(CheckedLoading, LightningModule):
             raise TypeError(
                 f"Q-learning acts in an environment: call the Trainer with an EnvironmentDataModule, got {data!r}"
             )
-        if self.network is None and (self.trainer.state.fn == TrainerFn.FITTING or self.init_from is not None):
+        is_fit = self.trainer.state.fn == TrainerFn.FITTING
+        if is_fit:
+            self.experience = {}  # of another fit; that of a resumed one is loaded after this
+        if self.network is None and (is_fit or self.init_from is not None):
             self.build(data.spec)
             if self.init_from is not None:
                 load_initial_weights(self.get_submodule("network"), self.init_from, SIZES)

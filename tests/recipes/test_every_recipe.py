@@ -71,7 +71,9 @@ RECIPES = {
         {},
         sample=lambda model: pixelcnn.sample(model, pixelcnn.Sampling(number=1)),
     ),
-    "q_learning": Recipe(q_learning.QLearning, {"hidden_size": 4}, {"num_envs": 2}, EnvironmentDataModule),
+    "q_learning": Recipe(
+        q_learning.QLearning, {"hidden_size": 4}, {"num_envs": 2, "val_episodes": 100}, EnvironmentDataModule
+    ),
     "sequential_images": Recipe(sequential_images.SequentialImages, {"hidden_size": 4}, {"normalize": "unit"}),
     "text_classifier": Recipe(
         text_classifier.TextClassifier,

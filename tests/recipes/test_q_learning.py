@@ -285,6 +285,12 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options, monkeypatch)
             assert torch.equal(value, resumed[part][name]), name
 
 
+def test_a_second_fit_may_have_other_environments():
+    model = trained(core="lstm")
+    Trainer(max_steps=1, **QUIET).fit(model, EnvironmentDataModule(**{**DATA, "num_envs": 2}))
+    assert model.experience["actions"].shape == (8, 2)
+
+
 def test_seeds_repeat_and_differ():
     weights = []
     for seed in (1, 1, 2):

@@ -447,7 +447,7 @@ def play(model: QLearning, episodes: Episodes, watched: int = 0) -> tuple[np.nda
     environments = [make_environment(model.environment.name) for _ in episodes.seeds]
     randoms = [np.random.default_rng(seed) for seed in episodes.seeds]
     now = np.stack([each.reset(seed) for each, seed in zip(environments, episodes.seeds, strict=True)])
-    returns, steps, seen = np.zeros(count), np.zeros(count, int), [[row] for row in now[:watched]]
+    returns, steps, seen = np.zeros(count), np.zeros(count, int), [[row.copy()] for row in now[:watched]]
     alive, previous, state = np.arange(count), torch.zeros(count, dtype=torch.long), network.zero_state(count)
     with evaluation_mode(network):
         while len(alive):

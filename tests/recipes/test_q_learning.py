@@ -6,10 +6,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
-from torch.utils.data import DataLoader
 
 import wnseq
 from wnseq.data.environments import EnvironmentDataModule, EnvironmentSpec, Episodes, make_environment
+from wnseq.data.images import ImageDataModule
 from wnseq.optim import direction_norms
 from wnseq.recipes.q_learning import (
     Network,
@@ -171,7 +171,7 @@ def test_the_loss_is_over_the_steps_that_are_none_of_reset():
             errors = ((taken - turn["returns"]).double() ** 2 / 2).flatten()[chosen]
             kept = ~turn["resets"].flatten()[chosen]
             turns.append(turn["resets"].sum())
-            losses.append((float(loss), float(errors[kept].sum() / kept.sum())))
+            losses.append((float(loss.detach()), float(errors[kept].sum() / kept.sum())))
 
     Trainer(max_epochs=1, callbacks=[Look()], **QUIET).fit(model, data)
     assert len(losses) == 8 and sum(turns) > 0
@@ -213,7 +213,7 @@ def test_the_norm_of_v_is_held():
     norms = {}
     for held in (True, False):
         torch.manual_seed(0)
-        model = QLearning(hidden_size=6, renormalize=held, learning_rate=0.1)
+        model = QLearning("weight", hidden_size=6, renormalize=held, learning_rate=0.1)
         before = {}
 
         class Look(Callback):
@@ -258,14 +258,13 @@ def test_a_run_from_its_start_to_its_report(capsys):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--model.renormalize=true"],
+        ["--model.norm=weight", "--model.renormalize=true"],
         ["--model.core=lstm", "--data.environment=Acrobot-v1", "--model.exploration=0.9"],
         ["--model.norm=batch"],
     ],
     ids=["weight", "lstm", "batch"],
 )
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options, monkeypatch):
-    options = [*options, "--trainer.limit_test_batches=0"]
     fit(*options)
     whole = torch.load(newest(), weights_only=True)
     Path("stop_q_learning.py").write_text(
@@ -295,7 +294,7 @@ def test_seeds_repeat_and_differ():
     weights = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        weights.append(trained(steps=3).network.output.weight_v)
+        weights.append(trained(steps=3).network.output.weight)
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
 
 
@@ -339,7 +338,7 @@ def test_the_animation_shows_the_episodes(folder):
 
 def test_a_model_without_environments_is_refused():
     with pytest.raises(TypeError, match="Q-learning acts in an environment: call the Trainer with an EnvironmentData"):
-        Trainer(max_steps=1, **QUIET).fit(QLearning(), DataLoader(torch.rand(4, 2)))
+        Trainer(max_steps=1, **QUIET).fit(QLearning(), ImageDataModule())
     with pytest.raises(ValueError, match="no network yet: fit the model first, or load a checkpoint of it"):
         Trainer(**QUIET).test(QLearning(), EnvironmentDataModule(**DATA))
 
@@ -361,7 +360,7 @@ def test_an_environment_that_does_not_fit_is_refused_before_the_first_step(name,
 
 
 def test_fine_tuning_starts_from_the_weights_and_hyper_parameters():
-    fit("--trainer.limit_test_batches=0")
+    fit()
     path = newest()
     weights = torch.load(path, weights_only=True)["state_dict"]
     tuned = QLearning(init_from=str(path), learning_rate=1e-5)

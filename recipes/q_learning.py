@@ -167,15 +167,16 @@ class QLearning(CheckedLoading, LightningModule):
 
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
-        h, self.total = self.hparams, total_steps(self.trainer)
+        h = self.hparams
         use_found_learning_rate(self)
         core = "" if h.core == "none" else f" and a {h.core}"
         print_header(self, f"{h.hidden_size} hidden units{core}, norm {h.norm}, start {h.start}")
 
     def configure_optimizers(self) -> Any:
         """Set up RAdam and its schedule."""
+        self.total = total_steps(self.trainer)
         optimizer = torch.optim.RAdam(self.network.parameters(), lr=self.hparams.learning_rate)
-        schedule = linear_schedule(optimizer, total_steps(self.trainer))
+        schedule = linear_schedule(optimizer, self.total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- acting
@@ -226,7 +227,8 @@ class QLearning(CheckedLoading, LightningModule):
     def collect(self) -> None:
         """Act for a turn, and compute the returns that its values are to reach."""
         if not self.network.is_initialised:
-            initialise_from_batch(self.network, self.hparams.start, self.act(1.0))
+            self.experience = self.act(1.0)
+            initialise_from_batch(self.network, self.hparams.start, self.experience)
         turn, h = self.act(self.current_epsilon()), self.hparams
         rewards, values, terminated = (turn.pop(name) for name in ("rewards", "values", "terminated"))
         returns = q_lambda_returns(rewards * h.reward_scale, values, terminated, turn["resets"], h.discount, h.trace)
@@ -253,7 +255,8 @@ class QLearning(CheckedLoading, LightningModule):
         values, _ = self.network(observations, previous, begins, state)
         taken = values.float().gather(2, actions.unsqueeze(2)).squeeze(2)
         loss = (0.5 * (taken - returns) ** 2 * ~resets).sum() / (~resets).sum().clamp(min=1)
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # a log takes as long as an update
+        every = self.trainer.log_every_n_steps
+        if every and (self.trainer.global_step + 1) % every == 0:  # a log takes as long as an update
             self._log_training(loss)
         return loss
 

@@ -290,6 +290,12 @@ def test_a_second_fit_may_have_other_environments():
     assert model.experience["actions"].shape == (8, 2)
 
 
+def test_a_run_that_logs_no_steps_trains():
+    trainer = Trainer(max_steps=2, log_every_n_steps=0, **QUIET)
+    trainer.fit(QLearning(hidden_size=4), EnvironmentDataModule(**DATA))
+    assert trainer.global_step == 2 and "train/epsilon" not in trainer.callback_metrics
+
+
 def test_seeds_repeat_and_differ():
     weights = []
     for seed in (1, 1, 2):

@@ -53,7 +53,9 @@ def test_the_step_after_the_last_begins_the_next_episode(name):
     assert environments.begins.all() and environments.observations.dtype == environments.spec.dtype
     returns, ended, finished = np.zeros(4), np.zeros(4, bool), []
     for row in actions(environments, 2, 400):
+        seen, copied = environments.observations, environments.observations.copy()
         step = environments.step(row)
+        np.testing.assert_array_equal(seen, copied)  # the caller keeps it
         np.testing.assert_array_equal(step.begins, ended)  # nothing is cut here
         assert not step.rewards[step.begins].any() and not step.terminated[step.begins].any()
         assert environments.observations is step.observations and environments.begins is step.begins

@@ -103,13 +103,12 @@ class OneByOne(Environments):
         self._episodes = [0] * number
         self._actions: list[list[int]] = [[] for _ in range(number)]
         for place in range(number):
-            self._reset(place)
+            self.observations[place] = self._reset(place)
 
     def _reset(self, place: int) -> Array:
         seed = zlib.crc32(f"{self._seed} {place} {self._episodes[place]}".encode())  # far apart, in a microsecond
         self._actions[place] = []
-        self.observations[place] = observation = self._each[place].reset(seed)
-        return observation
+        return self._each[place].reset(seed)
 
     def _step(self, actions: Array) -> tuple[Array, Array, Array, Array]:
         observations = np.empty_like(self.observations)
@@ -136,7 +135,7 @@ class OneByOne(Environments):
         super().load_state_dict(state)
         self._seed, self._episodes = state["seed"], list(state["episodes"])
         for place, actions in enumerate(state["actions"]):
-            self._reset(place)
+            self.observations[place] = self._reset(place)
             for action in actions.tolist():
                 self._actions[place].append(action)
                 self.observations[place] = self._each[place].step(action)[0]

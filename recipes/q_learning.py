@@ -18,8 +18,7 @@ Expect a mean return of 500, the largest there is, after half a minute of one CP
 Deviations from the papers:
 1. The paper of weight normalisation has Atari games, a replay and a target network.
 2. With norm weight or batch there is no layer normalisation, which PQN stands on.
-3. g and b are set from the first turn of random actions, which is not learnt from; the last layer's deviation is 0.1.
-   Every norm has the same start, unless it is left out.
+3. Every norm starts from a turn of random actions, not learnt from; the last layer's deviation is then 0.1.
 4. An episode that is cut by a time limit goes on in the returns with the value of its last observation.
 5. Layer normalisation of a convolution is over channels and pixels.
 6. The checkpoint with the largest mean return of a validation is tested.
@@ -167,9 +166,8 @@ class QLearning(CheckedLoading, LightningModule):
 
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
-        h = self.hparams
         use_found_learning_rate(self)
-        core = "" if h.core == "none" else f" and a {h.core}"
+        h, core = self.hparams, "" if self.hparams.core == "none" else f" and a {self.hparams.core}"
         print_header(self, f"{h.hidden_size} hidden units{core}, norm {h.norm}, start {h.start}")
 
     def configure_optimizers(self) -> Any:
@@ -191,10 +189,9 @@ class QLearning(CheckedLoading, LightningModule):
         """Step the environments through a turn; return what was observed, done and won, ``(T, N, …)``.
 
         Returns:
-            ``observations``, the action before each in ``previous``, and ``begins``, where an episode begins; of the
-            transitions ``actions``, ``rewards``, ``terminated``, and ``resets``, which have no effect but to begin an
-            episode; the largest action values in ``values`` with that of what follows, ``(T + 1, N)``; and the
-            recurrent state before the turn in ``state.0`` and ``state.1``.
+            ``observations``, with ``previous``, the action before each, and ``begins``, where an episode begins;
+            ``actions``, ``rewards``, ``terminated``, and ``resets``, where a step only begins an episode; ``values``,
+            the largest action values and that of what follows, ``(T + 1, N)``; recurrent states as ``state.0`` and on.
         """
         data = self.trainer.datamodule
         environments, steps = data.environments, data.rollout_steps

@@ -173,7 +173,7 @@ class QLearning(CheckedLoading, LightningModule):
     def configure_optimizers(self) -> Any:
         """Set up RAdam and its schedule."""
         self.total = total_steps(self.trainer)
-        optimizer = torch.optim.RAdam(self.network.parameters(), lr=self.hparams.learning_rate)
+        optimizer = torch.optim.RAdam(self.network.parameters(), self.hparams.learning_rate, foreach=True)
         schedule = linear_schedule(optimizer, self.total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -120,6 +120,19 @@ def test_what_a_package_lacks_itself_is_no_missing_package(monkeypatch, tmp_path
         make_environment("popgym-RepeatFirstEasy-v0")
 
 
+def test_an_environment_of_ones_own_is_named_with_its_module(monkeypatch, tmp_path):
+    (tmp_path / "own_environments.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Mine-v0', CartPoleEnv, max_episode_steps=3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    environment = make_environment("own_environments:Mine-v0")
+    environment.reset(0)
+    assert [environment.step(1)[3] for _ in range(3)] == [False, False, True]
+    gymnasium.registry.pop("Mine-v0")
+
+
 class Game:
     """MinAtar's interface."""
 

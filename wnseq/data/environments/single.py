@@ -84,8 +84,9 @@ def make_environment(name: str) -> Environment:
     """Return an environment by its name.
 
     Args:
-        name: A name of gymnasium's registry, such as ``CartPole-v1``; ``popgym-RepeatPreviousEasy-v0`` and its kin of
-            POPGym; ``MinAtar/Breakout-v0``, or ``-v1`` with the smallest set of actions.
+        name: A name of gymnasium's registry, such as ``CartPole-v1``, or ``module:Name-v0`` of a module of yours;
+            ``popgym-RepeatPreviousEasy-v0`` and its kin of POPGym; ``MinAtar/Breakout-v0``, or ``-v1`` with the
+            smallest set of actions.
 
     Raises:
         ModuleNotFoundError: The package that has it is not installed.

@@ -157,7 +157,9 @@ class QLearning(CheckedLoading, LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; hold the norms of v."""
         build_network_first(self.trainer)
-        return [UnusedParameters(), *([Renormalize()] if self.hparams.renormalize else [])]
+        if self.hparams.renormalize and not any(isinstance(each, Renormalize) for each in self.trainer.callbacks):
+            self.trainer.callbacks.insert(1, Renormalize())  # before those that stop a run or save its weights
+        return [UnusedParameters()]
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map observations ``(N, …)`` to action values, ``(N, A)``; a recurrence starts from zero."""
@@ -238,9 +240,8 @@ class QLearning(CheckedLoading, LightningModule):
         if batch.part == 0:
             self.collect()
         turn, is_recurrent = self.experience, self.hparams.core != "none"
-        steps, number = turn["actions"].shape
         if batch.part % batch.parts_per_pass == 0:
-            turn["order"] = torch.randperm(number if is_recurrent else steps * number)
+            turn["order"] = torch.randperm(turn["actions"][0 if is_recurrent else ...].numel())
         chosen = turn["order"].chunk(batch.parts_per_pass)[batch.part % batch.parts_per_pass].to(self.device)
         names = ("observations", "previous", "begins", "actions", "resets", "returns")
         if is_recurrent:  # whole rollouts, from the state at their start

@@ -48,7 +48,7 @@ class EnvironmentDataModule(LightningDataModule):
     """Copies of an environment, and the turns in which they are stepped and learnt from.
 
     A turn is ``rollout_steps`` steps of each copy, then ``passes`` passes over these steps in updates of ``batch_size``
-    steps. The step that begins an episode anew after its end counts as one.
+    steps. The step that begins an episode after another one counts as one.
 
     Args:
         environment: A name of gymnasium's registry, such as CartPole-v1; popgym-RepeatPreviousEasy-v0 and its kin, with

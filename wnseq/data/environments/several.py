@@ -82,7 +82,7 @@ class Environments(ABC):
         return {"form": type(self).__name__, "finished": list(self.finished), **arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Resume from what ``state_dict`` returned."""
         if state["form"] != type(self).__name__:
             raise ValueError(
                 f"the checkpoint has environments of the form {state['form']}, this run has {type(self).__name__}: "
@@ -131,7 +131,7 @@ class OneByOne(Environments):
         return {**super().state_dict(), "seed": self._seed, "episodes": list(self._episodes), "actions": actions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned: the actions of the episodes under way are repeated."""
+        """Resume from what ``state_dict`` returned: the actions of the episodes under way are repeated."""
         super().load_state_dict(state)
         self._seed, self._episodes = state["seed"], list(state["episodes"])
         for place, actions in enumerate(state["actions"]):
@@ -163,7 +163,7 @@ class AtOnce(Environments):
         return {**super().state_dict(), **state, "observations": torch.from_numpy(self.observations.copy())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Resume from what ``state_dict`` returned."""
         super().load_state_dict(state)
         for name, value in state["arrays"].items():
             setattr(self._vector, name, value.numpy().copy())

@@ -214,9 +214,8 @@ class QLearning(CheckedLoading, LightningModule):
                 drawn = torch.randint(self.environment.num_actions, (environments.number,))
                 actions = torch.where(random, drawn, values[0].argmax(1).cpu())
                 done = environments.step(actions.numpy())
-                won = (done.rewards, done.terminated, done.begins)
-                found = [now, previous, begins, actions, *map(torch.from_numpy, won)]
-                for name, value in zip(names, found, strict=False):
+                won = map(torch.from_numpy, (done.rewards, done.terminated, done.begins))
+                for name, value in zip(names, [now, previous, begins, actions, *won], strict=False):
                     rows[name].append(value)
                 previous, state = actions, state_after
         kept = {"next.previous": previous, **{f"next.state.{k}": part for k, part in enumerate(state or ())}}

@@ -37,10 +37,9 @@ def draw_observation(spec: EnvironmentSpec, observation: Array) -> Array:
         [[0.0, 0.5, 1.0]]
     """
     if len(spec.shape) == 3:
-        if spec.largest == 1:
-            greys = (np.arange(len(observation)) + 1) / len(observation)
-            return (observation * greys[:, None, None]).max(0)
-        return observation.mean(0) / 255
+        greys = (np.arange(len(observation)) + 1) / len(observation)
+        image: Array = observation.mean(0) / 255 if spec.largest != 1 else (observation * greys[:, None, None]).max(0)
+        return image
     if "CartPole" in spec.name and len(observation) in (2, 4):
         return _draw_cart(float(observation[0]), float(observation[len(observation) // 2]))
     picture = np.ones((HEIGHT, WIDTH))

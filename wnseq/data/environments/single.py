@@ -170,9 +170,8 @@ class _Gymnasium:
     def _array(self, observation: Any) -> Array:
         if self._flatten is not None:
             observation = self._flatten(self._space, observation)
-        if self._is_image:
-            return np.moveaxis(observation, 2, 0).astype(np.uint8)
-        return np.asarray(observation, np.float32).reshape(self.spec.shape)
+        array = np.asarray(observation, self.spec.dtype)
+        return np.moveaxis(array, 2, 0) if self._is_image else array.reshape(self.spec.shape)
 
 
 class _MinAtar:

@@ -18,7 +18,7 @@ Expect a mean return of 500, the largest there is, after half a minute of one CP
 Deviations from the papers:
 1. The paper of weight normalisation has Atari games, a replay and a target network.
 2. With norm weight or batch there is no layer normalisation, which PQN stands on.
-3. Every norm starts from a turn of random actions, not learnt from; the last layer's deviation is then 0.1.
+3. With the start from data the first turn, of random actions, is not learnt from; the last layer's deviation is 0.1.
 4. An episode that is cut by a time limit goes on in the returns with the value of its last observation.
 5. Layer normalisation of a convolution is over channels and pixels.
 6. The checkpoint with the largest mean return of a validation is tested.
@@ -68,7 +68,7 @@ class QLearning(CheckedLoading, LightningModule):
         norm: ``weight`` for weight normalisation; ``layer`` or ``batch`` for that normalisation of each hidden layer;
             ``none``.
         start: ``data`` for pre-activations of mean 0 and deviation 1 on the first observations, set by
-            ``wnseq.data_init``; ``torch`` for torch's draw.
+            ``wnseq.data_init``; ``torch`` for torch's draw. By default data with the norm weight, else torch.
         renormalize: Whether the norm of every direction v is restored after each step; with the norm weight alone.
         core: Recurrence between the hidden layers and the action values; it has the last action as an input too.
         hidden_size: Features of a hidden layer and of the recurrent state.
@@ -93,7 +93,7 @@ class QLearning(CheckedLoading, LightningModule):
     def __init__(
         self,
         norm: Literal["weight", "layer", "batch", "none"] = "layer",
-        start: Literal["data", "torch"] = "data",
+        start: Literal["data", "torch"] | None = None,
         renormalize: bool = False,
         core: Literal["none", "lstm", "gru"] = "none",
         hidden_size: int = 128,
@@ -108,6 +108,7 @@ class QLearning(CheckedLoading, LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
+        start = start or ("data" if norm == "weight" else "torch")
         self.save_hyperparameters(ignore=["init_from"])
         share = "at least 0 and at most 1"
         check_arguments(
@@ -225,7 +226,8 @@ class QLearning(CheckedLoading, LightningModule):
     def collect(self) -> None:
         """Act for a turn, and compute the returns that its values are to reach."""
         if not self.network.is_initialised:
-            self.experience = self.act(1.0)
+            if self.hparams.start == "data":
+                self.experience = self.act(1.0)
             initialise_from_batch(self.network, self.hparams.start, self.experience)
         turn, h = self.act(self.current_epsilon()), self.hparams
         rewards, values, terminated = (turn.pop(name) for name in ("rewards", "values", "terminated"))
@@ -425,7 +427,7 @@ def initialise_from_batch(network: Network, how: str, turn: dict[str, Tensor]) -
     Args:
         network: Network to initialise.
         how: ``data``, or ``torch`` for nothing.
-        turn: Observations of random actions.
+        turn: A turn of random actions, for ``data``.
     """
     if how == "data":
         data_init(network, (turn["observations"], turn["previous"], turn["begins"]), {"output": 0.1, "*": 1.0})

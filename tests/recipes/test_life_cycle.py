@@ -90,7 +90,7 @@ RECIPES: dict[str, tuple[Callable[..., LightningModule], dict[str, Any], Callabl
         "val/nats_per_image",
     ),
     "pixelcnn": (pixelcnn.PixelCNN, {"channels": 4, "blocks": 1, "polyak_steps": 0}, images(), "val/bits_per_dim"),
-    "q_learning": (q_learning.QLearning, {"hidden_size": 4}, environments, "val/mean_return"),
+    "q_learning": (q_learning.QLearning, {"hidden_size": 4, "norm": "weight"}, environments, "val/mean_return"),
 }
 STARTED = {  # modules of the recipes that are initialised from a batch
     "image_classifier": image_classifier,

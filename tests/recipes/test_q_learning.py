@@ -156,6 +156,24 @@ def test_a_recurrent_network_forgets_at_a_border_and_knows_its_last_action():
 # ---- training
 
 
+@pytest.mark.parametrize(("norm", "start"), [("weight", "data"), ("layer", "torch"), ("batch", "torch")])
+def test_weight_normalisation_starts_from_data_and_the_others_where_it_is_given(norm, start):
+    model = QLearning(norm)
+    assert model.hparams.start == start and QLearning(norm, start="data").hparams.start == "data"
+    data, drawn = EnvironmentDataModule(**DATA), {}
+
+    class Look(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            drawn.update({name: value.clone() for name, value in pl_module.network.state_dict().items()})
+
+        def on_before_backward(self, trainer, pl_module, loss):
+            kept = torch.equal(drawn["output.bias"], pl_module.network.output.bias)
+            assert kept == (start == "torch") and pl_module.network.is_initialised
+
+    Trainer(max_steps=1, callbacks=[Look()], **QUIET).fit(model, data)
+    assert drawn
+
+
 def test_the_loss_is_over_the_steps_that_are_none_of_reset():
     model = trained()
     data = EnvironmentDataModule(**DATA)

@@ -17,11 +17,10 @@ Expect a mean return of 500, the largest there is, after half a minute of one CP
 
 Deviations from the papers:
 1. The paper of weight normalisation has Atari games, a replay and a target network.
-2. With norm weight or batch there is no layer normalisation, which PQN stands on.
+2. With norm weight or batch there is no layer normalisation, which PQN stands on; a convolution's is over pixels too.
 3. With the start from data the first turn, of random actions, is not learnt from; the last layer's deviation is 0.1.
 4. An episode that is cut by a time limit goes on in the returns with the value of its last observation.
-5. Layer normalisation of a convolution is over channels and pixels.
-6. The checkpoint with the largest mean return of a validation is tested.
+5. The checkpoint with the largest mean return of a validation is tested.
 """
 
 import csv
@@ -254,8 +253,7 @@ class QLearning(CheckedLoading, LightningModule):
         values, _ = self.network(observations, previous, begins, state)
         taken = values.float().gather(2, actions.unsqueeze(2)).squeeze(2)
         loss = (0.5 * (taken - returns) ** 2 * ~resets).sum() / (~resets).sum().clamp(min=1)
-        every = self.trainer.log_every_n_steps
-        if every and (self.trainer.global_step + 1) % every == 0:  # a log takes as long as an update
+        if (every := self.trainer.log_every_n_steps) and (self.trainer.global_step + 1) % every == 0:  # logs are slow
             self._log_training(loss)
         return loss
 

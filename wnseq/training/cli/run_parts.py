@@ -90,7 +90,7 @@ def build_callbacks(
         whole: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
         if options.limit_val_batches != 0:
             # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
-            best = {"filename": "best", "monitor": monitor, "mode": mode}
+            best: dict[str, Any] = {"filename": "best", "monitor": monitor, "mode": mode}
             callbacks.append(Checkpoint(**whole, **best, save_on_train_epoch_end=False))
         # others, since with save_last Lightning renews last.ckpt only when it renews the best
         # at the epoch's end: with validations inside an epoch Lightning would save at these alone

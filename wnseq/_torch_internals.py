@@ -4,6 +4,7 @@ Where a probe fails, one warning lists what is missing, and public functions of 
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 Sizes = Sequence[int]  # a shape
+_Value = TypeVar("_Value")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _missing: list[str] = []
@@ -95,7 +97,7 @@ def is_recording(*tensors: Tensor | None) -> bool:
         return True
     if _transforms_active is not None:
         return _transforms_active() or forward_ad._current_level >= 0
-    return any(_is_wrapped(tensor) or _has_tangent(tensor) for tensor in tensors if tensor is not None)
+    return any(is_wrapped(tensor) or _has_tangent(tensor) for tensor in tensors if tensor is not None)
 
 
 def has_vmap_or_jvp(*tensors: Tensor) -> bool:
@@ -105,10 +107,10 @@ def has_vmap_or_jvp(*tensors: Tensor) -> bool:
     if _transform_stack is not None:
         levels = _transform_stack()
         return bool(levels) and any(level.key() in _VMAP_AND_JVP for level in levels)
-    return any(_is_wrapped(tensor) for tensor in tensors)
+    return any(is_wrapped(tensor) for tensor in tensors)
 
 
-def _is_wrapped(tensor: Tensor) -> bool:
+def is_wrapped(tensor: Tensor) -> bool:
     """Return True if a transform of ``torch.func`` has wrapped the tensor, which hides its storage then."""
     try:
         tensor.untyped_storage()
@@ -163,6 +165,68 @@ def fused_weight_norm(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """Return g·v/‖v‖ and ‖v‖ over the rows of v, g and the norms in a shape that broadcasts against v."""
     w, norms = _weight_norm_interface(v, g, 0)
     return w, norms
+
+
+def _find_weight_norm_backward() -> Any:
+    backward = torch.ops.aten._weight_norm_interface_backward.default
+    _equal(backward(_ones(1, 1), _ones(1, 1), _ones(1, 1), _ones(1, 1), 0)[1], 1)
+    return backward
+
+
+_weight_norm_backward = _probe("torch.ops.aten._weight_norm_interface_backward", _find_weight_norm_backward)
+
+
+def fused_weight_norm_backward(d_w: Tensor, v: Tensor, g: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of v and g; shapes as of :func:`fused_weight_norm`."""
+    d_v, d_g = _weight_norm_backward(d_w, v, g, norms, 0)
+    return d_v, d_g
+
+
+def _find_memory_users() -> tuple[Callable[[Tensor], tuple[int, int]], tuple[int, int]]:
+    def users(tensor: Tensor) -> tuple[int, int]:
+        storage = tensor.untyped_storage()  # one object of Python for all that share it, while something holds that
+        return torch._C._storage_Use_Count(storage._cdata), sys.getrefcount(storage)
+
+    one = _ones(1)
+    alone = users(one)
+    held: Any = one.detach()
+    with_view = users(one)
+    held = one.untyped_storage()
+    if alone in (with_view, users(one)):
+        raise ValueError("the references are counted in another way")
+    del held
+    return users, _same(alone, users(one))
+
+
+def _same(first: _Value, second: _Value) -> _Value:
+    if first != second:
+        raise ValueError("a probe has another result than documented")
+    return first
+
+
+_memory_users, _ALONE = _probe("torch._C._storage_Use_Count", _find_memory_users, (None, None))
+
+
+def _find_tensor_users() -> Callable[[Tensor], int]:
+    count: Callable[[Tensor], int] = Tensor._use_count  # type: ignore[attr-defined]
+    _same(count(_ones(1)), 1)
+    return count
+
+
+_tensor_users: Callable[[Tensor], int] | None = _probe("torch.Tensor._use_count", _find_tensor_users)
+CAN_REUSE_WEIGHTS = None not in (_weight_norm_backward, _memory_users, _tensor_users)
+
+
+def has_memory_alone(tensor: Tensor) -> bool:
+    """Return True if no other tensor, view, graph or storage object shares a tensor's memory, and no other process."""
+    if _memory_users is None or _memory_users(tensor) != _ALONE:
+        return False
+    return not tensor.is_shared()  # type: ignore[no-untyped-call]
+
+
+def references(values: Sequence[Tensor]) -> tuple[int, int]:
+    """Return how many references Python and torch hold to the first of some tensors."""
+    return sys.getrefcount(values[0]), 0 if _tensor_users is None else _tensor_users(values[0])
 
 
 def _weight_norm_class() -> type[nn.Module]:

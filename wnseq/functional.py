@@ -50,7 +50,7 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tensor:
     """
     _check_layout(v, dim, groups)
     # the kernel has no batching rule and no forward-mode derivative, and a graph would fix the check for rows of zeros
-    if dim == 0 and _has_kernel(v, g) and not is_recording(v, g):
+    if dim == 0 and has_kernel(v, g) and not is_recording(v, g):
         w = _fused(v, g)
         if w is not None:
             return w
@@ -155,8 +155,8 @@ def direction_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tenso
 
 def _fused(v: Tensor, g: Tensor) -> Tensor | None:
     """Compose by torch's fused kernel; return None if a row is zeros or of a length whose square it cannot hold."""
-    w, norms = fused_weight_norm(v, _column(g, v))
-    if not _lies_within(norms.detach(), 1e-10, 1e10):
+    w, norms = fused_weight_norm(v, as_column(g, v))
+    if not in_kernel_s_range(norms.detach()):
         return None
     if w.grad_fn is not None:  # the kernel's own derivative takes ‖v‖ for a constant when it is differentiated again
         w.grad_fn.register_hook(functools.partial(_differentiable_gradients, v, g))
@@ -169,23 +169,28 @@ def _differentiable_gradients(
     """Replace the kernel's gradients of v and g if they may be differentiated again."""
     if not torch.is_grad_enabled():
         return None
-    norms = _column(row_norm(v), v)
+    own_ones = gradients(d_w[0], v, g)
+    return tuple(None if kernel is None else own for own, kernel in zip(own_ones, from_kernel, strict=True))
+
+
+def gradients(d_w: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of v and of the column of g, from what has every derivative."""
+    norms = as_column(row_norm(v), v)
     unit = v / norms
-    d_g = _column((d_w[0] * unit).reshape(len(v), -1).sum(1), v)
-    d_v = _column(g, v) / norms * (d_w[0] - unit * d_g)
-    return tuple(None if kernel is None else own for own, kernel in zip((d_v, d_g), from_kernel, strict=True))
+    d_g = as_column((d_w * unit).reshape(len(v), -1).sum(1), v)
+    return as_column(g, v) / norms * (d_w - unit * d_g), d_g
 
 
-def _column(g: Tensor, v: Tensor) -> Tensor:
+def as_column(g: Tensor, v: Tensor) -> Tensor:
     return g.view(-1, *[1] * (v.ndim - 1))  # (out, 1, …)
 
 
-def _has_kernel(v: Tensor, g: Tensor) -> bool:
+def has_kernel(v: Tensor, g: Tensor) -> bool:
     """Return True if torch's fused kernel takes v and g, whose outputs lie along the first axis."""
     return (  # one pass over memory, ten times as fast; on CUDA the check for zeros would make the host wait
         HAS_FUSED_WEIGHT_NORM
-        and _holds_values(v)
-        and _holds_values(g)
+        and holds_values(v)
+        and holds_values(g)
         and v.is_cpu
         and g.is_cpu
         and v.dtype in (torch.float32, torch.float64)
@@ -196,7 +201,7 @@ def _has_kernel(v: Tensor, g: Tensor) -> bool:
     )
 
 
-def _holds_values(tensor: Tensor) -> bool:
+def holds_values(tensor: Tensor) -> bool:
     """Return True if no dispatch is overridden: a fake tensor holds no values, a sharded one not all."""
     return type(tensor) is Tensor or issubclass(type(tensor), torch.nn.Parameter)
 
@@ -227,7 +232,7 @@ def _square(w: Tensor, dim: int, groups: int) -> tuple[Tensor, Tensor, Tensor | 
     parts = w.view(groups, w.shape[0] // groups, *w.shape[1:]) if dim else w
     square = _sum_of_squares(parts, dim)
     if w.numel() == 0 or (
-        _holds_values(w) and w.is_cpu and not is_recording(w) and _lies_within(square.detach(), 1e-20, 1e20)
+        holds_values(w) and w.is_cpu and not is_recording(w) and _lies_within(square.detach(), 1e-20, 1e20)
     ):
         return parts, square, None
     others = [axis for axis in range(1, parts.ndim) if axis != dim + 1 or not dim]
@@ -243,6 +248,11 @@ def _sum_of_squares(parts: Tensor, dim: int) -> Tensor:
         return parts.square().sum([axis for axis in range(parts.ndim) if axis not in (0, dim + 1)]).flatten()
     rows = parts.reshape(parts.shape[0], parts.numel() // max(parts.shape[0], 1))
     return rows.square().sum(1)  # not a product of matrices, which autocast would compute in half precision
+
+
+def in_kernel_s_range(norms: Tensor) -> bool:
+    """Return True if no row is zeros or of a length whose square the fused kernel cannot hold."""
+    return _lies_within(norms, 1e-10, 1e10)
 
 
 def _lies_within(values: Tensor, least: float, most: float) -> bool:

@@ -124,7 +124,7 @@ class _WNCell(WNModule):
                 problem = f"each state must have shape {shape} with an input of shape {tuple(x.shape)}"
                 problem += f", got {tuple(state.shape)}"
                 break
-        mixed = x.dtype != w_ih.dtype or (bool(states) and states[0].dtype != w_ih.dtype)
+        mixed = x.dtype != w_ih.dtype or (len(states) > 0 and states[0].dtype != w_ih.dtype)
         if mixed and not problem and not is_autocast(x.device.type):
             dtypes = " and ".join(str(each.dtype) for each in (x, *states))
             problem = f"input and state must have the weights' dtype {w_ih.dtype}, got {dtypes}; convert them, as with "

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from wnseq.functional import Layout, compose, decompose_like, direction_norm
 from wnseq.nn._composed_weight import ComposedWeight, Parameters, is_held
 from wnseq.nn._fresh import fingerprint, guard, warn_if_redrawn
 from wnseq.nn._fx import record_call, tracer_of
+from wnseq.nn._reused_weight import Memory, compose_in
 from wnseq.state_dict import param_names, to_wnseq
 
 
@@ -46,6 +47,7 @@ class WNModule(nn.Module):
         self.weight_names: list[str] = []  # in the order of registration
         self.layouts: dict[str, Layout] = {}  # output axis and groups of each
         self._parameters = Parameters(self.weight_names)
+        self._memory: dict[str, Memory] = {}  # of each composed weight
         self._bound: Any = None  # weights of the bound step that is calling
         self._drawn: dict[str, list[float]] | None = {}  # fingerprint of each v, until the first forward with gradients
 
@@ -72,6 +74,7 @@ class WNModule(nn.Module):
         self.register_parameter(g, nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)))
         self.weight_names.append(name)
         self.layouts[name] = (dim, groups)
+        self._memory[name] = Memory()
 
     def v_and_g(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
         """Return v and g of a weight, or the tensors that ``torch.func.functional_call`` has put in their place."""
@@ -84,7 +87,8 @@ class WNModule(nn.Module):
     def compose_weights(self) -> dict[str, Tensor]:
         """Compose every weight of this module, differentiably; return them by name."""
         self._check_before_use()
-        return {name: compose(*self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
+        memory = self._memory
+        return {name: compose_in(memory[name], *self.v_and_g(name), *self.layouts[name]) for name in self.weight_names}
 
     def accept_v_and_g(self) -> None:
         """Accept v and g as they are: the first forward warns only of a v that is overwritten after this."""
@@ -308,14 +312,20 @@ class WNModule(nn.Module):
         if along_one or loaded.shape in ((), (v.shape[dim] * (groups if dim else 1),)):
             g.data, g.grad = g.new_empty(loaded.shape), None
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast the parameters; the memory of composed weights is of the device and dtype before."""
+        self._memory = {name: Memory() for name in self.weight_names}
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call, no-any-return]
+
     def __getstate__(self) -> dict[str, Any]:
         """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""
-        return {**self.__dict__, "_parameters": dict(self._parameters)}
+        return {**self.__dict__, "_parameters": dict(self._parameters), "_memory": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._parameters = Parameters(self.weight_names)
         self._parameters.update(state["_parameters"])
+        self._memory = {name: Memory() for name in self.weight_names}
 
 
 def add_safe_globals() -> None:

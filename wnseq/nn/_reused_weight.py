@@ -24,7 +24,7 @@ from wnseq._torch_internals import (
 from wnseq.functional import as_column, compose, gradients, has_kernel, holds_values, in_kernel_s_range
 
 MIN_ENTRIES = 2**18  # of a weight whose memory is used again; smaller ones cause few page faults
-BLOCK = 2**17  # entries that are composed at a time and then copied: half a megabyte, which a core's cache holds
+BLOCK = 2**20  # entries that are composed at a time and then copied: few calls, and no large block that is freed
 
 
 class Memory:
@@ -60,7 +60,7 @@ def compose_in(memory: Memory, v: Tensor, g: Tensor, dim: int, groups: int) -> T
 
 
 def _blocks(v: Tensor) -> Iterator[slice]:
-    """Yield slices of rows that a cache holds."""
+    """Yield slices of rows, each of few megabytes."""
     rows = max(1, BLOCK * len(v) // v.numel())
     for first in range(0, len(v), rows):
         yield slice(first, first + rows)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import initialisation
+import matrix
 import torch
 from cases import tensors
 from contenders import CELLS, CONTENDERS, SEQUENCES, TORCH, TORCH_WN, WNSEQ, NothingToTry, Subject, normalised
@@ -761,6 +762,7 @@ def page(found: dict[str, Outcomes]) -> str:
         lines += ["", f"## {section}", "", f"| | {' | '.join(CONTENDERS)} |", "| --- " * 4 + "|"]
         lines += [table_row(row, found[row.title]) for row in ROWS if row.section == section]
     lines += ["", *initialisation.table(initialisation.try_all())]
+    lines += ["", *matrix.section(PAGE.read_text("utf-8"))]
     return "\n".join([*lines, "", "## Limits of the backends", "", *(f"- {limit}" for limit in LIMITS)]) + "\n"
 
 

@@ -1,8 +1,8 @@
 """Tests wnseq with other versions of Python and torch, and writes the outcome into docs/compatibility.md.
 
-Run ``python tests/matrix.py 3.12 2.11.0`` from the root of the repository, with pytest's arguments after the versions if
-not all tests are to run. Each pair gets a fresh environment with the newest releases of all other packages, beside a copy
-of the tree whose setup.py allows that torch, and loses both at the end: 6 GB where pip takes torch with CUDA.
+Run ``python tests/matrix.py 3.12 2.11.0`` from the root of the repository, followed by pytest's arguments if not all
+tests are to run. Each pair gets a fresh environment with the newest releases of all other packages, and a copy of the
+tree whose setup.py allows that torch; both go at the end: 6 GB where pip takes torch with CUDA.
 """
 
 import os
@@ -76,19 +76,22 @@ def test_pair(python: str, torch: str, arguments: list[str]) -> str:
 def table_row(versions: list[str], arguments: list[str], summary: str) -> str:
     """Return the row of a pair from the last line that pytest wrote."""
     outcome = re.sub(r"\d{4,}", lambda number: f"{int(number[0]):,}", summary.strip("= ").partition(" in ")[0])
-    tests = f"`{' '.join(arguments)}`" if arguments else "all"
+    tests = ", ".join(f"`{each}`" for each in arguments if not each.startswith("-")) or "all"
     return f"| {' | '.join(versions)} | {tests} | {outcome} |"
+
+
+def section(page: str) -> list[str]:
+    """Return the lines of the page's section of versions."""
+    return (HEADING + page.split(HEADING, 1)[1].partition("\n## ")[0]).rstrip("\n").splitlines()
 
 
 def with_row(page: str, row: str) -> str:
     """Return the page with a row in its table of versions, instead of that of the same pair."""
-    before, section = page.split(f"{HEADING}\n", 1)
-    body, follows, rest = section.partition("\n## ")
-    lines = body.rstrip("\n").splitlines()
+    lines = section(page)
     first = lines.index(TABLE[1]) + 1
     pair = row.split(" | ")[:2]
     rows = sorted([row, *(each for each in lines[first:] if each.split(" | ")[:2] != pair)], key=_numbers)
-    return f"{before}{HEADING}\n" + "\n".join([*lines[:first], *rows]) + "\n" + follows + rest
+    return page.replace("\n".join(lines), "\n".join([*lines[:first], *rows]))
 
 
 def _numbers(row: str) -> list[int]:

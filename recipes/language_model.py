@@ -266,7 +266,8 @@ class LanguageModel(CheckedLoading, LightningModule):
         if reduction == "mean" and batch.targets.is_cpu and bool((batch.targets == IGNORE).all()):
             raise ValueError(f"a training batch must have a target that counts, all are {IGNORE}")
         state = None if batch.reset_state else self.states.carried(self, stage, batch.inputs.shape[1])
-        nats, state = self.network(batch.inputs, state, batch.targets, reduction, self.hparams.chunked_softmax)
+        how = (reduction, self.hparams.chunked_softmax)
+        nats, state = self.network(batch.inputs, state, batch.targets, *how, reset=batch.reset)
         self.states.carry(stage, state)
         return nats, (batch.targets != IGNORE).sum()
 
@@ -402,17 +403,21 @@ class Network(nn.Module):
         chunked: bool = False,
         recur: Callable[..., tuple[Tensor, State]] | None = None,
         last_only: bool = False,
+        reset: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones; return logits and state, with targets their cross-entropy.
 
-        ``recur`` is the recurrent net with its weights composed; with ``last_only`` the last logits alone are computed.
+        ``recur`` is the recurrent net with its weights composed; with ``last_only`` the last logits alone are computed;
+        where ``reset`` is true, the state is zero before that token.
         """
+        if reset is not None and isinstance(self.rnn, nn.RNN):
+            raise ValueError("documents need a net that resets its state, which rnn with norm none does not")
         weight = self.decoder.weight
         if targets is not None and weight is self.encoder.weight:
             x, weight = tied_embedding(tokens, weight)  # both gradients in one buffer
         else:
             x = self.encoder(tokens)  # (T, N, I)
-        x, state = (recur or self.rnn)(self.dropout(x), state)  # (T, N, H)
+        x, state = (recur or self.rnn)(self.dropout(x), state, *(() if reset is None else (reset,)))  # (T, N, H)
         x = self.dropout(x[-1:] if last_only else x)
         if targets is not None:  # in a buffer of logits that become their own gradient
             options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
@@ -517,7 +522,7 @@ def score(model: LanguageModel | str | Path, text: str) -> dict[str, float]:
     batches, counts = text_batches(text, model.tokenizer)
     nats, state = 0.0, None
     with evaluation_mode(model.network):
-        for inputs, targets, _ in batches:
+        for inputs, targets, *_ in batches:
             inputs, targets = inputs.to(model.device), targets.to(model.device)
             loss, state = model.network(inputs, state, targets, "sum", model.hparams.chunked_softmax)
             nats += loss.item()

@@ -237,6 +237,29 @@ def test_the_state_is_carried_between_batches_and_one_a_stage():
     torch.testing.assert_close(nats, expected)
 
 
+def test_documents_are_read_as_if_each_were_alone(folder):
+    documents = ["one line\nand one\n\n", "two\n\n\n", "the third\n\n"] * 9
+    (folder / "text.txt").write_text("".join(documents))
+    model = LanguageModel(hidden_size=8, dropout=0.0)
+    data = TextDataModule("text.txt", "byte", batch_size=1, bptt=8, eval_batch_size=1, eval_bptt=7, documents=True)
+    data.setup()
+    model.build(data.tokenizer)
+    nats = sum(model._step(batch, "train")[0] for batch in data.train_dataloader())
+    text = data.text.parts["train"].read().decode()
+    apart = re.findall(r"(?s).+?\n\n+|.+$", text)
+    assert len(apart) > 20
+    expected = 0.0
+    for document in apart:
+        ids = torch.tensor([[data.tokenizer.start, *data.tokenizer.encode(document)]]).T
+        expected += model.network(ids[:-1], None, ids[1:])[0]
+    torch.testing.assert_close(nats, expected)
+    evaluated = sum(model._step(batch, "val")[0] for batch in data.val_dataloader())
+    assert 0 < evaluated < nats
+    assert fit("--data.documents=true", "--data.tokenizer=byte", steps=2)["test/nats_per_token"] > 0
+    with pytest.raises(ValueError, match="rnn with norm none does not"):
+        Network(256, "rnn", "none", 8, 8, 1, 0.0, True, 1.0)(ids, reset=ids == 0)
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_loss_is_the_cross_entropy_of_the_logits(tied, chunked):

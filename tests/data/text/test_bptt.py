@@ -1,8 +1,19 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
 
-from wnseq.data.text.bptt import IGNORE, ResetLoader, StreamLoader, Streams, TextBatch, fixed_cuts, random_cuts
+from wnseq.data.text.bptt import (
+    IGNORE,
+    ResetLoader,
+    StreamLoader,
+    Streams,
+    TextBatch,
+    fixed_cuts,
+    has_documents,
+    random_cuts,
+)
 
 START = 999
 
@@ -152,3 +163,32 @@ def test_processes_divide_the_reset_batches(processes: int) -> None:
     for batch, *shards in zip(whole, *parts, strict=True):
         assert torch.equal(torch.cat([shard.inputs for shard in shards], 1), batch.inputs)
         assert torch.equal(torch.cat([shard.targets for shard in shards], 1), batch.targets)
+
+
+TEXT_WITH_DOCUMENTS = np.array([5, 0, 0, 6, 7, 0, 0, 0, 8, 0, 9, 0, 0], np.uint16)  # 0 ends a line
+BEGINNINGS = [0, 3, 8]  # of the documents, where the input is the end of the line before
+
+
+@pytest.mark.parametrize("bptt", [1, 2, 5, 13])
+def test_documents_begin_after_blank_lines_wherever_batches_are_cut(bptt: int) -> None:
+    carried = StreamLoader(Streams(TEXT_WITH_DOCUMENTS, 1, 0, documents=True), bptt)
+    apart = ResetLoader(TEXT_WITH_DOCUMENTS, bptt, 1, 0, documents=True)
+    for loader in (carried, apart):
+        masks, targets = zip(*((batch.reset, batch.targets) for batch in loader), strict=True)
+        assert all(mask is not None and mask.dtype == torch.bool for mask in masks)
+        told = torch.cat(targets)[:, 0] != IGNORE
+        assert torch.cat(masks)[:, 0][told].nonzero().flatten().tolist() == BEGINNINGS  # type: ignore[arg-type]
+    assert all(batch.reset is None for batch in StreamLoader(Streams(TEXT_WITH_DOCUMENTS, 1, 0), bptt))
+
+
+def test_streams_side_by_side_have_the_borders_of_the_text() -> None:
+    batch = Streams(TEXT_WITH_DOCUMENTS, 3, 0, documents=True).batch(0, 5, reset_state=True)
+    assert batch.reset is not None
+    found = [batch.reset[: len(column), k].tolist() for k, column in enumerate(([5, 0, 0, 6, 7], [0] * 4, [0] * 4))]
+    assert [at for at, begins in enumerate(chain(*found)) if begins] == BEGINNINGS
+
+
+def test_a_text_without_blank_lines_has_no_documents() -> None:
+    assert has_documents(TEXT_WITH_DOCUMENTS, 0)
+    assert not has_documents(np.array([1, 0, 2, 0, 3, 0, 0]), 0)
+    assert not has_documents(np.array([0]), 0)

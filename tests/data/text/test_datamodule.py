@@ -46,6 +46,18 @@ def test_batches_of_the_examples(corpus: str, tokenizer: str | None) -> None:
     assert [batch.reset_state for batch in train] == [True] + [False] * (len(train) - 1)
 
 
+def test_documents_are_wanted_of_a_text_that_has_them(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a line\n" * 200)
+    with pytest.raises(ValueError, match=r"lines\.txt' has no blank line between documents; leave out documents, or"):
+        prepared(str(lines), "char", documents=True)
+    lines.write_text("a line\n\n" * 200)
+    data = prepared(str(lines), "char", documents=True)
+    assert data.checkpoint_options()["documents"] and data.resume_settings()["documents"]
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert all(batch.reset is not None for batch in loader)
+
+
 def test_the_text_can_be_read_back_from_the_batches() -> None:
     data = prepared(batch_size=1, eval_batch_size=1)
     targets = [token for batch in data.train_dataloader() for token in batch.targets.flatten().tolist()]

@@ -22,14 +22,16 @@ class TextBatch(NamedTuple):
         inputs: Token ids.
         targets: Token ids, each the one that follows its input; ``IGNORE`` where nothing is predicted.
         reset_state: True: start from the zero state; False: from the final state of the batch before.
+        reset: True where a document begins, so that the state is zero before that input; None to reset nowhere.
 
     Shape:
-        - inputs, targets: ``(T, N)``, int64
+        - inputs, targets: ``(T, N)``, int64; reset: ``(T, N)``, bool
     """
 
     inputs: Tensor
     targets: Tensor
     reset_state: bool
+    reset: Tensor | None = None
 
 
 def shard(number: int, rank_and_world_size: tuple[int, int]) -> slice:
@@ -41,6 +43,37 @@ def shard(number: int, rank_and_world_size: tuple[int, int]) -> slice:
     """
     rank, world_size = rank_and_world_size
     return slice(rank * number // world_size, (rank + 1) * number // world_size)
+
+
+def _ids(tokens: Ids, places: npt.NDArray[np.int64], start: int) -> npt.NDArray[np.int64]:
+    """Return the ids at places of a text; before it are ``start``, after it its last one."""
+    ids = tokens[np.clip(places, 0, len(tokens) - 1)].astype(np.int64)
+    ids[places < 0] = start
+    return ids
+
+
+def _make_batch(
+    tokens: Ids,
+    places: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64] | int,
+    start: int,
+    documents: bool,
+    reset_state: bool,
+) -> TextBatch:
+    """Return the batch of the tokens at places, ``(T+1, N)``, of which those from ``ends`` on are no targets."""
+    ids = _ids(tokens, places, start)
+    targets = np.where(places[1:] < ends, ids[1:], IGNORE)
+    reset = None
+    if documents:  # the end of a blank line is the input before a document, as ``start`` is that before a text
+        is_end = ids == start
+        reset = torch.from_numpy((_ids(tokens, places[:-1] - 1, start) == start) & is_end[:-1] & ~is_end[1:])
+    return TextBatch(torch.from_numpy(ids[:-1]), torch.from_numpy(targets), reset_state, reset)
+
+
+def has_documents(tokens: Ids, start: int) -> bool:
+    """Return True if a text has a blank line and something after it."""
+    is_end = np.asarray(tokens) == start
+    return bool((is_end[:-2] & is_end[1:-1] & ~is_end[2:]).any())
 
 
 class Streams:
@@ -55,6 +88,7 @@ class Streams:
         num_streams: N.
         start: The id before the first token.
         trim: Whether to drop the last tokens instead of padding: R = ⌊tokens / N⌋ (training).
+        documents: Whether the state is reset where a document begins, after a blank line.
         rank_and_world_size: Keep this process's ``shard`` of the streams; R stays that of all.
     """
 
@@ -65,10 +99,12 @@ class Streams:
         start: int,
         *,
         trim: bool = False,
+        documents: bool = False,
         rank_and_world_size: tuple[int, int] = (0, 1),
     ) -> None:
         self.tokens = tokens
         self.start = start
+        self.documents = documents
         short, longer = divmod(len(tokens), num_streams)
         lengths = np.full(num_streams, short)
         if not trim:
@@ -81,12 +117,8 @@ class Streams:
     def batch(self, top: int, bottom: int, *, reset_state: bool) -> TextBatch:
         """Return the rows from ``top`` to ``bottom``."""
         row = np.arange(top - 1, bottom)[:, None]  # (T+1, 1): the inputs begin one row above the targets
-        places = np.minimum(self.offsets + row, len(self.tokens) - 1)  # (T+1, N)
-        ids = self.tokens[places].astype(np.int64)
-        ids[places < 0] = self.start
-        targets = ids[1:].copy()
-        targets[row[1:] >= self.lengths] = IGNORE
-        return TextBatch(torch.from_numpy(ids[:-1]), torch.from_numpy(targets), reset_state)
+        ends = self.offsets + self.lengths
+        return _make_batch(self.tokens, self.offsets + row, ends, self.start, self.documents, reset_state)
 
     def batches(self, cuts: Cuts, first: int = 0) -> Iterator[TextBatch]:
         """Yield the batches between consecutive cuts, from the ``first`` one on; only batch 0 resets the state."""
@@ -147,16 +179,25 @@ class ResetLoader:
         bptt: Tokens of a sequence; every token is a target once, a sequence's first after the last of the one before.
         batch_size: Sequences at once.
         start: The id before the first token.
+        documents: As of :class:`Streams`.
         rank_and_world_size: Of each batch keep this process's ``shard``.
     """
 
     def __init__(
-        self, tokens: Ids, bptt: int, batch_size: int, start: int, *, rank_and_world_size: tuple[int, int] = (0, 1)
+        self,
+        tokens: Ids,
+        bptt: int,
+        batch_size: int,
+        start: int,
+        *,
+        documents: bool = False,
+        rank_and_world_size: tuple[int, int] = (0, 1),
     ) -> None:
         self.tokens = tokens
         self.bptt = bptt
         self.batch_size = batch_size
         self.start = start
+        self.documents = documents
         self.own = shard(batch_size, rank_and_world_size)
 
     def __len__(self) -> int:
@@ -168,10 +209,7 @@ class ResetLoader:
             last = min(first + self.bptt * self.batch_size, len(self.tokens))
             offsets = np.arange(first, last, self.bptt)[self.own]  # (N,)
             places = offsets + np.arange(-1, self.bptt)[:, None]  # (T+1, N)
-            ids = self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64)
-            ids[places < 0] = self.start
-            targets = np.where(places[1:] < len(self.tokens), ids[1:], IGNORE)
-            yield TextBatch(torch.from_numpy(ids[:-1]), torch.from_numpy(targets), reset_state=True)
+            yield _make_batch(self.tokens, places, len(self.tokens), self.start, self.documents, reset_state=True)
 
 
 def text_batches(text: str, tokenizer: Tokenizer, bptt: int = 256) -> tuple[StreamLoader, Counts]:

@@ -9,7 +9,16 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
 from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
-from wnseq.data.text.bptt import Cuts, ResetLoader, StreamLoader, Streams, TextBatch, fixed_cuts, random_cuts
+from wnseq.data.text.bptt import (
+    Cuts,
+    ResetLoader,
+    StreamLoader,
+    Streams,
+    TextBatch,
+    fixed_cuts,
+    has_documents,
+    random_cuts,
+)
 from wnseq.data.text.corpora import PARTS, check_name, fetch_corpus, open_corpus
 from wnseq.data.text.decoding import check_encoding
 from wnseq.data.text.encoding import Split, encode
@@ -66,6 +75,8 @@ class TextDataModule(LightningDataModule):
         eval_bptt: Tokens of each stream at once in validation and test.
         eval_reset_state: Whether to evaluate on independent sequences of eval_bptt tokens, each from the zero state, as
             some published figures are measured; else the state is carried through each stream.
+        documents: Whether blank lines end documents, so that the state is zero where the next one begins, in training
+            and evaluation; a record of JSON lines ends in one.
         seed: Seed of the random lengths.
 
     Raises:
@@ -107,6 +118,7 @@ class TextDataModule(LightningDataModule):
         eval_batch_size: int = 10,
         eval_bptt: int = 64,
         eval_reset_state: bool = False,
+        documents: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -119,7 +131,8 @@ class TextDataModule(LightningDataModule):
             ("min_count", min_count, 1),
         ):
             check_integer("TextDataModule", name, value, least)
-        for name, value in (("random_bptt", random_bptt), ("eval_reset_state", eval_reset_state)):
+        flags = {"random_bptt": random_bptt, "eval_reset_state": eval_reset_state, "documents": documents}
+        for name, value in flags.items():
             if not isinstance(value, bool):
                 raise TypeError(f"TextDataModule: {name} must be true or false, got {value!r}.")
         for name, choice, choices in (("cut", cut, ("order", "blocks")), ("words", words, get_args(Words))):
@@ -152,6 +165,7 @@ class TextDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.eval_bptt = eval_bptt
         self.eval_reset_state = eval_reset_state
+        self.documents = documents
         self.seed = seed
         self.tokenizer = None
         self.splits = {}
@@ -186,6 +200,8 @@ class TextDataModule(LightningDataModule):
         splits = self._read(wanted)
         if stage in (None, "fit"):
             self._check_length("train", splits["train"], self._num_streams(), self.bptt)
+            if self.documents:
+                self._check_documents(splits["train"])
         if not self.eval_reset_state:
             for part in wanted[-2:]:
                 self._check_length(part, splits[part], self.eval_batch_size, 1)
@@ -261,7 +277,8 @@ class TextDataModule(LightningDataModule):
         start = self._after_setup().start
         own = rank_and_world_size(self.trainer)
         tokens = self.splits["train"].tokens
-        streams = Streams(tokens, self._num_streams(), start, trim=True, rank_and_world_size=own)
+        options: dict[str, Any] = {"documents": self.documents, "rank_and_world_size": own}
+        streams = Streams(tokens, self._num_streams(), start, trim=True, **options)
 
         def cuts(epoch: int) -> Cuts:
             if self.random_bptt:
@@ -288,9 +305,10 @@ class TextDataModule(LightningDataModule):
     def _evaluation(self, part: str) -> Iterable[TextBatch]:
         start = self._after_setup().start
         tokens, own = self.splits[part].tokens, rank_and_world_size(self.trainer)
+        options: dict[str, Any] = {"documents": self.documents, "rank_and_world_size": own}
         if self.eval_reset_state:
-            return ResetLoader(tokens, self.eval_bptt, self.eval_batch_size, start, rank_and_world_size=own)
-        return StreamLoader(Streams(tokens, self.eval_batch_size, start, rank_and_world_size=own), self.eval_bptt)
+            return ResetLoader(tokens, self.eval_bptt, self.eval_batch_size, start, **options)
+        return StreamLoader(Streams(tokens, self.eval_batch_size, start, **options), self.eval_bptt)
 
     # ---- the position of training, in checkpoints
 
@@ -316,6 +334,7 @@ class TextDataModule(LightningDataModule):
             "batch_size": self._num_streams(),
             "bptt": self.bptt,
             "random_bptt": self.random_bptt,
+            "documents": self.documents,
             "seed": self.seed,
         }
 
@@ -328,6 +347,15 @@ class TextDataModule(LightningDataModule):
         if self.tokenizer is None or not self.splits:
             raise RuntimeError("TextDataModule: there are no batches before setup(); call it, or let a Trainer do so.")
         return self.tokenizer
+
+    def _check_documents(self, split: Split) -> None:
+        tokenizer = self.tokenizer
+        start = None if tokenizer is None or tokenizer.start == tokenizer.unknown else tokenizer.start
+        if start is None or not has_documents(split.tokens, start):
+            raise ValueError(
+                f"The train part of corpus {self.corpus!r} has no blank line between documents; leave out documents, "
+                "or separate them by an empty line each."
+            )
 
     def _check_length(self, part: str, split: Split, num_streams: int, rows: int) -> None:
         tokens = split.counts.tokens

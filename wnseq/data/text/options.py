@@ -11,7 +11,7 @@ from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import SUBWORDS
 
 CORPUS = ("corpus", "val", "test", "cut", "encoding", "field", "root")  # options that say which text it is
-BATCHES = ("batch_size", "bptt", "random_bptt", "eval_batch_size", "eval_bptt", "eval_reset_state", "seed")
+BATCHES = ("batch_size", "bptt", "random_bptt", "eval_batch_size", "eval_bptt", "eval_reset_state", "documents", "seed")
 MEASURED = {"validate": "val", "test": "test"}  # subcommand or stage → part
 
 

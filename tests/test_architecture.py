@@ -36,7 +36,8 @@ ARROWS: dict[str, set[str]] = {
     "data": set(),
     "_recurrence": set(),
     "losses": {"_recurrence"},
-    "onnx": {"_recurrence"},
+    "_onnx_steps": set(),
+    "onnx": {"_onnx_steps", "_recurrence"},
     "nn": {"_recurrence", "functional", "state_dict"},
     "convert": {"functional", "nn", "state_dict"},
     "optim": {"functional", "nn"},
@@ -49,6 +50,7 @@ FLOORS = 7
 
 # package or file -> the libraries it may import besides the standard library; the others may import torch alone
 LIBRARIES: dict[str, set[str]] = {
+    "_onnx_steps": {"onnxscript"},
     "onnx": {"onnxscript", "torch"},  # the first imported only where it is used
     "data": {
         "PIL",
@@ -73,7 +75,7 @@ DOCSTRINGS = 0.25  # share of the library's lines
 NAMELESS = {"common", "helper", "helpers", "misc", "util", "utils"}
 
 # source -> its test file, where that is not the file of the same name
-TESTED_ELSEWHERE: dict[str, str] = {}
+TESTED_ELSEWHERE: dict[str, str] = {"_onnx_steps.py": "test_onnx.py"}
 
 
 def modules_of_the_library() -> dict[str, Path]:

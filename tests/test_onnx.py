@@ -48,6 +48,13 @@ class Each(nn.Module):
         return tuple(module(*given) for module, given in zip(self.each, arguments, strict=True))
 
 
+class EachWithResets(Each):
+    """The same, each with a mask of resets."""
+
+    def forward(self, *arguments):
+        return tuple(module(x, reset=reset) for module, (x, reset) in zip(self.each, arguments, strict=True))
+
+
 def export_cases(cases):
     steps, batch = Dim("steps"), Dim("batch")
     arguments, shapes = [], []
@@ -141,12 +148,36 @@ def test_a_packed_sequence_is_refused_with_the_reason(kind):
     assert f"wnseq.{kind}: an ONNX recurrence takes padded sequences" in str(cause(raised.value))
 
 
-@pytest.mark.parametrize("kind", SEQUENCE)
-def test_a_reset_is_refused_with_the_reason(kind):
-    given = torch.randn(4, 3, 5), None, torch.zeros(4, 3, dtype=torch.bool)
-    with pytest.raises(torch.onnx.errors.OnnxExporterError) as raised:
-        export(SEQUENCE[kind][0](5, 6).eval(), given, ({0: Dim("steps")}, None, {0: Dim("steps")}))
-    assert f"wnseq.{kind}: an ONNX recurrence has no resets" in str(cause(raised.value))
+def test_resets_are_those_of_torch_at_other_lengths():
+    """Layers of every kind, in both directions, with and without biases, normalised and plain."""
+    torch.manual_seed(0)
+    both = {"bidirectional": True, "num_layers": 2}
+    modules = EachWithResets(
+        [
+            *(kind[0](5, 6, **both) for kind in SEQUENCE.values()),
+            *(kind[0](5, 6, bias=False, batch_first=True) for kind in SEQUENCE.values()),
+            wnseq.WNRNN(5, 6, nonlinearity="relu", bidirectional=True),
+            wnseq.LSTM(5, 6, **both),
+            wnseq.GRU(5, 6),
+        ]
+    ).eval()
+
+    def inputs(steps, batch):
+        given = []
+        for module in modules.each:
+            x, reset = torch.randn(steps, batch, 5), torch.rand(steps, batch) < 0.3
+            given.append((x.transpose(0, 1), reset.T) if module.batch_first else (x, reset))
+        return tuple(given)
+
+    steps, batch = Dim("steps"), Dim("batch")
+    forms = [{0: batch, 1: steps} if module.batch_first else {0: steps, 1: batch} for module in modules.each]
+    program = export(modules, inputs(4, 3), (tuple((form, form) for form in forms),))
+    other = session(program)
+    for sizes in ((9, 2), (1, 1), (5, 3)):
+        given = inputs(*sizes)
+        with torch.no_grad():
+            expected = tensors(modules(*given))
+        torch.testing.assert_close(run(other, *given), expected, rtol=0, atol=1e-5)
 
 
 def test_a_table_has_every_operator():

@@ -1,4 +1,7 @@
-"""ONNX nodes for wnseq's custom operators: one LSTM, GRU or RNN a layer and direction, of any length and batch size."""
+"""ONNX nodes for wnseq's custom operators: one LSTM, GRU or RNN a layer and direction, of any length and batch size.
+
+With resets it is a Scan, of :mod:`wnseq._onnx_steps`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +18,6 @@ NO_PACKING = (
     "an ONNX recurrence takes padded sequences, not packed ones (https://onnx.ai/onnx/operators/onnx__LSTM.html). "
     "Export the model with a padded input, or run the exported program of torch.export."
 )
-NO_RESET = (
-    "an ONNX recurrence has no resets inside a sequence (https://onnx.ai/onnx/operators/onnx__LSTM.html). Export the "
-    "model without reset and run it from border to border, or run the exported program of torch.export."
-)
 ORDERS = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # ONNX has i o f c and z r h, torch i f g o and r z n
 
 
@@ -27,10 +26,11 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     Raises:
         ImportError: onnxscript is missing; ``pip install 'wnseq[export]'``.
-        ValueError: During the export: an LSTM has a projection, an input is packed, or ``reset`` is given.
+        ValueError: During the export: an LSTM has a projection, or an input is packed.
 
     Note:
-        The graph composes each weight from v and g; a runtime does so once, when it loads the model.
+        The graph composes each weight from v and g; a runtime does so once, when it loads the model. A layer that is
+        called with ``reset`` becomes a Scan over its steps, since ONNX's own resets no state inside a sequence.
 
     Example:
         >>> import torch, wnseq
@@ -44,16 +44,35 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """
     import onnxscript  # optional, and slow to import
 
+    from wnseq import _onnx_steps as steps
+
     op: Any = onnxscript.opset18
 
+    def with_resets(
+        function: Any, x: Any, reset: Any, states: list[Any], w_ih: Any, w_hh: Any, bias: Any, reverse: bool, *rest: Any
+    ) -> tuple[Any, ...]:
+        """Run a layer by a function over its steps; return its output and final states."""
+        mask = op.Unsqueeze(op.CastLike(reset, x), [2])  # (T, N, 1)
+        if reverse:  # a border lies before a step, which is after it from here
+            x, mask = flip(x), flip(mask)
+            mask = op.Concat(op.Sub(op.Slice(mask, [0], [1], [0]), op.Slice(mask, [0], [1], [0])), mask, axis=0)
+            mask = op.Slice(mask, [0], [-1], [0])
+        products = op.MatMul(x, op.Transpose(w_ih, perm=[1, 0]))  # (T, N, G·H)
+        products = products if bias is None else op.Add(products, bias)
+        keep = op.Sub(op.CastLike(op.Constant(value_float=1.0), x), mask)
+        output, *final = function(products, keep, *states, op.Transpose(w_hh, perm=[1, 0]), *rest)
+        return (flip(output) if reverse else output), *final
+
+    def flip(x: Any) -> Any:
+        return op.Slice(x, [-1], [-(2**63) + 1], [0], [-1])
+
+    def both(b_ih: Any, b_hh: Any) -> Any:
+        return None if b_ih is None else op.Add(b_ih, b_hh)
+
     def common(
-        kind: str, batch_sizes: Any, reset: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, reverse: bool
+        kind: str, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, reverse: bool
     ) -> tuple[list[Any], dict[str, Any]]:
         """Return the weights and attributes of a node, gates in the order of ONNX."""
-        if batch_sizes is not None:
-            raise ValueError(f"wnseq.{kind}: {NO_PACKING}")
-        if reset is not None:
-            raise ValueError(f"wnseq.{kind}: {NO_RESET}")
         order = ORDERS[kind]
         size = w_hh.shape[1]
 
@@ -83,7 +102,10 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ) -> tuple[Any, ...]:
         if w_hr is not None:
             raise ValueError(f"wnseq.lstm: {NO_PROJECTION}")
-        weights, attributes = common("lstm", batch_sizes, reset, w_ih, w_hh, b_ih, b_hh, reverse)
+        _refuse_packed("lstm", batch_sizes)
+        if reset is not None:
+            return with_resets(steps.lstm_steps, x, reset, [h, c], w_ih, w_hh, both(b_ih, b_hh), reverse)
+        weights, attributes = common("lstm", w_ih, w_hh, b_ih, b_hh, reverse)
         y, h, c = op.LSTM(x, *weights, None, op.Unsqueeze(h, [0]), op.Unsqueeze(c, [0]), **attributes)
         return op.Squeeze(y, [1]), op.Squeeze(h, [0]), op.Squeeze(c, [0])
 
@@ -99,7 +121,12 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         reverse: bool,
         save: bool,
     ) -> tuple[Any, ...]:
-        weights, attributes = common("gru", batch_sizes, reset, w_ih, w_hh, b_ih, b_hh, reverse)
+        _refuse_packed("gru", batch_sizes)
+        if reset is not None:
+            zeros = op.Expand(op.CastLike(op.Constant(value_float=0.0), w_hh), [w_hh.shape[0]])
+            bias = zeros if b_hh is None else b_hh
+            return with_resets(steps.gru_steps, x, reset, [h], w_ih, w_hh, b_ih, reverse, bias)
+        weights, attributes = common("gru", w_ih, w_hh, b_ih, b_hh, reverse)
         y, h = op.GRU(x, *weights, None, op.Unsqueeze(h, [0]), linear_before_reset=1, **attributes)
         return op.Squeeze(y, [1]), op.Squeeze(h, [0])
 
@@ -115,9 +142,19 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         relu: bool,
         reverse: bool,
     ) -> tuple[Any, ...]:
-        weights, attributes = common("rnn", batch_sizes, reset, w_ih, w_hh, b_ih, b_hh, reverse)
+        _refuse_packed("rnn", batch_sizes)
+        if reset is not None:
+            function = steps.relu_steps if relu else steps.tanh_steps
+            return with_resets(function, x, reset, [h], w_ih, w_hh, both(b_ih, b_hh), reverse)
+        weights, attributes = common("rnn", w_ih, w_hh, b_ih, b_hh, reverse)
         y, h = op.RNN(x, *weights, None, op.Unsqueeze(h, [0]), activations=["Relu" if relu else "Tanh"], **attributes)
         return op.Squeeze(y, [1]), op.Squeeze(h, [0])
 
     registered = torch.ops.wnseq
     return {registered.lstm.default: lstm, registered.gru.default: gru, registered.rnn.default: rnn}
+
+
+def _refuse_packed(kind: str, batch_sizes: Any) -> None:
+    """Raise ValueError for a packed input."""
+    if batch_sizes is not None:
+        raise ValueError(f"wnseq.{kind}: {NO_PACKING}")

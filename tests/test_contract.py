@@ -72,6 +72,9 @@ def test_the_constructor_and_forward_take_torch_s_arguments(case):
         own = {"rnn": ["zoneout"], "gru": ["zoneout", "recurrent_dropout"]}
         names = ["weight_drop", *own.get(case.kind, ["zoneout", "zoneout_cell", "recurrent_dropout"])]
         expected += [(name, inspect.Parameter.KEYWORD_ONLY, 0.0) for name in names]
+    if case in SIMPLE_LAYERS:
+        axis = "out" if "Transpose" in case.module.__name__ else 0
+        expected += [("dim", inspect.Parameter.KEYWORD_ONLY, axis)]
     assert arguments(case.module.__init__) == expected
     own = (
         [("reset", inspect.Parameter.POSITIONAL_OR_KEYWORD, None)] if case in SIMPLE_SEQUENCES else []

@@ -20,6 +20,7 @@ __all__ = [
     "exp_weight_norm",
     "log_scale",
     "row_norm",
+    "scale_shape",
     "weight_norm",
 ]
 
@@ -151,6 +152,30 @@ def direction_norm(v: Tensor, g: Tensor, dim: int = 0, groups: int = 1) -> Tenso
     """Return the ‖v‖ by which each entry of g is divided, in g's shape and v's dtype; see :func:`compose`."""
     rows, dim, groups = _along(v, g, dim, groups)
     return row_norm(rows, dim, groups).view(g.shape)
+
+
+def scale_shape(shape: tuple[int, ...], dim: int | None, output_axis: int = 0, groups: int = 1) -> tuple[int, ...]:
+    """Return the shape of g for a weight of a shape.
+
+    Args:
+        shape: Shape of the weight.
+        dim: Axis along which g lies, counted from 0; None for one scale of the whole weight.
+        output_axis: Axis of the outputs, along which g has one axis itself.
+        groups: Parts of the first axis, each with outputs of its own, if output_axis is not 0.
+
+    Raises:
+        ValueError: ``dim`` is not an axis of the weight.
+    """
+    if dim is None:
+        return ()
+    if isinstance(dim, bool) or not isinstance(dim, int) or not 0 <= dim < len(shape):
+        raise ValueError(
+            f"dim must be an axis of the weight of shape {shape}, counted from 0, or None for one scale of the whole "
+            f"weight, got {dim!r}"
+        )
+    if dim == output_axis and (dim == 0 or groups == 1):
+        return (shape[dim],)
+    return tuple(length if axis == dim else 1 for axis, length in enumerate(shape))
 
 
 def _fused(v: Tensor, g: Tensor) -> Tensor | None:

@@ -12,6 +12,7 @@ from wnseq.nn._arguments import check_int, check_size, check_sizes
 from wnseq.nn._linear import _WNLayer
 
 Size = int | tuple[int, ...]  # one number for every axis, or one for each
+Axis = int | Literal["out"] | None  # of g: an axis of the weight, none, that of the outputs
 Mode = Literal["zeros", "reflect", "replicate", "circular"]
 _MODES = get_args(Mode)
 _PADDINGS = ("same", "valid")
@@ -38,6 +39,7 @@ class _WNConvNd(_WNLayer):
         padding_mode: Mode,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
+        dim: Axis,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -73,7 +75,7 @@ class _WNConvNd(_WNLayer):
         self.padding_mode = padding_mode
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
         shape = (first, second // groups, *self.kernel_size)
-        self._register(shape, out_channels, bias, device=device, dtype=dtype)
+        self._register(shape, out_channels, bias, dim, device=device, dtype=dtype)
 
     def _check_image(self, x: Tensor, run: Callable[[], Any]) -> None:
         if isinstance(x, Tensor) and x.ndim not in (self.spatial + 1, self.spatial + 2):
@@ -93,7 +95,8 @@ class _WNConvNd(_WNLayer):
                 text += f", {name}={own}"
         text += f", groups={self.groups}" if self.groups != 1 else ""
         text += ", bias=False" if self.bias is None else ""
-        return text + (f", padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else "")
+        text += f", padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else ""
+        return text + self._describe_g("weight")
 
 
 class _WNConv(_WNConvNd):
@@ -112,9 +115,11 @@ class _WNConv(_WNConvNd):
         padding_mode: Mode = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        dim: int | None = 0,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, 0, dilation, groups, bias,
-                         padding_mode, device, dtype)  # fmt: skip
+                         padding_mode, device, dtype, dim)  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
@@ -161,9 +166,11 @@ class _WNConvTranspose(_WNConvNd):
         padding_mode: Mode = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        dim: Axis = "out",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, output_padding, dilation, groups,
-                         bias, padding_mode, device, dtype)  # fmt: skip
+                         bias, padding_mode, device, dtype, dim)  # fmt: skip
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve, to an output of a given size if a stride allows several."""
@@ -208,6 +215,11 @@ class WNConv1d(_WNConv):
 
     y[n, j] = b[j] + Σ_c w[j, c] ⋆ x[n, c], w[j] = g[j]·v[j]/‖v[j]‖ over input channels and kernel
 
+    Args:
+        dim: Axis of the weight along which g lies, as in torch's ``weight_norm``: 0 for a scale of each output channel,
+            1 of each input channel, 2 of each place of the kernel, None for one of the whole weight. g then has torch's
+            shape, ``(1, C/groups, 1)``, ``(1, 1, K)`` or ``()``. The other arguments are torch's.
+
     Shape:
         - input: ``(N, C, T)`` or ``(C, T)``
         - output: ``(N, C', T')`` or ``(C', T')``
@@ -241,6 +253,11 @@ class WNConvTranspose1d(_WNConvTranspose):
     """A transposed convolution over one axis, a drop-in for ``torch.nn.ConvTranspose1d``; see :class:`WNConv1d`.
 
     w[:, j] = g[j]·v[:, j]/‖v[:, j]‖ over the kernel and the input channels of j's group
+
+    Args:
+        dim: Axis of the weight along which g lies: by default a scale of each output channel of each group; else as in
+            torch's ``weight_norm``, whose own default is 0, a scale of each input channel, and which knows no groups.
+            The other arguments are torch's.
 
     Shape:
         - input: ``(N, C, T)`` or ``(C, T)``

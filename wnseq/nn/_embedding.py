@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wnseq.errors import ShapeError
-from wnseq.functional import direction_norm, weight_norm
+from wnseq.functional import direction_norm, scale_shape, weight_norm
 from wnseq.nn._arguments import check_bool, check_int, check_number, check_size
 from wnseq.nn._fx import record_compose
 from wnseq.nn._module import WNModule
@@ -27,6 +27,9 @@ class WNEmbedding(WNModule):
         norm_type: 2 is the only norm that g bounds; any other is refused together with ``max_norm``.
         scale_grad_by_freq: Divide the gradient of each row by how often its index is looked up.
         sparse: Give v and g sparse gradients, which ``SGD``, ``SparseAdam`` and ``Adagrad`` take.
+        dim: Axis of the table along which g lies, as in torch's ``weight_norm``: 0 for a scale of each row, 1 of each
+            column, None for one of the whole table. Along another axis than 0 a look-up composes the whole table, and
+            g has torch's shape, ``(1, D)`` or ``()``.
 
     Shape:
         - input: ``(*)``, int64 or int32
@@ -61,6 +64,8 @@ class WNEmbedding(WNModule):
         sparse: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        dim: int | None = 0,
     ) -> None:
         super().__init__()
         self.num_embeddings = rows = check_size("WNEmbedding", "num_embeddings", num_embeddings)
@@ -85,7 +90,11 @@ class WNEmbedding(WNModule):
         self.max_norm, self.norm_type = max_norm, norm_type
         self.scale_grad_by_freq = check_bool("WNEmbedding", "scale_grad_by_freq", scale_grad_by_freq, lenient=True)
         self.sparse = check_bool("WNEmbedding", "sparse", sparse, lenient=True)
-        self.register_weight("weight", (rows, self.embedding_dim), device=device, dtype=dtype)
+        shape = (rows, self.embedding_dim)
+        g_shape = scale_shape(shape, dim)
+        if len(g_shape) != 1 and (self.sparse or max_norm is not None):
+            raise ValueError(f"WNEmbedding: sparse and max_norm need one g for each row, dim=0, got dim={dim}")
+        self.register_weight("weight", shape, g_shape=g_shape, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -93,9 +102,11 @@ class WNEmbedding(WNModule):
         v, g = self.v_and_g("weight")
         nn.init.normal_(v)
         with torch.no_grad():
+            if self.padding_idx is not None and g.ndim != 1:
+                v[self.padding_idx] = 0
             g.copy_(direction_norm(v, g))
-            if self.padding_idx is not None:
-                g[self.padding_idx if g.ndim else ...] = 0
+            if self.padding_idx is not None and g.ndim == 1:
+                g[self.padding_idx] = 0
         self.accept_v_and_g()
 
     @classmethod
@@ -161,6 +172,7 @@ class WNEmbedding(WNModule):
         """Return the arguments, as torch prints them."""
         text = f"{self.num_embeddings}, {self.embedding_dim}"
         usual = {"padding_idx": None, "max_norm": None, "norm_type": 2, "scale_grad_by_freq": False, "sparse": False}
-        return text + "".join(
+        text += "".join(
             f", {name}={getattr(self, name)}" for name, value in usual.items() if getattr(self, name) != value
         )
+        return text + self._describe_g("weight")

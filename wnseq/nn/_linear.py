@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from wnseq.errors import raise_as_torch
-from wnseq.functional import direction_norm
+from wnseq.functional import direction_norm, scale_shape
 from wnseq.nn._arguments import check_bool, check_size
 from wnseq.nn._fx import record_compose
 from wnseq.nn._module import WNModule
@@ -21,11 +21,16 @@ class _WNLayer(WNModule):
 
     bias: Tensor | None
 
-    def _register(self, shape: tuple[int, ...], outputs: int, bias: bool, **factory: Any) -> None:
+    def _register(
+        self, shape: tuple[int, ...], outputs: int, bias: bool, dim: int | Literal["out"] | None, **factory: Any
+    ) -> None:
         """Create v, g and b; the output axis is the first, of a transposed convolution the second."""
         bias = check_bool(type(self).__name__, "bias", bias, lenient=True)
-        groups = getattr(self, "groups", 1)
-        self.register_weight("weight", shape, dim=int(getattr(self, "transposed", False)), groups=groups, **factory)
+        axis, groups = int(getattr(self, "transposed", False)), getattr(self, "groups", 1)
+        g_shape = None
+        if not isinstance(dim, str) or dim != "out":
+            g_shape = scale_shape(shape, dim, axis, groups)
+        self.register_weight("weight", shape, dim=axis, groups=groups, g_shape=g_shape, **factory)
         self.register_parameter("bias", nn.Parameter(torch.empty(outputs, **factory)) if bias else None)
         self.reset_parameters()
 
@@ -65,6 +70,13 @@ class WNLinear(_WNLayer):
 
     y = x Wᵀ + b, each row of W being g·v/‖v‖
 
+    Args:
+        in_features: I.
+        out_features: H.
+        bias: Whether there is b.
+        dim: Axis of W along which g lies, as in torch's ``weight_norm``: 0 for a scale of each output, 1 of each input,
+            None for one of the whole matrix. g then has torch's shape, ``(1, I)`` or ``()``.
+
     Shape:
         - input: ``(*, I)``, I being in_features
         - output: ``(*, H)``, H being out_features
@@ -83,11 +95,13 @@ class WNLinear(_WNLayer):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        dim: int | None = 0,
     ) -> None:
         super().__init__()
         self.in_features = check_size("WNLinear", "in_features", in_features)
         self.out_features = check_size("WNLinear", "out_features", out_features)
-        self._register((self.out_features, self.in_features), self.out_features, bias, device=device, dtype=dtype)
+        self._register((self.out_features, self.in_features), self.out_features, bias, dim, device=device, dtype=dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map the last axis."""
@@ -103,4 +117,5 @@ class WNLinear(_WNLayer):
 
     def extra_repr(self) -> str:
         """Return the arguments, as torch prints them."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return text + self._describe_g("weight")

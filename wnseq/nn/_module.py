@@ -46,6 +46,7 @@ class WNModule(nn.Module):
         super().__init__()
         self.weight_names: list[str] = []  # in the order of registration
         self.layouts: dict[str, Layout] = {}  # output axis and groups of each
+        self._g_shapes: dict[str, tuple[int, ...]] = {}  # of those along another axis by the constructor
         self._parameters = Parameters(self.weight_names)
         self._memory: dict[str, Memory] = {}  # of each composed weight
         self._bound: Any = None  # weights of the bound step that is calling
@@ -58,6 +59,7 @@ class WNModule(nn.Module):
         *,
         dim: int = 0,
         groups: int = 1,
+        g_shape: tuple[int, ...] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -67,9 +69,13 @@ class WNModule(nn.Module):
             dim: Its output axis. ``load_state_dict`` also takes torch's g of another axis or of the whole weight, and
                 the module keeps that g's shape.
             groups: Parts of the first axis, each with outputs of its own; no effect if dim is 0.
+            g_shape: Shape of g, if it is not one entry for each output: that of the weight with all axes but one of
+                length 1; or ``()``, one scale for the whole weight. A plain checkpoint is split along it.
         """
         v, g = param_names(name)
-        outputs = shape[dim] * (groups if dim else 1)
+        outputs = (shape[dim] * (groups if dim else 1),) if g_shape is None else g_shape
+        if len(outputs) != 1:
+            self._g_shapes[name] = outputs
         self.register_parameter(v, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.register_parameter(g, nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)))
         self.weight_names.append(name)
@@ -83,6 +89,13 @@ class WNModule(nn.Module):
         if v is None or g is None:
             v, g = (getattr(self, part) for part in param_names(name))
         return v, g
+
+    def _describe_g(self, name: str) -> str:
+        """Return the axis along which g lies, for ``extra_repr``; nothing where it has an entry for each output."""
+        v, g = self.v_and_g(name)
+        if g.ndim == 1:
+            return ""
+        return f", dim={next((axis for axis, n in enumerate(g.shape) if n == g.numel() == v.shape[axis]), None)}"
 
     def compose_weights(self) -> dict[str, Tensor]:
         """Compose every weight of this module, differentiably; return them by name."""
@@ -286,7 +299,11 @@ class WNModule(nn.Module):
             if value is v:
                 continue
             if isinstance(value, Tensor) and value.shape == v.shape:
-                entries[key] = value if assign else value.to(v.dtype)  # rounded first, then split: as exact as torch
+                value = value if assign else value.to(v.dtype)  # rounded first, then split: as exact as torch
+                entries[key] = value
+                if name in self._g_shapes:
+                    parts = decompose_like(entries.pop(key), value.new_empty(self._g_shapes[name]), *self.layouts[name])
+                    entries.update(zip((prefix + part for part in param_names(name)), parts, strict=True))
                 continue
             if isinstance(value, Tensor):
                 shapes = f"{value.shape} from checkpoint, the shape in current model is {v.shape}."

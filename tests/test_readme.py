@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
@@ -65,6 +66,33 @@ def test_the_python_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_programs_of_a_page_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     run_all((ROOT / "docs" / page).read_text("utf-8"), page)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["compiled", "bf16-mixed"])
+def test_the_programs_of_lightning_run_compiled_and_in_bf16(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lightning
+    from torch import nn
+
+    class Other(lightning.Trainer):
+        fits = 0
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**({"precision": how} if how != "compiled" else {}) | options)
+
+        def fit(self, model: Any, *args: Any, **kwargs: Any) -> None:
+            Other.fits += 1
+            if how == "compiled" and not isinstance(model.rnn, nn.LSTM):  # which fullgraph refuses
+                model.rnn.compile(fullgraph=True, backend="aot_eager")
+            super().fit(model, *args, **kwargs)
+
+    monkeypatch.setattr(lightning, "Trainer", Other)
+    monkeypatch.chdir(tmp_path)
+    run_all((ROOT / "docs/lightning.md").read_text("utf-8"), f"lightning.md, {how}")
+    assert Other.fits == 6
 
 
 def test_python_that_does_not_run_is_found() -> None:

@@ -289,6 +289,19 @@ def written_plain(subject: Subject) -> None:
     close(plain(x), module(x))
 
 
+@row("Checkpoints")
+def taken_over(subject: Subject) -> None:
+    """a model with torch's ``weight_norm`` taken over by ``adopt=True``, copied, and back into its class to the bit."""
+    if subject.contender != WNSEQ:
+        raise NothingToTry
+    model, back, x = nn.Sequential(subject.make_torch_wn()), nn.Sequential(subject.make_torch_wn(1)), subject.input()
+    ours = copy.deepcopy(wnseq.weight_normalize(model, adopt=True))
+    close(ours(x), model(x))
+    back.load_state_dict(wnseq.state_dict_as(ours, like=back))
+    state = back.state_dict()
+    require(all(torch.equal(state[key], value) for key, value in model.state_dict().items()), "a weight has changed")
+
+
 # The weights
 
 

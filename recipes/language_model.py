@@ -185,6 +185,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         self.sampling = sampling
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
+        self.reads_backward = False  # whether the text is read from its end
         self.totals = EvaluationTotals()
         self.states = CarriedStates()  # from batch to batch, one for each stage
 
@@ -197,9 +198,10 @@ class LanguageModel(CheckedLoading, LightningModule):
 
     def build_from_data(self) -> None:
         """Make the network for the tokenizer of the Trainer's data, and start it from ``init_from``."""
-        tokenizer = getattr(find_datamodule(self), "tokenizer", None)
+        tokenizer = getattr(data := find_datamodule(self), "tokenizer", None)
         if tokenizer is None:  # the checkpoint that is about to be loaded has one
             return
+        self.reads_backward = getattr(data, "backward", False)
         if self.tokenizer is not None:
             self.tokenizer.check_same(tokenizer)
             return
@@ -313,11 +315,11 @@ class LanguageModel(CheckedLoading, LightningModule):
 
     def predict_step(self, batch: Any, index: int) -> list[str]:
         """Sample, writing the text to the terminal as it comes."""
-        return self.write_samples(self.sampling.output)
+        return forward_model(self).write_samples(self.sampling.output)
 
     def write_samples(self, output: str | Path | None) -> list[str]:
-        """Sample to the terminal, and append the texts to a file."""
-        if not self.trainer.is_global_zero:
+        """Sample to the terminal, and append the texts to a file; not where they would be drawn from their end."""
+        if not self.trainer.is_global_zero or self.reads_backward:
             return []
         texts = stream(self, self.sampling)
         if output is not None:
@@ -336,10 +338,13 @@ class LanguageModel(CheckedLoading, LightningModule):
         if self.network is None:
             self.build(Tokenizer.from_state(info["tokenizer"]))
         Tokenizer.from_state(info["tokenizer"]).check_same(self.tokenizer)
+        self.reads_backward = info.get("data", {}).get("backward", False)
         self.states.restore(self, checkpoint["carried_state"])
 
     def _match_tokenizer(self, loaded: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other tokens; bring the rows of a plain state dict into the tokenizer's order."""
+        """Refuse one that reads the other way; bring rows of other tokens into the tokenizer's order."""
+        if loaded.get("wnseq", {}).get("data", {}).get("backward", self.reads_backward) != self.reads_backward:
+            raise ValueError(f"{self.init_from} reads the other way: give --data.backward {not self.reads_backward}")
         rows, fresh = ("encoder.weight", "decoder.weight", "decoder.bias"), self.network.state_dict()
         if said := match_tokens(self.tokenizer, self.init_from, loaded, self.init_vocabulary, rows, fresh):
             self.print(said)
@@ -487,6 +492,14 @@ def stream(model: LanguageModel, sampling: Sampling) -> list[str]:
     return texts
 
 
+def forward_model(model: LanguageModel | str | Path) -> LanguageModel:
+    """Return a model, or that of a checkpoint, if it reads forward."""
+    model = model if isinstance(model, LanguageModel) else LanguageModel.load_from_checkpoint(model, map_location="cpu")
+    if model.reads_backward:
+        raise ValueError("the model reads from the end of a text to its beginning: it neither draws nor scores one")
+    return model
+
+
 def generate(
     model: LanguageModel | str | Path,
     prompt: str = "",
@@ -505,7 +518,7 @@ def generate(
         model: The model, on any device, or the path of a checkpoint of this recipe.
         prompt: Text to continue; for the other arguments see :class:`Sampling`.
     """
-    model = model if isinstance(model, LanguageModel) else LanguageModel.load_from_checkpoint(model, map_location="cpu")
+    model = forward_model(model)
     how = Sampling(prompt, None, number, max_new_tokens, temperature, top_k, top_p, allow_unknown, seed)
     columns = zip(*sample(model, how), strict=True)
     return [prompt + "".join(model.tokenizer.stream(ids, prompt)) for ids in columns]
@@ -518,7 +531,7 @@ def score(model: LanguageModel | str | Path, text: str) -> dict[str, float]:
         model: The model, on any device, or the path of a checkpoint of this recipe.
         text: The text, read from the zero state on; ``share_unknown`` of its tokens are no entries of the vocabulary.
     """
-    model = model if isinstance(model, LanguageModel) else LanguageModel.load_from_checkpoint(model, map_location="cpu")
+    model = forward_model(model)
     batches, counts = text_batches(text, model.tokenizer)
     nats, state = 0.0, None
     with evaluation_mode(model.network):
@@ -551,7 +564,7 @@ class LanguageModelCLI(TextCLI):
 
     def report(self) -> None:
         """Print a sample, and the bits per byte of a compressor."""
-        print("\nA sample:\n")
+        print("\nNo sample: the model reads backward" if self.model.reads_backward else "\nA sample:\n")
         self.model.write_samples(self.run_dir and self.run_dir / "samples.txt")
         parts = self.datamodule.text.parts
         if parts["train"].size < 64 * 2**20:  # xz looks no further back

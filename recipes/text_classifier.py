@@ -12,6 +12,8 @@ From a language model, whose sizes and tokenizer it takes over (docs/text_classi
     wnseq run text_classifier --data.dataset sst2 --model.init_from language_model/best
 Fine-tuning a classifier:
     wnseq run text_classifier --data.dataset other.csv --model.init_from best --model.learning_rate 1e-3
+Averaging it with one of a language model that was trained with --data.backward true:
+    wnseq run text_classifier test --ckpt_path FORWARD --model.average_with BACKWARD
 Classifying the lines of a file, or of standard input, from a checkpoint alone:
     wnseq run text_classifier predict --ckpt_path best --data.predict lines.txt
     wnseq run text_classifier predict --ckpt_path best --data.predict - < lines.txt
@@ -22,11 +24,12 @@ training on one CPU core.
 Deviations from the paper:
 1. The dropouts are the language model's times one factor, as in fastai; the head has no batch norm.
 2. Every text is read whole, up to --data.max_tokens, with one backward pass; the paper carries a state through pieces.
-3. AdamW with β2 = 0.99 in the place of Adam; one direction, where the paper averages a forward and a backward model.
+3. AdamW with β2 = 0.99 in the place of Adam.
 4. Without a language model there is nothing to keep: all layers train from the start, at one step size.
 """
 
 import csv
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -54,7 +57,7 @@ from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, loa
 from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
-from wnseq.training.schedules import total_steps, use_found_learning_rate
+from wnseq.training.schedules import one_cycle, total_steps, use_found_learning_rate
 
 SIZES = ("cell", "norm", "embedding_size", "hidden_size", "num_layers")
 ENCODER = ("encoder.", "rnn.")  # weights that a language model has too
@@ -80,11 +83,14 @@ class TextClassifier(CheckedLoading, LightningModule):
         unfreeze_epochs: Epochs after which the next layer below begins to train, the head at once; 0 for all at once;
             by default 1 with init_from, else 0.
         weight_decay: Decay of the weights as the plain model has it.
+        backward: Whether to read each text from its end to its beginning; by default as the model of init_from does.
         schedule: ``triangular`` rises over a tenth of the steps, from 1/32 of the step size, and falls back in a
-            straight line; or ``constant``.
+            straight line; ``one_cycle`` rises over a quarter, from 1/25, and falls to nearly nothing, both along a
+            cosine; or ``constant``.
         init_from: Checkpoint to start from: one of the recipe language_model, whose encoder, sizes and dropouts are
             taken over; one of this recipe, whose hyper-parameters then hold where none are given, its head too if the
             classes are the same; or a plain torch state dict with the same names.
+        average_with: Checkpoint of this recipe whose probabilities are averaged with this model's, except in training.
 
     Shape:
         - batches: ``LabelledBatch``, or a tuple or list of padded tokens ``(T, N)``, lengths ``(N,)`` and labels
@@ -116,17 +122,20 @@ class TextClassifier(CheckedLoading, LightningModule):
         layer_decay: float | None = None,
         unfreeze_epochs: int | None = None,
         weight_decay: float = 0.01,
-        schedule: Literal["triangular", "constant"] = "triangular",
+        backward: bool | None = None,
+        schedule: Literal["triangular", "one_cycle", "constant"] = "triangular",
         init_from: str | None = None,
+        average_with: str | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["init_from"])
+        self.save_hyperparameters(ignore=["init_from", "average_with"])
         ranges = dict.fromkeys(
             ("embedding_size", "hidden_size", "num_layers", "head_size", "layer_decay"), "at least 1"
         )
         ranges |= dict.fromkeys(("dropout", "weight_drop", "head_dropout"), "at least 0 and less than 1")
         ranges |= dict.fromkeys(("dropout_factor", "weight_decay", "unfreeze_epochs"), "at least 0")
-        check_arguments(TextClassifier, self.hparams, learning_rate="greater than 0", **ranges)
+        given = {**self.hparams, "average_with": average_with}
+        check_arguments(TextClassifier, given, learning_rate="greater than 0", **ranges)
         for name in ("dropout", "weight_drop"):
             if self.hparams[name] * dropout_factor >= 1:
                 raise ValueError(
@@ -136,7 +145,8 @@ class TextClassifier(CheckedLoading, LightningModule):
             self.hparams.layer_decay = 1.0 if init_from is None else 2.6
         if unfreeze_epochs is None:
             self.hparams.unfreeze_epochs = 0 if init_from is None else 1
-        self.init_from = init_from
+        self.init_from, self.average_with = init_from, average_with
+        self.averaged: list[TextClassifier] = []  # the model of average_with; in a list it is no part of this one
         self.tokenizer: Tokenizer | None = None
         self.classes: tuple[str, ...] = ()
         self.network: Network | None = None
@@ -152,6 +162,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         self.network = Network(
             len(tokenizer), h.cell, h.norm, *sizes, *drops, h.head_size, h.head_dropout, len(self.classes)
         )
+        self.network.backward = bool(h.backward)
 
     def build_from_data(self) -> None:
         """Make the network for the texts of the Trainer, if there is none, and start it from ``init_from``."""
@@ -168,6 +179,10 @@ class TextClassifier(CheckedLoading, LightningModule):
     def _start(self) -> None:
         """Load all weights of ``init_from``, or those of its encoder, where it has another head or none."""
         loaded = checkpoint_files.load(Path(self.init_from))
+        backward = loaded.get("wnseq", {}).get("data", {}).get("backward", self.network.backward)  # of a language model
+        if self.hparams.backward not in (None, backward):
+            raise ValueError(f"{self.init_from} reads the other way: leave --model.backward out")
+        self.hparams.backward = self.network.backward = backward
         same = tuple(loaded["wnseq"].get("classes", ())) == self.classes if "wnseq" in loaded else None
         has_head = any("head." in name for name in loaded.get("state_dict", loaded))
         if same or (same is None and has_head):
@@ -206,8 +221,18 @@ class TextClassifier(CheckedLoading, LightningModule):
         return [UnusedParameters(), *([GradualUnfreezing(epochs)] if epochs else [])]
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Classify padded texts: ``(T, N)`` ids and ``(N,)`` lengths to ``(N, classes)`` logits."""
-        return self.network(tokens, lengths)
+        """Classify padded texts: ``(T, N)`` ids and ``(N,)`` lengths to ``(N, classes)`` logits, averaged ones too."""
+        logits = self.network(tokens, lengths).float()
+        if self.training or self.average_with is None:
+            return logits
+        if not self.averaged:
+            other = TextClassifier.load_from_checkpoint(self.average_with, map_location=self.device).eval()
+            other.tokenizer.check_same(self.tokenizer)
+            if other.classes != self.classes:
+                raise ValueError(f"average_with: {self.average_with} has the classes {', '.join(other.classes)}")
+            self.averaged.append(other)
+        logarithms = logits.log_softmax(1), self.averaged[0](tokens, lengths).log_softmax(1)
+        return torch.logaddexp(*logarithms) - math.log(2)
 
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
@@ -232,10 +257,11 @@ class TextClassifier(CheckedLoading, LightningModule):
                 groups.append({**group, "params": parameters, "lr": h.learning_rate / h.layer_decay**depth})
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.AdamW(groups, lr=h.learning_rate, betas=(0.9, 0.99))
-        total = total_steps(self.trainer) if h.schedule == "triangular" else 1
+        total = 1 if h.schedule == "constant" else total_steps(self.trainer)
+        curve = {"triangular": slanted_triangle, "one_cycle": one_cycle, "constant": lambda _: 1.0}[h.schedule]
 
         def factor(step: int) -> float:
-            return slanted_triangle(step / total) if h.schedule == "triangular" else 1.0
+            return curve(step / total)
 
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
@@ -244,7 +270,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         tokens, lengths, labels = batch[:3]
         check_classes(tokens, len(self.tokenizer), "tokens")
         check_classes(labels, len(self.classes))
-        return self.network(tokens, lengths).float(), labels
+        return self(tokens, lengths), labels
 
     def training_step(self, batch: LabelledBatch, index: int) -> Tensor:
         """Compute the mean loss per text of one batch."""
@@ -287,7 +313,7 @@ class TextClassifier(CheckedLoading, LightningModule):
 
     def predict_step(self, batch: LabelledBatch, index: int) -> Tensor:
         """Print a row for each text of the data module; return the classes' probabilities."""
-        probabilities = self.network(*batch[:2]).float().softmax(1)
+        probabilities = self(*batch[:2]).softmax(1)
         data = find_datamodule(self)
         if isinstance(data, LabelledTextDataModule):
             table = csv.writer(sys.stdout, lineterminator="\n")
@@ -345,6 +371,7 @@ class Network(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
+        self.backward = False
         self.encoder = nn.Embedding(vocabulary_size, embedding_size)
         options = {"dropout": dropout if num_layers > 1 else 0.0}
         options |= {"weight_drop": weight_drop} if weight_drop else {}
@@ -370,6 +397,10 @@ class Network(nn.Module):
 
     def pool(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return the last state, and the maximum and the mean of the outputs of each text: ``(N, 3·H)``."""
+        if self.backward:
+            place = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)  # (T, 1)
+            own = (place > 0) & (place < lengths)  # the entry before the text stays
+            tokens = tokens.gather(0, torch.where(own, lengths - place, place))
         x = self.dropout(self.encoder(tokens))  # (T, N, I)
         packed, state = self.rnn(pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False))
         last = (state[0] if isinstance(state, tuple) else state)[-1]  # (N, H)
@@ -457,9 +488,10 @@ def macro_f1(confusion: Sequence[Sequence[float]]) -> float:
 
 
 @torch.no_grad()
-def classify(checkpoint: str | Path, texts: Sequence[str]) -> Tensor:
-    """Compute the classes' probabilities, ``(N, classes)``, of texts by a checkpoint alone."""
+def classify(checkpoint: str | Path, texts: Sequence[str], average_with: str | Path | None = None) -> Tensor:
+    """Compute the classes' probabilities, ``(N, classes)``, of texts by a checkpoint alone, or the mean of two."""
     model = TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    model.average_with = average_with
     return model(*pad_texts(texts, model.tokenizer)).softmax(1)
 
 

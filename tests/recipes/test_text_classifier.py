@@ -74,6 +74,9 @@ def test_a_text_s_logits_depend_on_neither_padding_nor_its_neighbours(cell, norm
         torch.testing.assert_close(net(tokens, lengths)[place : place + 1], net(ids, length))
     padded = torch.cat((tokens, torch.full((7, 4), 99)))
     torch.testing.assert_close(net.pool(padded, lengths), together)
+    reversed_texts = pad_texts([text[::-1] for text in TEXTS], ByteTokenizer())
+    net.backward = True
+    torch.testing.assert_close(net.pool(*reversed_texts), together)
 
 
 def test_weight_normalisation_changes_no_function_at_the_start():
@@ -227,6 +230,48 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     main([*short, "--data.dataset=stars.csv", "--model.init_from=best"])
     told = capsys.readouterr().out
     assert "the head is new" in told and "in 3 classes: 0, 1, 2" in told and "tokenizer: char" in told
+
+
+def test_a_backward_encoder_is_averaged_with_a_forward_one(capsys):
+    language_model.main([*LM, "--data.backward=true", "--model.sampling.every_n_epochs=1"])
+    told = capsys.readouterr().out
+    assert "characters, read backward" in told and "No sample: the model reads backward" in told
+    assert not Path("runs/language_model/1/samples.txt").exists()
+    lent = newest("language_model", "best")
+    with pytest.raises(ValueError, match="the model reads from the end of a text to its beginning: it neither draws"):
+        language_model.score(lent, "a text")
+    short = [*SMALL[:1], *SMALL[3:], "--trainer.max_steps=2", "--model.unfreeze_epochs=0", "--model.learning_rate=0.05"]
+    main(["fit", *short, f"--model.init_from={lent}"])
+    backward = newest()
+    main(["fit", *short, "--model.hidden_size=4", f"--data.tokenizer={lent}"])
+    forward = newest()
+    saved = [torch.load(path, weights_only=True)["hyper_parameters"]["backward"] for path in (backward, forward)]
+    assert saved == [True, None]
+
+    found = main(["test", f"--ckpt_path={forward}", f"--model.average_with={backward}"])
+    data = LabelledTextDataModule("texts.csv", tokenizer=str(lent))
+    data.setup("test")
+    texts = [row.text for row in data.rows["test"]]
+    labels = torch.tensor([data.classes.index(row.label) for row in data.rows["test"]])
+    alone = [classify(path, texts) for path in (forward, backward)]
+    mean = classify(forward, texts, average_with=backward)
+    torch.testing.assert_close(mean, (alone[0] + alone[1]) / 2)
+    assert found["test/nats_per_text"] == pytest.approx(nn.functional.nll_loss(mean.log(), labels).item(), rel=1e-5)
+    assert not torch.allclose(alone[0], alone[1])
+
+    Path("stars.csv").write_text("text,label\n" + "".join(f"a superb {n} film,{n % 3}\n" for n in range(60)))
+    main(["fit", *short, "--data.dataset=stars.csv", f"--data.tokenizer={lent}", "--model.schedule=one_cycle"])
+    rows = csv.DictReader((newest().parent.parent / "metrics.csv").read_text().splitlines())
+    rates = [float(value) for row in rows for name, value in row.items() if name.startswith("lr-") and value]
+    assert min(rates) == pytest.approx(0.05 / 25)
+    for run, arguments, text in (
+        (main, ["fit", *short, f"--model.init_from={lent}", "--model.backward=false"], "reads the other way"),
+        (main, ["test", f"--ckpt_path={forward}", f"--model.average_with={newest()}"], "has the classes 0, 1, 2"),
+        (language_model.main, ["fit", *LM[:2], *LM[3:], f"--model.init_from={lent}"], "give --data.backward True"),
+    ):
+        with pytest.raises(SystemExit):
+            run(arguments)
+        assert text in capsys.readouterr().err
 
 
 def test_a_classifier_goes_on_from_its_head_where_the_classes_are_the_same():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from wnseq.training.schedules import cosine_schedule, total_steps, use_found_learning_rate
+from wnseq.training.schedules import cosine_schedule, one_cycle, total_steps, use_found_learning_rate
 
 
 def test_the_steps_of_a_run() -> None:
@@ -31,6 +31,11 @@ def rates(schedule: LambdaLR, steps: int) -> list[float]:
 
 def test_a_cosine_falls_to_zero_and_stays_there() -> None:
     assert rates(cosine_schedule(optimizer(2.0), 4), 6) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0, 0])
+
+
+def test_one_cycle_rises_for_a_quarter_and_falls_to_nearly_nothing() -> None:
+    found = [one_cycle(progress) for progress in (0, 0.125, 0.25, 0.625, 1, 1.5)]
+    assert found == pytest.approx([0.04, 0.52, 1, 0.500005, 1e-5, 1e-5])
 
 
 def test_a_learning_rate_that_was_found_starts_the_schedules() -> None:

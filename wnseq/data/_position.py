@@ -33,15 +33,25 @@ class DataPosition:
             batch -= batches.ready - batches.processed  # type: ignore[attr-defined]
         return {"epoch": self.epoch, "batch": batch, **settings}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        """Resume from what ``state_dict`` returned.
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], trainer: Trainer | None, settings: Callable[[], Mapping[str, Any]]
+    ) -> bool:
+        """Resume a fit from what ``state_dict`` returned; return False in a validation, test or prediction.
+
+        Args:
+            state_dict: What was saved.
+            trainer: The one that trains, if any.
+            settings: Returns those of now; called in a fit alone, before which the data are set up.
 
         Raises:
             ValueError: The settings differ, so that the batches are other ones.
         """
+        if trainer is not None and trainer.state.fn != TrainerFn.FITTING:
+            return False
         if state_dict["epoch"] == state_dict["batch"] == 0:  # any batches may follow; BatchSizeFinder counts on it
-            return self.reset()
-        for name, now in settings.items():
+            self.reset()
+            return True
+        for name, now in settings().items():
             if (before := state_dict.get(name, now)) != now:
                 what = "batch_size over all processes" if name == "batch_size" else name
                 raise ValueError(
@@ -50,6 +60,7 @@ class DataPosition:
                     "weights."
                 )
         self.epoch, self.batch = state_dict["epoch"], state_dict["batch"]
+        return True
 
 
 class EpochLoader(Generic[Batch]):
@@ -107,8 +118,3 @@ class EpochLoader(Generic[Batch]):
 def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
     """Return the rank of this process and the number of processes, ``(0, 1)`` without a Trainer."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-
-def is_resumable(trainer: Trainer | None) -> bool:
-    """Return True if the loaded position counts: in a fit, not in validation, test or prediction."""
-    return trainer is None or trainer.state.fn == TrainerFn.FITTING

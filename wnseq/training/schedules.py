@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["cosine_schedule", "linear_schedule", "total_steps", "use_found_learning_rate"]
+__all__ = ["cosine_schedule", "linear_schedule", "one_cycle", "total_steps", "use_found_learning_rate"]
 
 
 def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
@@ -20,6 +20,25 @@ def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
 def linear_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
     """Return a schedule that falls to zero linearly over ``total`` steps, and stays there."""
     return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total))
+
+
+def one_cycle(progress: float, rise: float = 0.25, start: float = 1 / 25, end: float = 1e-5) -> float:
+    """Return the factor of the step size after a share of all steps: up along a cosine, and further down again.
+
+    Args:
+        progress: The share, from 0 to 1.
+        rise: The share in which the factor rises from ``start`` to 1.
+        start: Factor of the first step.
+        end: Factor that it falls to.
+
+    Note:
+        The defaults are fastai's. Its momentum, which goes the other way, is not changed here.
+
+    Source:
+        Smith & Topin 2017, arXiv 1708.07120; the cosines are fastai's.
+    """
+    low, share = (start, progress / rise) if progress < rise else (end, (1 - progress) / (1 - rise))
+    return low + (1 - low) * 0.5 * (1 - math.cos(math.pi * min(1.0, max(0.0, share))))
 
 
 def total_steps(trainer: Trainer) -> int:

@@ -112,6 +112,16 @@ def test_evaluation_carries_or_resets_the_state() -> None:
     assert predicted(list(carried.test_dataloader())) == predicted(list(reset.test_dataloader())) == 72
 
 
+def test_each_part_can_be_read_from_its_end() -> None:
+    forward, backward = prepared(), prepared(backward=True)
+    assert ", read backward\n" in backward.describe() and backward.checkpoint_options()["backward"]
+    for part in ("train", "val", "test"):
+        assert backward.splits[part].tokens.tolist() == forward.splits[part].tokens.tolist()[::-1]
+        assert backward.splits[part].counts == forward.splits[part].counts
+    batch = next(iter(prepared(backward=True, batch_size=1).train_dataloader()))
+    assert batch.targets.flatten().tolist() == forward.splits["train"].tokens[: -len(batch.targets) - 1 : -1].tolist()
+
+
 def test_random_lengths_differ_from_epoch_to_epoch_and_are_as_many() -> None:
     data = prepared(random_bptt=True)
     loader = data.train_dataloader()
@@ -311,6 +321,7 @@ def test_a_position_in_other_batches_is_refused() -> None:
         ({"batch_size": 5}, "batch_size over all processes 4, this one has 5"),
         ({"bptt": 17}, "bptt 16, this one has 17"),
         ({"random_bptt": True}, "random_bptt False, this one has True"),
+        ({"backward": True}, "backward False, this one has True"),
         ({"seed": 1}, "seed 0, this one has 1"),
         ({"tokenizer": "char"}, "tokenizer_sha256 .*Give the same tokenizer,"),
     ):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import LightningDataModule
 
-from wnseq.data._position import DataPosition, EpochLoader, is_resumable
+from wnseq.data._position import DataPosition, EpochLoader
 from wnseq.data.environments.several import Environments, make_environments
 from wnseq.data.environments.single import EnvironmentSpec, make_environment
 
@@ -231,8 +231,7 @@ class EnvironmentDataModule(LightningDataModule):
         Raises:
             ValueError: The turns are other ones now.
         """
-        if is_resumable(self.trainer) and state_dict:
-            self.position.load_state_dict(state_dict, self._settings())
+        if state_dict and self.position.load_state_dict(state_dict, self.trainer, self._settings):
             self.environments.load_state_dict(state_dict["environments"])
 
     def _settings(self) -> dict[str, Any]:

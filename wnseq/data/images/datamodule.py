@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
+from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
 from wnseq.data.images.datasets import SETS, check_dataset, fetch_images, open_images, open_test
 from wnseq.data.images.image_set import PARTS, ImageSet, match_images, with_channels
 from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
@@ -354,8 +354,7 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: The batches are other ones now.
         """
-        if is_resumable(self.trainer):
-            self.position.load_state_dict(state_dict, self.resume_settings())
+        self.position.load_state_dict(state_dict, self.trainer, self.resume_settings)
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""

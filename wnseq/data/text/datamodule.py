@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
-from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
+from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
 from wnseq.data.text.bptt import (
     Cuts,
     ResetLoader,
@@ -56,6 +57,8 @@ class TextDataModule(LightningDataModule):
         test: Path of a text file or folder that is the test part; the corpus is not cut for it then.
         cut: How a path's text is cut: in order, so that the test part is its end; or in blocks, ten stretches of it
             that are each cut.
+        backward: Whether to read each part from its last token to its first, for a model whose encoder reads a text to
+            its beginning.
         tokenizer: word, subword, bpe, char or byte, trained on the training part, or the path of a checkpoint with a
             tokenizer; default subword.
         vocabulary_size: Entries at most, the most frequent; default all words or characters, 2000 subwords.
@@ -112,6 +115,7 @@ class TextDataModule(LightningDataModule):
         val: str | None = None,
         test: str | None = None,
         cut: Literal["order", "blocks"] = "order",
+        backward: bool = False,
         batch_size: int = 32,
         bptt: int = 64,
         random_bptt: bool = False,
@@ -132,7 +136,7 @@ class TextDataModule(LightningDataModule):
         ):
             check_integer("TextDataModule", name, value, least)
         flags = {"random_bptt": random_bptt, "eval_reset_state": eval_reset_state, "documents": documents}
-        for name, value in flags.items():
+        for name, value in (flags | {"backward": backward}).items():
             if not isinstance(value, bool):
                 raise TypeError(f"TextDataModule: {name} must be true or false, got {value!r}.")
         for name, choice, choices in (("cut", cut, ("order", "blocks")), ("words", words, get_args(Words))):
@@ -152,6 +156,7 @@ class TextDataModule(LightningDataModule):
         self.corpus = corpus
         self.val, self.test = val, test
         self.cut = cut
+        self.backward = backward
         self.words = words
         self.min_count = min_count
         self.field = field
@@ -227,7 +232,10 @@ class TextDataModule(LightningDataModule):
                 self.tokenizer = train_tokenizer(self.tokenizer_source, text.parts["train"], *settings)
             else:
                 self.tokenizer = Tokenizer.from_checkpoint(self.tokenizer_source)
-        return {part: encode(text.parts[part], self.tokenizer, text.part_sha256(part), part) for part in wanted}
+        read = {part: encode(text.parts[part], self.tokenizer, text.part_sha256(part), part) for part in wanted}
+        if self.backward:
+            read = {part: replace(split, tokens=split.tokens[::-1]) for part, split in read.items()}
+        return read
 
     def describe(self) -> str:
         """Return a few lines about the corpus, for the screen; those of a path name its files."""
@@ -237,7 +245,8 @@ class TextDataModule(LightningDataModule):
         words = f" ({self.words})" if tokenizer.kind == "word" and self.words != "blank" else ""
         files = f"\n{self.text.files}" if self.text.files else ""
         return (
-            f"corpus {self.text.name} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens, {characters:,} characters\n"
+            f"corpus {self.text.name} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens, {characters:,} characters"
+            f"{', read backward' if self.backward else ''}\n"
             f"tokenizer: {tokenizer.kind}{words}, {len(tokenizer):,} entries{self._unknown('test')}{files}"
         )
 
@@ -322,8 +331,7 @@ class TextDataModule(LightningDataModule):
         Raises:
             ValueError: The batches are other ones now.
         """
-        if is_resumable(self.trainer):
-            self.position.load_state_dict(state_dict, self.resume_settings())
+        self.position.load_state_dict(state_dict, self.trainer, self.resume_settings)
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""
@@ -335,6 +343,7 @@ class TextDataModule(LightningDataModule):
             "bptt": self.bptt,
             "random_bptt": self.random_bptt,
             "documents": self.documents,
+            "backward": self.backward,
             "seed": self.seed,
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from wnseq.data._position import DataPosition, EpochLoader, is_resumable, rank_and_world_size
+from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
 from wnseq.data.text.decoding import check_encoding, utf8_file
 from wnseq.data.text.labelled import PARTS, LabelledText, check_labels, check_name, open_labelled
 from wnseq.data.text.labelled_batches import LabelledBatch, LabelledBatches, OrderedBatches, encode_whole
@@ -285,8 +285,7 @@ class LabelledTextDataModule(LightningDataModule):
         Raises:
             ValueError: The batches are other ones now.
         """
-        if is_resumable(self.trainer):
-            self.position.load_state_dict(state_dict, self.resume_settings())
+        self.position.load_state_dict(state_dict, self.trainer, self.resume_settings)
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""

@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "onnx": {"_onnx_steps", "_recurrence"},
     "nn": {"_recurrence", "functional", "state_dict"},
     "convert": {"functional", "nn", "state_dict"},
-    "optim": {"functional", "nn"},
+    "optim": {"functional", "nn", "state_dict"},
     "init": {"_recurrence", "convert", "functional", "nn"},
     "__main__": {"training"},
     "training": {"_recurrence", "functional", "init", "nn", "optim", "state_dict"},

@@ -4,7 +4,7 @@ import torch
 from torch.func import vmap
 
 from wnseq.errors import ShapeError
-from wnseq.functional import decompose, exp_weight_norm, log_scale, row_norm, weight_norm
+from wnseq.functional import decompose, exp_weight_norm, log_scale, row_norm, shrinkage, weight_norm
 
 SHAPES = [(4, 3), (4, 3, 2), (1, 5), (5, 1), (4,)]
 
@@ -320,3 +320,9 @@ def test_weights_without_a_real_norm_are_refused(dtype):
     for function in (decompose, row_norm, lambda w: weight_norm(w, g), lambda w: exp_weight_norm(w, g)):
         with pytest.raises(TypeError, match=rf"must be of a real floating-point dtype, got {dtype}; convert it"):
             function(w)
+
+
+def test_a_group_shrinks_to_zero_and_no_further():
+    norm = torch.tensor([0.0, 0.5, 1.0, 4.0])
+    torch.testing.assert_close(shrinkage(norm, 1.0), torch.tensor([0.0, 0.0, 0.0, 0.75]))
+    torch.testing.assert_close(shrinkage(norm, 0.0), torch.tensor([0.0, 1.0, 1.0, 1.0]))

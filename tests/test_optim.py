@@ -6,8 +6,9 @@ from cases import each, layer_cases
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell
-from wnseq.optim import direction_norms, param_groups, renormalize_
+from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell, WNLinear
+from wnseq.convert import slim
+from wnseq.optim import direction_norms, param_groups, penalize_units, renormalize_, shrink_units_
 
 
 def names(group, model):
@@ -140,3 +141,88 @@ def test_renormalizing_along_the_axis_of_the_inputs():
         ours.weight_v.mul_(torch.tensor([1.0, 2, 3, 4])[:, None, None])
     renormalize_(ours, norms)
     torch.testing.assert_close(ours.weight_v, theirs.parametrizations.weight.original1)
+
+
+def composed(model):
+    return {
+        f"{path}.{name}": getattr(module, name).detach().as_subclass(torch.Tensor).clone()
+        for path, module in model.named_children()
+        for name in module.weight_names
+    }
+
+
+@pytest.mark.parametrize(("cls", "gates", "candidate"), [(WNLSTM, 4, 2), (WNGRU, 3, 2)])
+def test_a_unit_shrinks_with_all_that_belongs_to_it(cls, gates, candidate):
+    """Against the proximal step of each layer's units, one layer after the other, as columns lie in the next one's."""
+    torch.manual_seed(0)
+    model, size, amount = nn.ModuleDict({"rnn": cls(3, 5, 2), "out": WNLinear(5, 4)}).double(), 5, 1.2
+    rnn, before = model["rnn"], composed(model)
+    with torch.no_grad():
+        rnn.weight_hh_l0_g[::2] *= -1
+        rnn.weight_ih_l0_g.view(gates, size)[:, 1] = rnn.weight_hh_l0_g.view(gates, size)[:, 1] = 0.01
+        rnn.weight_ih_l1_v[:, 1] = rnn.weight_hh_l0_v[:, 1] = 0.01
+        before |= composed(model)
+    expected = {name: weight.clone() for name, weight in before.items()}
+    biases = {name: bias.detach().clone() for name, bias in rnn.named_parameters() if name.startswith("bias")}
+    for layer, reader in ((0, "rnn.weight_ih_l1"), (1, "out.weight")):
+        own = [f"rnn.weight_ih_l{layer}", f"rnn.weight_hh_l{layer}"]
+        b_ih, b_hh = (biases[f"bias_{part}_l{layer}"].view(gates, size)[candidate] for part in ("ih", "hh"))
+        square = (b_ih + b_hh) ** 2 if cls is WNLSTM else b_ih**2 + b_hh**2
+        square = square + sum(expected[name].view(gates, size, -1).square().sum((0, 2)) for name in own)
+        square = square + sum(expected[name].square().sum(0) for name in (reader, own[1]))
+        factor = (1 - amount / square.sqrt()).clamp(min=0)
+        assert (factor > 0).any() and (layer == 1 or factor[1] == 0)
+        for name in own:
+            expected[name] *= factor.repeat(gates).unsqueeze(1)
+        for name in (own[1], reader):
+            expected[name] *= factor
+        b_ih *= factor
+        b_hh *= factor
+    shrink_units_(model, {"rnn": "out"}, amount)
+    torch.testing.assert_close(composed(model), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close({name: rnn.get_parameter(name).detach() for name in biases}, biases)
+    assert slim(model, {"rnn": "out"})["rnn"].hidden_size == 5  # the other layer needs all of its units
+    shrink_units_(model, {"rnn": "out"}, 1e3)
+    assert slim(model, {"rnn": "out"})["rnn"].hidden_size == 1
+
+
+def test_a_tied_reader_keeps_its_columns():
+    model = nn.ModuleDict({"embed": nn.Embedding(6, 5), "rnn": WNLSTM(5, 5), "out": nn.Linear(5, 6)})
+    model["out"].weight = model["embed"].weight
+    before = model["out"].weight.clone()
+    shrink_units_(model, {"rnn": "out"}, 1e3)
+    assert model["out"].weight.equal(before)
+    x, small = model["embed"](torch.arange(6).view(3, 2)), slim(model, {"rnn": "out"})
+    assert small["rnn"].hidden_size == 1 and not model["rnn"](x)[0].any()
+    model["out"].weight = nn.Parameter(before.clone())
+    shrink_units_(model, {"rnn": "out"}, 1e3)
+    assert not model["out"].weight.any()
+
+
+def test_each_step_of_an_optimiser_shrinks_by_its_rate():
+    model = nn.ModuleDict({"rnn": WNGRU(3, 5), "out": nn.Linear(5, 4)})
+    by_hand = nn.ModuleDict({"rnn": WNGRU(3, 5), "out": nn.Linear(5, 4)})
+    by_hand.load_state_dict(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    handle = penalize_units(optimizer, model, {"rnn": "out"}, 0.3)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    for amount in (0.15, 0.03):
+        shrink_units_(by_hand, {"rnn": "out"}, amount)
+    torch.testing.assert_close(model.state_dict(), by_hand.state_dict())
+    handle.remove()
+    optimizer.step()
+    torch.testing.assert_close(model.state_dict(), by_hand.state_dict())
+
+
+def test_a_penalty_that_cannot_work_is_refused():
+    model = nn.ModuleDict({"rnn": nn.LSTM(3, 4), "wn": WNLSTM(3, 4), "out": nn.Linear(4, 2)})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with pytest.raises(TypeError, match="penalize_units: 'rnn' must be weight-normalised, got LSTM"):
+        penalize_units(optimizer, model, {"rnn": "out"}, 0.1)
+    with pytest.raises(ValueError, match="penalize_units: penalty must be a finite number and not negative, got -1"):
+        penalize_units(optimizer, model, {"wn": "out"}, -1)
+    model["wn"].weight_hh_l0_g = nn.Parameter(torch.ones(16, 1))
+    with pytest.raises(ValueError, match=r"shrink_units_: wn\.weight_hh_l0_g must have shape \(16,\), got \(16, 1\)"):
+        shrink_units_(model, {"wn": "out"}, 0.1)

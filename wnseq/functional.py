@@ -21,6 +21,7 @@ __all__ = [
     "log_scale",
     "row_norm",
     "scale_shape",
+    "shrinkage",
     "weight_norm",
 ]
 
@@ -176,6 +177,11 @@ def scale_shape(shape: tuple[int, ...], dim: int | None, output_axis: int = 0, g
     if dim == output_axis and (dim == 0 or groups == 1):
         return (shape[dim],)
     return tuple(length if axis == dim else 1 for axis, length in enumerate(shape))
+
+
+def shrinkage(norm: Tensor, amount: float) -> Tensor:
+    """Return max(0, 1 − amount/norm): by what the proximal step of a group lasso scales groups of these norms."""
+    return torch.where(norm > amount, 1 - amount / norm, 0.0)
 
 
 def _fused(v: Tensor, g: Tensor) -> Tensor | None:

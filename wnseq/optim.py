@@ -1,17 +1,23 @@
-"""Parameter groups for an optimiser, and directions held at their length."""
+"""Parameter groups for an optimiser, directions held at their length, and a penalty on recurrent units."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from wnseq.functional import compose, direction_norm
+from wnseq.functional import compose, direction_norm, row_norm, shrinkage
+from wnseq.nn._module import WNModule
+from wnseq.nn._units import Readers, Units, find_units
 from wnseq.nn._weight_pairs import directions, find_weight_norm
+from wnseq.state_dict import param_names
 
-__all__ = ["direction_norms", "param_groups", "renormalize_"]
+__all__ = ["direction_norms", "param_groups", "penalize_units", "renormalize_", "shrink_units_"]
 
 
 def param_groups(
@@ -85,3 +91,107 @@ def renormalize_(model: nn.Module, norms: Mapping[str, Tensor]) -> None:
         if v.requires_grad:
             start = norms[name].to(v.device)
             v.copy_(compose(v, torch.where(start == 0, direction_norm(v, g, *layout), start), *layout))
+
+
+@torch.no_grad()
+def shrink_units_(model: nn.Module, readers: Readers, amount: float) -> None:
+    """Shrink each unit of weight-normalised recurrent layers in place; one that is no larger than the amount is zero.
+
+    w ← max(0, 1 − amount/‖w‖) · w, the proximal step of a group lasso, w being all that belongs to a unit: g of each
+    gate in its input and recurrent weight, the bias of the candidate gate, and the weights that read the unit
+
+    Args:
+        model: Any module.
+        readers: The recurrent layers, and what reads the output of each, as in :func:`wnseq.convert.slim`, which
+            removes the units that have become zero.
+        amount: What each unit's norm loses.
+
+    Raises:
+        TypeError, ValueError: As :func:`wnseq.convert.slim`; or a recurrent layer has no g for each row.
+
+    Note:
+        The columns that read a unit are scaled in w: v has its column scaled, and the g of each row follows its length.
+        A reader whose weight is tied, as a softmax to the embedding, is left alone: the unit goes silent all the same.
+
+    Source:
+        Wen et al. 2018, arXiv 1709.05027, equation 4; by its proximal operator, which gives exact zeros.
+    """
+    users = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    for units in _check_scales(find_units(model, readers, "shrink_units_"), "shrink_units_"):
+        scales = [units.rnn.v_and_g(name)[1].view(-1, units.rnn.hidden_size) for name in units.rows]  # (G, H)
+        columns = [each for each in units.columns if not _is_tied(*each[:2], users)]
+        bias = units.candidate_bias()
+        squares = [scale.square().sum(0) for scale in scales]
+        squares += [] if bias is None else [bias.square()]
+        squares += [replace(units, columns=[each]).read_squares() for each in columns]
+        factor = shrinkage(torch.stack(squares).sum(0).sqrt(), amount)
+        for scale in scales:
+            scale.mul_(factor)
+        for name in units.biases:
+            getattr(units.rnn, name)[units.candidate].mul_(factor)
+        for module, name, at in columns:
+            _scale_columns(module, name, at, factor)
+        units.rnn.accept_v_and_g()
+
+
+def penalize_units(
+    optimizer: torch.optim.Optimizer, model: nn.Module, readers: Readers, penalty: float
+) -> RemovableHandle:
+    """Call :func:`shrink_units_` after each step of an optimiser, with the learning rate times the penalty.
+
+    Args:
+        optimizer: Any optimiser. The rate is that of its first group of parameters.
+        model: As for shrink_units_, like the next one.
+        readers: See model.
+        penalty: Strength of the group lasso.
+
+    Returns:
+        What removes it again by ``remove()``.
+
+    Raises:
+        TypeError, ValueError: As :func:`shrink_units_`.
+    """
+    if not 0 <= penalty < math.inf:
+        raise ValueError(f"penalize_units: penalty must be a finite number and not negative, got {penalty!r}")
+    _check_scales(find_units(model, readers, "penalize_units"), "penalize_units")
+
+    def shrink(of: torch.optim.Optimizer, *_: Any) -> None:
+        shrink_units_(model, readers, float(of.param_groups[0]["lr"]) * penalty)
+
+    return optimizer.register_step_post_hook(shrink)
+
+
+def _check_scales(found: Iterable[tuple[str, list[Units]]], function: str) -> list[Units]:
+    """Return the units of all layers; raise if a weight of theirs has no g for each row."""
+    every = [(path, units) for path, each in found for units in each]
+    for path, units in every:
+        if not isinstance(units.rnn, WNModule):
+            raise TypeError(f"{function}: {path!r} must be weight-normalised, got {type(units.rnn).__name__}")
+        for name in units.rows:
+            if (shape := units.rnn.v_and_g(name)[1].shape) != (rows := units.rnn.v_and_g(name)[0].shape[:1]):
+                raise ValueError(
+                    f"{function}: {path}.{param_names(name)[1]} must have shape {tuple(rows)}, got {tuple(shape)}; "
+                    'split the weights by rows with rnn.load_state_dict(wnseq.state_dict_as(rnn, "plain"))'
+                )
+    return [units for _, units in every]
+
+
+def _is_tied(module: nn.Module, name: str, users: Mapping[int, int]) -> bool:
+    """Return True if a weight belongs to another module too."""
+    own = param_names(name) if isinstance(module, WNModule) and name in module.weight_names else (name,)
+    return any(users[id(module._parameters[each])] > 1 for each in own)
+
+
+def _scale_columns(module: Any, name: str, at: int, factor: Tensor) -> None:
+    """Scale the columns of a weight by which it reads some units."""
+    columns = slice(at, at + len(factor))
+    if not (isinstance(module, WNModule) and name in module.weight_names):
+        getattr(module, name)[:, columns].mul_(factor)
+        return
+    v, g = module.v_and_g(name)
+    w, scaled = compose(v, g, *module.layouts[name]), v.clone()
+    for each in (w, scaled):
+        each[:, columns] *= factor
+    g.copy_(torch.copysign(direction_norm(w, g, *module.layouts[name]), g))
+    v.copy_(torch.where(row_norm(scaled).unsqueeze(1) > 0, scaled, v))  # a row of zeros could not be trained
+    module.accept_v_and_g()

@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+import torch
+from cases import sequence_cases
+from torch import nn
+
+import wnseq
+from wnseq.convert import slim
+from wnseq.nn._units import find_units
+
+MINIMAL = [
+    (cls, {"num_layers": layers, "bidirectional": both, "bias": bias})
+    for cls in (wnseq.WNMinGRU, wnseq.WNMinLSTM)
+    for layers, both, bias in [(1, False, True), (2, True, True), (2, False, False)]
+]
+FORMS = [(case.module, case.kwargs) for case in sequence_cases() if not case.kwargs["batch_first"]] + MINIMAL
+NAMES = [f"{cls.__name__}-{'-'.join(map(str, kwargs.values()))}" for cls, kwargs in FORMS]
+
+
+def make(cls, kwargs, size=9, reader=wnseq.WNLinear):
+    """Return a recurrent net and what reads it, in float64, biases of some size."""
+    torch.default_generator.manual_seed(0)
+    rnn = cls(5, size, **kwargs)
+    features = (rnn.proj_size if kwargs.get("proj_size") else size) * (1 + rnn.bidirectional)
+    return nn.ModuleDict({"rnn": rnn, "out": reader(features, 4)}).double()
+
+
+@torch.no_grad()
+def silence(model):
+    """Make units 1 and 6 silent, and 3 unread, in every layer and direction; leave the second direction one unit more.
+
+    The biases of the other gates stay, and those of a candidate gate cancel where the kind adds them.
+    """
+    for _, every in find_units(model, {"rnn": "out"}, "slim"):
+        for number, units in enumerate(every):
+            for k in (1, 6) if number != 1 else (1,):
+                for name in units.rows:
+                    weight = getattr(units.rnn, name).detach().as_subclass(torch.Tensor).clone()
+                    weight[units.candidate][k] = 0
+                    setattr(units.rnn, name, weight)
+                for sign, name in zip((1, -1), units.biases, strict=False):
+                    one = 0.25 if units.kind in ("rnn", "lstm") else 0.0
+                    getattr(units.rnn, name)[units.candidate][k] = sign * one
+            for module, name, at in units.columns:
+                weight = getattr(module, name).detach().as_subclass(torch.Tensor).clone()
+                weight[:, at + 3] = 0
+                setattr(module, name, weight)
+    return model
+
+
+def outputs(model, x):
+    """Return what two windows give, the state carried."""
+    first, state = model["rnn"](x)
+    second, _ = model["rnn"](x.flip(0), state)
+    return torch.cat([model["out"](first), model["out"](second)])
+
+
+@pytest.mark.parametrize(("cls", "kwargs"), FORMS, ids=NAMES)
+def test_a_model_without_its_idle_units_is_the_same_function(cls, kwargs):
+    model, x = silence(make(cls, kwargs)), torch.randn(6, 2, 5, dtype=torch.float64)
+    expected = outputs(model, x)
+    small = slim(model, {"rnn": "out"})
+    several = kwargs["num_layers"] * (1 + kwargs["bidirectional"]) > 1
+    assert small["rnn"].hidden_size == (7 if several else 6) and model["rnn"].hidden_size == 9
+    torch.testing.assert_close(outputs(small, x), expected, rtol=0, atol=1e-12)
+    assert (
+        small["out"].in_features
+        == small["out"].weight.shape[1]
+        == model["out"].in_features
+        - (0 if kwargs.get("proj_size") else (9 - small["rnn"].hidden_size) * (1 + kwargs["bidirectional"]))
+    )
+    fresh = cls(5, small["rnn"].hidden_size, **kwargs).double()
+    fresh.load_state_dict(small["rnn"].state_dict())
+    assert repr(fresh) == repr(small["rnn"])
+    if cls not in (wnseq.WNMinGRU, wnseq.WNMinLSTM):
+        plain = slim(wnseq.remove_weight_norm(model), {"rnn": "out"})
+        assert not isinstance(plain["rnn"], wnseq.nn.WNModule)
+        torch.testing.assert_close(outputs(plain, x), expected, rtol=0, atol=1e-12)
+    outputs(small, x).sum().backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+
+
+def test_a_unit_with_a_bias_is_not_idle():
+    """All its g are zero, and its state is still what the bias of its candidate gate makes of it."""
+    model = make(wnseq.WNLSTM, {})
+    with torch.no_grad():
+        for name in ("weight_ih_l0_g", "weight_hh_l0_g"):
+            getattr(model["rnn"], name).view(4, 9)[:, 2] = 0
+    x = torch.randn(6, 2, 5, dtype=torch.float64)
+    assert slim(model, {"rnn": "out"})["rnn"].hidden_size == 9
+    with torch.no_grad():
+        for name in ("bias_ih_l0", "bias_hh_l0"):
+            getattr(model["rnn"], name).view(4, 9)[2, 2] = 0
+    small = slim(model, {"rnn": "out"})
+    assert small["rnn"].hidden_size == 8
+    torch.testing.assert_close(outputs(small, x), outputs(model, x), rtol=0, atol=1e-12)
+
+
+def test_the_tolerance_takes_the_weakest_units():
+    model = make(wnseq.WNGRU, {})
+    ((_, (units,)),) = find_units(model, {"rnn": "out"}, "slim")
+    order = units.strength().argsort()
+    small = slim(model, {"rnn": "out"}, units.strength()[order[3]].item())
+    torch.testing.assert_close(small["out"].weight, model["out"].weight[:, order[4:].sort().values])
+    assert slim(model, {"rnn": "out"}, 1e9)["rnn"].hidden_size == 1
+    assert slim(make(wnseq.WNLSTM, {"proj_size": 3}), {"rnn": ()}, 1e9)["rnn"].hidden_size == 4
+    with pytest.raises(ValueError, match="slim: tolerance must be at least 0, got -1"):
+        slim(model, {"rnn": "out"}, -1)
+
+
+def test_a_tied_softmax_gets_a_weight_of_its_own_and_a_stack_is_slimmed_layer_by_layer():
+    model = nn.ModuleDict({"embed": nn.Embedding(7, 9), "a": wnseq.WNLSTM(9, 8), "b": wnseq.LSTM(8, 9)})
+    model["out"] = nn.Linear(9, 7)
+    model["out"].weight = model["embed"].weight
+    with torch.no_grad():
+        model["a"].weight_hh_l0_v[:, 2:4] = model["b"].weight_ih_l0[:, 2:4] = 0
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+            getattr(model["b"], name).view(4, 9, -1)[2, 5] = 0
+
+    def run(net, tokens):
+        return net["out"](net["b"](net["a"](net["embed"](tokens))[0])[0])
+
+    before, tokens = copy.deepcopy(model.state_dict()), torch.randint(7, (6, 2))
+    small = slim(model, {"a": "b", "b": "out"})
+    assert (small["a"].hidden_size, small["b"].input_size, small["b"].hidden_size) == (6, 6, 8)
+    assert small["embed"].weight.shape == (7, 9) and small["out"].weight.shape == (7, 8)
+    torch.testing.assert_close(run(small, tokens), run(model, tokens))
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)

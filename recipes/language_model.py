@@ -15,6 +15,9 @@ Fine-tuning, tokenizer and hyper-parameters taken from the checkpoint:
 Measuring a text of your own, and sampling, from a checkpoint alone:
     wnseq run language_model test --ckpt_path best --data.test path/to/other.txt
     wnseq run language_model predict --ckpt_path best --model.sampling.prompt "The value" --model.sampling.number 3
+A smaller model, of a checkpoint trained with slim_penalty, and one for ONNX Runtime:
+    wnseq run language_model slim --ckpt_path best --output small.ckpt
+    wnseq run language_model export --ckpt_path best --output model.onnx
 
 Expect a test perplexity near 47 and 1.63 bits per byte (xz: 1.78), after 1.5 minutes of training on 2 CPU cores. Epochs
 and dropout that you do not give are chosen by the size of the text, for about three minutes, and printed.
@@ -43,6 +46,7 @@ import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
+from wnseq.optim import penalize_units
 from wnseq.training.batches import check_classes, check_finite
 from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_network_first
 from wnseq.training.carried_state import CarriedStates, State
@@ -56,6 +60,7 @@ from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts, read_prompts
 from wnseq.training.schedules import total_steps, use_found_learning_rate
+from wnseq.training.serving import READERS, export, slim
 
 
 @dataclass
@@ -122,6 +127,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         warmup: Steps over which the step size rises from zero; not with ``plateau``.
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
+        slim_penalty: Group lasso on the units of the recurrent net, by which idle ones become zero for ``slim``.
         chunked_softmax: Whether logits are computed for a part of the vocabulary at a time, and twice: much less memory
             with a large vocabulary.
         init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
@@ -158,6 +164,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         warmup: int = 0,
         decay_factor: float = 0.5,
         decay_after: int = 4,
+        slim_penalty: float = 0.0,
         chunked_softmax: bool = False,
         init_from: str | None = None,
         init_vocabulary: str | None = None,
@@ -166,7 +173,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling"])
         ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers"), "at least 1")
-        ranges |= dict.fromkeys(("weight_decay", "warmup", "decay_after"), "at least 0")
+        ranges |= dict.fromkeys(("weight_decay", "warmup", "decay_after", "slim_penalty"), "at least 0")
         ranges |= dict.fromkeys(("dropout", "weight_drop"), "at least 0 and less than 1")
         ranges |= {"learning_rate": "greater than 0", "decay_factor": "greater than 0 and less than 1"}
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling}, **ranges)
@@ -177,6 +184,8 @@ class LanguageModel(CheckedLoading, LightningModule):
             )
         if weight_drop and (cell.startswith("min") or (cell, norm) == ("rnn", "none")):
             raise ValueError(f"weight_drop is for lstm, gru, and rnn with norm weight, got {cell} with norm {norm}")
+        if slim_penalty and norm == "none":
+            raise ValueError(f"slim_penalty must be 0 with norm none, whose units have no g, got {slim_penalty}")
         if warmup and schedule == "plateau":
             raise ValueError(f"warmup must be 0 with the schedule plateau, which has none, got {warmup}")
         if init_vocabulary is not None and init_from is None:
@@ -236,6 +245,8 @@ class LanguageModel(CheckedLoading, LightningModule):
         # clipping. No other precision scales them, and Lightning must be told so before it clips.
         optimizer = kind(groups, lr=h.learning_rate, fused=self.trainer.precision != "16-mixed")
         optimizer._step_supports_amp_scaling = False
+        if h.slim_penalty:
+            penalize_units(optimizer, self.network, READERS, h.slim_penalty)
         if h.schedule == "plateau":
             if not self.trainer.enable_validation:
                 raise ValueError("the schedule plateau needs a validation: loaders, and limit_val_batches not 0")
@@ -580,6 +591,7 @@ def main(args: list[str] | None = None) -> dict[str, float]:
         recipe="language_model",
         args=args,
         cli_class=LanguageModelCLI,
+        commands=(slim, export),
         defaults={
             "trainer.max_epochs": 25,
             "trainer.gradient_clip_val": 1.0,

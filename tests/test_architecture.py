@@ -43,7 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "optim": {"functional", "nn", "state_dict"},
     "init": {"_recurrence", "convert", "functional", "nn"},
     "__main__": {"training"},
-    "training": {"_recurrence", "functional", "init", "nn", "optim", "state_dict"},
+    "training": {"_recurrence", "convert", "functional", "init", "nn", "onnx", "optim", "state_dict"},
 }
 EVERYWHERE = {"errors", "_files", "_torch_internals"}
 FLOORS = 7
@@ -51,7 +51,7 @@ FLOORS = 7
 # package or file -> the libraries it may import besides the standard library; the others may import torch alone
 LIBRARIES: dict[str, set[str]] = {
     "_onnx_steps": {"onnxscript"},
-    "onnx": {"onnxscript", "torch"},  # the first imported only where it is used
+    "onnx": {"onnxruntime", "onnxscript", "torch"},  # the first two imported only where they are used
     "data": {
         "PIL",
         "charset_normalizer",

@@ -1,12 +1,16 @@
 """ONNX nodes for wnseq's custom operators: one LSTM, GRU or RNN a layer and direction, of any length and batch size.
 
-With resets it is a Scan, of :mod:`wnseq._onnx_steps`.
+With resets it is a Scan, of :mod:`wnseq._onnx_steps`. And a language model as an ONNX file whose state is an input and an output.
 """
 
+import logging
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import wnseq._recurrence.custom_ops  # noqa: F401 - registers what is looked up below
 
@@ -158,3 +162,78 @@ def _refuse_packed(kind: str, batch_sizes: Any) -> None:
     """Raise ValueError for a packed input."""
     if batch_sizes is not None:
         raise ValueError(f"wnseq.{kind}: {NO_PACKING}")
+
+
+class _Step(nn.Module):
+    """A language model whose state is a flat list of tensors."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, state = self.network(tokens, state if len(state) > 1 else state[0], last_only=True)
+        return logits[0], *(state if isinstance(state, tuple) else (state,))
+
+
+@torch.no_grad()
+def export_language_model(network: nn.Module, path: str | Path) -> float:
+    """Write a language model as an ONNX file with its state as input and output, and compare the two.
+
+    The inputs are ``tokens`` ``(T, N)`` of int64 and the state, ``h`` and an LSTM's ``c``, ``(L, N, ·)``, zeros at the
+    start; the outputs ``logits`` ``(N, V)`` of the token after the last one, ``next_h`` and ``next_c``.
+
+    Args:
+        network: On a CPU, in evaluation mode. ``network(tokens, state, last_only=True)`` returns the last logits,
+            ``(1, N, V)``, and the state; None is the state of the start.
+        path: The file to write.
+
+    Returns:
+        The largest difference of a logit between ONNX Runtime and torch, over two windows of several streams.
+
+    Raises:
+        ImportError: onnxscript or onnxruntime is missing; ``pip install 'wnseq[export]'``.
+        ValueError: The recurrence has no ONNX node, or the two disagree by more than rounding.
+    """
+    import onnxruntime  # type: ignore[import-untyped]
+
+    tokens = torch.arange(10).view(5, 2) % 2
+    logits, state = network(tokens, None, last_only=True)
+    states = state if isinstance(state, tuple) else (state,)
+    names = ["h", "c"][: len(states)]
+    steps, streams = torch.export.Dim("steps"), torch.export.Dim("streams")
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)  # it warns of itself, and that torchvision is missing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program: Any = torch.onnx.export(
+            _Step(network).eval(),
+            (tokens, *states),
+            input_names=["tokens", *names],
+            output_names=["logits", *(f"next_{name}" for name in names)],
+            dynamo=True,
+            dynamic_shapes=({0: steps, 1: streams}, tuple({1: streams} for _ in states)),
+            custom_translation_table=translations(),
+            verbose=False,
+        )
+    exporter.setLevel(level)
+    if not {"LSTM", "GRU", "RNN"} & {node.op_type for node in program.model.graph}:
+        raise ValueError(
+            "there is no ONNX node for this recurrence, whose steps would be those of one length: export a model with "
+            "an LSTM, a GRU or a weight-normalised RNN"
+        )
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path))
+    ours, difference = [torch.zeros(len(part), 3, part.shape[2]).numpy() for part in states], 0.0
+    state = None
+    for length in (4, 1):
+        tokens = torch.arange(length * 3).view(length, 3) % logits.shape[-1]
+        found, *ours = session.run(None, dict(zip(["tokens", *names], [tokens.numpy(), *ours], strict=True)))
+        logits, state = network(tokens, state, last_only=True)
+        difference = max(difference, (torch.from_numpy(found) - logits[0]).abs().max().item())
+    if not difference <= 1e-4 * max(1.0, logits.abs().max().item()):
+        raise ValueError(
+            f"ONNX Runtime gives logits that differ from torch's by {difference:.3g}: {path} is not usable"
+        )
+    return difference

@@ -162,7 +162,7 @@ def penalize_units(
 
 
 def _check_scales(found: Iterable[tuple[str, list[Units]]], function: str) -> list[Units]:
-    """Return the units of all layers; raise if a weight of theirs has no g for each row."""
+    """Return the units of all layers; raise if one of their weights has no g for each row."""
     every = [(path, units) for path, each in found for units in each]
     for path, units in every:
         if not isinstance(units.rnn, WNModule):

@@ -217,6 +217,13 @@ def test_the_weight_drop_of_the_recurrent_net(cell, norm):
     assert rates == [0.0, 0.4]
 
 
+def test_a_slim_penalty_shrinks_units_in_training_alone():
+    fit("--model.slim_penalty=1e4", "--model.schedule=constant", steps=1)
+    scales = [value for name, value in weights(newest()).items() if name.endswith("_g")]
+    assert len(scales) == 2 and not any(scale.any() for scale in scales)
+    main(["test", f"--ckpt_path={newest()}"])
+
+
 def test_the_state_is_carried_between_batches_and_one_a_stage():
     data = TextDataModule("text.txt", "char", batch_size=4, bptt=8)
     data.setup()
@@ -510,6 +517,10 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
             "rnn with norm weight, got rnn with norm",
         ),
         (["--model.weight_drop=0.5", "--model.cell=mingru"], "weight_drop is for lstm, gru, and rnn with norm weight"),
+        (
+            ["--model.slim_penalty=1", "--model.norm=none"],
+            "slim_penalty must be 0 with norm none, whose units have no g",
+        ),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be greater than 0 and at most 1, got 2"),
         (["--data.corpus=nowhere.txt"], "nowhere.txt"),

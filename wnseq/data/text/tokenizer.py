@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from wnseq._files import find_damage
+from wnseq._files import atomic_write, find_damage
 from wnseq.data.text.words import BLANK, word_splitter
 from wnseq.errors import reading
 
@@ -114,6 +114,18 @@ class Tokenizer(ABC):
             raise ValueError(
                 f"This is not the state of a tokenizer: {type(error).__name__} {error} while it was read."
             ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to a JSON file, bytes in hexadecimal digits."""
+        with atomic_write(Path(path)) as file:
+            file.write(json.dumps(self.state(), default=bytes.hex).encode())
+
+    @staticmethod
+    def from_file(path: str | Path) -> "Tokenizer":
+        """Return the tokenizer of a file that :meth:`save` wrote; raise ValueError for any other."""
+        with reading(Path(path), "a file of a tokenizer"):
+            state = json.loads(Path(path).read_text("utf-8"))
+            return Tokenizer.from_state({k: bytes.fromhex(v) if k == "model" else v for k, v in state.items()})
 
     @staticmethod
     def from_checkpoint(path: str | Path) -> "Tokenizer":

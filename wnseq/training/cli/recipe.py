@@ -19,6 +19,7 @@ from wnseq.training.allocator import keep_freed_memory
 from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import format_number
+from wnseq.training.cli.checkpoint_commands import Command, run_checkpoint_command
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
@@ -357,6 +358,7 @@ def run(
     monitor: str = "val/nats_per_token",
     defaults: dict[str, Any] | None = None,
     cli_class: type[RecipeCLI] = RecipeCLI,
+    commands: Sequence[Command] = (),
 ) -> dict[str, float]:
     """Run a recipe's command line: the body of every recipe's ``main``.
 
@@ -371,6 +373,7 @@ def run(
         monitor: The metric that makes a checkpoint the best, by its smallest value unless the class says otherwise.
         defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.
         cli_class: The class with the recipe's changes to the command line.
+        commands: Functions that make another file of a checkpoint, each a subcommand of its name.
 
     Returns:
         The final metrics: ``test/*``, and ``val/*`` of the checkpoint that was tested.
@@ -386,6 +389,8 @@ def run(
             keep_freed_memory()
             args, program = process_command_line(recipe)
         with safe_output(), filter_lightning_logs(), exit_on_signals(ends_process=ends_process), user_errors():
+            if run_checkpoint_command(commands, args, model_class, recipe, program):
+                return {}
             cli = cli_class(
                 model_class,
                 data_class,

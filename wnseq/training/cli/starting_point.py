@@ -134,6 +134,9 @@ def find_start(
         return None
     info = checkpoint.get("wnseq", {})
     resumed, run = options.get("ckpt_path") is not None, resumed_run
+    if resumed and given and "optimizer_states" not in checkpoint:
+        way_on = f"Start a new run from its weights: --model.init_from {path}"
+        raise ValueError(f"{path} has no state of an optimiser, so that no run goes on from it. {way_on}")
     lends = not resumed and info.get("recipe") in getattr(model_class, "lent_by", {})
     check_checkpoint(checkpoint, info["recipe"] if lends else recipe, str(path))
     hparams = lent_arguments(model_class, checkpoint)  # those of another program mean something else

@@ -1,0 +1,72 @@
+"""Commands of a recipe that make another file of a checkpoint, without data and without a Trainer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from wnseq._files import atomic_write
+from wnseq.training.cli.parser import RecipeParser
+from wnseq.training.cli.resumed_run import read_named
+from wnseq.training.cli.run_folder import name_of_runs
+from wnseq.training.resume import check_checkpoint
+
+__all__ = ["Command", "run_checkpoint_command", "write_changed_checkpoint"]
+
+Command = Callable[..., None]
+GIVEN: set[str | int] = {"model", "checkpoint"}
+KEPT = ("epoch", "global_step", "pytorch-lightning_version", "loops", "hparams_name", "wnseq")
+
+
+def run_checkpoint_command(
+    commands: Sequence[Command], words: Sequence[str], model_class: type[LightningModule], recipe: str, program: str
+) -> bool:
+    """Run a command on the checkpoint of ``--ckpt_path``; return True if the command line begins with one.
+
+    Args:
+        commands: Functions, each a command of its name, whose docstring is the help. The arguments of one are the
+            options but for ``model``, the model of the checkpoint, and ``checkpoint``, what the file holds.
+        words: The command line.
+        model_class: The recipe's model.
+        recipe: Its name.
+        program: The words that precede the command line.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: It is of another recipe.
+    """
+    command = {each.__name__: each for each in commands}.get(words[0] if words else "")
+    if command is None:
+        return False
+    parser = RecipeParser(
+        allow_abbrev=False, prog=f"{program} {words[0]}", description=(command.__doc__ or "").partition("\n")[0]
+    )
+    help_text = "The checkpoint: a file, or best or last of the newest run."
+    parser.add_argument("--ckpt_path", type=str, required=True, help=help_text)
+    parser.add_function_arguments(command, skip=GIVEN, as_group=False)
+    options = parser.parse_args(list(words[1:])).as_dict()
+    path, checkpoint = read_named(options.pop("ckpt_path"), Path("runs") / name_of_runs(model_class, recipe))
+    check_checkpoint(checkpoint, recipe, str(path))
+    model = model_class.load_from_checkpoint(path, map_location="cpu").eval()
+    command(model=model, checkpoint=checkpoint, **options)
+    return True
+
+
+def write_changed_checkpoint(
+    output: str | Path, checkpoint: Mapping[str, Any], weights: Mapping[str, Any], hparams: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint of other weights and sizes, to test, to sample from and to start from; not to resume.
+
+    Args:
+        output: The file to write.
+        checkpoint: What the first one holds.
+        weights: State dict of the new model.
+        hparams: Hyper-parameters that are others now.
+    """
+    changed = {name: checkpoint[name] for name in KEPT if name in checkpoint}
+    changed["hyper_parameters"] = {**checkpoint["hyper_parameters"], **hparams}
+    changed |= {"state_dict": dict(weights), "carried_state": []}
+    with atomic_write(Path(output).expanduser()) as file:
+        torch.save(changed, file)

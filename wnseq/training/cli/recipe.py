@@ -84,12 +84,9 @@ class RecipeCLI(FlagsFirstCLI):
         arguments: Sequence[str],
         program: str,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.program, self.monitor, self.defaults = recipe, program, monitor, defaults
         self.name = name_of_runs(model_class, recipe)
-        self.monitor = monitor
-        self.defaults = defaults
         self.arguments = self.typed = list(arguments)
-        self.program = program
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
         self.start: StartingPoint | None = None

@@ -1,6 +1,7 @@
 """ONNX nodes for wnseq's custom operators: one LSTM, GRU or RNN a layer and direction, of any length and batch size.
 
-With resets it is a Scan, of :mod:`wnseq._onnx_steps`. And a language model as an ONNX file whose state is an input and an output.
+With resets it is a Scan, of :mod:`wnseq._onnx_steps`. And a language model as an ONNX file whose state is an input and
+an output.
 """
 
 import logging

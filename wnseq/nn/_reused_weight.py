@@ -23,7 +23,7 @@ from wnseq._torch_internals import (
 )
 from wnseq.functional import as_column, compose, gradients, has_kernel, holds_values, in_kernel_s_range
 
-MIN_ENTRIES = 2**18  # of a weight whose memory is used again; smaller ones cause few page faults
+MIN_ENTRIES = 2**22  # of a weight whose memory is used again, 16 MB in float32; smaller ones were slower so
 BLOCK = 2**20  # entries that are composed at a time and then copied: few calls, and no large block that is freed
 
 

@@ -47,6 +47,7 @@ from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, m
 from wnseq.losses import fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.optim import penalize_units
+from wnseq.training.adaptation import AdaptedModel, Evaluation, adapted_model
 from wnseq.training.batches import check_classes, check_finite
 from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_network_first
 from wnseq.training.carried_state import CarriedStates, State
@@ -135,6 +136,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         init_vocabulary: Words of a plain state dict, in the order of its rows: a file with one word a line, or a
             torchtext vocabulary that torch.save wrote. Each word takes its row; a word that has none starts fresh.
         sampling: How ``predict`` and the end of a run draw text.
+        evaluation: How the model adapts to the text of a test; by default it does not.
 
     Shape:
         - batches: ``TextBatch`` of ``(T, N)`` tokens and targets
@@ -169,14 +171,15 @@ class LanguageModel(CheckedLoading, LightningModule):
         init_from: str | None = None,
         init_vocabulary: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - shown by --help
+        evaluation: Evaluation = Evaluation(),  # noqa: B008
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling"])
+        self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling", "evaluation"])
         ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers"), "at least 1")
         ranges |= dict.fromkeys(("weight_decay", "warmup", "decay_after", "slim_penalty"), "at least 0")
         ranges |= dict.fromkeys(("dropout", "weight_drop"), "at least 0 and less than 1")
         ranges |= {"learning_rate": "greater than 0", "decay_factor": "greater than 0 and less than 1"}
-        check_arguments(LanguageModel, {**self.hparams, "sampling": sampling}, **ranges)
+        check_arguments(LanguageModel, {**self.hparams, "sampling": sampling, "evaluation": evaluation}, **ranges)
         if tied and embedding_size not in (None, hidden_size):
             raise ValueError(
                 f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
@@ -191,7 +194,8 @@ class LanguageModel(CheckedLoading, LightningModule):
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
-        self.sampling = sampling
+        self.sampling, self.evaluation = sampling, evaluation
+        self.adapted: AdaptedModel | None = None  # in a test
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
         self.reads_backward = False  # whether the text is read from its end
@@ -279,8 +283,11 @@ class LanguageModel(CheckedLoading, LightningModule):
         if reduction == "mean" and batch.targets.is_cpu and bool((batch.targets == IGNORE).all()):
             raise ValueError(f"a training batch must have a target that counts, all are {IGNORE}")
         state = None if batch.reset_state else self.states.carried(self, stage, batch.inputs.shape[1])
-        how = (reduction, self.hparams.chunked_softmax)
-        nats, state = self.network(batch.inputs, state, batch.targets, *how, reset=batch.reset)
+        if self.adapted is not None and stage != "train":
+            nats, state = self.adapted.nats(batch.inputs, batch.targets, state, batch.reset)
+        else:
+            how = (reduction, self.hparams.chunked_softmax)
+            nats, state = self.network(batch.inputs, state, batch.targets, *how, reset=batch.reset)
         self.states.carry(stage, state)
         return nats, (batch.targets != IGNORE).sum()
 
@@ -291,8 +298,10 @@ class LanguageModel(CheckedLoading, LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the totals of the evaluation before, which may have been interrupted."""
+        """Forget the totals of the evaluation before, which may have been interrupted; let a test adapt."""
         self.totals.reset()
+        adapts = self.evaluation.adapts and self.trainer.state.fn != "fit"
+        self.adapted = adapted_model(self, self.network, self.network.rnn, self.evaluation) if adapts else None
 
     def validation_step(self, batch: TextBatch, index: int) -> None:
         """Add one batch to the totals of the validation or the test."""
@@ -455,12 +464,12 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
     generators = [torch.Generator().manual_seed(sampling.seed + index) for index in range(sampling.number)]
     prompt = torch.tensor([tokenizer.start, *tokenizer.encode(sampling.prompt)])
     tokens = prompt.unsqueeze(1).repeat(1, sampling.number)  # (T, N)
-    state = step = None
+    state = reader = None
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(network):
-            step = step or network.bind()
-            logits, state = step(tokens.to(model.device), state, last_only=True)  # (1, N, V)
-        logits = logits[0].float().cpu()  # (N, V)
+            reader = reader or CachedReader(network.bind(), network.rnn, model.evaluation.cache())
+            logits, state = reader(tokens.to(model.device), state)  # (N, V)
+        logits = logits.float().cpu()
         check_finite(logits, "the logits of the next token")
         if not sampling.allow_unknown and tokenizer.unknown is not None:
             logits[:, tokenizer.unknown] = -math.inf

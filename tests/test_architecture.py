@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "_files": set(),
     "_command_start": set(),
     "_torch_internals": set(),
+    "adaptation": set(),
     "functional": set(),
     "state_dict": {"functional"},
     "distributions": set(),
@@ -43,7 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "optim": {"functional", "nn", "state_dict"},
     "init": {"_recurrence", "convert", "functional", "nn"},
     "__main__": {"training"},
-    "training": {"_recurrence", "convert", "functional", "init", "nn", "onnx", "optim", "state_dict"},
+    "training": {"_recurrence", "adaptation", "convert", "functional", "init", "nn", "onnx", "optim", "state_dict"},
 }
 EVERYWHERE = {"errors", "_files", "_torch_internals"}
 FLOORS = 7

@@ -155,7 +155,7 @@ def describe_differences(run: Path, options: Namespace, given: Collection[str], 
     same = {*SAME, *(f"model.{name}" for name in may_change)}
     config, words = read_config(run), []
     for name in sorted(given):
-        if name in same or name.startswith(("trainer.", "checkpoint.", "model.sampling.")):
+        if name in same or name.startswith(("trainer.", "checkpoint.", "model.sampling.", "model.evaluation.")):
             continue
         before: Any = config
         for part in name.split("."):

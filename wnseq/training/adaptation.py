@@ -1,0 +1,241 @@
+"""A language model that adapts while it is evaluated: the options, their choice on the validation part, the reading."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from wnseq.adaptation import ContinuousCache, DynamicEvaluation, gradient_rms
+from wnseq.training.carried_state import State
+from wnseq.training.hparams import check_arguments
+from wnseq.training.run_info import find_datamodule
+
+__all__ = ["AdaptedModel", "Evaluation", "adapted_model"]
+
+THETAS, LAMBDAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (0.05, 0.1, 0.15, 0.2, 0.3)
+FACTORS = (0.5, 1.0, 2.0)  # of the given rate, then of the given decay
+SHOWN = 5  # of what was tried
+
+
+@dataclass
+class Evaluation:
+    """How a language model adapts to the text of ``test`` and ``validate``, and of the test at the end of a fit.
+
+    Args:
+        cache_window: Positions of the continuous cache (Grave et al. 2017); 0 for none. ``predict`` draws with it too.
+        cache_theta: Sharpness of the cache.
+        cache_lambda: Share of the cache in the mixture.
+        dynamic_rate: Step size of dynamic evaluation (Krause et al. 2018); 0 for none. All streams of
+            data.eval_batch_size adapt the same weights; the paper reads one.
+        dynamic_decay: How fast it returns to the trained weights.
+        dynamic_epsilon: Added to the root mean square of the gradients, in units of its mean.
+        dynamic_bptt: Tokens of each stream between its steps.
+        rms_batches: Training batches that the root mean square is measured on.
+        tune: Whether ``test`` first chooses what is in use on the validation part: theta and lambda from a grid, rate
+            and decay, one after the other, from half the given value to its double. limit_val_batches makes it faster.
+    """
+
+    cache_window: int = 0
+    cache_theta: float = 0.3
+    cache_lambda: float = 0.1
+    dynamic_rate: float = 0.0
+    dynamic_decay: float = 0.01
+    dynamic_epsilon: float = 0.1
+    dynamic_bptt: int = 5
+    rms_batches: int = 200
+    tune: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        ranges = dict.fromkeys(
+            ("cache_window", "cache_theta", "dynamic_rate", "dynamic_decay", "dynamic_epsilon"), "at least 0"
+        )
+        ranges |= {"cache_lambda": "greater than 0 and less than 1", "dynamic_bptt": "at least 1"}
+        check_arguments(Evaluation, vars(self), "evaluation.", **ranges, rms_batches="at least 1")
+        if self.tune and not self.adapts:
+            raise ValueError("evaluation.tune needs something to choose: set evaluation.cache_window or dynamic_rate")
+
+    @property
+    def adapts(self) -> bool:
+        """Return True if the model adapts at all."""
+        return bool(self.cache_window or self.dynamic_rate)
+
+    def cache(self) -> ContinuousCache | None:
+        """Return an empty cache; None if there is none."""
+        return ContinuousCache(self.cache_window, self.cache_theta, self.cache_lambda) if self.cache_window else None
+
+    def __str__(self) -> str:
+        """Return what is in use, for the screen."""
+        cache = f"cache of {self.cache_window} positions, theta {self.cache_theta:g}, lambda {self.cache_lambda:g}"
+        dynamic = f"dynamic evaluation each {self.dynamic_bptt} tokens, rate {self.dynamic_rate:g}, decay "
+        used = [cache] * bool(self.cache_window) + [f"{dynamic}{self.dynamic_decay:g}"] * bool(self.dynamic_rate)
+        return ", and ".join(used)
+
+
+class AdaptedModel:
+    """A language model that adapts to the text it reads.
+
+    Args:
+        network: Module in evaluation mode, tokens ``(T, N)`` and a state to logits ``(T, N, V)`` and the next state. Its
+            parameters stay as they are.
+        recurrent: Its part whose first output are the hidden states ``(T, N, H)`` before the softmax.
+        options: How it adapts.
+        rms: The scale of its gradients, by :func:`wnseq.adaptation.gradient_rms`; needed for dynamic evaluation alone.
+        caches: Caches to try side by side instead of the one of the options.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recurrent: nn.Module,
+        options: Evaluation,
+        rms: Mapping[str, Tensor] | None = None,
+        caches: Iterable[ContinuousCache] | None = None,
+    ) -> None:
+        self.network, self.recurrent, self.options = network, recurrent, options
+        own = options.cache()
+        self.caches = list(caches) if caches is not None else [own] if own is not None else []
+        self.dynamic: DynamicEvaluation | None = None
+        if options.dynamic_rate:
+            if rms is None:
+                raise ValueError(
+                    "dynamic evaluation needs the scale of the gradients on training data: use the command test, for a "
+                    "text of your own with --data.test PATH, or evaluation.dynamic_rate 0"
+                )
+            how = options.dynamic_rate, options.dynamic_decay, options.dynamic_epsilon
+            self.dynamic = DynamicEvaluation(network, rms, *how)
+
+    def nats(self, inputs: Tensor, targets: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """Return what a batch's targets cost in all, with several caches for each of them, and the next state.
+
+        Without a state a new text begins, with empty caches and the trained weights.
+        """
+        if state is None:
+            for part in (*self.caches, *([self.dynamic] if self.dynamic else [])):
+                part.reset()
+        total = torch.zeros(len(self.caches) or 1, dtype=torch.float64, device=inputs.device)
+        hidden: list[Tensor] = []
+        length = self.options.dynamic_bptt if self.dynamic else len(inputs)
+        hook = self.recurrent.register_forward_hook(lambda _, __, output: hidden.append(output[0]))
+        try:
+            with torch.inference_mode(False), torch.set_grad_enabled(self.dynamic is not None):
+                state = _map_state(torch.clone, state)  # what inference mode made cannot be in a graph
+                for x, y in zip(inputs.clone().split(length), targets.clone().split(length), strict=True):
+                    logits, state = (self.dynamic or self.network)(x, state)
+                    nats, counted = _token_nats(logits, y), (y != -100).sum()
+                    if self.dynamic and counted:
+                        self.dynamic.update(nats.sum() / counted)
+                    nats, state = nats.detach(), _map_state(Tensor.detach, state)
+                    mixed = [cache.nats(hidden[-1], y, nats) for cache in self.caches] or [nats]
+                    total += torch.stack(mixed).double().sum((1, 2))
+                    hidden.clear()
+        finally:
+            hook.remove()
+        return total.squeeze(0), state
+
+
+def adapted_model(model: LightningModule, network: nn.Module, recurrent: nn.Module, options: Evaluation) -> AdaptedModel:
+    """Return the network as the Trainer's evaluation shall read with it, the options chosen first if that is wanted.
+
+    Raises:
+        ValueError: Several processes would each adapt weights of their own; dynamic evaluation or tuning lacks a data
+            module; tuning is asked of a validation.
+    """
+    trainer = model.trainer
+    if options.dynamic_rate and trainer.world_size > 1:
+        raise ValueError(
+            f"dynamic evaluation adapts the weights of one process, got {trainer.world_size}: --trainer.devices 1"
+        )
+    if options.tune and not trainer.testing:
+        raise ValueError("evaluation.tune chooses on the validation part, for a test: use the command test")
+    data, rms = None, None
+    if options.dynamic_rate or options.tune:
+        own = find_datamodule(model)
+        if not hasattr(own, "checkpoint_options"):
+            raise ValueError(
+                "dynamic evaluation and evaluation.tune read the training and the validation part: give the Trainer a "
+                "TextDataModule instead of loaders, or leave both out"
+            )
+        data = type(own)(**own.checkpoint_options())  # with all parts, and a position in training that nobody resumes
+        data.tokenizer = own.tokenizer
+        data.setup("fit")
+    with torch.inference_mode(False), torch.enable_grad(), trainer.precision_plugin.forward_context():
+        if options.dynamic_rate:
+            batches = itertools.islice(data.train_dataloader(), options.rms_batches)
+            rms = gradient_rms(network, _losses(network, batches, model.device))
+        if options.tune:
+            options = _tune(model, network, recurrent, replace(options, tune=False), rms, data)
+    model.print(f"evaluated with a {options}" if options.cache_window else f"evaluated with {options}")
+    return AdaptedModel(network, recurrent, options, rms)
+
+
+def _losses(network: nn.Module, batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:
+    state = None
+    for batch in batches:
+        inputs, targets = batch.inputs.to(device), batch.targets.to(device)
+        logits, state = network(inputs, None if batch.reset_state else state)
+        state = _map_state(Tensor.detach, state)
+        yield _token_nats(logits, targets).sum() / (targets != -100).sum()
+
+
+def _tune(
+    model: LightningModule,
+    network: nn.Module,
+    recurrent: nn.Module,
+    options: Evaluation,
+    rms: Mapping[str, Tensor] | None,
+    data: Any,
+) -> Evaluation:
+    """Return the options with the values that cost least on the validation part, printing what each costs."""
+
+    def measure(tried: Evaluation, caches: list[ContinuousCache]) -> list[float]:
+        adapted = AdaptedModel(network, recurrent, tried, rms, caches)
+        total, tokens, state = torch.zeros((), dtype=torch.float64), 0, None
+        for batch in itertools.islice(loader, _limit(model.trainer, len(loader))):
+            inputs, targets = batch.inputs.to(model.device), batch.targets.to(model.device)
+            nats, state = adapted.nats(inputs, targets, None if batch.reset_state else state)
+            total, tokens = total + nats.cpu(), tokens + int((targets != -100).sum())
+        return [float(cost) / tokens for cost in total.reshape(-1)]
+
+    loader = data.val_dataloader()
+    for name in ("dynamic_rate", "dynamic_decay") if options.dynamic_rate else ():
+        tried = [replace(options, **{name: getattr(options, name) * factor}) for factor in FACTORS]
+        options = _best(model, tried, [measure(each, [])[0] for each in tried])
+    if options.cache_window:
+        grid = itertools.product(THETAS, LAMBDAS)
+        tried = [replace(options, cache_theta=theta, cache_lambda=share) for theta, share in grid]
+        options = _best(model, tried, measure(options, [cache for each in tried if (cache := each.cache())]))
+    return options
+
+
+def _best(model: LightningModule, tried: list[Evaluation], costs: list[float]) -> Evaluation:
+    """Return what costs least, and print the best of them."""
+    order = sorted(range(len(tried)), key=costs.__getitem__)
+    for place in order[:SHOWN]:
+        model.print(f"{costs[place]:.4f} nats per token of the validation part: {tried[place]}")
+    if len(order) > SHOWN:
+        model.print(f"… of {len(order)} tried, {costs[order[-1]]:.4f} the worst")
+    return tried[order[0]]
+
+
+def _limit(trainer: Trainer, number: int) -> int:
+    """Return how many batches ``limit_val_batches`` leaves of a number."""
+    limit = trainer.limit_val_batches
+    return number if limit is None else min(limit, number) if isinstance(limit, int) else int(number * limit)
+
+
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return what each target costs, in float32 at least; what is ignored costs 0."""
+    full = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(full.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+
+def _map_state(function: Callable[[Tensor], Tensor], state: State | None) -> State | None:
+    if state is None:
+        return None
+    return function(state) if isinstance(state, Tensor) else (function(state[0]), function(state[1]))

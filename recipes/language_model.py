@@ -31,16 +31,15 @@ Deviations from the paper:
 import functools
 import lzma
 import math
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
@@ -49,7 +48,7 @@ from wnseq.nn import gate_slice, memory_bound_linear
 from wnseq.optim import penalize_units
 from wnseq.training.adaptation import AdaptedModel, Evaluation, adapted_model
 from wnseq.training.batches import check_classes, check_finite
-from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_network_first
+from wnseq.training.callbacks import GateMonitor, PolyakAverage, UnusedParameters, build_network_first
 from wnseq.training.carried_state import CarriedStates, State
 from wnseq.training.cli.loggers import log_texts
 from wnseq.training.cli.recipe import run
@@ -60,51 +59,9 @@ from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts, read_prompts
-from wnseq.training.schedules import total_steps, use_found_learning_rate
+from wnseq.training.schedules import Schedule, scaled_rates, schedule_steps, use_found_learning_rate
 from wnseq.training.serving import READERS, export, slim
-
-
-@dataclass
-class Sampling:
-    """How text is drawn from the model.
-
-    Args:
-        prompt: Text to continue.
-        prompts: File with a prompt in each line, instead.
-        number: Samples of each prompt, drawn side by side.
-        max_new_tokens: Tokens to draw.
-        temperature: Divides the logits; 0 takes the likeliest token each time.
-        top_k: Draw among this many likeliest tokens only.
-        top_p: Draw among the likeliest tokens that hold this much probability.
-        allow_unknown: Whether a word or character outside the vocabulary may be drawn, as ``<unk>`` or U+FFFD.
-        seed: Seed of the first sample; each further one has the next.
-        every_n_epochs: Epochs between samples, which samples.txt and the run's loggers keep; by default at its end.
-        output: File that ``predict`` appends its samples to.
-    """
-
-    prompt: str = ""
-    prompts: str | None = None
-    number: int = 1
-    max_new_tokens: int = 200
-    temperature: float = 0.7
-    top_k: int | None = None
-    top_p: float = 0.9
-    allow_unknown: bool = True
-    seed: int = 0
-    every_n_epochs: int | None = None
-    output: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        ranges = dict.fromkeys(("number", "max_new_tokens", "top_k", "every_n_epochs"), "at least 1")
-        ranges |= {"temperature": "at least 0", "top_p": "greater than 0 and at most 1"}
-        check_arguments(Sampling, vars(self), "sampling.", **ranges)
-        if self.prompt and self.prompts is not None:
-            raise ValueError("sampling.prompt and sampling.prompts exclude each other: write it into the file")
-        try:
-            self.prompt.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"sampling.prompt must be text, which {self.prompt!r} is not in UTF-8") from error
+from wnseq.training.text_sampling import Sampling, draw_token
 
 
 class LanguageModel(CheckedLoading, LightningModule):
@@ -123,12 +80,18 @@ class LanguageModel(CheckedLoading, LightningModule):
         optimizer: AdamW, or plain SGD.
         learning_rate: Step size, on the mean loss per token.
         weight_decay: Decay of g, embedding and softmax; never of v or biases.
-        schedule: ``constant``; ``cosine`` to zero over the whole run; ``plateau`` multiplies by decay_factor whenever
-            the validation loss has not improved, ``decay`` after every epoch past decay_after.
-        warmup: Steps over which the step size rises from zero; not with ``plateau``.
+        schedule: ``constant``; ``cosine`` to zero over the whole run; ``one_cycle`` rises over 0.3 of it from 1/25 and
+            falls to zero; ``plateau`` multiplies by decay_factor whenever the validation loss has not improved,
+            ``decay`` after every epoch past decay_after.
+        warmup: Steps over which the step size rises from zero; not with ``plateau`` and ``one_cycle``.
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
         slim_penalty: Group lasso on the units of the recurrent net, by which idle ones become zero for ``slim``.
+        average: Average of the weights for evaluation and checkpoints: ``ema`` over the last average_epochs; ``asgd``
+            over all steps since the validation loss was above its least of more than average_patience validations
+            before (NT-ASGD of Merity et al. 2018, with a constant schedule).
+        average_epochs: Epochs of the average ``ema``.
+        average_patience: Validations of the average ``asgd``.
         chunked_softmax: Whether logits are computed for a part of the vocabulary at a time, and twice: much less memory
             with a large vocabulary.
         init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
@@ -162,11 +125,14 @@ class LanguageModel(CheckedLoading, LightningModule):
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float = 5e-3,
         weight_decay: float = 0.0,
-        schedule: Literal["constant", "cosine", "plateau", "decay"] = "cosine",
+        schedule: Schedule = "cosine",
         warmup: int = 0,
         decay_factor: float = 0.5,
         decay_after: int = 4,
         slim_penalty: float = 0.0,
+        average: Literal["none", "ema", "asgd"] = "none",
+        average_epochs: float = 0.5,
+        average_patience: int = 5,
         chunked_softmax: bool = False,
         init_from: str | None = None,
         init_vocabulary: str | None = None,
@@ -175,10 +141,11 @@ class LanguageModel(CheckedLoading, LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling", "evaluation"])
-        ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers"), "at least 1")
+        ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers", "average_patience"), "at least 1")
         ranges |= dict.fromkeys(("weight_decay", "warmup", "decay_after", "slim_penalty"), "at least 0")
         ranges |= dict.fromkeys(("dropout", "weight_drop"), "at least 0 and less than 1")
-        ranges |= {"learning_rate": "greater than 0", "decay_factor": "greater than 0 and less than 1"}
+        ranges |= dict.fromkeys(("learning_rate", "average_epochs"), "greater than 0")
+        ranges |= {"decay_factor": "greater than 0 and less than 1"}
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling, "evaluation": evaluation}, **ranges)
         if tied and embedding_size not in (None, hidden_size):
             raise ValueError(
@@ -189,13 +156,14 @@ class LanguageModel(CheckedLoading, LightningModule):
             raise ValueError(f"weight_drop is for lstm, gru, and rnn with norm weight, got {cell} with norm {norm}")
         if slim_penalty and norm == "none":
             raise ValueError(f"slim_penalty must be 0 with norm none, whose units have no g, got {slim_penalty}")
-        if warmup and schedule == "plateau":
-            raise ValueError(f"warmup must be 0 with the schedule plateau, which has none, got {warmup}")
+        if warmup and schedule in ("plateau", "one_cycle"):
+            raise ValueError(f"warmup must be 0 with the schedule {schedule}, got {warmup}")
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
         self.sampling, self.evaluation = sampling, evaluation
         self.adapted: AdaptedModel | None = None  # in a test
+        self.rate_factor = 1.0  # of the batch's length
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
         self.reads_backward = False  # whether the text is read from its end
@@ -226,7 +194,12 @@ class LanguageModel(CheckedLoading, LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; warn about what is not trained."""
         build_network_first(self.trainer)
-        return [UnusedParameters()]
+        h, averages = self.hparams, []
+        if h.average == "ema" and self.trainer.state.fn == "fit":
+            averages = [PolyakAverage(h.average_epochs, "epochs")]
+        elif h.average == "asgd" and self.trainer.state.fn == "fit":
+            averages = [PolyakAverage(math.inf, trigger="val/nats_per_token", patience=h.average_patience)]
+        return [UnusedParameters(), *averages]
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones: ``(T, N)`` ids to ``(T, N, V)`` logits and the next state."""
@@ -251,30 +224,19 @@ class LanguageModel(CheckedLoading, LightningModule):
         optimizer._step_supports_amp_scaling = False
         if h.slim_penalty:
             penalize_units(optimizer, self.network, READERS, h.slim_penalty)
-        if h.schedule == "plateau":
-            if not self.trainer.enable_validation:
-                raise ValueError("the schedule plateau needs a validation: loaders, and limit_val_batches not 0")
-            plateau = ReduceLROnPlateau(optimizer, factor=h.decay_factor, patience=0)
-            # stepped by each validation: Lightning's own step comes after the checkpoints of the epoch's end, and not
-            # at all in an epoch that was resumed
-            never = {"interval": "epoch", "frequency": sys.maxsize, "monitor": "val/nats_per_token"}
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, **never}}
-        total = self.trainer.estimated_stepping_batches  # Lightning also counts the batches of an epoch here
-        if h.schedule == "cosine":
-            total = total_steps(self.trainer)
+        how = {"warmup": h.warmup, "decay_factor": h.decay_factor, "decay_after": h.decay_after}
+        return schedule_steps(optimizer, self.trainer, h.schedule, **how, metric="val/nats_per_token")
 
-        def factor(step: int) -> float:
-            if step < h.warmup:
-                return (step + 1) / (h.warmup + 1)
-            if h.schedule == "cosine":
-                return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - h.warmup) / max(1, total - h.warmup))))
-            if h.schedule == "decay":
-                steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-                return h.decay_factor ** max(0, step // steps_per_epoch + 1 - h.decay_after)
-            return 1.0
+    def on_train_batch_start(self, batch: TextBatch, index: int) -> None:
+        """Scale the step size of a batch whose length was drawn by its length (Merity et al. 2018)."""
+        data = find_datamodule(self)
+        is_drawn = isinstance(data, TextDataModule) and data.random_bptt
+        self.rate_factor = len(batch.inputs) / data.bptt if is_drawn else 1.0
 
-        schedule = LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
+        """Take a step, of the size for the length of the batch."""
+        with scaled_rates(optimizer, self.rate_factor):
+            super().optimizer_step(epoch, index, optimizer, closure)
 
     def _step(self, batch: TextBatch, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
         """Run one batch from the carried state; return the loss in nats and the number of tokens."""
@@ -450,51 +412,46 @@ class Network(nn.Module):
         logits = memory_bound_linear(x.flatten(0, -2), weight, self.decoder.bias)
         return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
 
-    def bind(self) -> Callable[..., tuple[Tensor, State]]:
-        """Return :meth:`forward` with the weights composed once."""
-        return functools.partial(self, recur=self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn)
+    def bind(self, observe: Callable[[Tensor], Any] | None = None) -> Callable[..., tuple[Tensor, State]]:
+        """Return :meth:`forward` with the weights composed once; ``observe`` is called with its hidden states."""
+        bound = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
 
+        def recur(x: Tensor, state: State | None) -> tuple[Tensor, State]:
+            x, state = bound(x, state)
+            if observe is not None:
+                observe(x)
+            return x, state
 
-NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
+        return functools.partial(self, recur=recur)
 
 
 def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
-    """Draw the ids of the next tokens, one of each sample, one step after the other, the weights composed once."""
+    """Draw the ids of the next tokens, one of each sample, one step after the other, the weights composed once.
+
+    With a cache in the model's ``evaluation`` what was read and drawn before becomes likelier.
+    """
     network, tokenizer = model.network, model.tokenizer
     generators = [torch.Generator().manual_seed(sampling.seed + index) for index in range(sampling.number)]
     prompt = torch.tensor([tokenizer.start, *tokenizer.encode(sampling.prompt)])
     tokens = prompt.unsqueeze(1).repeat(1, sampling.number)  # (T, N)
-    state = reader = None
+    cache, hidden = model.evaluation.cache(), []
+    state = step = None
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(network):
-            reader = reader or CachedReader(network.bind(), network.rnn, model.evaluation.cache())
-            logits, state = reader(tokens.to(model.device), state)  # (N, V)
-        logits = logits.float().cpu()
+            step = step or network.bind(hidden.append if cache else None)
+            tokens = tokens.to(model.device)
+            logits, state = step(tokens, state, last_only=True)  # (1, N, V)
+        logits = logits[0].float()  # (N, V)
         check_finite(logits, "the logits of the next token")
+        if cache is not None:
+            cache.read(tokens, hidden.pop())
+            logits = cache.mix(logits.softmax(1)).log()
+        logits = logits.cpu()
         if not sampling.allow_unknown and tokenizer.unknown is not None:
             logits[:, tokenizer.unknown] = -math.inf
-        drawn = [draw(row, sampling, generator) for row, generator in zip(logits, generators, strict=True)]
+        drawn = [draw_token(row, sampling, generator) for row, generator in zip(logits, generators, strict=True)]
         yield drawn
         tokens = torch.tensor([drawn])
-
-
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Draw one token from its logits, of shape ``(V,)``."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    logits = logits / sampling.temperature
-    if sampling.top_k is not None:
-        logits, order = logits.topk(min(sampling.top_k, len(logits)))
-        probabilities = logits.softmax(0)
-    elif sampling.top_p == 1:
-        return int(torch.multinomial(logits.softmax(0), 1, generator=generator))
-    else:
-        every = logits.softmax(0)
-        probabilities, order = every.topk(min(NUCLEUS, len(every)))
-        if probabilities.sum() < sampling.top_p:
-            probabilities, order = every.sort(descending=True)
-    beyond = probabilities.cumsum(0) - probabilities >= sampling.top_p  # the token that crosses top_p stays in
-    return int(order[torch.multinomial(probabilities.masked_fill(beyond, 0), 1, generator=generator)])
 
 
 def stream(model: LanguageModel, sampling: Sampling) -> list[str]:
@@ -544,20 +501,25 @@ def generate(
     return [prompt + "".join(model.tokenizer.stream(ids, prompt)) for ids in columns]
 
 
-def score(model: LanguageModel | str | Path, text: str) -> dict[str, float]:
+def score(model: LanguageModel | str | Path, text: str, evaluation: Evaluation | None = None) -> dict[str, float]:
     """Return how well a model, or a checkpoint alone, predicts a text, in the units of a test.
 
     Args:
         model: The model, on any device, or the path of a checkpoint of this recipe.
         text: The text, read from the zero state on; ``share_unknown`` of its tokens are no entries of the vocabulary.
+        evaluation: Its cache is used; dynamic evaluation needs training data: the command ``test --data.test PATH``.
     """
     model = forward_model(model)
     batches, counts = text_batches(text, model.tokenizer)
     nats, state = 0.0, None
+    adapted = evaluation and AdaptedModel(model.network, model.network.rnn, evaluation)
     with evaluation_mode(model.network):
         for inputs, targets, *_ in batches:
             inputs, targets = inputs.to(model.device), targets.to(model.device)
-            loss, state = model.network(inputs, state, targets, "sum", model.hparams.chunked_softmax)
+            if adapted is not None:
+                loss, state = adapted.nats(inputs, targets, state)
+            else:
+                loss, state = model.network(inputs, state, targets, "sum", model.hparams.chunked_softmax)
             nats += loss.item()
     units = counts.units(nats / counts.tokens, model.tokenizer)
     return units | {"tokens": counts.tokens, "share_unknown": counts.unknown / counts.tokens}

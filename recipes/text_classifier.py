@@ -85,7 +85,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         weight_decay: Decay of the weights as the plain model has it.
         backward: Whether to read each text from its end to its beginning; by default as the model of init_from does.
         schedule: ``triangular`` rises over a tenth of the steps, from 1/32 of the step size, and falls back in a
-            straight line; ``one_cycle`` rises over a quarter, from 1/25, and falls to nearly nothing, both along a
+            straight line; ``one_cycle`` rises over three tenths, from 1/25, and falls to nearly nothing, both along a
             cosine; or ``constant``.
         init_from: Checkpoint to start from: one of the recipe language_model, whose encoder, sizes and dropouts are
             taken over; one of this recipe, whose hyper-parameters then hold where none are given, its head too if the

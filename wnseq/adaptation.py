@@ -55,6 +55,7 @@ class ContinuousCache:
     def reset(self) -> None:
         """Forget all positions."""
         self._pairs: tuple[Tensor, Tensor] | None = None  # hidden states (L, N, H), tokens after them (L, N)
+        self._last: Tensor | None = None  # of read, (1, N, H), whose next token is not known
 
     @torch.no_grad()
     def nats(self, hidden: Tensor, targets: Tensor, nats: Tensor) -> Tensor:
@@ -79,22 +80,32 @@ class ContinuousCache:
         return torch.where(is_empty | (targets == self.ignore_index), nats, mixed)
 
     @torch.no_grad()
-    def mix(self, hidden: Tensor, probabilities: Tensor) -> Tensor:
-        """Return the mixture's probabilities ``(N, V)`` from the model's, after hidden states ``(N, H)``."""
-        if self._pairs is None:
+    def read(self, tokens: Tensor, hidden: Tensor) -> None:
+        """Add the positions of a text that is read for :meth:`mix`.
+
+        Args:
+            tokens: The next tokens of each stream, ``(T, N)``.
+            hidden: The hidden states after them, ``(T, N, H)``.
+        """
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        if self._last is None:
+            before, tokens = hidden[:-1], tokens[1:]
+        else:
+            before = torch.cat([self._last, hidden[:-1]])
+        keys, followed_by = self._with(before, tokens)
+        self._pairs, self._last = (keys[-self.window :], followed_by[-self.window :]), hidden[-1:]
+
+    @torch.no_grad()
+    def mix(self, probabilities: Tensor) -> Tensor:
+        """Return the mixture's probabilities of the token after what was read, from the model's, ``(N, V)``."""
+        if self._pairs is None or self._last is None:
             return probabilities
         keys, followed_by = self._pairs
         seen = torch.ones(1, len(keys), dtype=torch.bool, device=keys.device)
-        attention, is_empty = self._attention(hidden.unsqueeze(0), keys, followed_by, seen)
+        attention, is_empty = self._attention(self._last, keys, followed_by, seen)
         tokens = followed_by.t().clamp_min(0)  # what is ignored has no attention
         cached = torch.zeros_like(probabilities).scatter_add_(1, tokens, attention[0].to(probabilities.dtype))
         return torch.where(is_empty[0].unsqueeze(1), probabilities, probabilities.lerp(cached, self.weight))
-
-    @torch.no_grad()
-    def append(self, hidden: Tensor, tokens: Tensor) -> None:
-        """Add positions: hidden states ``(T, N, H)`` and the tokens after them, ``(T, N)``."""
-        keys, followed_by = self._with(hidden, tokens)
-        self._pairs = keys[-self.window :], followed_by[-self.window :]
 
     def _with(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return all positions of the cache and the new ones."""
@@ -124,8 +135,8 @@ class DynamicEvaluation:
     θ ← θ − η g/(√MS + ε) + λ R (θ₀ − θ),   R = √MS/mean(√MS), and λ R at most 1
 
     g is the gradient of a segment's loss, which is counted before the step, and MS the mean square of gradients on
-    training data, entry by entry. Call this object instead of the module, then :meth:`update` with the loss. The adapted
-    weights θ are this object's own: the module keeps the trained θ₀, whatever happens.
+    training data, entry by entry. Call this object instead of the module, then :meth:`update` with the loss. The
+    adapted weights θ are this object's own: the module keeps the trained θ₀, whatever happens.
 
     Args:
         module: The trained module, in evaluation mode. What has no gradient is not adapted.
@@ -223,7 +234,8 @@ def gradient_rms(module: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tenso
     parameters = _trainable(module)
     squares, number = {name: torch.zeros_like(value) for name, value in parameters.items()}, 0
     with _without_cudnn(module):
-        for number, loss in enumerate(losses, 1):
+        for loss in losses:
+            number += 1
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for square, gradient in zip(squares.values(), gradients, strict=True):
                 if gradient is not None:

@@ -16,12 +16,12 @@ from torch import nn
 
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
 from wnseq.recipes.language_model import (
+    Evaluation,
     LanguageModel,
     LanguageModelCLI,
     Network,
     Sampling,
     compressed_bits_per_byte,
-    draw,
     exp,
     generate,
     main,
@@ -143,6 +143,20 @@ def test_schedules(schedule, expected):
     assert rates == pytest.approx([5e-3 * factor for factor in expected])
 
 
+def test_a_batch_of_another_length_has_a_step_of_its_size(monkeypatch):
+    """Without momentum and clipping a step of SGD is the step size times the gradient."""
+    seen = []
+    step = torch.optim.SGD.step
+    note = lambda self, closure=None: (step(self, closure), seen.append(self.param_groups[0]["lr"]))[0]  # noqa: E731
+    monkeypatch.setattr(torch.optim.SGD, "step", note)
+    sgd = ["--model.optimizer=sgd", "--model.learning_rate=1", "--model.schedule=constant"]
+    fit(*sgd, "--data.bptt=20", "--data.random_bptt=true", steps=4)
+    data = TextDataModule("text.txt", batch_size=4, bptt=20, random_bptt=True)
+    data.setup("fit")
+    lengths = [len(batch.inputs) for batch in itertools.islice(data.train_dataloader(), 4)]
+    assert seen == pytest.approx([length / 20 for length in lengths]) and len(set(seen)) > 1
+
+
 def test_the_plateau_schedule_lowers_the_rate_when_validation_does_not_improve():
     fit("--model.schedule=plateau", "--model.optimizer=sgd", "--model.learning_rate=1e-6", "--trainer.max_epochs=4",
         "--trainer.limit_train_batches=1", "--trainer.check_val_every_n_epoch=1", steps=-1)  # fmt: skip
@@ -198,6 +212,35 @@ def test_an_overflowing_perplexity_is_infinite():
 def test_seeds_repeat():
     first, second, other = fit(), fit(), fit("--seed_everything=1")
     assert first == second != other
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--model.average=ema", "--model.average_epochs=0.02", "--data.random_bptt=true", "--data.bptt=10"],
+        ["--model.average=asgd", "--model.average_patience=1", "--model.optimizer=sgd", "--model.learning_rate=60"],
+    ],
+    ids=["ema", "asgd"],
+)  # fmt: skip
+def test_a_resumed_average_is_the_uninterrupted_one_to_the_bit(more, capsys):
+    same = [
+        "--data.tokenizer=char",
+        "--model.schedule=constant",
+        *more,
+        "--trainer.val_check_interval=2",
+        "--trainer.limit_val_batches=2",
+    ]
+    fit(*same, steps=14)
+    whole = torch.load(newest(), weights_only=True)
+    averaged, last = whole["state_dict"], whole["current_model_state"]
+    assert any(not torch.equal(averaged[name], last[name]) for name in last)
+    assert ("averaging the weights from step" in capsys.readouterr().out) == ("--model.average=asgd" in more)
+    fit(*same, steps=7)
+    path = newest()
+    fit(*same, f"--ckpt_path={path}", steps=14)
+    resumed = torch.load(path, weights_only=True)
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
 
 
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
@@ -347,6 +390,49 @@ def test_a_checkpoint_alone_samples(capsys):
     assert text in capsys.readouterr().out
 
 
+def test_a_test_adapts_to_its_text(capsys):
+    fit("--data.tokenizer=char", "--model.dropout=0.1")
+    path, same = newest(), ["test", "--data.eval_batch_size=1"]
+    before = weights(path)
+    cache = ["--model.evaluation.cache_window=30", "--model.evaluation.cache_theta=0.5"]
+    dynamic = ["--model.evaluation.dynamic_rate=0.001", "--model.evaluation.rms_batches=3"]
+
+    def nats(*options):
+        return main([*same, f"--ckpt_path={path}", *options])["test/nats_per_token"]
+
+    static, cached = nats(), nats(*cache)
+    assert cached < static - 0.01
+    part = open_corpus("text.txt").parts["test"].read().decode()
+    how = Evaluation(cache_window=30, cache_theta=0.5)
+    assert score(path, part, how)["nats_per_token"] == pytest.approx(cached, rel=1e-5)
+    assert score(path, part)["nats_per_token"] == pytest.approx(static, rel=1e-5)
+    assert "evaluated with a cache of 30 positions, theta 0.5, lambda 0.1\n" in capsys.readouterr().out
+    adapted = nats(*dynamic)
+    assert abs(adapted - static) > 1e-4
+    assert adapted == pytest.approx(nats(*dynamic, "--data.eval_bptt=5"), rel=1e-5)  # cut where a step is taken
+    Path("other.txt").write_text(part)
+    assert nats(*dynamic, "--data.test=other.txt") == pytest.approx(adapted, rel=1e-5)  # the corpus has the gradients
+    capsys.readouterr()
+    both = nats(*cache, *dynamic, "--model.evaluation.tune=true", "--trainer.limit_val_batches=2")
+    printed = capsys.readouterr().out
+    assert both < static
+    assert printed.count("of the validation part") == 3 + 3 + 5 and "… of 35 tried" in printed
+    chosen = re.findall("(?<=validation part: ).*", printed)[6]
+    assert f"evaluated with a {chosen}\n" in printed
+    again = weights(path)
+    assert all(torch.equal(before[name], again[name]) for name in before)
+
+
+def test_a_cache_makes_what_was_read_likelier_in_samples():
+    model = LanguageModel(hidden_size=8, evaluation=Evaluation(cache_window=50, cache_theta=1.0, cache_lambda=0.9))
+    model.build(Tokenizer.from_state({"kind": "byte"}))
+    how = Sampling(prompt="abababab", max_new_tokens=40, temperature=1.0, top_p=1.0)
+    drawn = bytes(ids[0] for ids in sample(model, how))
+    assert set(b"ab") <= set(drawn) and sum(drawn.count(letter) for letter in b"ab") > 20
+    model.evaluation = Evaluation()
+    assert sum(ids[0] in b"ab" for ids in sample(model, how)) < 10
+
+
 def test_sampling_composes_the_weights_once(monkeypatch):
     model = LanguageModel(hidden_size=8)
     model.build(Tokenizer.from_state({"kind": "byte"}))
@@ -355,34 +441,6 @@ def test_sampling_composes_the_weights_once(monkeypatch):
     monkeypatch.setattr(model.network.rnn, "compose_weights", lambda: calls.append(1) or compose())
     assert len(list(sample(model, Sampling(prompt="ab", max_new_tokens=9)))) == 9
     assert len(calls) == 1 and model.network.training
-
-
-def test_drawing_obeys_temperature_top_k_and_top_p():
-    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
-
-    def drawn(**how):
-        generator = torch.Generator().manual_seed(0)
-        return {draw(logits, Sampling(**{"top_p": 1.0, **how}), generator) for _ in range(300)}
-
-    assert drawn(temperature=1.0) == {0, 1, 2, 3}
-    assert drawn(temperature=0) == {3}
-    assert drawn(temperature=1.0, top_k=2) == {2, 3}
-    assert drawn(temperature=1.0, top_k=9) == {0, 1, 2, 3}
-    assert drawn(temperature=1.0, top_p=0.4) == {3}
-    assert drawn(temperature=1.0, top_p=0.5) == {2, 3}
-
-
-@pytest.mark.parametrize("sharpness", [0.1, 3.0], ids=["flat: all sorted", "peaked: the likeliest"])
-def test_a_nucleus_is_that_of_the_whole_vocabulary(sharpness, monkeypatch):
-    logits = sharpness * torch.randn(3000, generator=torch.Generator().manual_seed(0))
-    seen = []
-    monkeypatch.setattr(torch, "multinomial", lambda p, *args, **kwargs: seen.append(p) or torch.tensor([0]))
-    assert draw(logits, Sampling(temperature=1.0, top_p=0.9), torch.Generator()) == logits.argmax()
-    ordered = logits.softmax(0).sort(descending=True).values
-    kept = ordered[ordered.cumsum(0) - ordered < 0.9]
-    assert (len(kept) > 512) == (sharpness < 1)
-    torch.testing.assert_close(seen[0][: len(kept)], kept)
-    assert not seen[0][len(kept) :].any()
 
 
 @pytest.mark.parametrize(

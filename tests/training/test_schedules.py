@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from wnseq.training.schedules import cosine_schedule, one_cycle, total_steps, use_found_learning_rate
+from wnseq.training.schedules import (
+    cosine_schedule,
+    one_cycle,
+    scaled_rates,
+    schedule_steps,
+    total_steps,
+    use_found_learning_rate,
+)
 
 
 def test_the_steps_of_a_run() -> None:
@@ -33,9 +40,45 @@ def test_a_cosine_falls_to_zero_and_stays_there() -> None:
     assert rates(cosine_schedule(optimizer(2.0), 4), 6) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0, 0])
 
 
-def test_one_cycle_rises_for_a_quarter_and_falls_to_nearly_nothing() -> None:
-    found = [one_cycle(progress) for progress in (0, 0.125, 0.25, 0.625, 1, 1.5)]
-    assert found == pytest.approx([0.04, 0.52, 1, 0.500005, 1e-5, 1e-5])
+def test_one_cycle_rises_for_three_tenths_and_falls_to_nearly_nothing() -> None:
+    found = [one_cycle(progress) for progress in (0, 0.15, 0.3, 0.65, 1, 1.5)]
+    assert found == pytest.approx([0.04, 0.52, 1, 0.500002, 4e-6, 4e-6])
+
+
+def trainer(steps: float, **more: Any) -> Any:
+    return SimpleNamespace(estimated_stepping_batches=steps, enable_validation=False, **more)
+
+
+def test_one_cycle_rises_over_three_tenths_of_the_run_and_falls_to_almost_nothing() -> None:
+    found = rates(schedule_steps(optimizer(2.0), trainer(20), "one_cycle")["lr_scheduler"]["scheduler"], 22)
+    assert [found[k] for k in (0, 3, 6, 13, 20, 21)] == pytest.approx([0.08, 1.04, 2, 1 + 4e-6, 8e-6, 8e-6])
+    assert found[:7] == sorted(found[:7]) and found[6:] == sorted(found[6:], reverse=True)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "constant"])
+def test_a_warm_up_comes_before_the_schedule(kind: Any) -> None:
+    found = rates(schedule_steps(optimizer(2.0), trainer(7), kind, warmup=3)["lr_scheduler"]["scheduler"], 7)
+    falling = [1 + 0.5**0.5, 1, 1 - 0.5**0.5] if kind == "cosine" else [2, 2, 2]
+    assert found == pytest.approx([0.5, 1, 1.5, 2, *falling])
+
+
+def test_a_schedule_that_cannot_be_made_says_why() -> None:
+    for kind in ("plateau", "one_cycle"):
+        with pytest.raises(ValueError, match=f"warmup must be 0 with the schedule {kind}, which has .*, got 2"):
+            schedule_steps(optimizer(2.0), trainer(7), kind, warmup=2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the schedule plateau needs a validation"):
+        schedule_steps(optimizer(2.0), trainer(7), "plateau")
+    for kind in ("cosine", "one_cycle"):
+        with pytest.raises(ValueError, match=r"the schedule needs --trainer\.max_epochs"):
+            schedule_steps(optimizer(2.0), trainer(float("inf")), kind)  # type: ignore[arg-type]
+
+
+def test_rates_are_scaled_for_one_step_whatever_happens_in_it() -> None:
+    sgd = optimizer(2.0)
+    with pytest.raises(KeyboardInterrupt), scaled_rates(sgd, 0.25):
+        assert sgd.param_groups[0]["lr"] == 0.5
+        raise KeyboardInterrupt
+    assert sgd.param_groups[0]["lr"] == 2.0
 
 
 def test_a_learning_rate_that_was_found_starts_the_schedules() -> None:

@@ -19,6 +19,7 @@ __all__ = ["AdaptedModel", "Evaluation", "adapted_model"]
 
 THETAS, LAMBDAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (0.05, 0.1, 0.15, 0.2, 0.3)
 FACTORS = (0.5, 1.0, 2.0)  # of the given rate, then of the given decay
+IGNORE = -100  # a target that does not count, cross_entropy's default
 SHOWN = 5  # of what was tried
 
 
@@ -81,8 +82,8 @@ class AdaptedModel:
     """A language model that adapts to the text it reads.
 
     Args:
-        network: Module in evaluation mode, tokens ``(T, N)`` and a state to logits ``(T, N, V)`` and the next state. Its
-            parameters stay as they are.
+        network: Module in evaluation mode, tokens ``(T, N)`` and a state to logits ``(T, N, V)`` and the next state.
+            Its parameters stay as they are.
         recurrent: Its part whose first output are the hidden states ``(T, N, H)`` before the softmax.
         options: How it adapts.
         rms: The scale of its gradients, by :func:`wnseq.adaptation.gradient_rms`; needed for dynamic evaluation alone.
@@ -118,16 +119,16 @@ class AdaptedModel:
         if state is None:
             for part in (*self.caches, *([self.dynamic] if self.dynamic else [])):
                 part.reset()
-        total = torch.zeros(len(self.caches) or 1, dtype=torch.float64, device=inputs.device)
         hidden: list[Tensor] = []
         length = self.options.dynamic_bptt if self.dynamic else len(inputs)
         hook = self.recurrent.register_forward_hook(lambda _, __, output: hidden.append(output[0]))
         try:
             with torch.inference_mode(False), torch.set_grad_enabled(self.dynamic is not None):
+                total = torch.zeros(len(self.caches) or 1, dtype=torch.float64, device=inputs.device)
                 state = _map_state(torch.clone, state)  # what inference mode made cannot be in a graph
                 for x, y in zip(inputs.clone().split(length), targets.clone().split(length), strict=True):
                     logits, state = (self.dynamic or self.network)(x, state)
-                    nats, counted = _token_nats(logits, y), (y != -100).sum()
+                    nats, counted = _nats(logits, y), (y != IGNORE).sum()
                     if self.dynamic and counted:
                         self.dynamic.update(nats.sum() / counted)
                     nats, state = nats.detach(), _map_state(Tensor.detach, state)
@@ -139,7 +140,9 @@ class AdaptedModel:
         return total.squeeze(0), state
 
 
-def adapted_model(model: LightningModule, network: nn.Module, recurrent: nn.Module, options: Evaluation) -> AdaptedModel:
+def adapted_model(
+    model: LightningModule, network: nn.Module, recurrent: nn.Module, options: Evaluation
+) -> AdaptedModel:
     """Return the network as the Trainer's evaluation shall read with it, the options chosen first if that is wanted.
 
     Raises:
@@ -180,7 +183,7 @@ def _losses(network: nn.Module, batches: Iterable[Any], device: torch.device) ->
         inputs, targets = batch.inputs.to(device), batch.targets.to(device)
         logits, state = network(inputs, None if batch.reset_state else state)
         state = _map_state(Tensor.detach, state)
-        yield _token_nats(logits, targets).sum() / (targets != -100).sum()
+        yield _nats(logits, targets).sum() / (targets != IGNORE).sum()
 
 
 def _tune(
@@ -199,7 +202,7 @@ def _tune(
         for batch in itertools.islice(loader, _limit(model.trainer, len(loader))):
             inputs, targets = batch.inputs.to(model.device), batch.targets.to(model.device)
             nats, state = adapted.nats(inputs, targets, None if batch.reset_state else state)
-            total, tokens = total + nats.cpu(), tokens + int((targets != -100).sum())
+            total, tokens = total + nats.cpu(), tokens + int((targets != IGNORE).sum())
         return [float(cost) / tokens for cost in total.reshape(-1)]
 
     loader = data.val_dataloader()

@@ -1,12 +1,27 @@
-"""Step sizes that fall until the end of a run, the length of the run, and a step size that was found."""
+"""Schedules of the step size, the length of the run, a step size that was found, and one for a single step."""
 
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
-__all__ = ["cosine_schedule", "linear_schedule", "one_cycle", "total_steps", "use_found_learning_rate"]
+__all__ = [
+    "Schedule",
+    "cosine_schedule",
+    "linear_schedule",
+    "one_cycle",
+    "scaled_rates",
+    "schedule_steps",
+    "total_steps",
+    "use_found_learning_rate",
+]
+
+Schedule = Literal["constant", "cosine", "one_cycle", "plateau", "decay"]
 
 
 def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
@@ -14,7 +29,83 @@ def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
 
     Torch's CosineAnnealingLR keeps the length of the first run when a run resumes with another one, and then rises.
     """
-    return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
+    return LambdaLR(optimizer, lambda step: _cosine(1, 0, step / total))
+
+
+def schedule_steps(
+    optimizer: Optimizer,
+    trainer: Trainer,
+    kind: Schedule,
+    *,
+    warmup: int = 0,
+    decay_factor: float = 0.5,
+    decay_after: int = 0,
+    metric: str = "val/loss",
+) -> dict[str, Any]:
+    """Return an optimiser with a schedule of its step size, as ``configure_optimizers`` hands them to Lightning.
+
+    Args:
+        optimizer: Any, its step sizes the largest ones.
+        trainer: The Trainer of the fit.
+        kind: ``constant``; ``cosine`` to zero over the whole run; ``one_cycle`` as :func:`one_cycle`; ``plateau``
+            multiplies by decay_factor whenever the metric has not improved, ``decay`` after every epoch past
+            decay_after.
+        warmup: Steps over which it first rises from zero, in a straight line.
+        decay_factor: Factor of ``plateau`` and ``decay``.
+        decay_after: Epochs before ``decay`` begins.
+        metric: Metric of ``plateau``, whose scheduler the model steps itself at the end of each validation: Lightning's
+            own step comes after the checkpoints of the epoch's end, and not at all in an epoch that was resumed.
+
+    Raises:
+        ValueError: The run has no end, and the schedule needs one; there is no validation, or there is a warm-up, with
+            ``plateau``; there is a warm-up with ``one_cycle``, which has its own.
+
+    Source:
+        Loshchilov & Hutter 2017, arXiv 1608.03983 (cosine); Smith & Topin 2017, arXiv 1708.07120 (one-cycle).
+    """
+    if warmup and kind in ("plateau", "one_cycle"):
+        has = "has its own" if kind == "one_cycle" else "has none"
+        raise ValueError(f"warmup must be 0 with the schedule {kind}, which {has}, got {warmup}")
+    if kind == "plateau":
+        if not trainer.enable_validation:
+            raise ValueError("the schedule plateau needs a validation: loaders, and limit_val_batches not 0")
+        plateau = ReduceLROnPlateau(optimizer, factor=decay_factor, patience=0)
+        never = {"interval": "epoch", "frequency": sys.maxsize, "monitor": metric}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, **never}}
+    # Lightning also counts the batches of an epoch here
+    total = total_steps(trainer) if kind in ("cosine", "one_cycle") else trainer.estimated_stepping_batches
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, total - warmup)
+        if kind == "cosine":
+            return _cosine(1, 0, done)
+        if kind == "one_cycle":
+            return one_cycle(done)
+        if kind == "decay":
+            steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            return float(decay_factor ** max(0, step // steps_per_epoch + 1 - decay_after))
+        return 1.0
+
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@contextmanager
+def scaled_rates(optimizer: Optimizer, factor: float) -> Iterator[None]:
+    """Multiply the step sizes of an optimiser by a factor inside the block: one step of a batch of another length."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    try:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def linear_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
@@ -22,23 +113,17 @@ def linear_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total))
 
 
-def one_cycle(progress: float, rise: float = 0.25, start: float = 1 / 25, end: float = 1e-5) -> float:
+def one_cycle(progress: float) -> float:
     """Return the factor of the step size after a share of all steps: up along a cosine, and further down again.
 
-    Args:
-        progress: The share, from 0 to 1.
-        rise: The share in which the factor rises from ``start`` to 1.
-        start: Factor of the first step.
-        end: Factor that it falls to.
-
-    Note:
-        The defaults are fastai's. Its momentum, which goes the other way, is not changed here.
+    It rises over the first 0.3 of the steps from 1/25 to 1, and falls to 4e-6: the defaults of torch's OneCycleLR. The
+    momentum, which goes the other way there, is not changed.
 
     Source:
         Smith & Topin 2017, arXiv 1708.07120; the cosines are fastai's.
     """
-    low, share = (start, progress / rise) if progress < rise else (end, (1 - progress) / (1 - rise))
-    return low + (1 - low) * 0.5 * (1 - math.cos(math.pi * min(1.0, max(0.0, share))))
+    rise = 0.3
+    return _cosine(1 / 25, 1, progress / rise) if progress < rise else _cosine(1, 4e-6, (progress - rise) / (1 - rise))
 
 
 def total_steps(trainer: Trainer) -> int:

@@ -268,6 +268,61 @@ def test_after_a_checkpoint_was_tested_there_is_nothing_to_go_on_with(folder: Pa
     assert "current_model_state" not in torch.load("after.ckpt", weights_only=True)
 
 
+class Metric(Callback):
+    """Log a metric of its own at the end of each validation."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = list(values)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val/own", self.values[trainer.global_step // 2 - 1])
+
+
+BOUNCES = (4.0, 4.5, 4.4, 4.1, 3.9, 3.8)  # the fourth, at step 8, is the first above one more than two before
+
+
+def triggered(moves: Callback, resume: str | None = None, stop: Callback | None = None, **options: Any) -> Any:
+    average = PolyakAverage(math.inf, trigger="val/own", patience=2)
+    callbacks = [Metric(*BOUNCES), moves, *([stop] if stop else []), average]
+    return fit(callbacks, val_check_interval=2, resume=resume, **options)
+
+
+def test_an_average_that_waits_begins_where_the_metric_stays_above_its_least(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moves = Moves()
+    _, model = triggered(moves)
+    assert "averaging the weights from step 8 on: val/own is 4.1000" in capsys.readouterr().out
+    for number, seen in enumerate(model.validated, 1):
+        weights = moves.after[8 : 2 * number]
+        close(seen, torch.stack(weights).mean(0) if weights else moves.after[2 * number - 1])
+    close(model.first, torch.stack(moves.after[8:]).mean(0))
+
+
+@pytest.mark.parametrize("step", [5, 9], ids=["before it begins", "after"])
+def test_an_average_that_waits_resumes_to_the_bit(step: int, folder: Path) -> None:
+    whole, resumed = Moves(), Moves()
+    _, one = triggered(whole)
+    keep = ModelCheckpoint(folder, filename="last", save_on_exception=True, enable_version_counter=False)
+    with pytest.raises(SystemExit):
+        fit(
+            [Metric(*BOUNCES), Stop("exception", step), PolyakAverage(math.inf, trigger="val/own", patience=2), keep],
+            val_check_interval=2,
+            enable_checkpointing=True,
+        )
+    _, other = triggered(resumed, resume="last.ckpt")
+    assert 0 < len(resumed.after) < len(whole.after)
+    assert all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
+    assert torch.equal(one.validated[-1], other.validated[-1])
+
+
+def test_a_trigger_that_is_not_logged_is_refused() -> None:
+    with pytest.raises(ValueError, match="the validation has no metric 'val/missing' to begin by"):
+        fit([PolyakAverage(math.inf, trigger="val/missing")])
+    with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
+        PolyakAverage(math.inf, trigger="val/loss", patience=0)
+
+
 def test_a_second_fit_begins_a_new_average() -> None:
     average, moves = PolyakAverage(2), Moves()
     fit([average])

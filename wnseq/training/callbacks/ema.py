@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights along a run, for evaluation and for checkpoints."""
+"""The average of the weights along a run, for evaluation and for checkpoints: exponential, or from a plateau on."""
 
 import math
 from typing import Any, Literal
@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from wnseq.training.evaluation import is_fitting
 
 __all__ = ["PolyakAverage"]
 
@@ -24,12 +26,21 @@ class PolyakAverage(Callback):
     weights of a checkpoint are the average. The weights before averaging are in it too, under ``current_model_state``,
     and a resumed run continues with them. Buffers are not averaged. Half types are averaged in float32.
 
+    With ``trigger`` averaging begins late, ā ← ā + max(1/M, 1/(1 + t)) (w − ā), where a metric of the validation is
+    above its least value of more than ``patience`` validations before. With M = ∞ it is the mean of all weights since.
+    Until then the weights themselves are evaluated. With a constant step size this is NT-ASGD.
+
+    The parameters are averaged as the optimiser sees them: of a weight-normalised weight g and v, each by itself.
+
     Args:
         memory: M. 2000 steps are the decay of 0.9995 of PixelCNN++.
         unit: The unit of memory: ``steps`` or ``epochs``.
+        trigger: Metric of the validation, the lower the better, that lets the average begin.
+        patience: Validations without an improvement before it begins, 5 in AWD-LSTM.
 
     Raises:
-        ValueError: The memory is not greater than 0, or its unit is unknown. A checkpoint callback has
+        ValueError: The memory is not greater than 0, its unit is unknown, or patience is less than 1. The validation
+            has no metric of the trigger's name. A checkpoint callback has
             ``save_weights_only``, with which Lightning calls no callback. A parameter is sharded, or not in the state
             dict under its own name, so that no checkpoint could hold its average. The memory is in epochs and the
             loader has no length.
@@ -45,15 +56,25 @@ class PolyakAverage(Callback):
         >>> trainer = Trainer(callbacks=[PolyakAverage(2000)], logger=False, accelerator="cpu")
 
     Source:
-        Polyak & Juditsky 1992; the decay from the code of Salimans et al. 2017, arXiv 1701.05517.
+        Polyak & Juditsky 1992; the decay from the code of Salimans et al. 2017, arXiv 1701.05517; the trigger from the
+        code of Merity et al. 2017, arXiv 1708.02182, algorithm 1.
     """
 
-    def __init__(self, memory: float, unit: Literal["steps", "epochs"] = "steps") -> None:
+    def __init__(
+        self,
+        memory: float,
+        unit: Literal["steps", "epochs"] = "steps",
+        *,
+        trigger: str | None = None,
+        patience: int = 5,
+    ) -> None:
         if not memory > 0:
             raise ValueError(f"PolyakAverage: memory must be greater than 0, got {memory}")
         if unit not in UNITS:
             raise ValueError(f"PolyakAverage: unit must be {' or '.join(UNITS)}, got {unit!r}")
-        self.memory, self.unit = memory, unit
+        if patience < 1:
+            raise ValueError(f"PolyakAverage: patience must be at least 1, got {patience}")
+        self.memory, self.unit, self.trigger, self.patience = memory, unit, trigger, patience
         self._reset()
 
     def _reset(self) -> None:
@@ -62,6 +83,8 @@ class PolyakAverage(Callback):
         self._taken = 0  # steps in the average
         self._seen = 0  # the Trainer's count of steps at the last of them
         self._steps = math.inf  # of memory
+        self._metrics: list[float] = []  # of the trigger, until the average begins
+        self._waits = self.trigger is not None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         if stage != "fit":
@@ -99,10 +122,13 @@ class PolyakAverage(Callback):
         """Add the weights to the average, unless no step was taken since the last call."""
         if trainer.global_step == self._seen or self._training:
             return
+        if self._waits:
+            self._seen = trainer.global_step
+            return
         now = {name: _at_least_float32(parameter.detach()) for name, parameter in pl_module.named_parameters()}
         if self._taken:
             average = [self._average[name].to(value.device) for name, value in now.items()]  # resumed from the CPU
-            share = max(1 / self._steps, 9 / (10 + self._taken))
+            share = max(1 / self._steps, 9 / (10 + self._taken) if self.trigger is None else 1 / (1 + self._taken))
             get_ema_multi_avg_fn(1 - share)(average, list(now.values()), self._taken)  # type: ignore[no-untyped-call]
             self._average = dict(zip(now, average, strict=True))
         else:
@@ -117,6 +143,18 @@ class PolyakAverage(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             _copy_into(pl_module, self._training)
             self._training = {}
+        if self._waits and is_fitting(trainer):
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to average where the metric was lower more than ``patience`` validations ago."""
+        if self.trigger not in trainer.callback_metrics:
+            raise ValueError(f"PolyakAverage: the validation has no metric {self.trigger!r} to begin by")
+        now, before = float(trainer.callback_metrics[self.trigger]), self._metrics[: -self.patience]
+        self._metrics.append(now)
+        if before and now > min(before):
+            self._waits = False
+            pl_module.print(f"averaging the weights from step {trainer.global_step} on: {self.trigger} is {now:.4f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._use_average(pl_module)
@@ -131,6 +169,8 @@ class PolyakAverage(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         if trainer.state.fn == TrainerFn.FITTING:
             self._update(trainer, pl_module)  # after a batch that another callback's exception has cut short
+        if self.trigger is not None:
+            checkpoint["average_trigger"] = {"metrics": self._metrics, "waits": self._waits}
         if not self._average:
             return
         model = checkpoint["state_dict"]
@@ -142,6 +182,11 @@ class PolyakAverage(Callback):
         self._reset()
         if trainer.state.fn != TrainerFn.FITTING:
             return  # the model has loaded the average
+        if self.trigger is not None and "average_trigger" in checkpoint:
+            trigger = checkpoint["average_trigger"]
+            self._metrics, self._waits = list(trigger["metrics"]), trigger["waits"]
+            if "polyak_average" not in checkpoint:
+                return
         if "polyak_average" not in checkpoint:
             pl_module.print("the checkpoint has no average of the weights: one begins with the next step")
             return

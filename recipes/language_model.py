@@ -234,7 +234,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         self.rate_factor = len(batch.inputs) / data.bptt if is_drawn else 1.0
 
     def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
-        """Take a step, of the size for the length of the batch."""
+        """Step by the size for the length of the batch."""
         with scaled_rates(optimizer, self.rate_factor):
             super().optimizer_step(epoch, index, optimizer, closure)
 

@@ -203,7 +203,7 @@ class DynamicEvaluation:
             return functional_call(self.module, self.weights, args, kwargs)
 
     def update(self, loss: Tensor) -> None:
-        """Take the step of a segment, whose loss has been counted."""
+        """Step by the gradient of a segment's loss, which has been counted."""
         if not loss.requires_grad:
             raise RuntimeError(
                 "element 0 of tensors does not require grad and does not have a grad_fn: call the adapted model, and "

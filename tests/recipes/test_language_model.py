@@ -392,7 +392,7 @@ def test_a_checkpoint_alone_samples(capsys):
 
 def test_a_test_adapts_to_its_text(capsys):
     fit("--data.tokenizer=char", "--model.dropout=0.1")
-    path, same = newest(), ["test", "--data.eval_batch_size=1"]
+    path, same = newest(), ["test", "--data.eval_batch_size=1", "--data.eval_bptt=60"]
     before = weights(path)
     cache = ["--model.evaluation.cache_window=30", "--model.evaluation.cache_theta=0.5"]
     dynamic = ["--model.evaluation.dynamic_rate=0.001", "--model.evaluation.rms_batches=3"]

@@ -173,7 +173,7 @@ class DynamicEvaluation:
     """
 
     def __init__(
-        self, module: nn.Module, rms: Mapping[str, Tensor], rate: float, decay: float, epsilon: float = 0.1
+        self, module: nn.Module, rms: Mapping[str, Tensor], rate: float, decay: float, epsilon: float = 1.0
     ) -> None:
         for name, value in (("rate", rate), ("decay", decay), ("epsilon", epsilon)):
             if not 0 <= value < math.inf:

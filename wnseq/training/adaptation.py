@@ -46,7 +46,7 @@ class Evaluation:
     cache_lambda: float = 0.1
     dynamic_rate: float = 0.0
     dynamic_decay: float = 0.01
-    dynamic_epsilon: float = 0.1
+    dynamic_epsilon: float = 1.0
     dynamic_bptt: int = 5
     rms_batches: int = 200
     tune: bool = False
@@ -111,14 +111,18 @@ class AdaptedModel:
             how = options.dynamic_rate, options.dynamic_decay, options.dynamic_epsilon
             self.dynamic = DynamicEvaluation(network, rms, *how)
 
-    def nats(self, inputs: Tensor, targets: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+    def nats(
+        self, inputs: Tensor, targets: Tensor, state: State | None, reset: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
         """Return what a batch's targets cost in all, with several caches for each of them, and the next state.
 
-        Without a state a new text begins, with empty caches and the trained weights.
+        Without a state a new text begins, with empty caches and the trained weights. ``reset`` resets the state alone.
         """
         if state is None:
-            for part in (*self.caches, *([self.dynamic] if self.dynamic else [])):
-                part.reset()
+            for cache in self.caches:
+                cache.reset()
+            if self.dynamic:
+                self.dynamic.reset()
         hidden: list[Tensor] = []
         length = self.options.dynamic_bptt if self.dynamic else len(inputs)
         hook = self.recurrent.register_forward_hook(lambda _, __, output: hidden.append(output[0]))
@@ -126,8 +130,11 @@ class AdaptedModel:
             with torch.inference_mode(False), torch.set_grad_enabled(self.dynamic is not None):
                 total = torch.zeros(len(self.caches) or 1, dtype=torch.float64, device=inputs.device)
                 state = _map_state(torch.clone, state)  # what inference mode made cannot be in a graph
-                for x, y in zip(inputs.clone().split(length), targets.clone().split(length), strict=True):
-                    logits, state = (self.dynamic or self.network)(x, state)
+                for first in range(0, len(inputs), length):
+                    part = slice(first, first + length)
+                    x, y = inputs[part].clone(), targets[part].clone()
+                    where = {} if reset is None else {"reset": reset[part].clone()}
+                    logits, state = (self.dynamic or self.network)(x, state, **where)
                     nats, counted = _nats(logits, y), (y != IGNORE).sum()
                     if self.dynamic and counted:
                         self.dynamic.update(nats.sum() / counted)
@@ -156,7 +163,8 @@ def adapted_model(
         )
     if options.tune and not trainer.testing:
         raise ValueError("evaluation.tune chooses on the validation part, for a test: use the command test")
-    data, rms = None, None
+    data: Any = None
+    rms = None
     if options.dynamic_rate or options.tune:
         own = find_datamodule(model)
         if not hasattr(own, "checkpoint_options"):
@@ -181,7 +189,8 @@ def _losses(network: nn.Module, batches: Iterable[Any], device: torch.device) ->
     state = None
     for batch in batches:
         inputs, targets = batch.inputs.to(device), batch.targets.to(device)
-        logits, state = network(inputs, None if batch.reset_state else state)
+        where = {} if batch.reset is None else {"reset": batch.reset.to(device)}
+        logits, state = network(inputs, None if batch.reset_state else state, **where)
         state = _map_state(Tensor.detach, state)
         yield _nats(logits, targets).sum() / (targets != IGNORE).sum()
 
@@ -201,7 +210,8 @@ def _tune(
         total, tokens, state = torch.zeros((), dtype=torch.float64), 0, None
         for batch in itertools.islice(loader, _limit(model.trainer, len(loader))):
             inputs, targets = batch.inputs.to(model.device), batch.targets.to(model.device)
-            nats, state = adapted.nats(inputs, targets, None if batch.reset_state else state)
+            reset = None if batch.reset is None else batch.reset.to(model.device)
+            nats, state = adapted.nats(inputs, targets, None if batch.reset_state else state, reset)
             total, tokens = total + nats.cpu(), tokens + int((targets != IGNORE).sum())
         return [float(cost) / tokens for cost in total.reshape(-1)]
 

@@ -36,7 +36,7 @@ class DataPosition:
     def load_state_dict(
         self, state_dict: Mapping[str, Any], trainer: Trainer | None, settings: Callable[[], Mapping[str, Any]]
     ) -> bool:
-        """Resume a fit from what ``state_dict`` returned; return False in a validation, test or prediction.
+        """Return True if a fit resumes from what ``state_dict`` returned, not in a validation, test or prediction.
 
         Args:
             state_dict: What was saved.

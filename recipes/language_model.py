@@ -23,8 +23,8 @@ Expect a test perplexity near 47 and 1.63 bits per byte (xz: 1.78), after 1.5 mi
 and dropout that you do not give are chosen by the size of the text, for about three minutes, and printed.
 
 Deviations from the paper:
-1. The paper has no language model. As in its section 5.3, every weight vector of the recurrent net is normalised and
-   nothing else is; embedding and softmax stay plain.
+1. The paper has no language model. As in its section 5.3, every weight vector of the recurrent net is normalised; those
+   of embedding and softmax are with ``--model.embedding_norm weight``.
 2. It starts from torch's own draw, g = ‖v‖, with a forget bias of 1 (the update gate's, in a GRU), whatever the norm.
 """
 
@@ -43,8 +43,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
-from wnseq.losses import fused_linear_cross_entropy, tied_embedding
-from wnseq.nn import gate_slice, memory_bound_linear
+from wnseq.init import bias_from_counts_, g_from_counts_, memory_bias_
+from wnseq.losses import activation_penalty, fused_linear_cross_entropy, tied_embedding
+from wnseq.nn import RECURRENT_LAYERS, composed_weight, is_tied, memory_bound_linear, stack_layers, tie_weights
 from wnseq.optim import penalize_units
 from wnseq.training.adaptation import AdaptedModel, Evaluation, adapted_model
 from wnseq.training.batches import check_classes, check_finite
@@ -56,12 +57,16 @@ from wnseq.training.cli.text import TextCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage, is_fitting
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
+from wnseq.training.initialisation import training_counts
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts, read_prompts
 from wnseq.training.schedules import Schedule, scaled_rates, schedule_steps, use_found_learning_rate
 from wnseq.training.serving import READERS, export, slim
 from wnseq.training.text_sampling import Sampling, draw_token
+
+DROPOUTS = ("dropout", "input_dropout", "hidden_dropout", "output_dropout")
+RATES = (*DROPOUTS, "embedding_dropout", "weight_drop")
 
 
 class LanguageModel(CheckedLoading, LightningModule):
@@ -70,16 +75,26 @@ class LanguageModel(CheckedLoading, LightningModule):
     Args:
         cell: Recurrence.
         norm: ``weight`` for weight normalisation, ``none`` for plain layers.
+        embedding_norm: ``weight`` normalises embedding and softmax too.
+        count_start: What starts from how often each token of the training text occurs: ``g`` of a normalised embedding,
+            in proportion to log counts (Herold et al. 2018), or the softmax's ``bias``, at the log frequencies.
         embedding_size: Features of a token; by default as many as hidden_size.
         hidden_size: Features of the hidden state.
         num_layers: Recurrent layers.
         dropout: Probability of a zero in the embedded input, between layers and before the softmax.
+        input_dropout: That of the embedded input, if it is another.
+        hidden_dropout: That between layers.
+        output_dropout: That before the softmax.
+        embedding_dropout: Probability that all occurrences of a token in a batch are embedded as zeros.
         weight_drop: Probability of a zero in the recurrent weights, by one mask a batch (Merity et al. 2018).
-        tied: Whether the softmax shares the embedding's weight, which then must have hidden_size features.
+        activation_penalty: Factor of the mean square of the dropped output in the training loss (AR).
+        temporal_penalty: Factor of the mean square of the output's change from step to step (TAR).
+        tied: Whether the softmax shares the embedding's weight; the last layer then has embedding_size units.
         forget_bias: Start of the forget bias, of the GRU's update bias, and negated of the minGRU's, which forgets.
         optimizer: AdamW, or plain SGD.
         learning_rate: Step size, on the mean loss per token.
         weight_decay: Decay of g, embedding and softmax; never of v or biases.
+        embedding_decay: That of embedding and softmax, of their g if they are normalised, if it is another.
         schedule: ``constant``; ``cosine`` to zero over the whole run; ``one_cycle`` rises over 0.3 of it from 1/25 and
             falls to zero; ``plateau`` multiplies by decay_factor whenever the validation loss has not improved,
             ``decay`` after every epoch past decay_after.
@@ -108,23 +123,32 @@ class LanguageModel(CheckedLoading, LightningModule):
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
 
-    resume_may_change = ("dropout", "weight_drop", "chunked_softmax")  # what takes effect in a resumed run
+    resume_may_change = (*RATES, "activation_penalty", "temporal_penalty", "chunked_softmax")  # in a resumed run
 
     @fill_from_checkpoint
     def __init__(
         self,
-        cell: Literal["lstm", "gru", "rnn", "mingru", "minlstm"] = "lstm",
+        cell: Literal["lstm", "gru", "rnn", "mingru", "minlstm", "mlstm"] = "lstm",
         norm: Literal["weight", "none"] = "weight",
+        embedding_norm: Literal["weight", "none"] = "none",
+        count_start: Literal["none", "g", "bias"] = "none",
         embedding_size: int | None = None,
         hidden_size: int = 256,
         num_layers: int = 1,
         dropout: float = 0.5,
+        input_dropout: float | None = None,
+        hidden_dropout: float | None = None,
+        output_dropout: float | None = None,
+        embedding_dropout: float = 0.0,
         weight_drop: float = 0.0,
+        activation_penalty: float = 0.0,
+        temporal_penalty: float = 0.0,
         tied: bool = True,
         forget_bias: float = 1.0,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float = 5e-3,
         weight_decay: float = 0.0,
+        embedding_decay: float | None = None,
         schedule: Schedule = "cosine",
         warmup: int = 0,
         decay_factor: float = 0.5,
@@ -142,20 +166,25 @@ class LanguageModel(CheckedLoading, LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling", "evaluation"])
         ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers", "average_patience"), "at least 1")
-        ranges |= dict.fromkeys(("weight_decay", "warmup", "decay_after", "slim_penalty"), "at least 0")
-        ranges |= dict.fromkeys(("dropout", "weight_drop"), "at least 0 and less than 1")
+        at_least_0 = ("weight_decay", "embedding_decay", "activation_penalty", "temporal_penalty", "slim_penalty")
+        ranges |= dict.fromkeys((*at_least_0, "warmup", "decay_after"), "at least 0")
+        ranges |= dict.fromkeys(RATES, "at least 0 and less than 1")
         ranges |= dict.fromkeys(("learning_rate", "average_epochs"), "greater than 0")
         ranges |= {"decay_factor": "greater than 0 and less than 1"}
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling, "evaluation": evaluation}, **ranges)
-        if tied and embedding_size not in (None, hidden_size):
+        if tied and num_layers == 1 and embedding_size not in (None, hidden_size):
             raise ValueError(
-                f"a tied softmax needs embedding_size = hidden_size, got {embedding_size} and {hidden_size}; "
-                "set --model.tied false or make them equal"
+                f"a tied softmax needs a last layer of embedding_size, got {embedding_size} and a single layer of "
+                f"hidden_size {hidden_size}; set --model.tied false, make them equal, or give it more layers"
             )
-        if weight_drop and (cell.startswith("min") or (cell, norm) == ("rnn", "none")):
+        if weight_drop and (cell.startswith("m") or (cell, norm) == ("rnn", "none")):
             raise ValueError(f"weight_drop is for lstm, gru, and rnn with norm weight, got {cell} with norm {norm}")
         if slim_penalty and norm == "none":
             raise ValueError(f"slim_penalty must be 0 with norm none, whose units have no g, got {slim_penalty}")
+        if hidden_dropout and num_layers == 1:
+            raise ValueError(f"hidden_dropout is that between layers, got {hidden_dropout} and a single layer")
+        if count_start == "g" and embedding_norm == "none":
+            raise ValueError("count_start g needs an embedding that has a g: set --model.embedding_norm weight")
         if warmup and schedule in ("plateau", "one_cycle"):
             raise ValueError(f"warmup must be 0 with the schedule {schedule}, got {warmup}")
         if init_vocabulary is not None and init_from is None:
@@ -175,7 +204,10 @@ class LanguageModel(CheckedLoading, LightningModule):
         h = self.hparams
         self.tokenizer = tokenizer
         sizes = (h.embedding_size or h.hidden_size, h.hidden_size, h.num_layers)
-        self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, h.dropout, h.tied, h.forget_bias, h.weight_drop)
+        dropout, *others = (h[name] for name in DROPOUTS)
+        dropouts = tuple(dropout if other is None else other for other in others)
+        rates = (dropouts, h.tied, h.forget_bias, h.weight_drop, h.embedding_dropout)
+        self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, *rates, h.embedding_norm)
 
     def build_from_data(self) -> None:
         """Make the network for the tokenizer of the Trainer's data, and start it from ``init_from``."""
@@ -187,8 +219,12 @@ class LanguageModel(CheckedLoading, LightningModule):
             self.tokenizer.check_same(tokenizer)
             return
         self.build(tokenizer)
+        if self.hparams.count_start == "bias":
+            bias_from_counts_(self.network.decoder.bias, training_counts(self, len(tokenizer)))
+        for layer in (self.network.encoder, self.network.decoder) if self.hparams.count_start == "g" else ():
+            g_from_counts_(layer, training_counts(self, len(tokenizer)))
         if self.init_from is not None:
-            sizes = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
+            sizes = ("cell", "norm", "embedding_norm", "embedding_size", "hidden_size", "num_layers", "tied")
             load_initial_weights(self.network, self.init_from, sizes, check=self._match_tokenizer)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -217,6 +253,10 @@ class LanguageModel(CheckedLoading, LightningModule):
             raise ValueError("there is no network yet: fit with a TextDataModule, or call build(tokenizer) first")
         h = self.hparams
         groups = wnseq.param_groups(self.network, h.weight_decay)
+        if h.embedding_decay is not None:
+            ends = nn.ModuleList([self.network.encoder, self.network.decoder])
+            groups = wnseq.param_groups(self.network.rnn, h.weight_decay)
+            groups += wnseq.param_groups(ends, h.embedding_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
         # Fused: one pass over the memory. 16-mixed scales the gradients, and a fused step would undo it only after
         # clipping. No other precision scales them, and Lightning must be told so before it clips.
@@ -238,7 +278,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         with scaled_rates(optimizer, self.rate_factor):
             super().optimizer_step(epoch, index, optimizer, closure)
 
-    def _step(self, batch: TextBatch, stage: str, reduction: str = "sum") -> tuple[Tensor, Tensor]:
+    def _step(self, batch: TextBatch, stage: str, reduction: str = "sum", outputs: Any = None) -> tuple[Tensor, Tensor]:
         """Run one batch from the carried state; return the loss in nats and the number of tokens."""
         check_classes(batch.inputs, len(self.tokenizer), "tokens")
         check_classes(batch.targets, len(self.tokenizer), "targets", ignored=IGNORE)
@@ -248,16 +288,18 @@ class LanguageModel(CheckedLoading, LightningModule):
         if self.adapted is not None and stage != "train":
             nats, state = self.adapted.nats(batch.inputs, batch.targets, state, batch.reset)
         else:
-            how = (reduction, self.hparams.chunked_softmax)
-            nats, state = self.network(batch.inputs, state, batch.targets, *how, reset=batch.reset)
+            how = {"reduction": reduction, "chunked": self.hparams.chunked_softmax, "outputs": outputs}
+            nats, state = self.network(batch.inputs, state, batch.targets, reset=batch.reset, **how)
         self.states.carry(stage, state)
         return nats, (batch.targets != IGNORE).sum()
 
     def training_step(self, batch: TextBatch, index: int) -> Tensor:
-        """Compute the mean loss per token of one batch."""
-        loss, _ = self._step(batch, "train", "mean")
+        """Compute the mean loss per token of one batch, and add the penalties, which are not logged."""
+        factors = self.hparams.activation_penalty, self.hparams.temporal_penalty
+        outputs: list[Tensor] = []
+        loss, _ = self._step(batch, "train", "mean", outputs)
         self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
-        return loss
+        return loss + activation_penalty(*outputs, *factors) if any(factors) else loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the totals of the evaluation before, which may have been interrupted; let a test adapt."""
@@ -327,23 +369,10 @@ class LanguageModel(CheckedLoading, LightningModule):
         """Refuse one that reads the other way; bring rows of other tokens into the tokenizer's order."""
         if loaded.get("wnseq", {}).get("data", {}).get("backward", self.reads_backward) != self.reads_backward:
             raise ValueError(f"{self.init_from} reads the other way: give --data.backward {not self.reads_backward}")
-        rows, fresh = ("encoder.weight", "decoder.weight", "decoder.bias"), self.network.state_dict()
+        rows = [f"{part}.weight{end}" for part in ("encoder", "decoder") for end in ("", "_v", "_g")] + ["decoder.bias"]
+        fresh = {**self.network.state_dict(), **wnseq.state_dict_as(self.network, "plain")}
         if said := match_tokens(self.tokenizer, self.init_from, loaded, self.init_vocabulary, rows, fresh):
             self.print(said)
-
-
-LAYERS = {
-    ("lstm", "weight"): wnseq.WNLSTM,
-    ("gru", "weight"): wnseq.WNGRU,
-    ("rnn", "weight"): wnseq.WNRNN,
-    ("mingru", "weight"): wnseq.WNMinGRU,
-    ("minlstm", "weight"): wnseq.WNMinLSTM,
-    ("lstm", "none"): wnseq.LSTM,
-    ("gru", "none"): wnseq.GRU,
-    ("rnn", "none"): nn.RNN,
-    ("mingru", "none"): wnseq.MinGRU,
-    ("minlstm", "none"): wnseq.MinLSTM,
-}
 
 
 class Network(nn.Module):
@@ -357,29 +386,30 @@ class Network(nn.Module):
         embedding_size: int,
         hidden_size: int,
         num_layers: int,
-        dropout: float,
+        dropout: float | tuple[float, float, float],  # of all, or of input, between layers, output
         tied: bool,
         forget_bias: float,
         weight_drop: float = 0.0,
+        embedding_dropout: float = 0.0,
+        embedding_norm: str = "none",
     ) -> None:
         super().__init__()
-        self.encoder = nn.Embedding(vocabulary_size, embedding_size)
-        options = {"dropout": dropout if num_layers > 1 else 0.0}
-        options |= {"weight_drop": weight_drop} if weight_drop else {}  # which not every layer has
-        self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, **options)
-        self.decoder = nn.Linear(hidden_size, vocabulary_size)
-        self.dropout = wnseq.LockedDropout(dropout)
-        nn.init.uniform_(self.encoder.weight, -0.1, 0.1)
+        of_input, between, of_output = dropout if isinstance(dropout, tuple) else (dropout,) * 3
+        sizes = [hidden_size] * (num_layers - 1) + [embedding_size if tied else hidden_size]
+        layer = functools.partial(RECURRENT_LAYERS[cell, norm], **{"weight_drop": weight_drop} if weight_drop else {})
+        normalized = embedding_norm == "weight"
+        self.encoder = (wnseq.WNEmbedding if normalized else nn.Embedding)(vocabulary_size, embedding_size)
+        self.rnn = stack_layers(layer, embedding_size, sizes, between)
+        self.decoder = (wnseq.WNLinear if normalized else nn.Linear)(sizes[-1], vocabulary_size)
+        self.embedding_dropout = wnseq.EmbeddingDropout(vocabulary_size, embedding_dropout)
+        self.input_dropout, self.output_dropout = wnseq.LockedDropout(of_input), wnseq.LockedDropout(of_output)
+        for part in (self.encoder,) if tied else (self.encoder, self.decoder):
+            part.weight = nn.Parameter(torch.empty(vocabulary_size, part.weight.shape[1]).uniform_(-0.1, 0.1))
         nn.init.zeros_(self.decoder.bias)
         if tied:
-            self.decoder.weight = self.encoder.weight
-        else:
-            nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
-        memory_gate = {"lstm": "forget", "minlstm": "forget", "gru": "update", "mingru": "update"}.get(cell)
-        start = {"bias_ih": -forget_bias if cell == "mingru" else forget_bias, "bias_hh": 0.0}
-        for name, bias in self.rnn.named_parameters() if memory_gate else ():
-            if name[:7] in start:
-                nn.init.constant_(bias[gate_slice(cell, memory_gate, hidden_size)], start[name[:7]])
+            tie_weights(self.decoder, self.encoder)
+        if cell != "rnn":
+            memory_bias_(self.rnn, forget_bias)
 
     def forward(
         self,
@@ -388,24 +418,31 @@ class Network(nn.Module):
         targets: Tensor | None = None,
         reduction: str = "sum",
         chunked: bool = False,
-        recur: Callable[..., tuple[Tensor, State]] | None = None,
+        bound: tuple[Callable[..., tuple[Tensor, State]], Tensor] | None = None,
         last_only: bool = False,
         reset: Tensor | None = None,
+        outputs: list[Tensor] | None = None,
     ) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones; return logits and state, with targets their cross-entropy.
 
-        ``recur`` is the recurrent net with its weights composed; with ``last_only`` the last logits alone are computed;
+        ``bound`` is the recurrent net with its weights composed, and the weight of the softmax; with ``last_only`` the
+        last logits alone are computed; ``outputs`` gets the output of the last layer before and after its dropout;
         where ``reset`` is true, the state is zero before that token.
         """
-        if reset is not None and isinstance(self.rnn, nn.RNN):
+        if reset is not None and any(isinstance(part, nn.RNN) for part in self.rnn.modules()):
             raise ValueError("documents need a net that resets its state, which rnn with norm none does not")
-        weight = self.decoder.weight
-        if targets is not None and weight is self.encoder.weight:
+        recur, weight = bound or (self.rnn, composed_weight(self.decoder))
+        tied = is_tied(self.decoder, self.encoder)
+        if tied and targets is not None:
             x, weight = tied_embedding(tokens, weight)  # both gradients in one buffer
         else:
-            x = self.encoder(tokens)  # (T, N, I)
-        x, state = (recur or self.rnn)(self.dropout(x), state, *(() if reset is None else (reset,)))  # (T, N, H)
-        x = self.dropout(x[-1:] if last_only else x)
+            x = nn.functional.embedding(tokens, weight) if tied else self.encoder(tokens)  # (T, N, I)
+        x = self.input_dropout(self.embedding_dropout(x, tokens))
+        x, state = recur(x, state, *(() if reset is None else (reset,)))  # (T, N, H)
+        output = x[-1:] if last_only else x
+        x = self.output_dropout(output)
+        if outputs is not None:
+            outputs += [output, x]
         if targets is not None:  # in a buffer of logits that become their own gradient
             options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
             return fused_linear_cross_entropy(x, weight, targets, self.decoder.bias, **options), state
@@ -422,7 +459,7 @@ class Network(nn.Module):
                 observe(x)
             return x, state
 
-        return functools.partial(self, recur=recur)
+        return functools.partial(self, bound=(recur, composed_weight(self.decoder)))
 
 
 def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:

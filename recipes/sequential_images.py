@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 import wnseq
 from wnseq.data.images import ImageBatch, ImageDataModule, Preprocess
-from wnseq.init import data_free_init, data_init
-from wnseq.nn import gate_slice
+from wnseq.init import data_free_init, data_init, memory_bias_
+from wnseq.nn import RECURRENT_LAYERS
 from wnseq.training.batches import check_classes, check_pixels, get_labelled, get_labels, get_tensor
 from wnseq.training.callbacks import GateMonitor, UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import run
@@ -200,25 +200,12 @@ class SequentialImages(CheckedLoading, LightningModule):
         restore_for_images(self, checkpoint, "sequential_images")
 
 
-LAYERS = {
-    ("lstm", "weight"): wnseq.WNLSTM,
-    ("gru", "weight"): wnseq.WNGRU,
-    ("mingru", "weight"): wnseq.WNMinGRU,
-    ("minlstm", "weight"): wnseq.WNMinLSTM,
-    ("lstm", "none"): wnseq.LSTM,
-    ("gru", "none"): wnseq.GRU,
-    ("mingru", "none"): wnseq.MinGRU,
-    ("minlstm", "none"): wnseq.MinLSTM,
-}
-
-
 class Network(BatchInitialised):
     """Images to logits, one pixel a step."""
 
     def __init__(self, cell: str, norm: str, channels: int, hidden_size: int, num_layers: int, classes: int) -> None:
         super().__init__()
-        self.cell = cell
-        self.rnn = LAYERS[cell, norm](channels, hidden_size, num_layers)
+        self.rnn = RECURRENT_LAYERS[cell, norm](channels, hidden_size, num_layers)
         self.output = nn.Linear(hidden_size, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -243,11 +230,7 @@ def initialise_from_batch(network: Network, how: Start, horizon: int | None, ima
     """
     rnn = network.rnn
     if how == "forget_bias":
-        rows = gate_slice(network.cell, "forget" if "lstm" in network.cell else "update", rnn.hidden_size)
-        start = {"bias_ih": -1.0 if network.cell == "mingru" else 1.0, "bias_hh": 0.0}
-        for name, bias in rnn.named_parameters():
-            if name[:7] in start:
-                bias[rows] = start[name[:7]]
+        memory_bias_(rnn)
     elif how == "closed_form":
         data_free_init(rnn)
     elif how == "data":

@@ -46,7 +46,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import wnseq
 from wnseq.data.text import LabelledBatch, LabelledTextDataModule, Tokenizer, match_tokens, pad_texts
-from wnseq.nn import gate_slice
+from wnseq.init import memory_bias_
+from wnseq.nn import RECURRENT_LAYERS
 from wnseq.training import checkpoint_files, plots
 from wnseq.training.batches import check_classes
 from wnseq.training.callbacks import GateMonitor, Throughput, UnusedParameters, build_network_first
@@ -193,7 +194,8 @@ class TextClassifier(CheckedLoading, LightningModule):
 
     def _match_tokens(self, loaded: dict[str, Any]) -> None:
         """Bring the rows of the embedding into the order of the tokenizer."""
-        rows, fresh = ("encoder.weight",), self.network.state_dict()
+        rows = ("encoder.weight", "encoder.weight_v", "encoder.weight_g")  # of a language model normalised or not
+        fresh = self.network.state_dict()
         if said := match_tokens(self.tokenizer, self.init_from, loaded, None, rows, fresh):
             self.print(said)
 
@@ -345,14 +347,6 @@ class TextClassifier(CheckedLoading, LightningModule):
         self._match(find_datamodule(self), fits=False)
 
 
-LAYERS = {
-    ("lstm", "weight"): wnseq.WNLSTM,
-    ("gru", "weight"): wnseq.WNGRU,
-    ("lstm", "none"): wnseq.LSTM,
-    ("gru", "none"): wnseq.GRU,
-}
-
-
 class Network(nn.Module):
     """Tokens to logits. The names of the encoder's parts are those of the recipe language_model."""
 
@@ -375,7 +369,7 @@ class Network(nn.Module):
         self.encoder = nn.Embedding(vocabulary_size, embedding_size)
         options = {"dropout": dropout if num_layers > 1 else 0.0}
         options |= {"weight_drop": weight_drop} if weight_drop else {}
-        self.rnn = LAYERS[cell, norm](embedding_size, hidden_size, num_layers, **options)
+        self.rnn = RECURRENT_LAYERS[cell, norm](embedding_size, hidden_size, num_layers, **options)
         self.dropout = wnseq.LockedDropout(dropout)
         linear = wnseq.WNLinear if norm == "weight" else nn.Linear
         self.head = nn.Sequential(
@@ -386,10 +380,7 @@ class Network(nn.Module):
             linear(head_size, classes),
         )
         nn.init.uniform_(self.encoder.weight, -0.1, 0.1)
-        memory = gate_slice(cell, "forget" if cell == "lstm" else "update", hidden_size)
-        for name, bias in self.rnn.named_parameters():
-            if name.startswith("bias"):
-                nn.init.constant_(bias[memory], float(name.startswith("bias_ih")))
+        memory_bias_(self.rnn)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Map padded texts to logits, on which padding has no effect."""

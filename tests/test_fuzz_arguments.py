@@ -53,6 +53,7 @@ USUAL = {  # of an argument that has no default
     "input_size": 3, "hidden_size": 4, "in_features": 3, "out_features": 4, "in_channels": 2, "out_channels": 4,
     "kernel_size": 2, "num_features": 3, "p": 0.5, "name": "torch", "kind": "lstm", "gate": "forget", "form": "plain",
     "nonlinearity": "tanh", "memory_mean": 0.5, "scale": 1.0, "input_share": 0.8, "weight_decay": 0.1,
+    "num_embeddings": 4, "embedding_dim": 3, "layers": [nn.GRU(2, 3)],
 }  # fmt: skip
 
 
@@ -77,7 +78,8 @@ CLASSES = [
     wnseq.WNRNN, wnseq.WNGRU, wnseq.WNLSTM, wnseq.WNRNNCell, wnseq.WNGRUCell, wnseq.WNLSTMCell, wnseq.WNLinear,
     wnseq.WNConv1d, wnseq.WNConv2d, wnseq.WNConvTranspose1d, wnseq.WNConvTranspose2d, wnseq.WNConv3d,
     wnseq.WNConvTranspose3d, wnseq.WNEmbedding, wnseq.MeanOnlyBatchNorm1d,
-    wnseq.MeanOnlyBatchNorm2d, wnseq.LockedDropout, wnseq.WNMinGRU, wnseq.WNMinGRUCell,
+    wnseq.MeanOnlyBatchNorm2d, wnseq.LockedDropout, wnseq.EmbeddingDropout, wnseq.RNNStack, wnseq.WNMinGRU,
+    wnseq.WNMinGRUCell,
 ]  # fmt: skip
 FUNCTIONS: dict[str, tuple[Callable[..., Any], list[str]]] = {
     "weight_normalize": (of_model(wnseq.weight_normalize), ["target_modules", "adopt"]),
@@ -135,6 +137,6 @@ def test_every_public_class_is_here() -> None:
     public = {getattr(wnseq, name) for name in wnseq.__all__}
     modules = {each for each in public if isinstance(each, type) and issubclass(each, nn.Module)}
     by_torch = {wnseq.GRU, wnseq.LSTM}  # their constructors are torch's
-    minimal = {each for each in modules if each.__name__.removeprefix("WN").startswith("Min")}
+    minimal = {each for each in modules if each.__name__.removeprefix("WN").startswith(("Min", "MLSTM"))}
     assert {each.__init__ for each in minimal} == {wnseq.WNMinGRU.__init__, wnseq.WNMinGRUCell.__init__}
-    assert modules == {*CLASSES} | by_torch | minimal and len(minimal) == 8
+    assert modules == {*CLASSES} | by_torch | minimal and len(minimal) == 12

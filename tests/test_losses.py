@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq import ShapeError, losses
-from wnseq.losses import fused_linear_cross_entropy, tied_embedding
+from wnseq.losses import activation_penalty, fused_linear_cross_entropy, tied_embedding
 
 ENTRIES, SIZE, SHAPE = 37, 8, (7, 3)
 FORMS = {
@@ -250,3 +250,20 @@ def test_a_target_that_is_no_class_is_asserted_on_a_gpu() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert found.returncode and "assert" in found.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_penalty_of_activations_is_its_formula(dtype: torch.dtype) -> None:
+    output, dropped = (torch.randn(5, 2, 3).to(dtype).requires_grad_() for _ in range(2))
+    a, b = (each.detach().to(torch.float64).flatten(1).tolist() for each in (output, dropped))
+    square = sum(x * x for row in b for x in row) / 30
+    change = sum((y - x) ** 2 for one, two in itertools.pairwise(a) for x, y in zip(one, two, strict=True)) / 24
+    penalty = activation_penalty(output, dropped, 0.7, 0.4)
+    assert penalty.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+    assert penalty.item() == pytest.approx(0.7 * square + 0.4 * change, rel=1e-6)
+    penalty.backward()
+    torch.testing.assert_close(dropped.grad, (2 * 0.7 / 30 * dropped).detach())
+    assert output.grad is not None and output.grad.any()
+    assert activation_penalty(output[:1], dropped[:1], 0.0, 0.4) == 0
+    with pytest.raises(ShapeError, match=r"must have the same shape, got \(5, 2, 3\) and \(4, 2, 3\)"):
+        activation_penalty(output, dropped[:4])

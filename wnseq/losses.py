@@ -1,4 +1,4 @@
-"""A language model's softmax and loss in one: logits, cross-entropy and gradients, a part at a time."""
+"""Losses of language models: softmax and cross-entropy in one, a part at a time, and penalties of activations."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -338,3 +338,44 @@ class _TiedEmbedding(torch.autograd.Function):
         if of_weight.is_cuda:  # where index_add_ adds in no fixed order
             return None, of_weight.index_put_((index,), rows, accumulate=True)
         return None, of_weight.index_add_(0, index, rows)
+
+
+def activation_penalty(output: Tensor, dropped: Tensor, activation: float = 2.0, temporal: float = 1.0) -> Tensor:
+    """Compute activation regularisation (AR) and temporal activation regularisation (TAR) of a recurrent net's output.
+
+    α·mean(dropped²) + β·mean((output[t+1] − output[t])²)
+
+    Args:
+        output: Output of the last layer.
+        dropped: The same after its dropout.
+        activation: α.
+        temporal: β; a sequence of one step has no differences.
+
+    Shape:
+        - output, dropped: ``(T, N, H)``
+
+    Returns:
+        The penalty, a scalar in float32 or wider, which is added to the mean loss of a token in training.
+
+    Raises:
+        ShapeError: The shapes are not the same.
+
+    Example:
+        >>> activation_penalty(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 6.0]), activation=0.5, temporal=0.25)
+        tensor(10.)
+
+    Source:
+        Merity, McCann & Socher 2017, arXiv 1708.01009; α = 2 and β = 1 from Merity et al. 2018, arXiv 1708.02182.
+    """
+    if output.shape != dropped.shape:
+        raise ShapeError(
+            "activation_penalty: output and dropped must have the same shape, got "
+            f"{tuple(output.shape)} and {tuple(dropped.shape)}"
+        )
+    wide = torch.promote_types(output.dtype, torch.float32)
+    penalty = output.new_zeros((), dtype=wide)
+    if activation:
+        penalty = penalty + activation * dropped.to(wide).square().mean()
+    if temporal and len(output) > 1:
+        penalty = penalty + temporal * output.to(wide).diff(dim=0).square().mean()
+    return penalty

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wnseq import LockedDropout
+from wnseq import EmbeddingDropout, LockedDropout
 
 
 def test_the_mask_is_held_over_time_and_keeps_the_mean():
@@ -21,3 +21,20 @@ def test_evaluation_and_zero_leave_the_input_alone():
 def test_a_bad_probability_is_refused(p):
     with pytest.raises(ValueError, match=rf"dropout probability has to be between 0 and 1, got p={p:g}"):
         LockedDropout(p)
+
+
+def test_a_dropped_token_is_dropped_wherever_it_occurs():
+    tokens, x = torch.randint(500, (40, 30)), torch.rand(40, 30, 4) + 1
+    y = EmbeddingDropout(500, 0.3)(x, tokens)
+    dropped = (y == 0).all(-1)
+    torch.testing.assert_close(y, torch.where(dropped, 0, 1 / 0.7).unsqueeze(-1) * x)
+    assert all(dropped[tokens == token].unique().numel() == 1 for token in tokens.unique())
+    assert abs(dropped.float().mean() - 0.3) < 0.1
+
+
+def test_an_embedding_is_whole_in_evaluation():
+    x, tokens = torch.randn(3, 2, 4), torch.zeros(3, 2, dtype=torch.long)
+    assert EmbeddingDropout(5, 0.5).eval()(x, tokens) is x and EmbeddingDropout(5, 0.0)(x, tokens) is x
+    assert repr(EmbeddingDropout(5, 0.5)) == "EmbeddingDropout(5, p=0.5)"
+    with pytest.raises(ValueError, match="p should be a number at least 0 and less than 1, got p=1"):
+        EmbeddingDropout(5, 1)

@@ -15,6 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
+from wnseq.functional import compose
+from wnseq.nn import WNModule, composed_weight, explain_backend
+from wnseq.recipes import language_model
 from wnseq.recipes.language_model import (
     Evaluation,
     LanguageModel,
@@ -97,7 +100,7 @@ def test_the_units_agree_with_each_other():
 
 
 @pytest.mark.parametrize("norm", ["weight", "none"])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "mingru", "minlstm"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "mingru", "minlstm", "mlstm"])
 def test_every_cell_and_norm_trains(cell, norm):
     options = (f"--model.cell={cell}", f"--model.norm={norm}", "--data.tokenizer=word", "--model.num_layers=2")
     assert math.isfinite(fit(*options, steps=3)["test/nats_per_token"])
@@ -119,7 +122,9 @@ def test_the_gate_that_keeps_memory_starts_open(cell, gate):
         assert (rnn.bias_ih_l0[gate] + rnn.bias_hh_l0[gate] == 1).all()
 
 
-@pytest.mark.parametrize(("cell", "gate", "start"), [("minlstm", slice(8, 16), 1), ("mingru", slice(8), -1)])
+@pytest.mark.parametrize(
+    ("cell", "gate", "start"), [("minlstm", slice(8, 16), 1), ("mlstm", slice(8, 16), 1), ("mingru", slice(8), -1)]
+)
 def test_the_gate_that_keeps_memory_starts_open_in_the_minimal_cells(cell, gate, start):
     for norm in ("weight", "none"):
         bias = Network(11, cell, norm, 8, 8, 1, 0.0, True, 1.0).rnn.bias_ih_l0
@@ -311,9 +316,10 @@ def test_documents_are_read_as_if_each_were_alone(folder):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("norm", ["weight", "none"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_loss_is_the_cross_entropy_of_the_logits(tied, chunked):
-    network = Network(11, "lstm", "weight", 8, 8, 2, 0.0, tied, 1.0)
+def test_the_loss_is_the_cross_entropy_of_the_logits(tied, norm, chunked):
+    network = Network(11, "lstm", "weight", 8, 8, 2, 0.0, tied, 1.0, embedding_norm=norm)
     tokens, targets = torch.randint(11, (2, 7, 3))
     targets[0, 0] = IGNORE
     results = []
@@ -434,14 +440,16 @@ def test_a_cache_makes_what_was_read_likelier_in_samples():
     assert sum(ids[0] in b"ab" for ids in sample(model, how)) < 10
 
 
-def test_sampling_composes_the_weights_once(monkeypatch):
-    model = LanguageModel(hidden_size=8)
-    model.build(Tokenizer.from_state({"kind": "byte"}))
+@pytest.mark.parametrize("sizes", [{}, {"num_layers": 2, "embedding_size": 6, "embedding_norm": "weight"}])
+def test_sampling_composes_the_weights_once(sizes, monkeypatch):
+    model = built(**sizes)
     calls = []
-    compose = model.network.rnn.compose_weights
-    monkeypatch.setattr(model.network.rnn, "compose_weights", lambda: calls.append(1) or compose())
+    for part in model.network.modules():
+        if isinstance(part, WNModule) and part is not model.network.encoder:
+            compose = part.compose_weights
+            monkeypatch.setattr(part, "compose_weights", lambda c=compose, p=part: calls.append(p) or c())
     assert len(list(sample(model, Sampling(prompt="ab", max_new_tokens=9)))) == 9
-    assert len(calls) == 1 and model.network.training
+    assert len(calls) == len({*calls}) == (3 if sizes else 1) and model.network.training
 
 
 @pytest.mark.parametrize(
@@ -560,7 +568,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--model.tied=true", "--model.embedding_size=8"], "tied softmax needs embedding_size = hidden_size"),
+        (["--model.tied=true", "--model.embedding_size=8"], "a last layer of embedding_size, got 8 and a single layer"),
         (["--model.hidden_size=0"], "hidden_size must be at least 1, got 0"),
         (["--model.tied=false", "--model.embedding_size=0"], "embedding_size must be at least 1, got 0"),
         (["--model.num_layers=0"], "num_layers must be at least 1, got 0"),
@@ -575,11 +583,14 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
             ["--model.weight_drop=0.5", "--model.norm=none", "--model.cell=rnn"],
             "rnn with norm weight, got rnn with norm",
         ),
+        (["--model.weight_drop=0.5", "--model.cell=mlstm"], "rnn with norm weight, got mlstm with norm weight"),
         (["--model.weight_drop=0.5", "--model.cell=mingru"], "weight_drop is for lstm, gru, and rnn with norm weight"),
         (
             ["--model.slim_penalty=1", "--model.norm=none"],
             "slim_penalty must be 0 with norm none, whose units have no g",
         ),
+        (["--model.hidden_dropout=0.5"], "hidden_dropout is that between layers, got 0.5 and a single layer"),
+        (["--model.count_start=g"], "needs an embedding that has a g: set --model.embedding_norm weight"),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be greater than 0 and at most 1, got 2"),
         (["--data.corpus=nowhere.txt"], "nowhere.txt"),
@@ -663,6 +674,138 @@ def test_an_interrupted_evaluation_leaves_nothing_in_the_next():
     with pytest.raises(ValueError, match="interrupted"):
         Trainer(callbacks=[Interrupt()], **quiet).validate(model, data, verbose=False)
     assert Trainer(**quiet).validate(model, data, verbose=False) == [expected]
+
+
+# ---- regularisers, and an embedding with a g
+
+
+def built(**options):
+    """A model of bytes without dropout but what is given, the same at each call."""
+    torch.manual_seed(0)
+    model = LanguageModel(**{"hidden_size": 8, "dropout": 0.0, **options})
+    model.build(Tokenizer.from_state({"kind": "byte"}))
+    model.log = lambda *_, **__: None
+    return model
+
+
+BATCH = TextBatch(*(torch.randint(97, 105, (7, 3), generator=torch.Generator().manual_seed(k)) for k in (0, 1)), True)
+REGULARISERS = ["input_dropout", "hidden_dropout", "output_dropout", "embedding_dropout", "weight_drop",
+                "activation_penalty", "temporal_penalty"]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("sizes", [{}, {"embedding_size": 6, "embedding_norm": "weight"}], ids=["one", "widths"])
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_a_regulariser_acts_in_training_alone_and_keeps_the_kernels(name, sizes, cell, monkeypatch):
+    plain, model = (built(cell=cell, num_layers=2, **sizes, **given) for given in ({}, {name: 0.5}))
+    assert all(
+        torch.equal(*pair) for pair in zip(plain.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    fused = []
+    for function in ("tied_embedding", "fused_linear_cross_entropy"):
+        own = getattr(language_model, function)
+        monkeypatch.setattr(language_model, function, lambda *a, own=own, **k: fused.append(own) or own(*a, **k))
+    losses, kernels = [], []
+    for each in (plain, model):
+        with explain_backend() as chosen:
+            losses.append(each.training_step(BATCH, 0))
+        kernels.append([choice.name for choice in chosen])
+        losses[-1].backward()
+    assert losses[0] != losses[1] and len(fused) == 4
+    assert kernels[0] == kernels[1] and "unrolled" not in kernels[0]
+    gradients = [{key: value.grad for key, value in each.network.named_parameters()} for each in (plain, model)]
+    assert all((gradient is None) == (gradients[1][key] is None) for key, gradient in gradients[0].items())
+    assert any(not torch.equal(value, gradients[1][key]) for key, value in gradients[0].items() if value is not None)
+    for each in (plain, model):
+        each.eval()
+    assert torch.equal(plain._step(BATCH, "val")[0], model._step(BATCH, "val")[0])
+
+
+def test_the_dropout_of_an_embedding_leaves_the_softmax_whole():
+    model = built(embedding_dropout=0.9)
+    model.training_step(BATCH, 0).backward()
+    read, predicted = torch.zeros(256).bool(), model.network.encoder.weight.grad.any(1)
+    read[BATCH.inputs.unique()] = True
+    assert predicted.all() and not read.all()
+    assert composed_weight(model.network.decoder) is model.network.encoder.weight
+
+
+def test_the_penalties_are_those_of_the_last_layer():
+    model = built(num_layers=2, activation_penalty=2.0, temporal_penalty=3.0, output_dropout=0.5)
+    torch.manual_seed(1)
+    loss = model.training_step(BATCH, 0)
+    torch.manual_seed(1)
+    model.states.clear()
+    outputs = []
+    nats, _ = model._step(BATCH, "train", "mean", outputs)
+    whole, dropped = outputs
+    assert not whole.eq(0).any() and dropped.eq(0).any()
+    expected = 2 * dropped.square().mean() + 3 * (whole[1:] - whole[:-1]).square().mean()
+    torch.testing.assert_close(loss, nats + expected)
+
+
+def test_a_normalised_embedding_starts_as_the_plain_one_and_is_composed_once_a_batch(monkeypatch):
+    models = [built(embedding_norm=norm) for norm in ("none", "weight")]
+    found = [model._step(BATCH, "val")[0] for model in models]
+    torch.testing.assert_close(*found)
+    network, calls = models[1].network, []
+    monkeypatch.setattr("wnseq.nn._module.compose", lambda v, *a: calls.append(v) or compose(v, *a))
+    models[1].training_step(BATCH, 0).backward()
+    assert sum(v is network.encoder.weight_v for v in calls) == 1 and len(calls) == 3
+    plain = models[0].training_step(BATCH, 0).backward() or models[0].network.encoder.weight
+    row = plain[97] / plain[97].norm()
+    torch.testing.assert_close(network.encoder.weight_g.grad[97], (plain.grad[97] * row).sum())
+
+
+@pytest.mark.parametrize(("norm", "key"), [("weight", "encoder.weight_g"), ("none", "encoder.weight")])
+def test_the_decay_of_the_embedding_is_its_own(norm, key):
+    model = built(embedding_norm=norm, weight_decay=0.1, embedding_decay=0.2, schedule="constant")
+    model._trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=10)
+    names = {id(value): name for name, value in model.network.named_parameters()}
+    groups = model.configure_optimizers()["optimizer"].param_groups
+    decays = {names[id(value)]: group["weight_decay"] for group in groups for value in group["params"]}
+    rnn = {f"rnn.weight_{part}_l0_g": 0.1 for part in ("ih", "hh")}
+    assert {name: decay for name, decay in decays.items() if decay} == {key: 0.2, **rnn}
+    assert decays.keys() == {*names.values()}
+
+
+def test_starts_from_counts_need_no_data_afterwards():
+    options = ("--data.tokenizer=char", "--model.learning_rate=1e-9", "--model.embedding_norm=weight")
+    fit(*options, "--model.count_start=g", steps=1)
+    saved = torch.load(newest(), weights_only=True)
+    tokens = saved["wnseq"]["tokenizer"]["tokens"]
+    text = Path("text.txt").read_text()
+    g = saved["state_dict"]["network.encoder.weight_g"]
+    ratio = g[tokens.index("e")] / g[tokens.index("k") if "k" in tokens else tokens.index("w")]
+    counts = [text[: int(len(text) * 0.9)].count(letter) for letter in ("e", "w")]
+    assert ratio == pytest.approx(math.log1p(counts[0]) / math.log1p(counts[1]), rel=0.01)
+    path = newest()
+    Path("text.txt").rename("other.txt")
+    (text,) = generate(path, "the ", max_new_tokens=3)
+    main(["fit", "--data.corpus=other.txt", *SMALL, "--trainer.max_steps=1", f"--model.init_from={path}",
+          "--model.count_start=bias", "--model.learning_rate=1e-9"])  # fmt: skip
+    tuned = weights(newest())
+    assert not tuned["network.decoder.bias"].abs().gt(1e-6).any()  # the checkpoint's, not that of the counts
+    torch.testing.assert_close(tuned["network.encoder.weight_g"], g)
+
+
+def test_the_bias_starts_at_the_log_frequencies():
+    fit("--data.tokenizer=char", "--model.learning_rate=1e-9", "--model.count_start=bias", steps=1)
+    bias = weights(newest())["network.decoder.bias"]
+    assert bias.exp().sum() == pytest.approx(1, abs=1e-4) and bias.std() > 0.5
+
+
+def test_rows_of_a_normalised_embedding_are_carried_to_another_vocabulary():
+    fit("--data.tokenizer=char", "--model.embedding_norm=weight", steps=2)
+    path = newest()
+    Path("other.txt").write_text(Path("text.txt").read_text().replace("word", "W\u00f6rt"))
+    fit(f"--model.init_from={path}", "--data.tokenizer=char", "--data.corpus=other.txt", "--model.learning_rate=1e-9")
+    before, after = (torch.load(each, weights_only=True) for each in (path, newest()))
+    old, new = (each["wnseq"]["tokenizer"]["tokens"] for each in (before, after))
+    for name in ("encoder.weight_v", "encoder.weight_g", "decoder.bias"):
+        rows, found = (each["state_dict"][f"network.{name}"] for each in (before, after))
+        torch.testing.assert_close(found[new.index("e")], rows[old.index("e")], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[new.index("\u00f6")], rows.mean(0), rtol=0, atol=1e-6)
 
 
 # ---- what a checkpoint decides, and what a user brings

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import wnseq
 from wnseq.training.fine_tuning import fill_from_checkpoint, lent_arguments, load_encoder, load_initial_weights
 
 
@@ -80,6 +81,12 @@ def test_an_encoder_is_loaded_and_the_rest_stays(tmp_path: Path) -> None:
     load_encoder(network, str(tmp_path / "a.ckpt"), ["width"], ("encoder.",), check=seen.append)
     assert torch.equal(network["encoder"].weight, other["encoder"].weight) and len(seen) == 1
     assert torch.equal(network["head"].weight, head)
+    other["encoder"] = wnseq.weight_normalize(other["encoder"])
+    weights = {f"network.{name}": value for name, value in other.state_dict().items()}
+    torch.save({"state_dict": weights}, tmp_path / "wn.ckpt")
+    nn.init.zeros_(network["encoder"].weight)
+    load_encoder(network, str(tmp_path / "wn.ckpt"), ["width"], ("encoder.",), check=seen.append)
+    torch.testing.assert_close(network["encoder"].weight, other["encoder"].compose_weights()["weight"])
     network["encoder"] = nn.Linear(3, 4)
     with pytest.raises(ValueError, match=r"a\.ckpt does not fit this network: it was made with --model\.width 2"):
         load_encoder(network, str(tmp_path / "a.ckpt"), ["width"], ("encoder.",), check=seen.append)

@@ -2,10 +2,12 @@
 
 import copy
 
+import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 
-from wnseq.training.initialisation import BatchInitialised
+from wnseq.training.initialisation import BatchInitialised, training_counts
 
 
 class Network(BatchInitialised):
@@ -48,3 +50,8 @@ def test_it_is_no_parameter_and_keeps_its_dtype() -> None:
     network.mark_initialised()
     assert [name for name, _ in network.named_parameters()] == ["map.weight", "map.bias"]
     assert network.half().initialised.dtype == torch.uint8 and copy.deepcopy(network).is_initialised
+
+
+def test_without_a_training_text_there_are_no_counts() -> None:
+    with pytest.raises(ValueError, match="a start from counts needs the training text of a TextDataModule"):
+        training_counts(LightningModule(), 7)

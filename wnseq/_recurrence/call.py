@@ -12,8 +12,9 @@ from wnseq.errors import ShapeError
 
 Sequence = Tensor | PackedSequence
 States = tuple[Tensor, ...]
-_KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn", "MINGRU": "mingru"}
-_KINDS |= {"MINLSTM": "minlstm"}
+KINDS = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn", "RNN_RELU": "rnn", "MINGRU": "mingru"}
+KINDS |= {"MINLSTM": "minlstm", "MLSTM": "mlstm"}
+_PAIRED = ("LSTM", "MLSTM")  # with a cell state
 _CAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast casts, float64 not
 
 
@@ -38,11 +39,12 @@ class StepRates(NamedTuple):
 class Call(NamedTuple):
     """A batched or packed input with states and weights, and how to run the layers over it."""
 
-    kind: str  # rnn, lstm, gru, mingru or minlstm
+    kind: str  # rnn, lstm, gru, mingru, minlstm or mlstm
     x: Tensor  # (T, N, I), (N, T, I) with config.batch_first, or packed (ΣN, I)
     batch_sizes: Tensor | None  # sequences alive at each step of a packed input
     states: States  # (L·D, N, P or H), of an LSTM also (L·D, N, H)
-    flat: list[Tensor]  # for each layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr]; of min… w_ih[, b_ih]
+    flat: list[Tensor]  # for each layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr]; of min… w_ih[, b_ih]; of
+    # mlstm w_ih, w_hh, w_im, w_hm[, b_ih]
     config: RNNConfig
     nonlinearity: str  # of an Elman layer, tanh or relu
     reset: Tensor | None = None  # (T, N), or packed (ΣN,): true where a border lies before a step
@@ -114,7 +116,7 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any 
             form = "batched 3-D" if dims == 3 else "unbatched 2-D"
             got = [f"{state.ndim}-D" for state in states or ()]
             names = f"hx should also be {dims}-D but got {got[0]} tensor"
-            if mode == "LSTM":
+            if mode in _PAIRED:
                 names = f"hx and cx should also be {dims}-D but got ({', '.join(got)}) tensors"
             raise ShapeError(f"For {form} input, {names} in {label}")
         axis = 0 if module.batch_first else 1
@@ -128,7 +130,7 @@ def make_call(module: Any, flat: list[Tensor], x: Sequence, hx: Any, reset: Any 
     mask = None if reset is None else _check_reset(module, reset, given)
     nonlinearity = "relu" if mode == "RNN_RELU" else "tanh"
     rates = _step_rates(module, len(states))
-    return Call(_KINDS[mode], x, batch_sizes, states, flat, config, nonlinearity, mask, rates)
+    return Call(KINDS[mode], x, batch_sizes, states, flat, config, nonlinearity, mask, rates)
 
 
 def restore(module: Any, x: Sequence, output: Tensor, states: States) -> tuple[Sequence, Any]:
@@ -157,7 +159,7 @@ def _as_tuple(module: Any, mode: str, hx: Any) -> States | None:
     if hx is None:
         return None
     label = type(module).__name__
-    if mode == "LSTM":
+    if mode in _PAIRED:
         if not isinstance(hx, tuple | list):
             raise TypeError(f"{label}: the state must be a pair (h, c), got {type(hx).__name__}")
         if len(hx) != 2:
@@ -186,7 +188,7 @@ def _check_or_make_states(
             f"input.size(-1) must be equal to input_size. Expected {module.input_size}, got {x.shape[-1]} in {label}"
         )
     count, size = module.num_layers * (1 + module.bidirectional), module.hidden_size
-    sizes = (module.proj_size or size, size) if mode == "LSTM" else (size,)
+    sizes = (getattr(module, "proj_size", 0) or size, size) if mode in _PAIRED else (size,)
     if states is None:
         return tuple(x.new_zeros(count, batch, size) for size in sizes)
     for k, (state, size) in enumerate(zip(states, sizes, strict=True)):

@@ -32,6 +32,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "gru": (CUSTOM_OPS, SINGLE_STEP, CPU_GRU, TORCH_KERNEL, UNROLLED),
     "mingru": (CPU_MIN_RNN, PARALLEL_SCAN, UNROLLED),
     "minlstm": (CPU_MIN_RNN, PARALLEL_SCAN, UNROLLED),
+    "mlstm": (UNROLLED,),
 }
 
 
@@ -117,7 +118,7 @@ class BackendChoice(NamedTuple):
     """What ran one call of recurrent layers.
 
     Args:
-        kind: ``rnn``, ``lstm``, ``gru``, ``mingru`` or ``minlstm``.
+        kind: ``rnn``, ``lstm``, ``gru``, ``mingru``, ``minlstm`` or ``mlstm``.
         steps: T.
         batch: N.
         hidden_size: H.

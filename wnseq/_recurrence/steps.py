@@ -14,6 +14,7 @@ GATES = {
     "gru": ("reset", "update", "new"),
     "mingru": ("update", "new"),
     "minlstm": ("input", "forget", "new"),
+    "mlstm": ("input", "forget", "cell", "output"),
 }
 
 
@@ -86,6 +87,21 @@ def lstm_step(
         g = F.dropout(g, recurrent_dropout)
     c = f.sigmoid() * c + i.sigmoid() * g
     return o.sigmoid() * c.tanh(), c
+
+
+def mlstm_step(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    w_im: Tensor,
+    w_hm: Tensor,
+    b_ih: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute one step of a multiplicative LSTM: of an LSTM that reads m = (W_im x) ⊙ (W_hm h) instead of h."""
+    h, c = state
+    m = memory_bound_linear(x, w_im) * memory_bound_linear(h, w_hm)
+    return lstm_step(x, (m, c), w_ih, w_hh, b_ih)
 
 
 def gru_step(
@@ -165,7 +181,7 @@ def gate_slice(kind: str, gate: str, hidden_size: int) -> slice:
     """Return the rows of one gate in a weight, a bias or a g vector.
 
     Args:
-        kind: ``rnn``, ``lstm``, ``gru``, ``mingru`` or ``minlstm``.
+        kind: ``rnn``, ``lstm``, ``gru``, ``mingru``, ``minlstm`` or ``mlstm``.
         gate: Name of the gate.
         hidden_size: H.
 

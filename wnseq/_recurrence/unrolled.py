@@ -9,14 +9,14 @@ from torch import Tensor
 from wnseq._recurrence.backend import LayerBackend, autocast, widen
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.resets import mask_state, split_mask
-from wnseq._recurrence.steps import gru_step, lstm_step, min_step, rnn_step
+from wnseq._recurrence.steps import gru_step, lstm_step, min_step, mlstm_step, rnn_step
 from wnseq._recurrence.zoneout import regularise
 
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
 
 
 class Unrolled(LayerBackend):
-    """Runs what no other back end supports: transforms of ``torch.func``, zoneout and recurrent dropout."""
+    """Runs what no other back end supports: transforms of ``torch.func``, zoneout, recurrent dropout, mLSTM."""
 
     name = "unrolled"
 
@@ -90,8 +90,12 @@ def _min_lstm(x: Tensor, states: States, *weights: Tensor) -> States:
     return (min_step("minlstm", x, states[0], *weights),)
 
 
+def _mlstm(x: Tensor, states: States, *weights: Tensor) -> States:
+    return mlstm_step(x, (states[0], states[1]), *weights)
+
+
 STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _rnn_relu}
-STEPS |= {"mingru": _min_gru, "minlstm": _min_lstm}
+STEPS |= {"mingru": _min_gru, "minlstm": _min_lstm, "mlstm": _mlstm}
 
 
 def differentiable_backward(

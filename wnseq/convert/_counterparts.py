@@ -20,6 +20,7 @@ from wnseq.nn._min_rnn import (
     WNMinLSTM,
     WNMinLSTMCell,
 )
+from wnseq.nn._mlstm import MLSTM, WNMLSTM, MLSTMCell, WNMLSTMCell
 from wnseq.nn._module import WNModule
 from wnseq.nn._plain_rnn import GRU, LSTM
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
@@ -60,6 +61,8 @@ COUNTERPARTS = (
     Counterpart(MinLSTM, WNMinLSTM, _LAYER),
     Counterpart(MinGRUCell, WNMinGRUCell, _CELL),
     Counterpart(MinLSTMCell, WNMinLSTMCell, _CELL),
+    Counterpart(MLSTM, WNMLSTM, _LAYER),
+    Counterpart(MLSTMCell, WNMLSTMCell, _CELL),
 )
 BY_PLAIN: dict[type, Counterpart] = {pair.plain: pair for pair in COUNTERPARTS}
 BY_PLAIN |= {LSTM: BY_PLAIN[nn.LSTM], GRU: BY_PLAIN[nn.GRU]}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wnseq.nn._arguments import check_number
+from wnseq.nn._arguments import check_number, check_rate, check_size
 
 
 class LockedDropout(nn.Module):
@@ -35,6 +35,46 @@ class LockedDropout(nn.Module):
     def extra_repr(self) -> str:
         """Return p."""
         return f"p={self.p}"
+
+
+class EmbeddingDropout(nn.Module):
+    """Dropout of whole tokens from embedded text: all occurrences of a token in a batch are zeros, or none.
+
+    y = x · m[token] / (1 − p), m[j] ~ Bernoulli(1 − p) for each token j of the vocabulary
+
+    Args:
+        num_embeddings: V, tokens of the vocabulary.
+        p: Probability of each to be dropped.
+
+    Shape:
+        - x, output: ``(*, D)``
+        - tokens: ``(*)``, of which x is the embedding
+
+    Example:
+        >>> embedding, dropout = nn.Embedding(10, 3), EmbeddingDropout(10, 0.1)
+        >>> tokens = torch.tensor([[1, 2, 1]])
+        >>> dropout(embedding(tokens), tokens).shape
+        torch.Size([1, 3, 3])
+
+    Source:
+        Gal & Ghahramani 2016, arXiv 1512.05287, section 4.2; Merity et al. 2018, arXiv 1708.02182, section 4.3.
+    """
+
+    def __init__(self, num_embeddings: int, p: float = 0.1) -> None:
+        super().__init__()
+        self.num_embeddings = check_size("EmbeddingDropout", "num_embeddings", num_embeddings)
+        self.p = check_rate("EmbeddingDropout", "p", p)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Drop tokens in training."""
+        if not self.training or self.p == 0:
+            return x
+        mask = x.new_empty(self.num_embeddings).bernoulli_(1 - self.p).div_(1 - self.p)  # (V,)
+        return x * mask[tokens].unsqueeze(-1)
+
+    def extra_repr(self) -> str:
+        """Return V and p."""
+        return f"{self.num_embeddings}, p={self.p}"
 
 
 def drop_recurrent_weights(module: Any, flat: list[Tensor]) -> list[Tensor]:

@@ -22,7 +22,7 @@ Factory = dict[str, Any]  # device and dtype of the parameters
 
 
 class _Minimal(nn.Module):
-    """What all of them have in common: weights of the input, each with a bias, and no recurrent ones."""
+    """What all of them have in common: weights of the input with a bias, and no recurrent ones."""
 
     kind: str
     hidden_size: int
@@ -33,15 +33,22 @@ class _Minimal(nn.Module):
         """Create the parameters, given the features that the weight of each suffix reads."""
         rows, names = len(GATES[self.kind]) * self.hidden_size, []
         for suffix, inputs in sizes.items():
-            weight, bias = f"weight_ih{suffix}", f"bias_ih{suffix}"
-            if isinstance(self, WNModule):
-                self.register_weight(weight, (rows, inputs), **factory)
-            else:
-                self.register_parameter(weight, nn.Parameter(torch.empty(rows, inputs, **factory)))
+            for part, shape in self._shapes(inputs).items():
+                weight = f"{part}{suffix}"
+                if isinstance(self, WNModule):
+                    self.register_weight(weight, shape, **factory)
+                else:
+                    self.register_parameter(weight, nn.Parameter(torch.empty(shape, **factory)))
+                names.append(weight)
+            bias = f"bias_ih{suffix}"
             self.register_parameter(bias, nn.Parameter(torch.empty(rows, **factory)) if self.bias else None)
-            names += [weight, bias] if self.bias else [weight]
+            names += [bias] if self.bias else []
         self._flat_weights_names = names
         self.reset_parameters()
+
+    def _shapes(self, inputs: int) -> dict[str, tuple[int, int]]:
+        """Return the shape of each weight that reads so many features, by the beginning of its name."""
+        return {"weight_ih": (len(GATES[self.kind]) * self.hidden_size, inputs)}
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

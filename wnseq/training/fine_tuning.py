@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from wnseq.errors import FileFormatError
+from wnseq.state_dict import convert_keys, find_pairs
 from wnseq.training import checkpoint_files
 from wnseq.training.checkpoint_io import REMEDY, load_checked, open_checked
 from wnseq.training.initialisation import BatchInitialised
@@ -107,6 +108,8 @@ def load_encoder(
 ) -> None:
     """Load some parts of a network from a checkpoint of another one that has them too; the others stay.
 
+    A weight that is normalised in the file and plain in the network is composed.
+
     Args:
         network: Network to fill.
         init_from: Path of the file.
@@ -122,6 +125,7 @@ def load_encoder(
     check(loaded)
     own = network.state_dict()
     weights = checkpoint_files.find_weights(path, loaded, set(own))
+    weights = convert_keys(weights, [name for name in find_pairs(weights) if name in own], "plain")
     found = {name: value for name, value in weights.items() if name.startswith(parts)}
     kept = {name: value for name, value in own.items() if not name.startswith(parts)}
     checkpoint_files.load_weights(network, path, {**loaded, "state_dict": kept | found}, sizes)

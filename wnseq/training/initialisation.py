@@ -1,11 +1,32 @@
-"""Whether a network has been initialised from a batch, as a part of its state dict."""
+"""Starts from data: whether a network has had its own from a batch, and counts of the tokens of a training text."""
 
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import nn
 
-__all__ = ["BatchInitialised"]
+from wnseq.training.run_info import find_datamodule
+
+__all__ = ["BatchInitialised", "training_counts"]
+
+
+def training_counts(model: LightningModule, entries: int) -> torch.Tensor:
+    """Return how often each token occurs in the training text of a model's data, ``(V,)``.
+
+    Args:
+        model: A model whose Trainer has a ``TextDataModule``.
+        entries: V, entries of the vocabulary.
+
+    Raises:
+        ValueError: The data have no training text.
+    """
+    splits = getattr(find_datamodule(model), "splits", {})
+    if "train" not in splits:
+        raise ValueError(
+            "a start from counts needs the training text of a TextDataModule: fit with one, or leave it out"
+        )
+    return torch.from_numpy(splits["train"].token_counts(entries))
 
 
 class BatchInitialised(nn.Module):

@@ -40,6 +40,13 @@ def test_tokens_are_the_encoded_text(monkeypatch: pytest.MonkeyPatch, kind: str,
     assert split.counts == Counts(len(split.tokens), 600, len(PROSE), len(PROSE.encode()), 0, written, 0, 0)
 
 
+def test_the_counts_of_tokens_are_those_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "COUNTED", 7)
+    split = encode(TEXT, train_tokenizer("word", TEXT), "prose")
+    expected = [split.tokens.tolist().count(index) for index in range(100)]
+    assert split.token_counts(100).tolist() == expected and 0 in expected
+
+
 def test_the_counts_of_words_are_those_of_a_word_tokenizer() -> None:
     split = encode(TEXT, train_tokenizer("word", TEXT), "prose")
     assert split.counts.words == split.counts.tokens

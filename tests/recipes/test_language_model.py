@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
-from wnseq.functional import compose
 from wnseq.nn import WNModule, composed_weight, explain_backend
+from wnseq.nn._reused_weight import compose_in
 from wnseq.recipes import language_model
 from wnseq.recipes.language_model import (
     Evaluation,
@@ -749,7 +749,7 @@ def test_a_normalised_embedding_starts_as_the_plain_one_and_is_composed_once_a_b
     found = [model._step(BATCH, "val")[0] for model in models]
     torch.testing.assert_close(*found)
     network, calls = models[1].network, []
-    monkeypatch.setattr("wnseq.nn._module.compose", lambda v, *a: calls.append(v) or compose(v, *a))
+    monkeypatch.setattr("wnseq.nn._module.compose_in", lambda m, v, *a: calls.append(v) or compose_in(m, v, *a))
     models[1].training_step(BATCH, 0).backward()
     assert sum(v is network.encoder.weight_v for v in calls) == 1 and len(calls) == 3
     plain = models[0].training_step(BATCH, 0).backward() or models[0].network.encoder.weight

@@ -29,10 +29,9 @@ Deviations from the paper:
 """
 
 import functools
-import lzma
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +41,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import wnseq
-from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
+from wnseq.data.text import (
+    IGNORE,
+    TextBatch,
+    TextDataModule,
+    Tokenizer,
+    compressed_bits_per_byte,
+    exp,
+    match_tokens,
+    text_batches,
+)
 from wnseq.init import bias_from_counts_, g_from_counts_, memory_bias_
 from wnseq.losses import activation_penalty, fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import RECURRENT_LAYERS, composed_weight, is_tied, memory_bound_linear, stack_layers, tie_weights
@@ -60,10 +68,10 @@ from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import training_counts
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
-from wnseq.training.sample_files import append_texts, read_prompts
+from wnseq.training.sample_files import append_texts
 from wnseq.training.schedules import Schedule, scaled_rates, schedule_steps, use_found_learning_rate
 from wnseq.training.serving import READERS, export, slim
-from wnseq.training.text_sampling import Sampling, draw_token
+from wnseq.training.text_sampling import Sampling, draw_token, print_texts
 
 DROPOUTS = ("dropout", "input_dropout", "hidden_dropout", "output_dropout")
 RATES = (*DROPOUTS, "embedding_dropout", "weight_drop")
@@ -230,12 +238,11 @@ class LanguageModel(CheckedLoading, LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; warn about what is not trained."""
         build_network_first(self.trainer)
-        h, averages = self.hparams, []
-        if h.average == "ema" and self.trainer.state.fn == "fit":
-            averages = [PolyakAverage(h.average_epochs, "epochs")]
-        elif h.average == "asgd" and self.trainer.state.fn == "fit":
-            averages = [PolyakAverage(math.inf, trigger="val/nats_per_token", patience=h.average_patience)]
-        return [UnusedParameters(), *averages]
+        h, asgd = self.hparams, {"trigger": "val/nats_per_token", "patience": self.hparams.average_patience}
+        if h.average == "none" or self.trainer.state.fn != "fit":
+            return [UnusedParameters()]
+        average = PolyakAverage(h.average_epochs, "epochs") if h.average == "ema" else PolyakAverage(math.inf, **asgd)
+        return [UnusedParameters(), average]
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predict the token after each of the given ones: ``(T, N)`` ids to ``(T, N, V)`` logits and the next state."""
@@ -252,11 +259,9 @@ class LanguageModel(CheckedLoading, LightningModule):
         if self.network is None:
             raise ValueError("there is no network yet: fit with a TextDataModule, or call build(tokenizer) first")
         h = self.hparams
-        groups = wnseq.param_groups(self.network, h.weight_decay)
-        if h.embedding_decay is not None:
-            ends = nn.ModuleList([self.network.encoder, self.network.decoder])
-            groups = wnseq.param_groups(self.network.rnn, h.weight_decay)
-            groups += wnseq.param_groups(ends, h.embedding_decay)
+        embedding_decay = h.weight_decay if h.embedding_decay is None else h.embedding_decay
+        ends = nn.ModuleList([self.network.encoder, self.network.decoder])
+        groups = wnseq.param_groups(self.network.rnn, h.weight_decay) + wnseq.param_groups(ends, embedding_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
         # Fused: one pass over the memory. 16-mixed scales the gradients, and a fused step would undo it only after
         # clipping. No other precision scales them, and Lightning must be told so before it clips.
@@ -345,7 +350,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         """Sample to the terminal, and append the texts to a file; not where they would be drawn from their end."""
         if not self.trainer.is_global_zero or self.reads_backward:
             return []
-        texts = stream(self, self.sampling)
+        texts = print_texts(functools.partial(sample, self), self.tokenizer, self.sampling)
         if output is not None:
             append_texts(output, texts, step=self.trainer.global_step, **asdict(self.sampling) | {"output": None})
         return texts
@@ -438,27 +443,19 @@ class Network(nn.Module):
         else:
             x = nn.functional.embedding(tokens, weight) if tied else self.encoder(tokens)  # (T, N, I)
         x = self.input_dropout(self.embedding_dropout(x, tokens))
-        x, state = recur(x, state, *(() if reset is None else (reset,)))  # (T, N, H)
-        output = x[-1:] if last_only else x
-        x = self.output_dropout(output)
+        hidden, state = recur(x, state, *(() if reset is None else (reset,)))  # (T, N, H)
+        x = self.output_dropout(hidden[-1:] if last_only else hidden)
         if outputs is not None:
-            outputs += [output, x]
+            outputs += [hidden, x]
         if targets is not None:  # in a buffer of logits that become their own gradient
             options = {"ignore_index": IGNORE, "reduction": reduction, "chunked": chunked}
             return fused_linear_cross_entropy(x, weight, targets, self.decoder.bias, **options), state
         logits = memory_bound_linear(x.flatten(0, -2), weight, self.decoder.bias)
         return logits.unflatten(0, x.shape[:-1]), state  # (T, N, V)
 
-    def bind(self, observe: Callable[[Tensor], Any] | None = None) -> Callable[..., tuple[Tensor, State]]:
-        """Return :meth:`forward` with the weights composed once; ``observe`` is called with its hidden states."""
-        bound = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
-
-        def recur(x: Tensor, state: State | None) -> tuple[Tensor, State]:
-            x, state = bound(x, state)
-            if observe is not None:
-                observe(x)
-            return x, state
-
+    def bind(self) -> Callable[..., tuple[Tensor, State]]:
+        """Return :meth:`forward` with the weights composed once."""
+        recur = self.rnn.bind() if hasattr(self.rnn, "bind") else self.rnn
         return functools.partial(self, bound=(recur, composed_weight(self.decoder)))
 
 
@@ -471,17 +468,16 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
     generators = [torch.Generator().manual_seed(sampling.seed + index) for index in range(sampling.number)]
     prompt = torch.tensor([tokenizer.start, *tokenizer.encode(sampling.prompt)])
     tokens = prompt.unsqueeze(1).repeat(1, sampling.number)  # (T, N)
-    cache, hidden = model.evaluation.cache(), []
+    cache = model.evaluation.cache()
     state = step = None
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(network):
-            step = step or network.bind(hidden.append if cache else None)
-            tokens = tokens.to(model.device)
-            logits, state = step(tokens, state, last_only=True)  # (1, N, V)
+            step, tokens, outputs = step or network.bind(), tokens.to(model.device), []
+            logits, state = step(tokens, state, last_only=True, outputs=outputs)  # (1, N, V)
         logits = logits[0].float()  # (N, V)
         check_finite(logits, "the logits of the next token")
         if cache is not None:
-            cache.read(tokens, hidden.pop())
+            cache.read(tokens, outputs[0])
             logits = cache.mix(logits.softmax(1)).log()
         logits = logits.cpu()
         if not sampling.allow_unknown and tokenizer.unknown is not None:
@@ -489,21 +485,6 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
         drawn = [draw_token(row, sampling, generator) for row, generator in zip(logits, generators, strict=True)]
         yield drawn
         tokens = torch.tensor([drawn])
-
-
-def stream(model: LanguageModel, sampling: Sampling) -> list[str]:
-    """Sample, writing each text to the terminal, a single one as it comes; return them."""
-    texts = []
-    for prompt in [sampling.prompt] if sampling.prompts is None else read_prompts(sampling.prompts):
-        drawn = sample(model, replace(sampling, prompt=prompt, prompts=None))
-        for ids in [(ids[0] for ids in drawn)] if sampling.number == 1 else zip(*drawn, strict=True):
-            texts.append(prompt)
-            print(prompt, end="", flush=True)
-            for piece in model.tokenizer.stream(ids, prompt):
-                print(piece, end="", flush=True)
-                texts[-1] += piece
-            print()
-    return texts
 
 
 def forward_model(model: LanguageModel | str | Path) -> LanguageModel:
@@ -560,12 +541,6 @@ def score(model: LanguageModel | str | Path, text: str, evaluation: Evaluation |
             nats += loss.item()
     units = counts.units(nats / counts.tokens, model.tokenizer)
     return units | {"tokens": counts.tokens, "share_unknown": counts.unknown / counts.tokens}
-
-
-def compressed_bits_per_byte(train: bytes, test: bytes) -> float:
-    """Compute what xz (``-9e``) adds for ``test`` when it comes after ``train``, in bits per byte of ``test``."""
-    with_test, alone = (len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) for text in (train + test, train))
-    return 8 * (with_test - alone) / len(test)
 
 
 class LanguageModelCLI(TextCLI):

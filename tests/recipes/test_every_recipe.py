@@ -1,6 +1,7 @@
 """What holds for every recipe: evaluation, sampling, and the checks of what a user gives, on tiny models."""
 
 import dataclasses
+import functools
 import math
 import sys
 import typing
@@ -169,7 +170,9 @@ def test_a_sample_of_words_keeps_them_apart_from_the_prompt(capsys):
     data = {**RECIPES["language_model"].data, "tokenizer": "word"}
     model, _ = dataclasses.replace(RECIPES["language_model"], data=data).make()
     capsys.readouterr()
-    (text,) = language_model.stream(model, language_model.Sampling(prompt="the weight", max_new_tokens=5, seed=1))
+    how = language_model.Sampling(prompt="the weight", max_new_tokens=5, seed=1)
+    draw = functools.partial(language_model.sample, model)
+    (text,) = language_model.print_texts(draw, model.tokenizer, how)
     assert text.startswith(("the weight ", "the weight\n")) and capsys.readouterr().out == f"{text}\n"
     assert set(text.split()) <= set(model.tokenizer.tokens)
 

@@ -24,7 +24,6 @@ from wnseq.recipes.language_model import (
     LanguageModelCLI,
     Network,
     Sampling,
-    compressed_bits_per_byte,
     exp,
     generate,
     main,
@@ -465,19 +464,6 @@ def test_sampling_composes_the_weights_once(sizes, monkeypatch):
 def test_a_bad_manner_of_sampling_is_refused(how, text):
     with pytest.raises(ValueError, match=text):
         Sampling(**how)
-
-
-def test_what_was_seen_costs_nothing_and_what_is_random_costs_eight_bits():
-    generator = random.Random(0)
-    first, second = generator.randbytes(20_000), generator.randbytes(20_000)
-    assert compressed_bits_per_byte(first, first) < 0.5
-    assert compressed_bits_per_byte(first, second) == pytest.approx(8, rel=0.01)
-    assert compressed_bits_per_byte(first + second, first) < 0.5
-
-
-def test_the_embedded_text_is_prose_and_its_test_part_is_new():
-    parts = open_corpus("python").parts
-    assert 1.5 < compressed_bits_per_byte(parts["train"].read(), parts["test"].read()) < 2.2
 
 
 def test_fine_tuning_takes_weights_and_tokenizer(monkeypatch):

@@ -1,13 +1,16 @@
 """How text is drawn from a language model: the options of a recipe, and one token after the other."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wnseq.training.hparams import check_arguments
+from wnseq.training.sample_files import read_prompts
 
-__all__ = ["Sampling", "draw_token"]
+__all__ = ["Sampling", "draw_token", "print_texts"]
 
 NUCLEUS = 512  # likeliest tokens that top_p looks at before it sorts the whole vocabulary, which takes the longest
 
@@ -72,3 +75,24 @@ def draw_token(logits: Tensor, sampling: Sampling, generator: torch.Generator) -
             probabilities, order = every.sort(descending=True)
     beyond = probabilities.cumsum(0) - probabilities >= sampling.top_p  # the token that crosses top_p stays in
     return int(order[torch.multinomial(probabilities.masked_fill(beyond, 0), 1, generator=generator)])
+
+
+def print_texts(draw: Callable[[Sampling], Iterator[list[int]]], tokenizer: Any, sampling: Sampling) -> list[str]:
+    """Print each text that is drawn, a single one as it comes; return them.
+
+    Args:
+        draw: Returns the ids of the next tokens, one of each sample, one step after the other.
+        tokenizer: The tokenizer of the model.
+        sampling: How texts are drawn, with their prompts.
+    """
+    texts = []
+    for prompt in [sampling.prompt] if sampling.prompts is None else read_prompts(sampling.prompts):
+        drawn = draw(replace(sampling, prompt=prompt, prompts=None))
+        for ids in [(ids[0] for ids in drawn)] if sampling.number == 1 else zip(*drawn, strict=True):
+            texts.append(prompt)
+            print(prompt, end="", flush=True)
+            for piece in tokenizer.stream(ids, prompt):
+                print(piece, end="", flush=True)
+                texts[-1] += piece
+            print()
+    return texts

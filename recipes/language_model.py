@@ -41,16 +41,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import wnseq
-from wnseq.data.text import (
-    IGNORE,
-    TextBatch,
-    TextDataModule,
-    Tokenizer,
-    compressed_bits_per_byte,
-    exp,
-    match_tokens,
-    text_batches,
-)
+from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
 from wnseq.init import bias_from_counts_, g_from_counts_, memory_bias_
 from wnseq.losses import activation_penalty, fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import RECURRENT_LAYERS, composed_weight, is_tied, memory_bound_linear, stack_layers, tie_weights
@@ -560,10 +551,7 @@ class LanguageModelCLI(TextCLI):
         """Print a sample, and the bits per byte of a compressor."""
         print("\nNo sample: the model reads backward" if self.model.reads_backward else "\nA sample:\n")
         self.model.write_samples(self.run_dir and self.run_dir / "samples.txt")
-        parts = self.datamodule.text.parts
-        if parts["train"].size < 64 * 2**20:  # xz looks no further back
-            bits = compressed_bits_per_byte(parts["train"].read(), parts["test"].read())
-            print(f"\nxz, having seen the training part, needs {bits:.3f} bits per byte of the test part.")
+        self.print_compressed_size()
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

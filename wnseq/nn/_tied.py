@@ -1,5 +1,7 @@
 """One weight for an embedding and a softmax, with weight normalisation or without."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from wnseq.nn._module import WNModule
@@ -41,7 +43,7 @@ def is_tied(output: nn.Module, embedding: nn.Module) -> bool:
 
 def composed_weight(layer: nn.Module) -> Tensor:
     """Return the ``weight`` of a layer, differentiably: composed of v and g, if it is weight-normalised."""
-    return layer.compose_weights()["weight"] if isinstance(layer, WNModule) else layer.get_parameter("weight")
+    return layer.compose_weights()["weight"] if isinstance(layer, WNModule) else cast(Tensor, layer.weight)
 
 
 def _stored(layer: nn.Module) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """Settings by the size of a text."""
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from jsonargparse import Namespace
 
-from wnseq.training.cli.text import TextCLI
+from wnseq.data.text import open_corpus
+from wnseq.training.cli.text import TextCLI, compressed_bits_per_byte
 
 
 class Data:
@@ -47,3 +49,16 @@ def test_what_is_left_open_is_chosen_and_said(
 def test_the_tokens_are_those_of_the_checkpoints_tokenizer() -> None:
     assert chosen(set(), {}, SimpleNamespace(path="x.ckpt"))[0]
     assert TextCLI.settings(None, 1, 1) == {}  # type: ignore[arg-type]
+
+
+def test_what_was_seen_costs_nothing_and_what_is_random_costs_eight_bits() -> None:
+    generator = random.Random(0)
+    first, second = generator.randbytes(20_000), generator.randbytes(20_000)
+    assert compressed_bits_per_byte(first, first) < 0.5
+    assert compressed_bits_per_byte(first, second) == pytest.approx(8, rel=0.01)
+    assert compressed_bits_per_byte(first + second, first) < 0.5
+
+
+def test_the_embedded_text_is_prose_and_its_test_part_is_new() -> None:
+    parts = open_corpus("python").parts
+    assert 1.5 < compressed_bits_per_byte(parts["train"].read(), parts["test"].read()) < 2.2

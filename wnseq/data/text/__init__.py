@@ -1,7 +1,6 @@
 """Text: corpora and labelled texts, tokenizers, and batches of streams or of whole texts."""
 
 from wnseq.data.text.bptt import IGNORE, TextBatch, shard, text_batches
-from wnseq.data.text.compression import compressed_bits_per_byte
 from wnseq.data.text.corpora import Corpus, open_corpus
 from wnseq.data.text.datamodule import TextDataModule
 from wnseq.data.text.encoding import exp
@@ -35,7 +34,6 @@ __all__ = [
     "TextDataModule",
     "Tokenizer",
     "WordTokenizer",
-    "compressed_bits_per_byte",
     "exp",
     "match_tokens",
     "open_corpus",

@@ -1,5 +1,6 @@
 """The command line of a recipe whose data are text: settings by its size, and the tokenizer of a checkpoint."""
 
+import lzma
 from typing import Any
 
 from jsonargparse import Namespace
@@ -7,7 +8,9 @@ from jsonargparse import Namespace
 from wnseq.training.cli.recipe import RecipeCLI
 from wnseq.training.cli.sampling import SamplingCLI
 
-__all__ = ["TextCLI", "TokenizerCLI"]
+__all__ = ["TextCLI", "TokenizerCLI", "compressed_bits_per_byte"]
+
+XZ_WINDOW = 64 * 2**20  # xz looks no further back
 
 
 class TokenizerCLI(RecipeCLI):
@@ -51,3 +54,16 @@ class TextCLI(TokenizerCLI, SamplingCLI):
         if taken:
             self.notes.append(f"chosen for about {tokens:,} training tokens: {', '.join(taken)}")
         return settings
+
+    def print_compressed_size(self) -> None:
+        """Print the bits per byte of a compressor, the figure to beat, if it can see the whole training part."""
+        parts = self.datamodule.text.parts
+        if parts["train"].size < XZ_WINDOW:
+            bits = compressed_bits_per_byte(parts["train"].read(), parts["test"].read())
+            print(f"\nxz, having seen the training part, needs {bits:.3f} bits per byte of the test part.")
+
+
+def compressed_bits_per_byte(train: bytes, test: bytes) -> float:
+    """Compute what xz (``-9e``) adds for ``test`` when it comes after ``train``, in bits per byte of ``test``."""
+    with_test, alone = (len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) for text in (train + test, train))
+    return 8 * (with_test - alone) / len(test)

@@ -42,7 +42,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
-from wnseq.init import bias_from_counts_, g_from_counts_, memory_bias_
+from wnseq.init import memory_bias_
 from wnseq.losses import activation_penalty, fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import RECURRENT_LAYERS, composed_weight, is_tied, memory_bound_linear, stack_layers, tie_weights
 from wnseq.optim import penalize_units
@@ -56,7 +56,7 @@ from wnseq.training.cli.text import TextCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage, is_fitting
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
-from wnseq.training.initialisation import training_counts
+from wnseq.training.initialisation import start_from_counts
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts
@@ -178,8 +178,9 @@ class LanguageModel(CheckedLoading, LightningModule):
             )
         if weight_drop and (cell.startswith("m") or (cell, norm) == ("rnn", "none")):
             raise ValueError(f"weight_drop is for lstm, gru, and rnn with norm weight, got {cell} with norm {norm}")
-        if slim_penalty and norm == "none":
-            raise ValueError(f"slim_penalty must be 0 with norm none, whose units have no g, got {slim_penalty}")
+        widths = {hidden_size, embedding_size or hidden_size} if tied else {hidden_size}
+        if slim_penalty and (norm == "none" or cell == "mlstm" or len(widths) > 1):
+            raise ValueError(f"slim_penalty is for layers of one width with norm weight, not mlstm, got {slim_penalty}")
         if hidden_dropout and num_layers == 1:
             raise ValueError(f"hidden_dropout is that between layers, got {hidden_dropout} and a single layer")
         if count_start == "g" and embedding_norm == "none":
@@ -218,10 +219,7 @@ class LanguageModel(CheckedLoading, LightningModule):
             self.tokenizer.check_same(tokenizer)
             return
         self.build(tokenizer)
-        if self.hparams.count_start == "bias":
-            bias_from_counts_(self.network.decoder.bias, training_counts(self, len(tokenizer)))
-        for layer in (self.network.encoder, self.network.decoder) if self.hparams.count_start == "g" else ():
-            g_from_counts_(layer, training_counts(self, len(tokenizer)))
+        start_from_counts(self, self.hparams.count_start)
         if self.init_from is not None:
             sizes = ("cell", "norm", "embedding_norm", "embedding_size", "hidden_size", "num_layers", "tied")
             load_initial_weights(self.network, self.init_from, sizes, check=self._match_tokenizer)

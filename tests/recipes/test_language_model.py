@@ -571,9 +571,11 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         ),
         (["--model.weight_drop=0.5", "--model.cell=mlstm"], "rnn with norm weight, got mlstm with norm weight"),
         (["--model.weight_drop=0.5", "--model.cell=mingru"], "weight_drop is for lstm, gru, and rnn with norm weight"),
+        (["--model.slim_penalty=1", "--model.norm=none"], "slim_penalty is for layers of one width with norm weight"),
+        (["--model.slim_penalty=1", "--model.cell=mlstm"], "with norm weight, not mlstm, got 1"),
         (
-            ["--model.slim_penalty=1", "--model.norm=none"],
-            "slim_penalty must be 0 with norm none, whose units have no g",
+            ["--model.slim_penalty=1", "--model.num_layers=2", "--model.embedding_size=8"],
+            "slim_penalty is for layers of one width",
         ),
         (["--model.hidden_dropout=0.5"], "hidden_dropout is that between layers, got 0.5 and a single layer"),
         (["--model.count_start=g"], "needs an embedding that has a g: set --model.embedding_norm weight"),

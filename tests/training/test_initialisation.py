@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from wnseq.training.initialisation import BatchInitialised, training_counts
+from wnseq.training.initialisation import BatchInitialised, start_from_counts
 
 
 class Network(BatchInitialised):
@@ -52,6 +52,10 @@ def test_it_is_no_parameter_and_keeps_its_dtype() -> None:
     assert network.half().initialised.dtype == torch.uint8 and copy.deepcopy(network).is_initialised
 
 
+class Start(LightningModule):
+    network = None
+
+
 def test_without_a_training_text_there_are_no_counts() -> None:
     with pytest.raises(ValueError, match="a start from counts needs the training text of a TextDataModule"):
-        training_counts(LightningModule(), 7)
+        start_from_counts(Start(), "g")

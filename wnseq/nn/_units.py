@@ -90,8 +90,10 @@ def find_units(model: nn.Module, readers: Readers, function: str) -> Iterator[tu
             )
         rnn: Any = modules[path]
         kind = str(getattr(rnn, "mode", "")).partition("_")[0].lower()
-        if kind not in GATES or not hasattr(rnn, "num_layers"):
-            raise TypeError(f"{function}: {path!r} must be a recurrent layer, got {type(rnn).__name__}")
+        if kind not in GATES or kind == "mlstm" or not hasattr(rnn, "num_layers"):
+            raise TypeError(
+                f"{function}: {path!r} must be a recurrent layer, and no multiplicative LSTM, got {type(rnn).__name__}"
+            )
         projected = bool(getattr(rnn, "proj_size", 0))
         outer = [(each, modules[each], name) for each in paths[1:] for name in _reading(each, modules[each], function)]
         if not outer and not projected:

@@ -1,32 +1,39 @@
 """Starts from data: whether a network has had its own from a batch, and counts of the tokens of a training text."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import nn
 
+from wnseq.init import bias_from_counts_, g_from_counts_
 from wnseq.training.run_info import find_datamodule
 
-__all__ = ["BatchInitialised", "training_counts"]
+__all__ = ["BatchInitialised", "start_from_counts"]
 
 
-def training_counts(model: LightningModule, entries: int) -> torch.Tensor:
-    """Return how often each token occurs in the training text of a model's data, ``(V,)``.
+def start_from_counts(model: Any, what: Literal["none", "g", "bias"]) -> None:
+    """Start a part of a language model's network from how often each token of its training text occurs.
 
     Args:
-        model: A model whose Trainer has a ``TextDataModule``.
-        entries: V, entries of the vocabulary.
+        model: A LightningModule with a ``network`` of the parts ``encoder`` and ``decoder``, whose Trainer has a
+            ``TextDataModule``.
+        what: ``g`` of both parts by :func:`wnseq.init.g_from_counts_`, the ``bias`` of the decoder by
+            :func:`wnseq.init.bias_from_counts_`, or ``none``.
 
     Raises:
         ValueError: The data have no training text.
     """
-    splits = getattr(find_datamodule(model), "splits", {})
+    if what == "none":
+        return
+    splits, network = getattr(find_datamodule(model), "splits", {}), model.network
     if "train" not in splits:
-        raise ValueError(
-            "a start from counts needs the training text of a TextDataModule: fit with one, or leave it out"
-        )
-    return torch.from_numpy(splits["train"].token_counts(entries))
+        raise ValueError("a start from counts needs the training text of a TextDataModule: fit with one")
+    counts = torch.from_numpy(splits["train"].token_counts(len(network.decoder.bias)))
+    if what == "bias":
+        bias_from_counts_(network.decoder.bias, counts)
+        return
+    for layer in (network.encoder, network.decoder):
+        g_from_counts_(layer, counts)
 
 
 class BatchInitialised(nn.Module):

@@ -171,15 +171,15 @@ class LanguageModel(CheckedLoading, LightningModule):
         ranges |= dict.fromkeys(("learning_rate", "average_epochs"), "greater than 0")
         ranges |= {"decay_factor": "greater than 0 and less than 1"}
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling, "evaluation": evaluation}, **ranges)
-        if tied and num_layers == 1 and embedding_size not in (None, hidden_size):
+        own_widths = tied and embedding_size not in (None, hidden_size)
+        if own_widths and num_layers == 1:
             raise ValueError(
                 f"a tied softmax needs a last layer of embedding_size, got {embedding_size} and a single layer of "
                 f"hidden_size {hidden_size}; set --model.tied false, make them equal, or give it more layers"
             )
         if weight_drop and (cell.startswith("m") or (cell, norm) == ("rnn", "none")):
             raise ValueError(f"weight_drop is for lstm, gru, and rnn with norm weight, got {cell} with norm {norm}")
-        widths = {hidden_size, embedding_size or hidden_size} if tied else {hidden_size}
-        if slim_penalty and (norm == "none" or cell == "mlstm" or len(widths) > 1):
+        if slim_penalty and (norm == "none" or cell == "mlstm" or own_widths):
             raise ValueError(f"slim_penalty is for layers of one width with norm weight, not mlstm, got {slim_penalty}")
         if hidden_dropout and num_layers == 1:
             raise ValueError(f"hidden_dropout is that between layers, got {hidden_dropout} and a single layer")
@@ -248,9 +248,10 @@ class LanguageModel(CheckedLoading, LightningModule):
         if self.network is None:
             raise ValueError("there is no network yet: fit with a TextDataModule, or call build(tokenizer) first")
         h = self.hparams
-        embedding_decay = h.weight_decay if h.embedding_decay is None else h.embedding_decay
-        ends = nn.ModuleList([self.network.encoder, self.network.decoder])
-        groups = wnseq.param_groups(self.network.rnn, h.weight_decay) + wnseq.param_groups(ends, embedding_decay)
+        groups = wnseq.param_groups(self.network, h.weight_decay)
+        if h.embedding_decay is not None:
+            ends = nn.ModuleList([self.network.encoder, self.network.decoder])
+            groups = wnseq.param_groups(self.network.rnn, h.weight_decay) + wnseq.param_groups(ends, h.embedding_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
         # Fused: one pass over the memory. 16-mixed scales the gradients, and a fused step would undo it only after
         # clipping. No other precision scales them, and Lightning must be told so before it clips.

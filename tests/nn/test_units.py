@@ -51,7 +51,7 @@ def test_the_strength_is_the_lesser_of_speaking_and_being_read():
     ("readers", "error", "text"),
     [
         ({"lstm": "out"}, ValueError, "slim: the model has no module 'lstm'; there are , rnn, out, conv"),
-        ({"out": "out"}, TypeError, "slim: 'out' must be a recurrent layer, got Linear"),
+        ({"out": "out"}, TypeError, "slim: 'out' must be a recurrent layer, and no multiplicative LSTM, got Linear"),
         ({"rnn": "conv"}, TypeError, "slim: 'conv' must be a linear or recurrent layer or a cell to read units"),
         ({"rnn": ()}, ValueError, r"slim: readers\['rnn'\] must name the layers that read its output, got none"),
         ({"rnn": "out"}, ValueError, "slim: 'out' reads 5 features, and 'rnn' gives 4"),

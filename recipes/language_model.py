@@ -186,7 +186,8 @@ class LanguageModel(CheckedLoading, LightningModule):
         if count_start == "g" and embedding_norm == "none":
             raise ValueError("count_start g needs an embedding that has a g: set --model.embedding_norm weight")
         if warmup and schedule in ("plateau", "one_cycle"):
-            raise ValueError(f"warmup must be 0 with the schedule {schedule}, got {warmup}")
+            has = "has none" if schedule == "plateau" else "has its own"
+            raise ValueError(f"warmup must be 0 with the schedule {schedule}, which {has}, got {warmup}")
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
@@ -268,6 +269,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         is_drawn = isinstance(data, TextDataModule) and data.random_bptt
         self.rate_factor = len(batch.inputs) / data.bptt if is_drawn else 1.0
 
+    @functools.wraps(LightningModule.optimizer_step)  # or Lightning warns of it where gradients are accumulated
     def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
         """Step by the size for the length of the batch."""
         with scaled_rates(optimizer, self.rate_factor):

@@ -195,8 +195,8 @@ MUTANTS = [
     Mutant(
         "weights: composed with a g that gets no gradient",
         "nn/_module.py",
-        "return {name: compose(*self.v_and_g(name), *self.layouts[name])",
-        "return {name: compose(self.v_and_g(name)[0], self.v_and_g(name)[1].detach(), *self.layouts[name])",
+        "compose_in(memory[name], *self.v_and_g(name), *self.layouts[name])",
+        "compose_in(memory[name], self.v_and_g(name)[0], self.v_and_g(name)[1].detach(), *self.layouts[name])",
         EQUATIONS,
     ),
     Mutant(
@@ -209,8 +209,8 @@ MUTANTS = [
     Mutant(
         "weight norm: second derivative not at a right angle to v",
         "functional.py",
-        "* (d_w[0] - unit * d_g",
-        "* (d_w[0] + unit * d_g",
+        "* (d_w - unit * d_g",
+        "* (d_w + unit * d_g",
         ("tests/test_functional.py",),
     ),
 ]

@@ -205,8 +205,8 @@ def test_every_parameter_is_trained(norm):
 
 def test_a_step_of_64_glimpses_composes_each_weight_once(monkeypatch):
     composed = []
-    compose = wnseq.nn._module.compose
-    monkeypatch.setattr("wnseq.nn._module.compose", lambda *of: composed.append(of) or compose(*of))
+    compose = wnseq.nn._module.compose_in
+    monkeypatch.setattr("wnseq.nn._module.compose_in", lambda m, *of: composed.append(of) or compose(m, *of))
     model = Draw(glimpses=64, hidden_size=6, latent_size=2, read_size=2, write_size=3)
     model.build(ImageSpec((1, 5, 4)))
     composed.clear()

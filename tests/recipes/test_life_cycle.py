@@ -255,7 +255,10 @@ def test_a_layer_that_is_added_to_a_copied_recipe_is_trained():
     source = Path(language_model.__file__).read_text("utf-8")
     for before, after in (
         ("        if tied:\n", "        self.extra = nn.Linear(hidden_size, hidden_size)\n        if tied:\n"),
-        ("        x = self.dropout(x[-1:]", "        x = self.extra(x)\n        x = self.dropout(x[-1:]"),
+        (
+            "        x = self.output_dropout(hidden",
+            "        hidden = self.extra(hidden)\n        x = self.output_dropout(hidden",
+        ),
     ):
         assert source.count(before) == 1
         source = source.replace(before, after)

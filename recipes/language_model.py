@@ -60,7 +60,7 @@ from wnseq.training.initialisation import start_from_counts
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts
-from wnseq.training.schedules import Schedule, scaled_rates, schedule_steps, use_found_learning_rate
+from wnseq.training.schedules import Schedule, check_warmup, scaled_rates, schedule_steps, use_found_learning_rate
 from wnseq.training.serving import READERS, export, slim
 from wnseq.training.text_sampling import Sampling, draw_token, print_texts
 
@@ -185,9 +185,7 @@ class LanguageModel(CheckedLoading, LightningModule):
             raise ValueError(f"hidden_dropout is that between layers, got {hidden_dropout} and a single layer")
         if count_start == "g" and embedding_norm == "none":
             raise ValueError("count_start g needs an embedding that has a g: set --model.embedding_norm weight")
-        if warmup and schedule in ("plateau", "one_cycle"):
-            has = "has none" if schedule == "plateau" else "has its own"
-            raise ValueError(f"warmup must be 0 with the schedule {schedule}, which {has}, got {warmup}")
+        check_warmup(schedule, warmup)
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
@@ -293,10 +291,10 @@ class LanguageModel(CheckedLoading, LightningModule):
     def training_step(self, batch: TextBatch, index: int) -> Tensor:
         """Compute the mean loss per token of one batch, and add the penalties, which are not logged."""
         factors = self.hparams.activation_penalty, self.hparams.temporal_penalty
-        outputs: list[Tensor] = []
+        outputs: list[Tensor] | None = [] if any(factors) else None  # which would keep them through the softmax
         loss, _ = self._step(batch, "train", "mean", outputs)
         self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
-        return loss + activation_penalty(*outputs, *factors) if any(factors) else loss
+        return loss if outputs is None else loss + activation_penalty(*outputs, *factors)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the totals of the evaluation before, which may have been interrupted; let a test adapt."""

@@ -45,6 +45,7 @@ from wnseq.data.environments import (
     make_environment,
 )
 from wnseq.init import data_init
+from wnseq.nn import RECURRENT_LAYERS
 from wnseq.training import plots
 from wnseq.training.callbacks import Renormalize, Throughput, UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
@@ -352,12 +353,6 @@ def q_lambda_returns(
     return returns
 
 
-CORES = {
-    ("lstm", True): wnseq.WNLSTM,
-    ("gru", True): wnseq.WNGRU,
-    ("lstm", False): wnseq.LSTM,
-    ("gru", False): wnseq.GRU,
-}
 CHANNELS = 16
 
 
@@ -379,7 +374,9 @@ class Network(BatchInitialised):
         self.body = nn.Sequential(*layers)
         self.core: nn.Module | None = None
         if core != "none":
-            self.core = CORES[core, norm == "weight"](features + self.num_actions, hidden_size)
+            self.core = RECURRENT_LAYERS[core, "weight" if norm == "weight" else "none"](
+                features + self.num_actions, hidden_size
+            )
             features = hidden_size
         self.output = linear(features, self.num_actions)
 

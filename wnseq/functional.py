@@ -213,6 +213,7 @@ def gradients(d_w: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def as_column(g: Tensor, v: Tensor) -> Tensor:
+    """Return one entry for each row of v in a shape that multiplies v."""
     return g.view(-1, *[1] * (v.ndim - 1))  # (out, 1, …)
 
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 __all__ = [
     "Schedule",
+    "check_warmup",
     "cosine_schedule",
     "linear_schedule",
     "one_cycle",
@@ -30,6 +31,13 @@ def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
     Torch's CosineAnnealingLR keeps the length of the first run when a run resumes with another one, and then rises.
     """
     return LambdaLR(optimizer, lambda step: _cosine(1, 0, step / total))
+
+
+def check_warmup(kind: Schedule, warmup: int) -> None:
+    """Raise ValueError for a warm-up of a schedule that has none, or its own."""
+    if warmup and kind in ("plateau", "one_cycle"):
+        has = "has its own" if kind == "one_cycle" else "has none"
+        raise ValueError(f"warmup must be 0 with the schedule {kind}, which {has}, got {warmup}")
 
 
 def schedule_steps(
@@ -63,9 +71,7 @@ def schedule_steps(
     Source:
         Loshchilov & Hutter 2017, arXiv 1608.03983 (cosine); Smith & Topin 2017, arXiv 1708.07120 (one-cycle).
     """
-    if warmup and kind in ("plateau", "one_cycle"):
-        has = "has its own" if kind == "one_cycle" else "has none"
-        raise ValueError(f"warmup must be 0 with the schedule {kind}, which {has}, got {warmup}")
+    check_warmup(kind, warmup)
     if kind == "plateau":
         if not trainer.enable_validation:
             raise ValueError("the schedule plateau needs a validation: loaders, and limit_val_batches not 0")

@@ -374,9 +374,8 @@ class Network(BatchInitialised):
         self.body = nn.Sequential(*layers)
         self.core: nn.Module | None = None
         if core != "none":
-            self.core = RECURRENT_LAYERS[core, "weight" if norm == "weight" else "none"](
-                features + self.num_actions, hidden_size
-            )
+            layer = RECURRENT_LAYERS[core, "weight" if norm == "weight" else "none"]
+            self.core = layer(features + self.num_actions, hidden_size)
             features = hidden_size
         self.output = linear(features, self.num_actions)
 

@@ -14,6 +14,8 @@ WNSEQ = Opset("wnseq", 1)
 
 @script(WNSEQ, default_opset=opset18)
 def lstm_steps(products: FLOAT, keep: FLOAT, h: FLOAT, c: FLOAT, weight: FLOAT) -> tuple[FLOAT, FLOAT, FLOAT]:
+    """Run a layer of an LSTM whose state is reset inside a sequence."""
+
     @graph()
     def step(h, c, product, kept):
         i, f, g, o = opset18.Split(product + opset18.MatMul(h * kept, weight), axis=1, num_outputs=4)
@@ -28,6 +30,8 @@ def lstm_steps(products: FLOAT, keep: FLOAT, h: FLOAT, c: FLOAT, weight: FLOAT) 
 
 @script(WNSEQ, default_opset=opset18)
 def gru_steps(products: FLOAT, keep: FLOAT, h: FLOAT, weight: FLOAT, bias: FLOAT) -> tuple[FLOAT, FLOAT]:
+    """Run a layer of a GRU whose state is reset inside a sequence."""
+
     @graph()
     def step(h, product, kept):
         before = h * kept
@@ -44,6 +48,8 @@ def gru_steps(products: FLOAT, keep: FLOAT, h: FLOAT, weight: FLOAT, bias: FLOAT
 
 @script(WNSEQ, default_opset=opset18)
 def tanh_steps(products: FLOAT, keep: FLOAT, h: FLOAT, weight: FLOAT) -> tuple[FLOAT, FLOAT]:
+    """Run a layer of an RNN with tanh whose state is reset inside a sequence."""
+
     @graph()
     def step(h, product, kept):
         new_h = opset18.Tanh(product + opset18.MatMul(h * kept, weight))
@@ -56,6 +62,8 @@ def tanh_steps(products: FLOAT, keep: FLOAT, h: FLOAT, weight: FLOAT) -> tuple[F
 
 @script(WNSEQ, default_opset=opset18)
 def relu_steps(products: FLOAT, keep: FLOAT, h: FLOAT, weight: FLOAT) -> tuple[FLOAT, FLOAT]:
+    """Run a layer of an RNN with relu whose state is reset inside a sequence."""
+
     @graph()
     def step(h, product, kept):
         new_h = opset18.Relu(product + opset18.MatMul(h * kept, weight))

@@ -150,9 +150,8 @@ def likely_encoding(data: bytes) -> tuple[str, str] | None:
 def _converted(path: Path, encoding: str | None, gzipped: bool) -> Path:
     """Return a copy of a file in the cache, unpacked and in UTF-8, made now or found."""
     digest = sha256(f"{encoding} ".encode())
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+    for block in _blocks(path, gzipped=False):
+        digest.update(block)
     target = cache_folder() / "texts" / f"{digest.hexdigest()}.txt"
     with reading(path, f"{encoding} text" if encoding else "a gzipped text"):
         return cached_text(target, lambda target: _convert(path, encoding, gzipped, target))

@@ -1,14 +1,16 @@
-"""Settings by the size of a text."""
+"""Settings by the size of a text, and by the processor."""
 
 import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from jsonargparse import Namespace
 
 from wnseq.data.text import open_corpus
-from wnseq.training.cli.text import TextCLI, compressed_bits_per_byte
+from wnseq.training.cli import text
+from wnseq.training.cli.text import TextCLI, compressed_bits_per_byte, has_fast_bfloat16
 
 
 class Data:
@@ -20,12 +22,16 @@ class Data:
         return 1000, 50
 
 
-def chosen(given: set[str], defaults: dict[str, Any], start: Any = None) -> tuple[dict[str, Any], list[str]]:
+def chosen(
+    given: set[str], defaults: dict[str, Any], start: Any = None, fast: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     cli = TextCLI.__new__(TextCLI)
     cli.start, cli.notes, cli.datamodule_class = start, [], Data
     cli.settings = lambda tokens, entries: {"trainer.max_epochs": tokens // entries, "model.dropout": 0.2}
     options = Namespace(data=Namespace(corpus="a.txt", tokenizer=None))
-    return cli.choose_defaults(options, {"data.corpus": "b.txt", **defaults}, given), cli.notes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "has_fast_bfloat16", lambda: fast)
+        return cli.choose_defaults(options, {"data.corpus": "b.txt", **defaults}, given), cli.notes
 
 
 @pytest.mark.parametrize(
@@ -44,6 +50,32 @@ def test_what_is_left_open_is_chosen_and_said(
     found, notes = chosen(given, defaults)
     assert set(found) == settings
     assert notes == ([] if said is None else [f"chosen for about 1,000 training tokens: {said}"])
+
+
+@pytest.mark.parametrize("given", [set(), {"trainer.precision"}, {"trainer.plugins"}])
+def test_a_processor_with_bfloat16_is_used(given: set[str]) -> None:
+    found, notes = chosen(given, {}, fast=True)
+    assert found.get("trainer.precision") == (None if given else "bf16-mixed")
+    assert ("chosen for this processor: trainer.precision bf16-mixed" in notes) is (not given)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "gpu", "fast"),
+    [
+        ({"avx512_bf16": True}, False, True),
+        ({"avx512_bf16": True}, True, False),
+        ({}, False, False),
+        (None, False, False),
+    ],
+)
+def test_a_processor_has_bfloat16_by_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool] | None, gpu: bool, fast: bool
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in older versions
+    if capabilities is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
+    assert has_fast_bfloat16() is fast
 
 
 def test_the_tokens_are_those_of_the_checkpoints_tokenizer() -> None:

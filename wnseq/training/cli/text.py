@@ -1,14 +1,16 @@
 """The command line of a recipe whose data are text: settings by its size, and the tokenizer of a checkpoint."""
 
 import lzma
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
 from wnseq.training.cli.recipe import RecipeCLI
 from wnseq.training.cli.sampling import SamplingCLI
 
-__all__ = ["TextCLI", "TokenizerCLI", "compressed_bits_per_byte"]
+__all__ = ["TextCLI", "TokenizerCLI", "compressed_bits_per_byte", "has_fast_bfloat16"]
 
 XZ_WINDOW = 64 * 2**20  # xz looks no further back
 
@@ -25,14 +27,14 @@ class TokenizerCLI(RecipeCLI):
 
 
 class TextCLI(TokenizerCLI, SamplingCLI):
-    """SamplingCLI that chooses what the user leaves open by the size of the text; a recipe overrides settings."""
+    """SamplingCLI that chooses what the user leaves open by text and processor; a recipe overrides settings."""
 
     def settings(self, tokens: int, entries: int) -> dict[str, Any]:
         """Return the defaults of options for about so many training tokens and entries of the tokenizer."""
         return {}
 
     def choose_defaults(self, options: Namespace, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
-        """Return the settings by the size of the text, and note them for the screen."""
+        """Return the settings by the size of the text and by the processor, and note them for the screen."""
         data = vars(options.data) | {
             name.removeprefix("data."): value
             for name, value in defaults.items()
@@ -53,6 +55,9 @@ class TextCLI(TokenizerCLI, SamplingCLI):
         taken = [f"{name} {value}" for name, value in settings.items() if name not in given and name not in defaults]
         if taken:
             self.notes.append(f"chosen for about {tokens:,} training tokens: {', '.join(taken)}")
+        if not {"trainer.precision", "trainer.plugins"} & given and has_fast_bfloat16():
+            self.notes.append("chosen for this processor: trainer.precision bf16-mixed")
+            settings["trainer.precision"] = "bf16-mixed"
         return settings
 
     def print_compressed_size(self) -> None:
@@ -61,6 +66,12 @@ class TextCLI(TokenizerCLI, SamplingCLI):
         if parts["train"].size < XZ_WINDOW:
             bits = compressed_bits_per_byte(parts["train"].read(), parts["test"].read())
             print(f"\nxz, having seen the training part, needs {bits:.3f} bits per byte of the test part.")
+
+
+def has_fast_bfloat16() -> bool:
+    """Return True if a processor computes that has instructions for products of bfloat16."""
+    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # not in every torch
+    return bool(find().get("avx512_bf16")) and not torch.accelerator.is_available()
 
 
 def compressed_bits_per_byte(train: bytes, test: bytes) -> float:

@@ -876,14 +876,15 @@ def test_epochs_and_dropout_are_those_of_the_size_of_the_text(monkeypatch, capsy
     [
         (140_000, 2000, 25, 0.5),  # the embedded text
         (270_000, 2000, 17, 0.3),  # a megabyte in subwords
-        (885_000, 128, 9, 0.1),  # and in characters
+        (885_000, 128, 14, 0.2),  # and in characters
         (2_000_000, 33_000, 3, 0.1),
         (100_000_000, 2000, 1, 0.1),
     ],
 )
 def test_the_settings_of_a_size(tokens, entries, epochs, dropout):
     found = LanguageModelCLI.settings(None, tokens, entries)
-    assert found == {"trainer.max_epochs": epochs, "model.dropout": dropout}
+    large = {"data.batch_size": 32, "model.learning_rate": 7e-3} if tokens >= 500_000 else {}
+    assert found == {"trainer.max_epochs": epochs, "model.dropout": dropout} | large
 
 
 def test_samples_side_by_side_from_a_file_of_prompts_are_kept(capsys):

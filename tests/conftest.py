@@ -1,5 +1,6 @@
 """What every test needs: fixed seeds, torch's global settings restored, the run's own caches, the case's backend."""
 
+import gc
 import os
 import random
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: workers share the cores, and so do their children
+
+gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
 
 import numpy as np
 import torch
@@ -45,6 +48,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what takes long first, so that the workers end together."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported and collected out of every later search for garbage, here and in forks."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20)
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,5 +1,6 @@
 """What every test needs: fixed seeds, torch's global settings restored, the run's own caches, the case's backend."""
 
+import gc
 import os
 import random
 import shutil
@@ -13,6 +14,9 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: workers share the cores, and so do their children
+os.environ.setdefault("TORCH_DYNAMO_RUN_GC_AFTER_COMPILE", "0")  # it takes 20 ms of every graph
+
+gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
 
 import numpy as np
 import torch
@@ -38,6 +42,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             return file if file in FIXTURES_OF_SECONDS else nodeid.partition("[")[0]
 
+        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+            """Forget a test that is done: after each one the scheduler counts all that it knows of."""
+            nodeid = self.registered_collections[node][item_index]
+            scope, work = self._split_scope(nodeid), self.assigned_work[node]
+            del work[scope][nodeid]
+            if not work[scope]:
+                del work[scope]
+            self._reschedule(node)
+
     config.option.loadscopereorder = False  # in the order below, not by the number of tests
     return Scheduling(config, log)
 
@@ -45,6 +58,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what takes long first, so that the workers end together."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported and collected out of every later search for garbage, here and in forks."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20)
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,26 +79,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolation() -> Iterator[None]:
-    """Seed every generator, and restore what a test may change for the whole process."""
-    before = (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+def isolation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Seed every generator, force the back end of the test's case, and restore what is the whole process's."""
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     random.seed(0)
     np.random.seed(0)
     seed_cpu(0)
-    with torch.enable_grad():
+    with torch.enable_grad(), case.running() if isinstance(case, Case) else nullcontext():
         yield
-    dtype, threads, deterministic = before
     torch.set_default_dtype(dtype)
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-
-
-@pytest.fixture(autouse=True)
-def backend_of_the_case(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Force the backend that the case of a test names, from :mod:`cases`."""
-    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
-    with case.running() if isinstance(case, Case) else nullcontext():
-        yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # this asks for a module each time, and is slow
+        torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture

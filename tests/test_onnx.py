@@ -1,11 +1,12 @@
 """What the ONNX exporter makes of our modules, run by another runtime than torch."""
 
+import inspect
 import io
-import logging
+from collections import Counter
 
 import pytest
 import torch
-from cases import SEQUENCE, Case, covering_cases, tensors
+from cases import SEQUENCE, covering_cases, tensors
 from torch import nn
 from torch.export import Dim
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -18,12 +19,6 @@ pytestmark = pytest.mark.filterwarnings(  # what the exporter says of itself, an
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:# The axis name:UserWarning"
 )
 OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-PROJECTED = Case("lstm", *SEQUENCE["lstm"], kwargs={"proj_size": 3})
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog):
-    caplog.set_level(logging.ERROR, "torch.onnx")
 
 
 def export(module, arguments, shapes):
@@ -55,17 +50,6 @@ class EachWithResets(Each):
         return tuple(module(x, reset=reset) for module, (x, reset) in zip(self.each, arguments, strict=True))
 
 
-def export_cases(cases):
-    steps, batch = Dim("steps"), Dim("batch")
-    arguments, shapes = [], []
-    for case in cases:
-        states = ({1: batch}, {1: batch}) if case.has_cell_state else {1: batch}
-        shapes.append(({0: batch, 1: steps} if case.kwargs.get("batch_first") else {0: steps, 1: batch}, states))
-        arguments.append((case.input(), case.states(3)))
-    modules = Each([case.make() for case in cases]).eval()
-    return modules, export(modules, tuple(arguments), (tuple(shapes),))
-
-
 def session(program):
     file = io.BytesIO()
     program.save(file)
@@ -78,42 +62,46 @@ def run(session, *arguments):
     return [torch.from_numpy(each) for each in session.run(None, dict(zip(names, inputs, strict=True)))]
 
 
-@pytest.mark.parametrize("kind", SEQUENCE)
-def test_one_node_a_layer_and_direction_right_at_other_lengths(kind):
-    cases = [case for case in covering_cases() if case.kind == kind and not case.kwargs.get("proj_size")]
-    modules, program = export_cases(cases)
-    kinds = [node.op_type for node in program.model.graph]
-    nodes = sum(case.kwargs["num_layers"] * (1 + case.kwargs["bidirectional"]) for case in cases)
-    assert kinds.count(OPERATORS[kind]) == nodes
-    assert not {"Loop", "Scan"} & set(kinds)
+class Model(nn.Module):
+    """A language model that is given no states."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.rnn, self.out = nn.Embedding(11, 5), wnseq.WNLSTM(5, 6, 2), nn.Linear(6, 11)
+
+    def forward(self, tokens):
+        return self.out(self.rnn(self.embed(tokens))[0])
+
+
+def test_one_node_a_layer_and_direction_right_at_other_lengths():
+    """Every form, with states, and a model that has none."""
+    cases = [case for case in covering_cases() if not case.kwargs.get("proj_size")]
+    modules = Each([*(case.make() for case in cases), Model()]).eval()
+
+    def inputs(steps, batch):
+        given = [(case.input(batch=batch, steps=steps), case.states(batch)) for case in cases]
+        return (*given, (torch.randint(11, (steps, batch)),))
+
+    steps, batch = Dim("steps"), Dim("batch")
+    shapes = []
+    for case in cases:
+        states = ({1: batch}, {1: batch}) if case.has_cell_state else {1: batch}
+        shapes.append(({0: batch, 1: steps} if case.kwargs.get("batch_first") else {0: steps, 1: batch}, states))
+    program = export(modules, inputs(4, 3), ((*shapes, ({0: steps, 1: batch},)),))
+    found = Counter(node.op_type for node in program.model.graph)
+    nodes = Counter({"LSTM": 2})  # of the model
+    for case in cases:
+        nodes[OPERATORS[case.kind]] += case.kwargs["num_layers"] * (1 + case.kwargs["bidirectional"])
+    assert {kind: found[kind] for kind in (*nodes, "Loop", "Scan")} == {**nodes, "Loop": 0, "Scan": 0}
     other = session(program)
-    for steps, batch in ((9, 2), (1, 1), (4, 3)):
-        arguments = [(case.input(batch=batch, steps=steps), case.states(batch)) for case in cases]
+    for sizes in ((9, 2), (1, 1), (4, 3)):
+        arguments = inputs(*sizes)
         with torch.no_grad():
             expected = modules(*arguments)
-        found = iter(run(other, *arguments))
-        for case, results in zip(cases, expected, strict=True):
+        parts = iter(run(other, *arguments))
+        for name, results in zip([*(case.name for case in cases), "model"], expected, strict=True):
             for result in tensors(results):
-                error = (next(found) - result).abs().max()
-                assert error <= 1e-5, (case.name, steps, batch)
-
-
-def test_without_states_and_inside_a_model():
-    torch.manual_seed(0)
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.rnn, self.out = nn.Embedding(11, 5), wnseq.WNLSTM(5, 6, 2), nn.Linear(6, 11)
-
-        def forward(self, tokens):
-            return self.out(self.rnn(self.embed(tokens))[0])
-
-    model = Model().eval()
-    program = export(model, (torch.randint(11, (4, 3)),), ({0: Dim("steps"), 1: Dim("batch")},))
-    tokens = torch.randint(11, (7, 2))
-    with torch.no_grad():
-        torch.testing.assert_close(run(session(program), tokens), [model(tokens)], rtol=0, atol=1e-5)
+                assert (next(parts) - result).abs().max() <= 1e-5, (name, sizes)
 
 
 def cause(error):
@@ -123,16 +111,8 @@ def cause(error):
     return error
 
 
-def test_a_projection_is_refused_with_the_reason():
-    with pytest.raises(torch.onnx.errors.OnnxExporterError) as raised:
-        export_cases([PROJECTED])
-    assert isinstance(cause(raised.value), ValueError)
-    assert "wnseq.lstm: ONNX has no LSTM with a projection" in str(cause(raised.value))
-
-
-@pytest.mark.parametrize("kind", SEQUENCE)
-def test_a_packed_sequence_is_refused_with_the_reason(kind):
-    module = SEQUENCE[kind][0](5, 6).eval()
+def test_an_export_that_is_refused_names_the_reason():
+    module = wnseq.WNGRU(5, 6).eval()
 
     class Packed(nn.Module):
         def __init__(self):
@@ -145,19 +125,37 @@ def test_a_packed_sequence_is_refused_with_the_reason(kind):
     packed = pack_padded_sequence(torch.randn(4, 3, 5), [4, 3, 3])
     with pytest.raises(torch.onnx.errors.OnnxExporterError) as raised:
         export(Packed().eval(), (packed.data, packed.batch_sizes), ({0: Dim("rows")}, {0: Dim("steps")}))
-    assert f"wnseq.{kind}: an ONNX recurrence takes padded sequences" in str(cause(raised.value))
+    assert isinstance(cause(raised.value), ValueError)
+    assert "wnseq.gru: an ONNX recurrence takes padded sequences" in str(cause(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "reason"),
+    [
+        ("lstm", "w_hr", "wnseq.lstm: ONNX has no LSTM with a projection"),
+        *((kind, "batch_sizes", f"wnseq.{kind}: an ONNX recurrence takes padded sequences") for kind in SEQUENCE),
+    ],
+)
+def test_a_node_that_onnx_lacks_is_refused(kind, argument, reason):
+    translate = wnseq.onnx.translations()[getattr(torch.ops.wnseq, kind).default]
+    arguments = dict.fromkeys(inspect.signature(translate).parameters)
+    with pytest.raises(ValueError, match=reason):
+        translate(**{**arguments, argument: torch.tensor([1])})
 
 
 def test_resets_are_those_of_torch_at_other_lengths():
     """Layers of every kind, in both directions, with and without biases, normalised and plain."""
     torch.manual_seed(0)
-    both = {"bidirectional": True, "num_layers": 2}
+    plain = {"bias": False, "batch_first": True}
     modules = EachWithResets(
         [
-            *(kind[0](5, 6, **both) for kind in SEQUENCE.values()),
-            *(kind[0](5, 6, bias=False, batch_first=True) for kind in SEQUENCE.values()),
-            wnseq.WNRNN(5, 6, nonlinearity="relu", bidirectional=True),
-            wnseq.LSTM(5, 6, **both),
+            wnseq.WNRNN(5, 6, bidirectional=True),
+            wnseq.WNRNN(5, 6, nonlinearity="relu", **plain),
+            wnseq.WNLSTM(5, 6, bidirectional=True),
+            wnseq.WNLSTM(5, 6, **plain),
+            wnseq.WNGRU(5, 6, num_layers=2, bidirectional=True),
+            wnseq.WNGRU(5, 6, **plain),
+            wnseq.LSTM(5, 6),
             wnseq.GRU(5, 6),
         ]
     ).eval()

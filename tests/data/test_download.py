@@ -1,6 +1,5 @@
 import errno
 import hashlib
-import logging
 import re
 import threading
 import time
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import TestCase
 
 import pytest
 
@@ -92,13 +92,10 @@ def test_of_several_fetches_at_once_one_downloads(
     assert asked != "/slow" or capfd.readouterr().err.count("waiting for another process that downloads file.bin") == 3
 
 
-def test_no_bar_and_no_log_unless_asked(
-    server: str, path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
+def test_no_bar_and_no_log_unless_asked(server: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with TestCase().assertNoLogs(level="INFO"):
         fetch([f"{server}/file"], path, SHA256, progress=False)
     assert capsys.readouterr() == ("", "")
-    assert caplog.text == ""
 
 
 def test_a_partial_download_is_continued(server: str, path: Path) -> None:

@@ -186,7 +186,7 @@ def test_copies_and_pickles(cls):
 
 @each_kind
 def test_graphs_hold_it_whole(kind, plain, cell):
-    rnn, x = kind(3, 4, bidirectional=True, dtype=torch.float64), torch.randn(7, 2, 3, dtype=torch.float64)
+    rnn, x = kind(3, 4, bidirectional=True, dtype=torch.float64), torch.randn(3, 2, 3, dtype=torch.float64)
     h = torch.randn(2, 2, 4, dtype=torch.float64)
     leaves = [x.requires_grad_(), *rnn.parameters()]
     torch._dynamo.reset()
@@ -197,7 +197,7 @@ def test_graphs_hold_it_whole(kind, plain, cell):
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
     batch = torch.export.Dim("batch", min=2)
     program = torch.export.export(rnn, (x.detach(), h), dynamic_shapes=({1: batch}, {1: batch}))
-    wider = torch.randn(7, 5, 3, dtype=torch.float64), torch.randn(2, 5, 4, dtype=torch.float64)
+    wider = torch.randn(3, 5, 3, dtype=torch.float64), torch.randn(2, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(program.module()(*wider), rnn(*wider), rtol=0, atol=1e-12)
     recorded = torch.fx.symbolic_trace(nn.Sequential(kind(3, 4)))
     assert [node.op for node in recorded.graph.nodes] == ["placeholder", "call_module", "output"]

@@ -1,7 +1,6 @@
 """The smaller checkpoint and the ONNX file of a language model, from the command line."""
 
 import json
-import logging
 import math
 import os
 import shutil
@@ -82,10 +81,9 @@ def test_units_that_all_work_are_no_smaller_model(here, capsys):
     assert "1 of 6 units a layer" in capsys.readouterr().out
 
 
-def test_an_exported_model_streams_text_by_the_code_of_the_page(here, capsys, caplog):
+def test_an_exported_model_streams_text_by_the_code_of_the_page(here, capsys):
     pytest.importorskip("onnxruntime", reason="pip install 'wnseq[export]'")
     pytest.importorskip("onnxscript", reason="pip install 'wnseq[export]'")
-    caplog.set_level(logging.ERROR, "torch.onnx")
     main(["export", "--ckpt_path=last", "--output=model.onnx"])
     assert "logits differ from torch's by" in capsys.readouterr().out
     model = LanguageModel.load_from_checkpoint(here).eval()

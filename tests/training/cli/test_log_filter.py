@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from unittest import TestCase
 
 import pytest
 
@@ -10,16 +11,16 @@ from wnseq.training.cli.log_filter import filter_lightning_logs
 NAME = "lightning.pytorch.utilities.rank_zero"
 
 
-def test_tips_are_silenced_and_news_is_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_tips_are_silenced_and_news_is_not() -> None:
     logger = logging.getLogger(NAME)
-    caplog.set_level(logging.INFO, NAME)
-    with filter_lightning_logs():
-        logger.info("GPU available: False, used: False")
-        logger.info("💡 Tip: For seamless cloud logging")
-        logger.info("[rank: 1] Seed set to 0")
-        logger.info("Trainer already configured")
-    logger.info("GPU available: True, used: True")
-    assert [record.getMessage()[:19] for record in caplog.records] == ["Trainer already con", "GPU available: True"]
+    with TestCase().assertLogs(NAME, "INFO") as logs:
+        with filter_lightning_logs():
+            logger.info("GPU available: False, used: False")
+            logger.info("💡 Tip: For seamless cloud logging")
+            logger.info("[rank: 1] Seed set to 0")
+            logger.info("Trainer already configured")
+        logger.info("GPU available: True, used: True")
+    assert [record.getMessage()[:19] for record in logs.records] == ["Trainer already con", "GPU available: True"]
 
 
 def test_named_warnings_are_silenced_and_others_are_not() -> None:

@@ -539,7 +539,7 @@ class LanguageModelCLI(TextCLI):
     def settings(self, tokens: int, entries: int) -> dict[str, Any]:
         """Return 3 to 25 epochs, what takes some two minutes on two cores, and what suits a text of that size."""
         small = tokens < 5e5
-        seconds = tokens * ((15 if small else 10) + entries / 150) * 1e-6  # of an epoch, with 256 units
+        seconds = tokens * ((15 if small else 9) + entries / 150) * 1e-6  # of an epoch, with 256 units
         epochs = min(25, max(3 if tokens < 1e7 else 1, round(130 / seconds)))
         dropout = 0.5 if tokens < 2e5 else 0.3 if small else 0.2 if tokens < 1.5e6 else 0.1
         chosen = {"trainer.max_epochs": epochs, "model.dropout": dropout}

@@ -291,7 +291,8 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
     printed = capsys.readouterr().out
     for left in ("samples.png", "samples.npz", "completions.png", "curves.png", "checkpoints/best.ckpt"):
         assert Path("runs/pixelcnn/1", left).exists() and f"runs/pixelcnn/1/{left}" in printed, left
-    assert np.load("runs/pixelcnn/1/samples.npz")["pixels"].shape == (12, 1, 8, 8)
+    with np.load("runs/pixelcnn/1/samples.npz") as file:
+        assert file["pixels"].shape == (12, 1, 8, 8)
     assert "norm weight" in printed and "categorical pixels" in printed
 
 
@@ -362,7 +363,9 @@ def test_a_checkpoint_alone_draws_images(options, capsys, monkeypatch):
     how = ["--model.sampling.number=12", "--model.sampling.seed=3", "--model.sampling.output=out/drawn"]
     main(["predict", f"--ckpt_path={newest()}", *how, "--model.sampling.batch_size=5"])
     assert capsys.readouterr().out.split() == ["out/drawn.png", "out/drawn.npz"]
-    drawn, expected = np.load("out/drawn.npz"), generate(newest(), number=12, seed=3)
+    with np.load("out/drawn.npz") as file:
+        drawn = dict(file)
+    expected = generate(newest(), number=12, seed=3)
     for name, value in expected._asdict().items():
         np.testing.assert_array_equal(drawn[name], value.numpy())
     assert drawn["pixels"].dtype == np.uint8 and drawn["pixels"].max() <= 16

@@ -284,7 +284,8 @@ def test_a_run_learns_and_leaves_what_it_says(capsys):
         "checkpoints/best.ckpt",
     ):
         assert Path("runs/vae/1", left).exists() and f"runs/vae/1/{left}" in printed, left
-    assert np.load("runs/vae/1/samples.npz")["pixels"].shape == (12, 1, 8, 8)
+    with np.load("runs/vae/1/samples.npz") as file:
+        assert file["pixels"].shape == (12, 1, 8, 8)
     assert "posterior iaf" in printed and "discretised logistic pixels, as they are" in printed
     assert "log p(x) of 300 images, estimated by importance-weighted samples of z:" in printed
     assert [line.split(":")[0].strip() for line in printed.splitlines() if "a rise of" in line] == ["1", "10", "20"]
@@ -362,7 +363,9 @@ def test_a_checkpoint_alone_draws_images(likelihood, capsys, monkeypatch):
     options = ["--model.sampling.number=12", "--model.sampling.seed=3", "--model.sampling.output=out/drawn"]
     main(["predict", f"--ckpt_path={newest()}", *options])
     assert capsys.readouterr().out.split() == ["out/drawn.png", "out/drawn.npz"]
-    drawn, expected = np.load("out/drawn.npz"), generate(newest(), number=12, seed=3)
+    with np.load("out/drawn.npz") as file:
+        drawn = dict(file)
+    expected = generate(newest(), number=12, seed=3)
     for name, value in expected._asdict().items():
         np.testing.assert_array_equal(drawn[name], value.numpy())
     assert drawn["pixels"].dtype == np.uint8 and drawn["pixels"].max() <= (16 if likelihood == "logistic" else 1)

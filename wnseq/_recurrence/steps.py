@@ -1,6 +1,6 @@
 """One step of each cell, and the order of the gates in its weights, which no other module knows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ GATES = {
     "minlstm": ("input", "forget", "new"),
     "mlstm": ("input", "forget", "cell", "output"),
 }
+CANDIDATES = ("hidden", "cell", "new")  # what is no gate among them: the new value, by tanh or as it is
 
 
 def rnn_step(
@@ -175,6 +176,24 @@ def min_step(kind: str, x: Tensor, h: Tensor, w_ih: Tensor, b_ih: Tensor | None 
     """Compute one step of a minGRU or a minLSTM; its only products are with the input."""
     z, n = MIN_GATES[kind](memory_bound_linear(x, w_ih, b_ih))
     return h + z * (n - h)
+
+
+def gates_of_step(kind: str, x: Tensor, states: tuple[Tensor, ...], weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the gates of a step by name, ``(N, H)``, from 0 to 1; of minGRU and minLSTM ``keep`` alone, 1 − z.
+
+    The weights are those of a layer in the order of a back end; an Elman net has no gate.
+    """
+    if kind in MIN_GATES:
+        return {"keep": 1 - MIN_GATES[kind](memory_bound_linear(x, *weights))[0]}
+    h, (w_ih, w_hh, *others) = states[0], weights
+    if kind == "mlstm":
+        h = memory_bound_linear(x, others[0]) * memory_bound_linear(h, others[1])
+        others = others[2:]
+    elif len(others) % 2:  # the last one is the projection
+        others = others[:-1]
+    b_ih, b_hh = (*others, None, None)[:2]
+    parts = (memory_bound_linear(x, w_ih, b_ih) + memory_bound_linear(h, w_hh, b_hh)).chunk(len(GATES[kind]), -1)
+    return {name: part.sigmoid() for name, part in zip(GATES[kind], parts, strict=True) if name not in CANDIDATES}
 
 
 def gate_slice(kind: str, gate: str, hidden_size: int) -> slice:

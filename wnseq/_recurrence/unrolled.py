@@ -24,14 +24,16 @@ class Unrolled(LayerBackend):
         """Return None: every call can run here."""
         return None
 
+    def step(self, call: Call) -> Step:
+        """Return the step of a call, with what acts inside of it."""
+        step = STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
+        return step if call.rates is None else regularise(step, call.rates, call.config.training)
+
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
     ) -> tuple[Tensor, States]:
         """Run one layer in one direction."""
-        step = STEPS[call.nonlinearity if call.kind == "rnn" else call.kind]
-        if call.rates is not None:
-            step = regularise(step, call.rates, call.config.training)
-        output, states = unroll(step, x, call.batch_sizes, states, weights, reverse, call.reset)
+        output, states = unroll(self.step(call), x, call.batch_sizes, states, weights, reverse, call.reset)
         if call.rates is not None and call.kind == "lstm" and not call.projected:  # what torch's kernel lowers
             output, states, _ = autocast(output, states, [])
         return output, states

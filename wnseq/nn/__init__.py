@@ -14,6 +14,7 @@ from wnseq.nn._cells import WNGRUCell, WNLSTMCell, WNRNNCell
 from wnseq.nn._conv import WNConv1d, WNConv2d, WNConv3d, WNConvTranspose1d, WNConvTranspose2d, WNConvTranspose3d
 from wnseq.nn._dropout import EmbeddingDropout, LockedDropout
 from wnseq.nn._embedding import WNEmbedding
+from wnseq.nn._gate_values import gate_values
 from wnseq.nn._kinds import RECURRENT_LAYERS
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._min_rnn import (
@@ -76,6 +77,7 @@ __all__ = [
     "composed_weight",
     "explain_backend",
     "gate_slice",
+    "gate_values",
     "gru_step",
     "is_tied",
     "lstm_step",

@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 
 import wnseq
 from wnseq._recurrence.steps import GATES, gate_slice
+from wnseq.nn import gate_values
 from wnseq.training.callbacks import gate_monitor
 from wnseq.training.callbacks.gate_monitor import GateMonitor, gate_weights, row_angles
 from wnseq.training.cli.log_filter import filter_lightning_logs
+from wnseq.training.gate_statistics import UNIT_COLUMNS
 from wnseq.training.plots._gates import GATE_COLUMNS
 
 PLAIN = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
@@ -201,6 +203,39 @@ class Tagger(LightningModule):
         return torch.optim.AdamW(self.parameters(), 0.01, weight_decay=0.1)
 
 
+class Validated(Tagger):
+    """The same with a validation, which may end in an exception."""
+
+    fails = False
+
+    def validation_step(self, batch: Tensor, index: int) -> None:
+        self.rnn(torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(index)))
+        if self.fails:
+            raise KeyError("a mistake")
+
+    val_dataloader = Tagger.train_dataloader
+
+
+@pytest.mark.figures
+def test_units_are_measured_in_the_validations_of_a_fit(tmp_path: Path) -> None:
+    options: Any = {**PLAIN, "default_root_dir": tmp_path, "accelerator": "cpu", "max_steps": 4}
+    model, monitor = Validated(), GateMonitor(every_n_steps=2)
+    with filter_lightning_logs():
+        Trainer(callbacks=[monitor], num_sanity_val_steps=1, **options).fit(model)
+    with (tmp_path / "units.csv").open(newline="") as file:
+        units = list(csv.DictReader(file))
+    assert len(units) == 3 * 4 and units[4].keys() == set(UNIT_COLUMNS)
+    x = torch.cat([torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(k)) for k in range(4)], 1)
+    forget = gate_values(model.rnn, x)["l0"]["forget"].flatten(0, 1)
+    assert [float(row["mean"]) for row in units if row["gate"] == "forget"] == pytest.approx(forget.mean(0).tolist())
+    assert all((tmp_path / f"{name}.png").is_file() for name in ("gates", "timescales", "saturation"))
+    written = (tmp_path / "units.csv").read_bytes()
+    model.fails = True
+    with filter_lightning_logs(), pytest.raises(KeyError, match="a mistake"):
+        Trainer(callbacks=[monitor], num_sanity_val_steps=0, **options).fit(model)
+    assert not model.rnn._forward_pre_hooks and (tmp_path / "units.csv").read_bytes() == written
+
+
 def fit(folder: Path, steps: int, **resumed: Any) -> Path:
     """Train, and return a checkpoint of the end."""
     kwargs: Any = {**PLAIN, "default_root_dir": folder, "accelerator": "cpu"}
@@ -221,6 +256,8 @@ def test_a_resumed_run_measures_what_the_uninterrupted_one_does(
     fit(second, 16, ckpt_path=at8)
     assert {row["step"] for row in rows(whole)} == {"0", "3", "6", "9", "12", "15"}
     assert rows(first) + rows(second) == rows(whole)
+    turns = {row["equilibrium_radians"] for row in rows(whole) if row["step"] != "0"}
+    assert turns == {f"{math.sqrt(2 * 0.01 * 0.1 * 0.1 / 1.9):.7g}"}
     assert (whole / "gates.png").is_file() and (second / "gates.png").is_file()
 
     at12 = fit(first, 12, ckpt_path=at8)  # the same folder: what came before stays,

@@ -9,18 +9,19 @@ from figures import colors_in, rgb, size_of
 
 from wnseq.training import plots
 from wnseq.training.plots._gates import GATE_COLORS, GATE_COLUMNS
+from wnseq.training.plots._style import THEORY_COLOR
 
 LSTM, GRU = ["input", "forget", "cell", "output"], ["reset", "update", "new"]
 
 
-def write(log: Path, weights: dict[str, list[str]], steps: list[int]) -> Path:
+def write(log: Path, weights: dict[str, list[str]], steps: list[int], equilibrium: float | str = "") -> Path:
     with log.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(GATE_COLUMNS)
         for step in steps:
             for weight, gates in weights.items():
                 for k, gate in enumerate(gates):
-                    writer.writerow([step, weight, gate, 1 + k * step, 0.5, 0.1 if step else ""])
+                    writer.writerow([step, weight, gate, 1 + k * step, 0.5, 0.1 if step else "", equilibrium])
     return log
 
 
@@ -32,22 +33,30 @@ def test_gates_are_read_with_their_steps_and_no_angle_at_the_start(tmp_path: Pat
         "g": ([0, 50, 100], [1, 101, 201]),
         "v_norm": ([0, 50, 100], [0.5] * 3),
         "radians_per_step": ([50, 100], [0.1] * 2),
+        "equilibrium_radians": ([], []),
     }
 
 
 @pytest.mark.parametrize(
-    ("weights", "width"),
+    ("weights", "width", "equilibrium"),
     [
-        ({"rnn.weight_ih_l0": LSTM, "rnn.weight_hh_l0": LSTM}, 1024),
-        ({f"{net}.weight_{kind}": gates for net, gates in [("a", LSTM), ("b", GRU)] for kind in ("ih", "hh")}, 1792),
+        ({"rnn.weight_ih_l0": LSTM, "rnn.weight_hh_l0": LSTM}, 1024, 0.08),
+        (
+            {f"{net}.weight_{kind}": gates for net, gates in [("a", LSTM), ("b", GRU)] for kind in ("ih", "hh")},
+            1792,
+            "",
+        ),
     ],
     ids=["one net", "two nets"],
 )
-def test_each_gate_has_a_colour(weights: dict[str, list[str]], width: int, tmp_path: Path) -> None:
-    write(tmp_path / "gates.csv", weights, [0, 50, 100, 150])
+def test_each_gate_has_a_colour(
+    weights: dict[str, list[str]], width: int, equilibrium: float | str, tmp_path: Path
+) -> None:
+    write(tmp_path / "gates.csv", weights, [0, 50, 100, 150], equilibrium)
     assert plots.plot_gates(tmp_path)
     assert size_of(tmp_path / "gates.png") == (width, 1024)
     assert {rgb(color) for color in GATE_COLORS} <= colors_in(tmp_path / "gates.png")
+    assert (rgb(THEORY_COLOR) in colors_in(tmp_path / "gates.png")) == bool(equilibrium)
 
 
 def test_a_run_says_why_it_has_no_figure_of_its_gates(

@@ -15,6 +15,7 @@ from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
 from wnseq.training.callbacks.ranks import all_gather_object
 from wnseq.training.callbacks.resume_epoch import ResumeEpoch
+from wnseq.training.callbacks.row_lengths import RowLengths
 from wnseq.training.callbacks.schedule_change import ScheduleChange
 from wnseq.training.callbacks.unused_parameters import UnusedParameters
 from wnseq.training.callbacks.weight_norm import DataInit, Renormalize
@@ -33,6 +34,7 @@ __all__ = [
     "ResumeEpoch",
     "RichProgress",
     "RngState",
+    "RowLengths",
     "ScheduleChange",
     "TerminateOnNaN",
     "Throughput",

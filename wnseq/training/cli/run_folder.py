@@ -46,5 +46,5 @@ def make_run_folder(parent: Path) -> Path:
 def run_files(folder: Path) -> dict[str, Path]:
     """Return the files of a run that a user looks at, by name, if they exist."""
     files = {"log": "metrics.csv", "TensorBoard": "tensorboard", "figure": "curves.png", "gates": "gates.png"}
-    files["samples"] = "samples.txt"
+    files |= {name: f"{name}.png" for name in ("timescales", "saturation", "embedding")} | {"samples": "samples.txt"}
     return {name: folder / file for name, file in files.items() if (folder / file).exists()}

@@ -3,12 +3,14 @@
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from wnseq.training.plots._series import MAX_POINTS, Series, smooth_if_long
-from wnseq.training.plots._style import TITLE_COLOR, new_figure, print_failures
+from wnseq.training.plots._style import THEORY_COLOR, TITLE_COLOR, new_figure, print_failures
 
 GATE_COLORS = ("#5b8fc7", "#c2410c", "#4d8b5e", "#8a6bb1")  # an LSTM's input, forget, cell, output
-GATE_COLUMNS = ("step", "weight", "gate", "g", "v_norm", "radians_per_step")
+GATE_COLUMNS = ("step", "weight", "gate", "g", "v_norm", "radians_per_step", "equilibrium_radians")
+EQUILIBRIUM: dict[str, Any] = {"color": THEORY_COLOR, "linewidth": 1.2, "linestyle": "--"}
 LABELS = {"g": "mean g", "v_norm": "mean ‖v‖", "radians_per_step": "radians per step"}
 
 Gates = Mapping[str, Mapping[str, Mapping[str, Series]]]  # weight → gate → quantity
@@ -20,9 +22,9 @@ def read_gates(log: Path) -> Gates:
     with log.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             gate = weights.setdefault(row["weight"], {}).setdefault(row["gate"], {})
-            for quantity in LABELS:
+            for quantity in GATE_COLUMNS[3:]:
                 steps, values = gate.setdefault(quantity, ([], []))
-                if row[quantity]:  # there is no angle at the start
+                if row.get(quantity):  # there is no angle at the start, and no equilibrium without a decay
                     steps.append(int(row["step"]))
                     values.append(float(row[quantity]))
     return weights
@@ -31,6 +33,8 @@ def read_gates(log: Path) -> Gates:
 @print_failures("figure of the gates")
 def plot_gates(folder: Path) -> None:
     """Draw ``gates.csv`` as ``gates.png``: each gate's g, ‖v‖ and angle per step, means, with one column per weight.
+
+    Where v decays, a dashed line is the angle that the optimiser's rate and decay lead to in the end.
 
     Args:
         folder: The folder of the run.
@@ -43,6 +47,7 @@ def plot_gates(folder: Path) -> None:
         raise ValueError(f"{log} has fewer than two steps in it; the run was shorter than the monitor's every_n_steps.")
     with new_figure(folder / "gates.png", max(6.4, 0.8 + 2.6 * len(weights)), 6.4) as figure:
         grid = figure.subplots(3, len(weights), sharex=True, sharey="row", squeeze=False)
+        has_equilibrium = False
         names: dict[str, dict[str, None]] = {}  # an LSTM's first gate has the colour of a GRU's first
         for column, title, gates in zip(grid.T, drop_common_modules(list(weights)), weights.values(), strict=True):
             column[0].set_title(title, loc="left", fontweight="bold", fontsize=9, color=TITLE_COLOR)
@@ -54,6 +59,10 @@ def plot_gates(folder: Path) -> None:
                     steps, values = series[quantity]
                     marker = "o" if len(values) <= MAX_POINTS else ""
                     axes.plot(steps, smooth_if_long(values), color=color, linewidth=1.4, marker=marker, markersize=2.5)
+            equilibrium = next(iter(gates.values()))["equilibrium_radians"]  # one rate and decay for all gates
+            if equilibrium[0]:
+                column[-1].plot(*equilibrium, **EQUILIBRIUM)
+                has_equilibrium = True
         for axes, label in zip(grid[:, 0], LABELS.values(), strict=True):
             axes.set_ylabel(label)
             axes.margins(x=0.02, y=0.1)
@@ -61,6 +70,9 @@ def plot_gates(folder: Path) -> None:
         figure.align_ylabels()
         lines = [Line2D([], [], color=color, linewidth=1.4) for color in names]
         labels = [", ".join(gates) for gates in names.values()]
+        if has_equilibrium:
+            lines.append(Line2D([], [], **EQUILIBRIUM))
+            labels.append("turn in equilibrium")
         figure.legend(lines, labels, loc="outside upper center", ncols=len(lines))
 
 

@@ -25,6 +25,7 @@ STYLE: Any = {
     "savefig.dpi": 160,
 }
 TRAIN_COLOR, VALIDATION_COLOR, MUTED_COLOR, TITLE_COLOR = "#5b8fc7", "#c2410c", "#777777", "#222222"
+THEORY_COLOR = "#8a2f5b"  # of what a formula predicts
 VARIANT_COLORS = ("#777777", "#c2410c", "#5b8fc7", "#8a6bb1", "#4d8b5e", "#b08b3e")
 
 

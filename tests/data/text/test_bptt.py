@@ -192,3 +192,29 @@ def test_a_text_without_blank_lines_has_no_documents() -> None:
     assert has_documents(TEXT_WITH_DOCUMENTS, 0)
     assert not has_documents(np.array([1, 0, 2, 0, 3, 0, 0]), 0)
     assert not has_documents(np.array([0]), 0)
+
+
+@pytest.mark.parametrize("bptt", [3, 20])
+def test_turned_streams_begin_elsewhere_and_go_round(bptt: int) -> None:
+    tokens, rows = np.arange(1, 62), 20
+    streams = Streams(tokens, 3, 0, trim=True)
+    turns = streams.draw_turns(seed=5, epoch=2)
+    batches = list(streams.batches(fixed_cuts(rows, bptt), turns=turns))
+    inputs, targets = (torch.cat([batch[k] for batch in batches]) for k in (0, 1))
+    for n, turn in enumerate(turns):
+        own = torch.arange(1 + n * rows, 1 + (n + 1) * rows)
+        assert targets[:, n].tolist() == own.roll(-int(turn)).tolist()
+        assert inputs[:, n].tolist() == own.roll(1 - int(turn)).tolist()
+    assert [batch.reset_state for batch in batches] == [True] + [False] * (len(batches) - 1)
+    resumed = list(streams.batches(fixed_cuts(rows, bptt), 1, turns))
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(resumed, batches[1:], strict=True) for k in (0, 1))
+
+
+def test_turns_are_those_of_the_epoch_on_any_number_of_processes() -> None:
+    tokens = np.arange(4000)
+    whole = Streams(tokens, 4, 0, trim=True)
+    turns = whole.draw_turns(0, 0)
+    assert whole.rows > turns.max() and len(set(turns.tolist())) == 4
+    assert (turns != whole.draw_turns(0, 1)).all() and (turns != whole.draw_turns(1, 0)).all()
+    parts = [Streams(tokens, 4, 0, trim=True, rank_and_world_size=(rank, 2)).draw_turns(0, 0) for rank in range(2)]
+    assert np.concatenate(parts).tolist() == turns.tolist()

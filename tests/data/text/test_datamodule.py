@@ -132,6 +132,19 @@ def test_random_lengths_differ_from_epoch_to_epoch_and_are_as_many() -> None:
     assert [[len(batch.inputs) for batch in prepared(random_bptt=True).train_dataloader()]] == lengths[:1]
 
 
+def test_a_partial_shuffle_turns_the_training_streams_alone() -> None:
+    plain, data = prepared(), prepared(partial_shuffle=True)
+    loader, straight = data.train_dataloader(), torch.cat([batch.targets for batch in plain.train_dataloader()])
+    epochs = [torch.cat([batch.targets for batch in loader]) for _ in range(2)]
+    assert not torch.equal(epochs[0], epochs[1]) and len({tuple(each[0].tolist()) for each in epochs}) == 2
+    for each in epochs:
+        for turned, own in zip(each.t(), straight.t(), strict=True):
+            assert any(torch.equal(turned, own.roll(-turn)) for turn in range(len(own)))
+    for part in ("val", "test"):
+        batches = [[batch.targets for batch in getattr(of, f"{part}_dataloader")()] for of in (plain, data)]
+        assert all(torch.equal(*pair) for pair in zip(*batches, strict=True))
+
+
 def test_setup_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepared()
     splits = data.splits
@@ -321,6 +334,7 @@ def test_a_position_in_other_batches_is_refused() -> None:
         ({"batch_size": 5}, "batch_size over all processes 4, this one has 5"),
         ({"bptt": 17}, "bptt 16, this one has 17"),
         ({"random_bptt": True}, "random_bptt False, this one has True"),
+        ({"partial_shuffle": True}, "partial_shuffle False, this one has True"),
         ({"backward": True}, "backward False, this one has True"),
         ({"seed": 1}, "seed 0, this one has 1"),
         ({"tokenizer": "char"}, "tokenizer_sha256 .*Give the same tokenizer,"),
@@ -355,8 +369,8 @@ def of_two(rank: int, **options: Any) -> TextDataModule:
 
 
 def test_each_process_reads_its_own_block_of_streams() -> None:
-    whole = prepared(batch_size=6, bptt=16)
-    halves = [of_two(rank, batch_size=3, bptt=16) for rank in range(2)]
+    whole = prepared(batch_size=6, bptt=16, partial_shuffle=True)
+    halves = [of_two(rank, batch_size=3, bptt=16, partial_shuffle=True) for rank in range(2)]
     for half in halves:
         half.setup("fit")
     assert [len(half.train_dataloader()) for half in halves] == [len(whole.train_dataloader())] * 2

@@ -109,21 +109,31 @@ class Streams:
         lengths = np.full(num_streams, short)
         if not trim:
             lengths[:longer] += 1
-        own = shard(num_streams, rank_and_world_size)
-        self.lengths = lengths[own]
-        self.offsets = (np.cumsum(lengths) - lengths)[own]
+        self.num_streams, self.own = num_streams, shard(num_streams, rank_and_world_size)
+        self.lengths = lengths[self.own]
+        self.offsets = (np.cumsum(lengths) - lengths)[self.own]
         self.rows = int(lengths.max())
 
-    def batch(self, top: int, bottom: int, *, reset_state: bool) -> TextBatch:
-        """Return the rows from ``top`` to ``bottom``."""
+    def batch(self, top: int, bottom: int, *, reset_state: bool, turns: Ids | None = None) -> TextBatch:
+        """Return the rows from ``top`` to ``bottom``, of streams that begin ``turns`` tokens late and go round."""
         row = np.arange(top - 1, bottom)[:, None]  # (T+1, 1): the inputs begin one row above the targets
+        row = row if turns is None else (row + turns) % self.rows
         ends = self.offsets + self.lengths
         return _make_batch(self.tokens, self.offsets + row, ends, self.start, self.documents, reset_state)
 
-    def batches(self, cuts: Cuts, first: int = 0) -> Iterator[TextBatch]:
+    def batches(self, cuts: Cuts, first: int = 0, turns: Ids | None = None) -> Iterator[TextBatch]:
         """Yield the batches between consecutive cuts, from the ``first`` one on; only batch 0 resets the state."""
         for index in range(first, len(cuts) - 1):
-            yield self.batch(int(cuts[index]), int(cuts[index + 1]), reset_state=index == 0)
+            yield self.batch(int(cuts[index]), int(cuts[index + 1]), reset_state=index == 0, turns=turns)
+
+    def draw_turns(self, seed: int, epoch: int) -> Ids:
+        """Draw by how much each stream is turned in an epoch, the same on any number of processes.
+
+        Source:
+            Press 2019, Partially shuffling the training data to improve language models, arXiv 1903.04167.
+        """
+        every: Ids = np.random.default_rng((seed, epoch, 1)).integers(self.rows, size=self.num_streams)
+        return every[self.own]
 
 
 def fixed_cuts(rows: int, bptt: int) -> list[int]:

@@ -73,6 +73,8 @@ class TextDataModule(LightningDataModule):
         batch_size: Streams read side by side in training, by each process.
         bptt: Tokens of each stream in a training step; gradients reach no further back.
         random_bptt: Whether to draw each batch's length around bptt (AWD-LSTM); else all are equal.
+        partial_shuffle: Whether each epoch turns each training stream by a random number of tokens, so that it begins
+            elsewhere and goes on from its end at its beginning (Press 2019).
         eval_batch_size: Streams in validation and test, each of which starts from the zero state; with
             eval_reset_state sequences at once, which changes the speed alone.
         eval_bptt: Tokens of each stream at once in validation and test.
@@ -80,7 +82,7 @@ class TextDataModule(LightningDataModule):
             some published figures are measured; else the state is carried through each stream.
         documents: Whether blank lines end documents, so that the state is zero where the next one begins, in training
             and evaluation; a record of JSON lines ends in one.
-        seed: Seed of the random lengths.
+        seed: Seed of the random lengths and turns.
 
     Raises:
         ValueError: An argument is out of range, or corpus or tokenizer are unknown.
@@ -119,6 +121,7 @@ class TextDataModule(LightningDataModule):
         batch_size: int = 32,
         bptt: int = 64,
         random_bptt: bool = False,
+        partial_shuffle: bool = False,
         eval_batch_size: int = 10,
         eval_bptt: int = 64,
         eval_reset_state: bool = False,
@@ -136,7 +139,7 @@ class TextDataModule(LightningDataModule):
         ):
             check_integer("TextDataModule", name, value, least)
         flags = {"random_bptt": random_bptt, "eval_reset_state": eval_reset_state, "documents": documents}
-        for name, value in (flags | {"backward": backward}).items():
+        for name, value in (flags | {"backward": backward, "partial_shuffle": partial_shuffle}).items():
             if not isinstance(value, bool):
                 raise TypeError(f"TextDataModule: {name} must be true or false, got {value!r}.")
         for name, choice, choices in (("cut", cut, ("order", "blocks")), ("words", words, get_args(Words))):
@@ -167,6 +170,7 @@ class TextDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.bptt = bptt
         self.random_bptt = random_bptt
+        self.partial_shuffle = partial_shuffle
         self.eval_batch_size = eval_batch_size
         self.eval_bptt = eval_bptt
         self.eval_reset_state = eval_reset_state
@@ -282,7 +286,7 @@ class TextDataModule(LightningDataModule):
     # ---- batches
 
     def train_dataloader(self) -> EpochLoader[TextBatch]:
-        """Return the training batches; each epoch with random_bptt has lengths of its own."""
+        """Return the training batches; each epoch with random_bptt or partial_shuffle has batches of its own."""
         start = self._after_setup().start
         own = rank_and_world_size(self.trainer)
         tokens = self.splits["train"].tokens
@@ -295,7 +299,8 @@ class TextDataModule(LightningDataModule):
             return fixed_cuts(streams.rows, self.bptt)
 
         def batches(epoch: int, first: int) -> Iterator[TextBatch]:
-            return streams.batches(cuts(epoch), first)
+            turns = streams.draw_turns(self.seed, epoch) if self.partial_shuffle else None
+            return streams.batches(cuts(epoch), first, turns)
 
         return EpochLoader(self.position, len(cuts(0)) - 1, batches, self.trainer)
 
@@ -342,6 +347,7 @@ class TextDataModule(LightningDataModule):
             "batch_size": self._num_streams(),
             "bptt": self.bptt,
             "random_bptt": self.random_bptt,
+            "partial_shuffle": self.partial_shuffle,
             "documents": self.documents,
             "backward": self.backward,
             "seed": self.seed,

@@ -12,8 +12,8 @@ from wnseq.data.text.tokenizer_training import SUBWORDS
 
 CORPUS = ("corpus", "val", "test", "cut", "encoding", "field", "root")  # options that say which text it is
 BATCHES = (
-    "backward", "batch_size", "bptt", "documents", "eval_batch_size", "eval_bptt", "eval_reset_state", "random_bptt",
-    "seed",
+    "backward", "batch_size", "bptt", "documents", "eval_batch_size", "eval_bptt", "eval_reset_state",
+    "partial_shuffle", "random_bptt", "seed",
 )  # fmt: skip
 MEASURED = {"validate": "val", "test": "test"}  # subcommand or stage → part
 

@@ -250,6 +250,9 @@ def survives(mutant: Mutant, tree: Path) -> bool:
 
 def main(wanted: list[str]) -> int:
     """Try the mutants, all or those whose names begin as wanted; return the exit status, 1 if one survives."""
+    if unknown := [name for name in wanted if not any(mutant.name.startswith(name) for mutant in MUTANTS)]:
+        known = "\n".join(f"  {mutant.name}" for mutant in MUTANTS)
+        raise SystemExit(f"no mutant's name begins with {', '.join(map(repr, unknown))}; there are:\n{known}")
     mutants = [mutant for mutant in MUTANTS if not wanted or mutant.name.startswith(tuple(wanted))]
     survivors = []
     with tempfile.TemporaryDirectory(prefix="wnseq-mutants-") as folder:

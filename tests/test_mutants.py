@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from mutants import MUTANTS, ROOT, Mutant, survives
+from mutants import MUTANTS, ROOT, Mutant, main, survives
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -23,3 +23,11 @@ def test_what_a_test_misses_survives(tmp_path: Path) -> None:
     assert source.read_text() == "ONE = 1\nTWO = 2\n"
     with pytest.raises(SystemExit, match="has 0 times '= 4', not once"):
         survives(gone, tmp_path)
+
+
+def test_an_unknown_name_is_refused_with_those_there_are() -> None:
+    with pytest.raises(
+        SystemExit, match="no mutant's name begins with 'stm', 'x'; there are:\n  lstm loop: gradient"
+    ) as e:
+        main(["gru", "stm", "x"])
+    assert all(mutant.name in str(e.value) for mutant in MUTANTS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wnseq.training.checkpoint_files import load_run_checkpoint
-from wnseq.training.cli.checkpoint_commands import run_checkpoint_command, write_changed_checkpoint
+from wnseq.training.cli.checkpoint_commands import describe_commands, run_checkpoint_command, write_changed_checkpoint
 
 
 def count(model, checkpoint, output: str, times: int = 2) -> None:
@@ -41,6 +41,12 @@ def test_its_help_and_its_mistakes_are_those_of_a_recipe(toy, after, here, capsy
     assert "toy count: error: unknown option --time. Did you mean --times?" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="--ckpt_path: there is no checkpoint at none"):
         run(toy, "count", "--ckpt_path=none", "--output=a.txt")
+
+
+def test_the_general_help_names_each_command():
+    said = "count (write how often), count (write how often)"
+    assert describe_commands([count, count]) == f" Further commands, each with its own --help: {said}."
+    assert describe_commands([]) == ""
 
 
 def test_a_changed_checkpoint_is_tested_and_not_resumed(toy, main, fails, after, here):

@@ -13,11 +13,23 @@ from wnseq.training.cli.resumed_run import read_named
 from wnseq.training.cli.run_folder import name_of_runs
 from wnseq.training.resume import check_checkpoint
 
-__all__ = ["Command", "run_checkpoint_command", "write_changed_checkpoint"]
+__all__ = ["Command", "describe_commands", "run_checkpoint_command", "write_changed_checkpoint"]
 
 Command = Callable[..., None]
 GIVEN: set[str | int] = {"model", "checkpoint"}
 KEPT = ("epoch", "global_step", "pytorch-lightning_version", "loops", "hparams_name", "wnseq")
+
+
+def describe_commands(commands: Sequence[Command]) -> str:
+    """Return a sentence for the general help that names commands; nothing if there are none."""
+    said = (
+        f"{each.__name__} ({summary[0].lower()}{summary[1:-1]})" for each in commands if (summary := _summary(each))
+    )
+    return f" Further commands, each with its own --help: {', '.join(said)}." if commands else ""
+
+
+def _summary(command: Command) -> str:
+    return (command.__doc__ or "").partition("\n")[0]
 
 
 def run_checkpoint_command(
@@ -40,9 +52,7 @@ def run_checkpoint_command(
     command = {each.__name__: each for each in commands}.get(words[0] if words else "")
     if command is None:
         return False
-    parser = RecipeParser(
-        allow_abbrev=False, prog=f"{program} {words[0]}", description=(command.__doc__ or "").partition("\n")[0]
-    )
+    parser = RecipeParser(allow_abbrev=False, prog=f"{program} {words[0]}", description=_summary(command))
     help_text = "The checkpoint: a file, or best or last of the newest run."
     parser.add_argument("--ckpt_path", type=str, required=True, help=help_text)
     parser.add_function_arguments(command, skip=GIVEN, as_group=False)

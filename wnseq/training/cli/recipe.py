@@ -16,10 +16,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 from wnseq._files import remove_abandoned
 from wnseq.training._lightning_internals import FlagsFirstCLI, subparsers
 from wnseq.training.allocator import keep_freed_memory
-from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, Throughput
+from wnseq.training.callbacks.basic import CheckMonitors, Throughput
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown, exit_on_signals
 from wnseq.training.callbacks.progress import format_number
-from wnseq.training.cli.checkpoint_commands import Command, run_checkpoint_command
+from wnseq.training.cli.checkpoint_commands import Command, describe_commands, run_checkpoint_command
 from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
@@ -32,6 +32,7 @@ from wnseq.training.cli.resumed_run import SaveConfig, changed_flags, expand_res
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
 from wnseq.training.cli.run_parts import (
     add_fit_options,
+    best_checkpoint,
     build_callbacks,
     build_plugins,
     check_processes,
@@ -69,6 +70,7 @@ class RecipeCLI(FlagsFirstCLI):
         defaults: Defaults of options by name: ``{"trainer.max_epochs": 10}``.
         arguments: The command line, the subcommand first.
         program: The words that precede the arguments.
+        commands: The further commands of the recipe, which its help names.
     """
 
     mode: Literal["min", "max"] = "min"
@@ -83,6 +85,7 @@ class RecipeCLI(FlagsFirstCLI):
         defaults: dict[str, Any],
         arguments: Sequence[str],
         program: str,
+        commands: Sequence[Command] = (),
     ) -> None:
         self.recipe, self.program, self.monitor, self.defaults = recipe, program, monitor, defaults
         self.name = name_of_runs(model_class, recipe)
@@ -102,7 +105,7 @@ class RecipeCLI(FlagsFirstCLI):
             parser_kwargs={
                 "prog": program,
                 "description": f"The recipe {recipe}. Without a subcommand it runs fit, which trains, then tests the "
-                f"best checkpoint. `fit --help` lists every option.{known}",
+                f"best checkpoint. `fit --help` lists every option.{known}{describe_commands(commands)}",
                 **{name: {"description": text} for name, text in DESCRIPTIONS.items()},
             },
             trainer_defaults={
@@ -300,7 +303,7 @@ class RecipeCLI(FlagsFirstCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint, report, draw the curves, and print where everything is."""
         with self._stopped_run(), self._shutdown.handling(self.trainer):
-            best = self._best_checkpoint()
+            best = best_checkpoint(self.trainer)
             measured = give_checkpoint(self.trainer, best)["metrics"] if best else self.trainer.callback_metrics
             self.metrics = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
             self._store_metrics(self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False))
@@ -338,12 +341,6 @@ class RecipeCLI(FlagsFirstCLI):
             width = max(map(len, self.metrics), default=0)
             for name, value in self.metrics.items():
                 print(f"{name:<{width}} {format_number(value)}")
-
-    def _best_checkpoint(self) -> Path | None:
-        """Return the best checkpoint, without validation the last, or None if none was written."""
-        callbacks = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
-        written = [Path(callback.best_model_path) for callback in callbacks if callback.best_model_path]
-        return written[0] if written else None  # the best comes before the last
 
 
 def run(
@@ -396,5 +393,6 @@ def run(
                 defaults=defaults or {},
                 arguments=insert_subcommand(args),
                 program=program,
+                commands=commands,
             )
     return cli.metrics

@@ -24,7 +24,14 @@ from wnseq.training.checkpoint_io import WholeCheckpointIO
 from wnseq.training.cli.starting_point import StartingPoint
 from wnseq.training.run_log import LogState
 
-__all__ = ["add_fit_options", "build_callbacks", "build_plugins", "check_processes", "give_checkpoint"]
+__all__ = [
+    "add_fit_options",
+    "best_checkpoint",
+    "build_callbacks",
+    "build_plugins",
+    "check_processes",
+    "give_checkpoint",
+]
 
 
 def _as_list(users: Any) -> list[Any]:
@@ -117,6 +124,13 @@ def build_plugins(options: Namespace, start: StartingPoint | None = None) -> lis
     if start is not None and start.resumed:
         own.give(start.path, start.take_content())
     return [*users, own]
+
+
+def best_checkpoint(trainer: Trainer) -> Path | None:
+    """Return the best checkpoint of a fit, without validation the last, or None if none was written."""
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
+    written = [Path(callback.best_model_path) for callback in callbacks if callback.best_model_path]
+    return written[0] if written else None  # the best comes before the last
 
 
 def give_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.run_info import checkpoint_info, print_header
 from wnseq.training.sample_files import save_arrays, save_images
-from wnseq.training.schedules import cosine_schedule, total_steps, use_found_learning_rate
+from wnseq.training.schedules import schedule_steps, use_found_learning_rate
 
 State = tuple[Tensor, Tensor]
 
@@ -171,10 +171,7 @@ class Draw(CheckedLoading, LightningModule):
         """Set up Adam and its schedule."""
         h = self.hparams
         optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate)
-        if h.schedule == "constant":
-            return optimizer
-        schedule = cosine_schedule(optimizer, total_steps(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return schedule_steps(optimizer, self.trainer, h.schedule)
 
     def binary(self, images: Tensor, uniform: Tensor | None = None) -> Tensor:
         """Binarise ``(N, 1, H, W)``: ``(N, H, W)`` of zeros and ones; ``uniform`` decides where grey is sampled."""

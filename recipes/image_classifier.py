@@ -53,7 +53,7 @@ from wnseq.training.images import ImageSpec, build_for_images, restore_for_image
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
-from wnseq.training.schedules import total_steps, use_found_learning_rate
+from wnseq.training.schedules import schedule_steps, use_found_learning_rate
 
 Norm = Literal["none", "weight", "batch", "mean_only", "weight_mean_only"]
 
@@ -158,9 +158,7 @@ class ImageClassifier(CheckedLoading, LightningModule):
         """Set up Adam and the paper's schedule."""
         h = self.hparams
         optimizer = torch.optim.Adam(self.network.parameters(), lr=h.learning_rate, betas=(h.beta, 0.999), eps=1e-4)
-        total = total_steps(self.trainer)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return schedule_steps(optimizer, self.trainer, lambda done: min(1.0, 2 - 2 * done))
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
         """Lower β1 for the second half; initialise from a first batch that no data module made."""

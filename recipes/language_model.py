@@ -48,7 +48,7 @@ from wnseq.nn import RECURRENT_LAYERS, composed_weight, is_tied, memory_bound_li
 from wnseq.optim import penalize_units
 from wnseq.training.adaptation import AdaptedModel, Evaluation, adapted_model
 from wnseq.training.batches import check_classes, check_finite
-from wnseq.training.callbacks import GateMonitor, PolyakAverage, UnusedParameters, build_network_first
+from wnseq.training.callbacks import GateMonitor, PolyakAverage, RowLengths, UnusedParameters, build_network_first
 from wnseq.training.carried_state import CarriedStates, State
 from wnseq.training.cli.loggers import log_texts
 from wnseq.training.cli.recipe import run
@@ -57,10 +57,11 @@ from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluat
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import start_from_counts
+from wnseq.training.length_rates import RateByLength
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts
-from wnseq.training.schedules import Schedule, check_warmup, scaled_rates, schedule_steps, use_found_learning_rate
+from wnseq.training.schedules import Schedule, check_warmup, schedule_steps, use_found_learning_rate
 from wnseq.training.serving import READERS, export, slim
 from wnseq.training.text_sampling import Sampling, draw_token, print_texts
 
@@ -68,7 +69,7 @@ DROPOUTS = ("dropout", "input_dropout", "hidden_dropout", "output_dropout")
 RATES = (*DROPOUTS, "embedding_dropout", "weight_drop")
 
 
-class LanguageModel(CheckedLoading, LightningModule):
+class LanguageModel(CheckedLoading, RateByLength, LightningModule):
     """A recurrent language model and how it is trained.
 
     Args:
@@ -94,6 +95,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         learning_rate: Step size, on the mean loss per token.
         weight_decay: Decay of g, embedding and softmax; never of v or biases.
         embedding_decay: That of embedding and softmax, of their g if they are normalised, if it is another.
+        v_decay: Decay of every v: it changes no function, but leads to a steady turn of v a step.
         schedule: ``constant``; ``cosine`` to zero over the whole run; ``one_cycle`` rises over 0.3 of it from 1/25 and
             falls to zero; ``plateau`` multiplies by decay_factor whenever the validation loss has not improved,
             ``decay`` after every epoch past decay_after.
@@ -148,6 +150,7 @@ class LanguageModel(CheckedLoading, LightningModule):
         learning_rate: float = 5e-3,
         weight_decay: float = 0.0,
         embedding_decay: float | None = None,
+        v_decay: float = 0.0,
         schedule: Schedule = "cosine",
         warmup: int = 0,
         decay_factor: float = 0.5,
@@ -165,8 +168,8 @@ class LanguageModel(CheckedLoading, LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling", "evaluation"])
         ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers", "average_patience"), "at least 1")
-        at_least_0 = ("weight_decay", "embedding_decay", "activation_penalty", "temporal_penalty", "slim_penalty")
-        ranges |= dict.fromkeys((*at_least_0, "warmup", "decay_after"), "at least 0")
+        at_least_0 = ("weight_decay", "embedding_decay", "v_decay", "activation_penalty", "temporal_penalty")
+        ranges |= dict.fromkeys((*at_least_0, "slim_penalty", "warmup", "decay_after"), "at least 0")
         ranges |= dict.fromkeys(RATES, "at least 0 and less than 1")
         ranges |= dict.fromkeys(("learning_rate", "average_epochs"), "greater than 0")
         ranges |= {"decay_factor": "greater than 0 and less than 1"}
@@ -185,13 +188,14 @@ class LanguageModel(CheckedLoading, LightningModule):
             raise ValueError(f"hidden_dropout is that between layers, got {hidden_dropout} and a single layer")
         if count_start == "g" and embedding_norm == "none":
             raise ValueError("count_start g needs an embedding that has a g: set --model.embedding_norm weight")
+        if v_decay and "weight" not in (norm, embedding_norm):
+            raise ValueError(f"v_decay is for weights that have a v: set --model.norm weight, got {v_decay}")
         check_warmup(schedule, warmup)
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
         self.sampling, self.evaluation = sampling, evaluation
         self.adapted: AdaptedModel | None = None  # in a test
-        self.rate_factor = 1.0  # of the batch's length
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
         self.reads_backward = False  # whether the text is read from its end
@@ -247,31 +251,21 @@ class LanguageModel(CheckedLoading, LightningModule):
         if self.network is None:
             raise ValueError("there is no network yet: fit with a TextDataModule, or call build(tokenizer) first")
         h = self.hparams
-        groups = wnseq.param_groups(self.network, h.weight_decay)
-        if h.embedding_decay is not None:
+        groups = functools.partial(wnseq.param_groups, v_decay=h.v_decay)
+        if h.embedding_decay is None:
+            parts = groups(self.network, h.weight_decay)
+        else:
             ends = nn.ModuleList([self.network.encoder, self.network.decoder])
-            groups = wnseq.param_groups(self.network.rnn, h.weight_decay) + wnseq.param_groups(ends, h.embedding_decay)
+            parts = groups(self.network.rnn, h.weight_decay) + groups(ends, h.embedding_decay)
         kind = torch.optim.AdamW if h.optimizer == "adamw" else torch.optim.SGD
         # Fused: one pass over the memory. 16-mixed scales the gradients, and a fused step would undo it only after
         # clipping. No other precision scales them, and Lightning must be told so before it clips.
-        optimizer = kind(groups, lr=h.learning_rate, fused=self.trainer.precision != "16-mixed")
+        optimizer = kind(parts, lr=h.learning_rate, fused=self.trainer.precision != "16-mixed")
         optimizer._step_supports_amp_scaling = False
         if h.slim_penalty:
             penalize_units(optimizer, self.network, READERS, h.slim_penalty)
         how = {"warmup": h.warmup, "decay_factor": h.decay_factor, "decay_after": h.decay_after}
         return schedule_steps(optimizer, self.trainer, h.schedule, **how, metric="val/nats_per_token")
-
-    def on_train_batch_start(self, batch: TextBatch, index: int) -> None:
-        """Scale the step size of a batch whose length was drawn by its length (Merity et al. 2018)."""
-        data = find_datamodule(self)
-        is_drawn = isinstance(data, TextDataModule) and data.random_bptt
-        self.rate_factor = len(batch.inputs) / data.bptt if is_drawn else 1.0
-
-    @functools.wraps(LightningModule.optimizer_step)  # or Lightning warns of it where gradients are accumulated
-    def optimizer_step(self, epoch: int, index: int, optimizer: Any, closure: Any = None) -> None:
-        """Step by the size for the length of the batch."""
-        with scaled_rates(optimizer, self.rate_factor):
-            super().optimizer_step(epoch, index, optimizer, closure)
 
     def _step(self, batch: TextBatch, stage: str, reduction: str = "sum", outputs: Any = None) -> tuple[Tensor, Tensor]:
         """Run one batch from the carried state; return the loss in nats and the number of tokens."""
@@ -477,11 +471,12 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
         tokens = torch.tensor([drawn])
 
 
-def forward_model(model: LanguageModel | str | Path) -> LanguageModel:
-    """Return a model, or that of a checkpoint, if it reads forward."""
+def forward_model(model: LanguageModel | str | Path, evaluation: Evaluation | None = None) -> LanguageModel:
+    """Return a model, or that of a checkpoint, if it reads forward and needs no data to adapt."""
     model = model if isinstance(model, LanguageModel) else LanguageModel.load_from_checkpoint(model, map_location="cpu")
     if model.reads_backward:
         raise ValueError("the model reads from the end of a text to its beginning: it neither draws nor scores one")
+    (evaluation or model.evaluation).check_without_data()
     return model
 
 
@@ -515,12 +510,14 @@ def score(model: LanguageModel | str | Path, text: str, evaluation: Evaluation |
     Args:
         model: The model, on any device, or the path of a checkpoint of this recipe.
         text: The text, read from the zero state on; ``share_unknown`` of its tokens are no entries of the vocabulary.
-        evaluation: Its cache is used; dynamic evaluation needs training data: the command ``test --data.test PATH``.
+        evaluation: Its cache is used, by default that of the model's own; dynamic evaluation needs training data: the
+            command ``test --data.test PATH``.
     """
-    model = forward_model(model)
+    model = forward_model(model, evaluation)
     batches, counts = text_batches(text, model.tokenizer)
     nats, state = 0.0, None
-    adapted = evaluation and AdaptedModel(model.network, model.network.rnn, evaluation)
+    how = evaluation or model.evaluation
+    adapted = AdaptedModel(model.network, model.network.rnn, how) if how.adapts else None
     with evaluation_mode(model.network):
         for inputs, targets, *_ in batches:
             inputs, targets = inputs.to(model.device), targets.to(model.device)
@@ -546,8 +543,8 @@ class LanguageModelCLI(TextCLI):
         return chosen if small else chosen | {"data.batch_size": 32, "model.learning_rate": 7e-3}
 
     def callbacks(self) -> list[Callback]:
-        """Add the monitor of the gates."""
-        return [*super().callbacks(), GateMonitor()]
+        """Add the monitors of the gates and of the embedding."""
+        return [*super().callbacks(), GateMonitor(), RowLengths()]
 
     def report(self) -> None:
         """Print a sample, and the bits per byte of a compressor."""

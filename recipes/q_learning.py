@@ -55,7 +55,7 @@ from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
-from wnseq.training.schedules import linear_schedule, total_steps, use_found_learning_rate
+from wnseq.training.schedules import schedule_steps, total_steps, use_found_learning_rate
 
 State = tuple[Tensor, ...]
 SIZES = ("norm", "core", "hidden_size", "num_layers")
@@ -177,8 +177,7 @@ class QLearning(CheckedLoading, LightningModule):
         """Set up RAdam and its schedule."""
         self.total = total_steps(self.trainer)
         optimizer = torch.optim.RAdam(self.network.parameters(), self.hparams.learning_rate, foreach=True)
-        schedule = linear_schedule(optimizer, self.total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return schedule_steps(optimizer, self.trainer, lambda done: max(0.0, 1 - done))
 
     # ---- acting
 

@@ -46,7 +46,7 @@ from wnseq.training.images import ImageSpec, build_for_images, restore_for_image
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
 from wnseq.training.run_info import checkpoint_info, print_header
-from wnseq.training.schedules import cosine_schedule, total_steps, use_found_learning_rate
+from wnseq.training.schedules import schedule_steps, use_found_learning_rate
 
 Start = Literal["torch", "forget_bias", "input", "closed_form", "data"]
 
@@ -139,8 +139,7 @@ class SequentialImages(CheckedLoading, LightningModule):
         """Set up AdamW and its schedule."""
         h = self.hparams
         optimizer = torch.optim.AdamW(wnseq.param_groups(self.network, h.weight_decay), lr=h.learning_rate)
-        schedule = cosine_schedule(optimizer, total_steps(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return schedule_steps(optimizer, self.trainer, "cosine")
 
     def on_train_batch_start(self, batch: ImageBatch, index: int) -> None:
         """Initialise from the first batch, unless the weights are initialised or loaded."""

@@ -42,7 +42,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.optim.lr_scheduler import LambdaLR
 
 import wnseq
 from wnseq.data.text import LabelledBatch, LabelledTextDataModule, Tokenizer, match_tokens, pad_texts
@@ -58,7 +57,7 @@ from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, loa
 from wnseq.training.hparams import check_arguments
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
-from wnseq.training.schedules import one_cycle, total_steps, use_found_learning_rate
+from wnseq.training.schedules import schedule_steps, use_found_learning_rate
 
 SIZES = ("cell", "norm", "embedding_size", "hidden_size", "num_layers")
 ENCODER = ("encoder.", "rnn.")  # weights that a language model has too
@@ -259,13 +258,7 @@ class TextClassifier(CheckedLoading, LightningModule):
                 groups.append({**group, "params": parameters, "lr": h.learning_rate / h.layer_decay**depth})
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.AdamW(groups, lr=h.learning_rate, betas=(0.9, 0.99))
-        total = 1 if h.schedule == "constant" else total_steps(self.trainer)
-        curve = {"triangular": slanted_triangle, "one_cycle": one_cycle, "constant": lambda _: 1.0}[h.schedule]
-
-        def factor(step: int) -> float:
-            return curve(step / total)
-
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        return schedule_steps(optimizer, self.trainer, slanted_triangle if h.schedule == "triangular" else h.schedule)
 
     def _step(self, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """Classify one batch; return the logits, ``(N, classes)``, and the labels."""

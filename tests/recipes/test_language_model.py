@@ -147,18 +147,19 @@ def test_schedules(schedule, expected):
     assert rates == pytest.approx([5e-3 * factor for factor in expected])
 
 
-def test_a_batch_of_another_length_has_a_step_of_its_size(monkeypatch):
+def test_batches_of_another_length_have_a_step_of_their_size(monkeypatch):
     """Without momentum and clipping a step of SGD is the step size times the gradient."""
-    seen = []
+    seen, accumulated = [], 2
     step = torch.optim.SGD.step
     note = lambda self, closure=None: (step(self, closure), seen.append(self.param_groups[0]["lr"]))[0]  # noqa: E731
     monkeypatch.setattr(torch.optim.SGD, "step", note)
     sgd = ["--model.optimizer=sgd", "--model.learning_rate=1", "--model.schedule=constant"]
-    fit(*sgd, "--data.bptt=20", "--data.random_bptt=true", steps=4)
+    fit(*sgd, "--data.bptt=20", "--data.random_bptt=true", f"--trainer.accumulate_grad_batches={accumulated}", steps=4)
     data = TextDataModule("text.txt", batch_size=4, bptt=20, random_bptt=True)
     data.setup("fit")
-    lengths = [len(batch.inputs) for batch in itertools.islice(data.train_dataloader(), 4)]
-    assert seen == pytest.approx([length / 20 for length in lengths]) and len(set(seen)) > 1
+    lengths = [len(batch.inputs) for batch in itertools.islice(data.train_dataloader(), 4 * accumulated)]
+    means = [sum(lengths[k : k + accumulated]) / accumulated for k in range(0, len(lengths), accumulated)]
+    assert seen == pytest.approx([length / 20 for length in means]) and len(set(seen)) > 1
 
 
 def test_the_plateau_schedule_lowers_the_rate_when_validation_does_not_improve():
@@ -249,7 +250,7 @@ def test_a_resumed_average_is_the_uninterrupted_one_to_the_bit(more, capsys):
 
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
     options = ("--model.dropout=0.3", "--model.schedule=constant", "--trainer.limit_val_batches=2")
-    options += ("--model.weight_drop=0.3",)
+    options += ("--model.weight_drop=0.3", "--data.partial_shuffle=true", "--trainer.limit_train_batches=5")
     fit(*options, steps=14)
     whole = weights(newest())
     fit(*options, steps=7)
@@ -429,6 +430,55 @@ def test_a_test_adapts_to_its_text(capsys):
     assert all(torch.equal(before[name], again[name]) for name in before)
 
 
+def test_a_model_that_reads_backward_adapts_to_its_text_as_one_to_the_reversed_text(capsys):
+    fit("--data.tokenizer=char", "--data.backward=true", "--trainer.limit_test_batches=1")
+    path, adapts = newest(), [f"--model.evaluation.{name}={value}" for name, value in (
+        ("cache_window", 30), ("dynamic_rate", 0.001), ("rms_batches", 3), ("tune", "true")
+    )]  # fmt: skip
+    same = ["test", "--data.eval_batch_size=1", "--data.eval_bptt=60", "--trainer.limit_val_batches=2", *adapts]
+    capsys.readouterr()
+    found = main([*same, f"--ckpt_path={path}"])["test/nats_per_token"]
+    said = capsys.readouterr().out
+    for name, part in open_corpus("text.txt").parts.items():
+        Path(f"{name}.txt").write_text(part.read().decode()[::-1])
+    parts = ["--data.corpus=train.txt", "--data.val=val.txt", "--data.test=test.txt", "--data.backward=false"]
+    assert main([*same, f"--ckpt_path={path}", *parts])["test/nats_per_token"] == pytest.approx(found, rel=1e-6)
+    told = [line for line in said.splitlines() if "validation part" in line or "evaluated with" in line]
+    assert len(told) == 3 + 3 + 5 + 1 and told[-1] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"dynamic_rate": 1e-3}, "needs the scale of the gradients on training data: use the command test"),
+        ({"cache_window": 9, "tune": True}, "chooses on the validation part, for a test: use the command test"),
+    ],
+)
+def test_what_needs_data_is_refused_without_data(how, text, capsys):
+    model = built(evaluation=Evaluation(**how))
+    for call in (lambda: generate(model, "a"), lambda: score(model, "abc"), lambda: model.predict_step(None, 0)):
+        with pytest.raises(ValueError, match=text):
+            call()
+    plain = built()
+    with pytest.raises(ValueError, match=text):
+        score(plain, "abc", Evaluation(**how))
+    cached = built(evaluation=Evaluation(cache_window=9))
+    assert score(cached, "abcabc") == score(plain, "abcabc", Evaluation(cache_window=9)) != score(plain, "abcabc")
+    assert score(model, "abcabc", Evaluation()) == score(plain, "abcabc")
+    fit(steps=1)
+    with pytest.raises(SystemExit):
+        main(["predict", "--ckpt_path=last", *(f"--model.evaluation.{name}={value}" for name, value in how.items())])
+    assert text in capsys.readouterr().err
+
+
+def test_the_general_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("slim (write the checkpoint of a smaller model", "export (write a model for ONNX Runtime"):
+        assert words in shown
+
+
 def test_a_cache_makes_what_was_read_likelier_in_samples():
     model = LanguageModel(hidden_size=8, evaluation=Evaluation(cache_window=50, cache_theta=1.0, cache_lambda=0.9))
     model.build(Tokenizer.from_state({"kind": "byte"}))
@@ -578,6 +628,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
             "slim_penalty is for layers of one width",
         ),
         (["--model.hidden_dropout=0.5"], "hidden_dropout is that between layers, got 0.5 and a single layer"),
+        (["--model.v_decay=0.1", "--model.norm=none"], "v_decay is for weights that have a v: set --model.norm weight"),
         (["--model.count_start=g"], "needs an embedding that has a g: set --model.embedding_norm weight"),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the schedule needs --trainer.max_epochs"),
         (["--model.sampling.top_p=2"], "top_p must be greater than 0 and at most 1, got 2"),
@@ -747,13 +798,15 @@ def test_a_normalised_embedding_starts_as_the_plain_one_and_is_composed_once_a_b
 
 @pytest.mark.parametrize(("norm", "key"), [("weight", "encoder.weight_g"), ("none", "encoder.weight")])
 def test_the_decay_of_the_embedding_is_its_own(norm, key):
-    model = built(embedding_norm=norm, weight_decay=0.1, embedding_decay=0.2, schedule="constant")
+    model = built(embedding_norm=norm, weight_decay=0.1, embedding_decay=0.2, v_decay=0.3, schedule="constant")
     model._trainer = SimpleNamespace(precision="32-true", estimated_stepping_batches=10)
     names = {id(value): name for name, value in model.network.named_parameters()}
     groups = model.configure_optimizers()["optimizer"].param_groups
     decays = {names[id(value)]: group["weight_decay"] for group in groups for value in group["params"]}
     rnn = {f"rnn.weight_{part}_l0_g": 0.1 for part in ("ih", "hh")}
-    assert {name: decay for name, decay in decays.items() if decay} == {key: 0.2, **rnn}
+    directions = dict.fromkeys((name for name in decays if name.endswith("_v")), 0.3)
+    assert len(directions) == (3 if norm == "weight" else 2)
+    assert {name: decay for name, decay in decays.items() if decay} == {key: 0.2, **rnn, **directions}
     assert decays.keys() == {*names.values()}
 
 

@@ -8,7 +8,6 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from wnseq.training.schedules import (
-    cosine_schedule,
     one_cycle,
     scaled_rates,
     schedule_steps,
@@ -36,8 +35,21 @@ def rates(schedule: LambdaLR, steps: int) -> list[float]:
     return found
 
 
+def scheduled(kind: Any, steps: int, run: float) -> list[float]:
+    return rates(schedule_steps(optimizer(2.0), trainer(run), kind)["lr_scheduler"]["scheduler"], steps)
+
+
 def test_a_cosine_falls_to_zero_and_stays_there() -> None:
-    assert rates(cosine_schedule(optimizer(2.0), 4), 6) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0, 0])
+    assert scheduled("cosine", 6, 4) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0, 0])
+
+
+def test_a_schedule_of_ones_own_is_a_function_of_the_share_that_is_done() -> None:
+    for total in (3, 7, 11):  # to the bit: the recipes' numbers rest on it
+        assert scheduled(lambda done: min(1.0, 2 - 2 * done), 9, total) == [
+            2.0 * min(1.0, 2 - 2 * step / total) for step in range(9)
+        ]
+    with pytest.raises(ValueError, match=r"the schedule needs --trainer\.max_epochs"):
+        schedule_steps(optimizer(2.0), trainer(float("inf")), lambda done: 1 - done)
 
 
 def test_one_cycle_rises_for_three_tenths_and_falls_to_nearly_nothing() -> None:

@@ -32,7 +32,8 @@ class Evaluation:
         cache_theta: Sharpness of the cache.
         cache_lambda: Share of the cache in the mixture.
         dynamic_rate: Step size of dynamic evaluation (Krause et al. 2018); 0 for none. All streams of
-            data.eval_batch_size adapt the same weights; the paper reads one.
+            data.eval_batch_size adapt the same weights; the paper reads one. It needs the training data: ``predict``,
+            which has none, refuses it.
         dynamic_decay: How fast it returns to the trained weights.
         dynamic_epsilon: Added to the root mean square of the gradients, in units of its mean.
         dynamic_bptt: Tokens of each stream between its steps.
@@ -65,6 +66,16 @@ class Evaluation:
     def adapts(self) -> bool:
         """Return True if the model adapts at all."""
         return bool(self.cache_window or self.dynamic_rate)
+
+    def check_without_data(self) -> None:
+        """Raise ValueError for what reads the training or the validation part, where there is neither."""
+        if self.dynamic_rate:
+            raise ValueError(
+                "dynamic evaluation needs the scale of the gradients on training data: use the command test, for a "
+                "text of your own with --data.test PATH, or evaluation.dynamic_rate 0"
+            )
+        if self.tune:
+            raise ValueError("evaluation.tune chooses on the validation part, for a test: use the command test")
 
     def cache(self) -> ContinuousCache | None:
         """Return an empty cache; None if there is none."""
@@ -102,12 +113,9 @@ class AdaptedModel:
         own = options.cache()
         self.caches = list(caches) if caches is not None else [own] if own is not None else []
         self.dynamic: DynamicEvaluation | None = None
-        if options.dynamic_rate:
-            if rms is None:
-                raise ValueError(
-                    "dynamic evaluation needs the scale of the gradients on training data: use the command test, for a "
-                    "text of your own with --data.test PATH, or evaluation.dynamic_rate 0"
-                )
+        if rms is None:
+            options.check_without_data()
+        elif options.dynamic_rate:
             how = options.dynamic_rate, options.dynamic_decay, options.dynamic_epsilon
             self.dynamic = DynamicEvaluation(network, rms, *how)
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,8 +13,6 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 __all__ = [
     "Schedule",
     "check_warmup",
-    "cosine_schedule",
-    "linear_schedule",
     "one_cycle",
     "scaled_rates",
     "schedule_steps",
@@ -23,14 +21,6 @@ __all__ = [
 ]
 
 Schedule = Literal["constant", "cosine", "one_cycle", "plateau", "decay"]
-
-
-def cosine_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
-    """Return a schedule that falls to zero along a cosine over ``total`` steps, and stays there.
-
-    Torch's CosineAnnealingLR keeps the length of the first run when a run resumes with another one, and then rises.
-    """
-    return LambdaLR(optimizer, lambda step: _cosine(1, 0, step / total))
 
 
 def check_warmup(kind: Schedule, warmup: int) -> None:
@@ -43,7 +33,7 @@ def check_warmup(kind: Schedule, warmup: int) -> None:
 def schedule_steps(
     optimizer: Optimizer,
     trainer: Trainer,
-    kind: Schedule,
+    kind: Schedule | Callable[[float], float],
     *,
     warmup: int = 0,
     decay_factor: float = 0.5,
@@ -57,7 +47,8 @@ def schedule_steps(
         trainer: The Trainer of the fit.
         kind: ``constant``; ``cosine`` to zero over the whole run; ``one_cycle`` as :func:`one_cycle`; ``plateau``
             multiplies by decay_factor whenever the metric has not improved, ``decay`` after every epoch past
-            decay_after.
+            decay_after. Or a function of a schedule of your own, from the share of all steps that is done, 0 at the
+            first, to the factor of the step size.
         warmup: Steps over which it first rises from zero, in a straight line.
         decay_factor: Factor of ``plateau`` and ``decay``.
         decay_after: Epochs before ``decay`` begins.
@@ -71,20 +62,25 @@ def schedule_steps(
     Source:
         Loshchilov & Hutter 2017, arXiv 1608.03983 (cosine); Smith & Topin 2017, arXiv 1708.07120 (one-cycle).
     """
-    check_warmup(kind, warmup)
+    if isinstance(kind, str):
+        check_warmup(kind, warmup)
     if kind == "plateau":
         if not trainer.enable_validation:
             raise ValueError("the schedule plateau needs a validation: loaders, and limit_val_batches not 0")
         plateau = ReduceLROnPlateau(optimizer, factor=decay_factor, patience=0)
         never = {"interval": "epoch", "frequency": sys.maxsize, "monitor": metric}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, **never}}
-    # Lightning also counts the batches of an epoch here
-    total = total_steps(trainer) if kind in ("cosine", "one_cycle") else trainer.estimated_stepping_batches
+    # Lightning also counts the batches of an epoch here. LambdaLR, since torch's CosineAnnealingLR keeps the length of
+    # the first run when a run resumes with another one, and then rises
+    ends = callable(kind) or kind in ("cosine", "one_cycle")
+    total = total_steps(trainer) if ends else trainer.estimated_stepping_batches
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
         done = (step - warmup) / max(1, total - warmup)
+        if callable(kind):
+            return kind(done)
         if kind == "cosine":
             return _cosine(1, 0, done)
         if kind == "one_cycle":
@@ -112,11 +108,6 @@ def scaled_rates(optimizer: Optimizer, factor: float) -> Iterator[None]:
     finally:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-
-
-def linear_schedule(optimizer: Optimizer, total: int) -> LambdaLR:
-    """Return a schedule that falls to zero linearly over ``total`` steps, and stays there."""
-    return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total))
 
 
 def one_cycle(progress: float) -> float:

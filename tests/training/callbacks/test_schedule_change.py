@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from wnseq.training import ScheduleChange
 from wnseq.training.cli.log_filter import filter_lightning_logs
-from wnseq.training.schedules import cosine_schedule, total_steps
+from wnseq.training.schedules import schedule_steps
 
 QUIET = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
 
@@ -31,7 +31,7 @@ class Line(LightningModule):
 
     def configure_optimizers(self) -> Any:
         sgd = torch.optim.SGD(self.parameters(), 0.1)
-        schedule = cosine_schedule(sgd, total_steps(self.trainer)) if self.cosine else None
+        schedule = schedule_steps(sgd, self.trainer, "cosine")["lr_scheduler"]["scheduler"] if self.cosine else None
         schedule = schedule or torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

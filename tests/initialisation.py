@@ -4,6 +4,7 @@
 """
 
 import copy
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -185,10 +186,14 @@ def outcome(initialise: Callable[[nn.Module], Any], kind: str, time: str) -> str
 
 def try_all() -> dict[str, dict[str, dict[str, str]]]:
     """Return the outcomes by idiom, time and kind of module."""
-    return {
-        title: {time: {kind: outcome(initialise, kind, time) for kind in MODULES} for time in TIMES}
-        for title, initialise in IDIOMS.items()
-    }
+    found: dict[str, dict[str, dict[str, str]]] = {title: {time: {} for time in TIMES} for title in IDIOMS}
+    for title, time, kind in itertools.product(IDIOMS, TIMES, MODULES):
+        try:
+            found[title][time][kind] = outcome(IDIOMS[title], kind, time)
+        except AssertionError as error:
+            error.add_note(f"{title}, {time}, {kind}")
+            raise
+    return found
 
 
 def table(found: dict[str, dict[str, dict[str, str]]]) -> list[str]:

@@ -282,15 +282,15 @@ CHANGES = {
 
 
 @each_form
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_after_bind_is_reported(case, change):
-    module, x = case.make(), case.input()
-    bound = module.bind()
-    bound(x)
-    change(module)
-    with pytest.raises(RuntimeError, match=r"weight_.* was changed after bind\(\).*call bind\(\) again"):
+def test_a_change_after_bind_is_reported(case):
+    for change in CHANGES.values():
+        module, x = case.make(), case.input()
+        bound = module.bind()
         bound(x)
-    module.bind()(x)
+        change(module)
+        with pytest.raises(RuntimeError, match=r"weight_.* was changed after bind\(\).*call bind\(\) again"):
+            bound(x)
+        module.bind()(x)
 
 
 @each_form

@@ -36,11 +36,11 @@ def probabilities(parameters: Tensor, channels: int, num_values: int) -> Tensor:
 @pytest.mark.parametrize("num_values", [2, 17, 256])
 @pytest.mark.parametrize(("channels", "components"), [(1, 1), (1, 3), (2, 3), (3, 1), (3, 10)])
 def test_it_is_what_the_equations_say(channels: int, components: int, num_values: int) -> None:
-    parameters = draw(channels, components, 2, 3, scale=0.4)  # far in the tails the reference cancels
-    x = torch.randint(num_values, (2, channels, 2, 3))
+    parameters = draw(channels, components, 1, 3, scale=0.4)  # far in the tails the reference cancels
+    x = torch.randint(num_values, (2, channels, 1, 3))
     values = logistic_mixture_log_likelihood(x, parameters, num_values)
-    assert values.shape == (2, 2, 3)
-    for n, i, j in itertools.product(range(2), range(2), range(3)):
+    assert values.shape == (2, 1, 3)
+    for n, i, j in itertools.product(range(2), range(1), range(3)):
         expected = reference.logistic_mixture(x[n, :, i, j], parameters[n, :, i, j], num_values)
         torch.testing.assert_close(values[n, i, j], expected, rtol=1e-12, atol=1e-12)
 

@@ -23,6 +23,8 @@ from cases import Case, seed_cpu
 
 FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs in one worker, so that it is made once
     "tests/recipes/test_language_model_parallel.py",
+    "tests/recipes/test_pixelcnn.py",
+    "tests/recipes/test_vae.py",
     "tests/test_compatibility.py",
     "tests/test_distributed.py",
     "tests/test_readme.py",

@@ -18,14 +18,17 @@ os.environ.setdefault("TORCH_DYNAMO_RUN_GC_AFTER_COMPILE", "0")  # it takes 20 m
 
 gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
 
-import numpy as np
-import torch
-from cases import Case, seed_cpu
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from cases import Case, seed_cpu  # noqa: E402
 
-torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0  # a figure for torch's log, which takes 20 ms of every graph
+# a figure for torch's log, which takes 20 ms of every graph
+torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
 
 FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs in one worker, so that it is made once
     "tests/recipes/test_language_model_parallel.py",
+    "tests/recipes/test_pixelcnn.py",
+    "tests/recipes/test_vae.py",
     "tests/test_compatibility.py",
     "tests/test_distributed.py",
     "tests/test_readme.py",

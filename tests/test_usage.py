@@ -96,7 +96,7 @@ WAYS = {
 
 
 def each_usage(*ways):
-    """Return every usage in every way; a graph takes long to compile, and half of them have each two of them together."""
+    """Return every usage in every way, but half of those in a graph, which takes long to compile."""
     kinds, uses = (list(dict.fromkeys(getattr(usage, name) for usage in USAGES)) for name in ("kind", "way"))
     found = [
         pytest.param(usage, way, id=f"{usage.name}-{way}")

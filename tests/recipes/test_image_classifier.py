@@ -117,9 +117,9 @@ def test_seeds_repeat():
     assert first == second != other
 
 
-@pytest.mark.parametrize("norm", ["weight", "mean_only"])
-def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(norm):
-    options = (f"--model.norm={norm}", "--data.shift=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1")
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
+    options = ("--model.norm=weight_mean_only", "--data.shift=1", "--trainer.limit_val_batches=1")
+    options += ("--trainer.max_epochs=1",)
     fit(*options, "--trainer.limit_train_batches=8", steps=-1)
     whole = weights(newest())
     Path("stop_image_classifier.py").write_text(
@@ -168,7 +168,7 @@ def test_a_checkpoint_alone_classifies(capsys):
         assert int(predicted) == int(probabilities[number].argmax())
         assert float(probability) == pytest.approx(float(probabilities[number].max()), abs=1e-3)
     once = main(["test", f"--ckpt_path={path}"])
-    assert once == pytest.approx(main(["test", f"--ckpt_path={path}", "--data.eval_batch_size=7"]), rel=1e-5)
+    assert once == pytest.approx(main(["test", f"--ckpt_path={path}", "--data.eval_batch_size=70"]), rel=1e-5)
 
 
 def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
@@ -235,26 +235,27 @@ def test_batches_of_ones_own(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--model.width=0"], "width must be greater than 0, got 0"),
-        (["--model.noise=-1"], "noise must be at least 0, got -1"),
-        (["--model.dropout=1"], "dropout must be at least 0 and less than 1, got 1"),
-        (["--model.learning_rate=0"], "learning_rate must be greater than 0, got 0"),
-        (["--model.beta=1"], "beta must be at least 0 and less than 1, got 1"),
-        (["--model.late_beta=-1"], "late_beta must be at least 0 and less than 1, got -1"),
-        (["--model.init_images=1"], "init_images must be at least 2, got 1"),
+        (
+            ["--model.width=0", "--model.noise=-1", "--model.dropout=1", "--model.learning_rate=0", "--model.beta=1",
+             "--model.late_beta=-1", "--model.init_images=1"],
+            ["width must be greater than 0, got 0", "noise must be at least 0, got -1",
+             "dropout must be at least 0 and less than 1, got 1", "learning_rate must be greater than 0, got 0",
+             "; beta must be at least 0 and less than 1, got 1", "late_beta must be at least 0 and less than 1, got -1",
+             "init_images must be at least 2, got 1"],
+        ),
         (["--model.norm=layer"], "norm"),
         (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "the schedule needs --trainer.max_epochs"),
         (["--data.dataset=cifar"], "dataset"),
         (["--data.dataset=binarized_mnist", "--data.root=nowhere"], "binarized_mnist_train.amat.gz is missing"),
         (["--model.init_from=nowhere.ckpt"], "nowhere.ckpt"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys):
     with pytest.raises(SystemExit) as stop:
         fit(*arguments)
     assert stop.value.code in (1, 2)
     told = capsys.readouterr().err
-    assert text in told and "Traceback" not in told
+    assert all(part in told for part in ([text] if isinstance(text, str) else text)) and "Traceback" not in told
     assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))
 
 

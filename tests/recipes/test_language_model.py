@@ -39,6 +39,7 @@ SMALL = [
     "--data.batch_size=4",
     "--data.bptt=8",
     "--trainer.log_every_n_steps=1",
+    "--model.sampling.max_new_tokens=3",
 ]
 
 
@@ -53,7 +54,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fit(*arguments, steps=20):
+def fit(*arguments, steps=5):
     return main(["fit", "--data.corpus=text.txt", *SMALL, f"--trainer.max_steps={steps}", *arguments])
 
 
@@ -70,7 +71,7 @@ def test_words_that_were_never_seen_cost_what_they_hold():
     draw_letters = random.Random(0)
     lines = [" ".join("".join(draw_letters.choices("abcdefgh", k=8)) for _ in range(8)) for _ in range(500)]
     Path("random.txt").write_text("\n".join(lines) + "\n")
-    metrics = fit("--data.corpus=random.txt", "--data.tokenizer=word", "--data.vocabulary_size=20")
+    metrics = fit("--data.corpus=random.txt", "--data.tokenizer=word", "--data.vocabulary_size=20", steps=20)
     assert metrics["test/nats_per_token"] / math.log(2) / 9 < 24 / 9 < metrics["test/bits_per_byte"]
     assert metrics["test/bits_per_character"] == metrics["test/bits_per_byte"]
 
@@ -337,28 +338,35 @@ def test_the_loss_is_the_cross_entropy_of_the_logits(tied, norm, chunked):
 
 
 def test_a_chunked_softmax_trains_alike(monkeypatch):
-    whole = fit("--model.chunked_softmax=false")
+    small = ("--data.tokenizer=char", "--trainer.limit_test_batches=2")
+    whole = fit("--model.chunked_softmax=false", *small)
     monkeypatch.setattr("wnseq.losses.CPU_CHUNK", 0)
     monkeypatch.setattr("wnseq.losses.MIN_CHUNK_CLASSES", 3)
-    assert fit("--model.chunked_softmax=true") == pytest.approx(whole, rel=1e-3)
+    assert fit("--model.chunked_softmax=true", *small) == pytest.approx(whole, rel=1e-3)
+
+
+MIXED = ["--trainer.precision=bf16-mixed", "--model.schedule=constant", "--trainer.gradient_clip_val=1e-3",
+         "--model.learning_rate=1e-2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1",
+         "--data.tokenizer=char"]  # fmt: skip
+
+
+def test_mixed_precision_resumes_to_the_bit():
+    fit(*MIXED, steps=6)
+    whole = weights(newest())
+    fit(*MIXED, steps=3)
+    fit(*MIXED, "--ckpt_path=last", steps=6)
+    resumed = weights(newest())
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_mixed_precision_clips_and_resumes_to_the_bit(optimizer, algorithm):
-    options = ("--trainer.precision=bf16-mixed", f"--model.optimizer={optimizer}", "--model.schedule=constant",
-               f"--trainer.gradient_clip_algorithm={algorithm}", "--trainer.gradient_clip_val=1e-3",
-               "--model.learning_rate=1e-2", "--trainer.limit_val_batches=1")  # fmt: skip
-    fit(*options, steps=6)
-    whole = weights(newest())
-    fit(*options, steps=3)
-    half = weights(newest())
-    fit(*options, "--ckpt_path=last", steps=6)
-    resumed = weights(newest())
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    if optimizer == "sgd":
-        moved = max((whole[name] - half[name]).abs().max() for name in whole)
-        assert 0 < moved < 3.1e-5  # three steps of at most 1e-2 · 1e-3
+def test_mixed_precision_clips(algorithm):
+    found = []
+    for steps in (1, 4):
+        fit(*MIXED, "--model.optimizer=sgd", f"--trainer.gradient_clip_algorithm={algorithm}", steps=steps)
+        found.append(weights(newest()))
+    moved = max((found[1][name] - found[0][name]).abs().max() for name in found[0])
+    assert 0 < moved < 3.1e-5  # three steps of at most 1e-2 · 1e-3
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", False)])
@@ -397,7 +405,7 @@ def test_a_checkpoint_alone_samples(capsys):
 
 
 def test_a_test_adapts_to_its_text(capsys):
-    fit("--data.tokenizer=char", "--model.dropout=0.1")
+    fit("--data.tokenizer=char", "--model.dropout=0.1", steps=20)
     path, same = newest(), ["test", "--data.eval_batch_size=1", "--data.eval_bptt=60"]
     before = weights(path)
     cache = ["--model.evaluation.cache_window=30", "--model.evaluation.cache_theta=0.5"]
@@ -605,16 +613,16 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
     ("arguments", "text"),
     [
         (["--model.tied=true", "--model.embedding_size=8"], "a last layer of embedding_size, got 8 and a single layer"),
-        (["--model.hidden_size=0"], "hidden_size must be at least 1, got 0"),
-        (["--model.tied=false", "--model.embedding_size=0"], "embedding_size must be at least 1, got 0"),
-        (["--model.num_layers=0"], "num_layers must be at least 1, got 0"),
-        (["--model.learning_rate=0"], "learning_rate must be greater than 0, got 0"),
-        (["--model.decay_factor=1"], "decay_factor must be greater than 0 and less than 1, got 1"),
-        (["--model.weight_decay=-1"], "weight_decay must be at least 0, got -1"),
-        (["--model.warmup=-1"], "warmup must be at least 0, got -1"),
-        (["--model.decay_after=-1"], "decay_after must be at least 0, got -1"),
-        (["--model.dropout=1"], "dropout must be at least 0 and less than 1, got 1"),
-        (["--model.weight_drop=1"], "weight_drop must be at least 0 and less than 1, got 1"),
+        (
+            ["--model.hidden_size=0", "--model.tied=false", "--model.embedding_size=0", "--model.num_layers=0",
+             "--model.learning_rate=0", "--model.decay_factor=1", "--model.weight_decay=-1", "--model.warmup=-1",
+             "--model.decay_after=-1", "--model.dropout=1", "--model.weight_drop=1"],
+            ["hidden_size must be at least 1, got 0", "embedding_size must be at least 1, got 0",
+             "num_layers must be at least 1, got 0", "learning_rate must be greater than 0, got 0",
+             "decay_factor must be greater than 0 and less than 1, got 1", "weight_decay must be at least 0, got -1",
+             "warmup must be at least 0, got -1", "decay_after must be at least 0, got -1",
+             "; dropout must be at least 0 and less than 1, got 1", "weight_drop must be at least 0 and less than 1"],
+        ),
         (
             ["--model.weight_drop=0.5", "--model.norm=none", "--model.cell=rnn"],
             "rnn with norm weight, got rnn with norm",
@@ -638,13 +646,14 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         (["--model.hiden_size=3"], "hidden_size"),
         (["--model.init_from=nowhere.ckpt"], "nowhere.ckpt"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys):
     with pytest.raises(SystemExit) as stop:
         fit(*arguments)
     assert stop.value.code in (1, 2)
     told = capsys.readouterr().err
-    assert text in told and "Traceback" not in told and len(told.splitlines()) < 6
+    assert all(part in told for part in ([text] if isinstance(text, str) else text))
+    assert "Traceback" not in told and len(told.splitlines()) < 6
     assert not Path("runs").exists() or not list(Path("runs").glob("*/*"))
 
 
@@ -678,7 +687,7 @@ def test_a_compiled_step_trains_as_the_plain_one_does(cell, backend):
     batches = itertools.islice(itertools.cycle(data.train_dataloader()), 25)
     curves = [[], []]
     torch.manual_seed(0)
-    plain = Network(len(data.tokenizer), cell, "weight", 16, 16, 2, 0.0, True, 1.0)
+    plain = Network(len(data.tokenizer), cell, "weight", 16, 16, 1, 0.0, True, 1.0)
     networks = [plain, copy.deepcopy(plain)]
     optimizers = [torch.optim.SGD(network.parameters(), lr=2.0) for network in networks]
     torch._dynamo.reset()
@@ -693,7 +702,7 @@ def test_a_compiled_step_trains_as_the_plain_one_does(cell, backend):
             loss.backward()
             optimizers[k].step()
             curves[k].append(loss.item())
-    assert sum(curves[0][-5:]) / 5 < curves[0][0] - 0.05
+    assert sum(curves[0][-5:]) / 5 < curves[0][0] - 0.03
     assert curves[1] == pytest.approx(curves[0], abs=1e-5)
 
 

@@ -47,8 +47,8 @@ pytestmark = [
 
 TRAINER = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-    "limit_train_batches": 2, "limit_val_batches": 1, "num_sanity_val_steps": 0, "max_epochs": 1, "accelerator": "cpu",
-    "log_every_n_steps": 1,
+    "limit_train_batches": 2, "limit_val_batches": 1, "limit_test_batches": 2, "num_sanity_val_steps": 0,
+    "max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1,
 }  # fmt: skip
 
 

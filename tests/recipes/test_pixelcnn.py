@@ -1,4 +1,6 @@
+import contextlib
 import csv
+import io
 import itertools
 import math
 from pathlib import Path
@@ -29,7 +31,6 @@ QUIET = {
 }  # fmt: skip
 KINDS = [((1, 8, 4), 17, "categorical"), ((1, 8, 8), 2, "categorical"), ((3, 8, 4), 256, "logistic")]
 each_kind = pytest.mark.parametrize(("shape", "num_values", "output"), KINDS)
-each_norm = pytest.mark.parametrize("norm", ["weight", "none"])
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,17 @@ def fit(*arguments, steps=2):
 
 def newest(name="last"):
     return max(Path("runs/pixelcnn").glob(f"*/checkpoints/{name}.ckpt"), key=lambda path: int(path.parts[2]))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A run with its figures: its folder, its metrics, and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("learned"), io.StringIO()
+    few = ("--trainer.max_epochs=3", "--trainer.limit_train_batches=12", "--model.learning_rate=0.01")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(folder)
+        metrics = fit("--model.sampling.number=12", *few, steps=-1)
+    return folder / "runs/pixelcnn/1", metrics, printed.getvalue()
 
 
 def pixels(number, num_values=17, shape=(1, 8, 8)):
@@ -73,8 +85,9 @@ def make(
 # ---- the distribution
 
 
-@each_kind
-@each_norm
+@pytest.mark.parametrize(
+    ("norm", "shape", "num_values", "output"), [*(("weight", *kind) for kind in KINDS), ("none", *KINDS[0])]
+)
 def test_a_pixel_depends_on_those_before_it(norm, shape, num_values, output):
     network, (_, height, width) = make(norm, shape, num_values, output).eval(), shape
     x = pixels(1, num_values, shape).double().requires_grad_()
@@ -101,13 +114,12 @@ def test_the_last_pixel_sees_all_others():
     assert (gradient.flatten() != 0).tolist() == [True] * 63 + [False]
 
 
-@pytest.mark.parametrize("classes", [0, 2])
-def test_the_probabilities_of_all_images_sum_to_one(classes):
-    network = move(make(shape=(1, 4, 4), num_values=2, classes=classes, channels=2, started=False)).float().eval()
+def test_the_probabilities_of_all_images_sum_to_one():
+    network = move(make(shape=(1, 4, 4), num_values=2, classes=2, channels=2, started=False)).float().eval()
     every = (torch.arange(2**16)[:, None] >> torch.arange(16)) & 1
     with torch.no_grad():
         parts = [
-            network.log_likelihood(some.view(-1, 1, 4, 4), torch.ones(len(some), dtype=torch.long) if classes else None)
+            network.log_likelihood(some.view(-1, 1, 4, 4), torch.ones(len(some), dtype=torch.long))
             for some in every.split(4096)
         ]
     assert torch.cat(parts).double().exp().sum() == pytest.approx(1, abs=1e-4)
@@ -143,8 +155,10 @@ def test_a_categorical_pixel_is_drawn_with_its_probabilities():
 # ---- sampling
 
 
-@each_kind
-@pytest.mark.parametrize(("norm", "classes"), [("weight", 3), ("none", 0)])
+@pytest.mark.parametrize(
+    ("norm", "classes", "shape", "num_values", "output"),
+    [("weight", 3, *KINDS[0]), ("none", 0, *KINDS[0]), ("weight", 0, *KINDS[1]), ("none", 3, *KINDS[2])],
+)
 def test_cached_samples_are_the_naive_ones(norm, shape, num_values, output, classes):
     network = make(norm, shape, num_values, output, classes, blocks=2)
     label = torch.tensor([2, 0, 1]) if classes else None
@@ -280,18 +294,15 @@ def test_every_kind_trains(options):
     assert metrics["test/bits_per_dim"] == pytest.approx(nats / 64 / math.log(2), rel=1e-5)
 
 
-@pytest.mark.figures
-def test_a_run_learns_and_leaves_what_it_says(capsys):
-    few = ("--trainer.max_epochs=3", "--trainer.limit_train_batches=12")
-    fit("--model.learning_rate=0.01", "--model.sampling.number=12", *few, steps=-1)
-    with Path("runs/pixelcnn/1/metrics.csv").open() as log:
+def test_a_run_learns_and_leaves_what_it_says(learned):
+    run, _, printed = learned
+    with (run / "metrics.csv").open() as log:
         rows = list(csv.DictReader(log))
     bits = [float(row["val/bits_per_dim"]) for row in rows if row.get("val/bits_per_dim")]
     assert len(bits) == 3 and bits[-1] < bits[0] - 0.05
-    printed = capsys.readouterr().out
     for left in ("samples.png", "samples.npz", "completions.png", "curves.png", "checkpoints/best.ckpt"):
-        assert Path("runs/pixelcnn/1", left).exists() and f"runs/pixelcnn/1/{left}" in printed, left
-    with np.load("runs/pixelcnn/1/samples.npz") as file:
+        assert (run / left).exists() and f"runs/pixelcnn/1/{left}" in printed, left
+    with np.load(run / "samples.npz") as file:
         assert file["pixels"].shape == (12, 1, 8, 8)
     assert "norm weight" in printed and "categorical pixels" in printed
 
@@ -301,11 +312,9 @@ def test_seeds_repeat():
     assert first == second != other
 
 
-@pytest.mark.parametrize(
-    "options", [(), ("--model.norm=none", "--model.conditional=true", "--model.checkpoint_activations=true")]
-)
-def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options):
-    options = (*options, "--trainer.max_epochs=1", "--model.polyak_steps=3", "--trainer.limit_train_batches=4")
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
+    options = ("--model.conditional=true", "--model.checkpoint_activations=true", "--trainer.max_epochs=1",
+               "--model.polyak_steps=3", "--trainer.limit_train_batches=4")  # fmt: skip
     fit(*options, steps=-1)
     whole = torch.load(newest(), weights_only=True)
     Path("stop_pixelcnn.py").write_text(
@@ -325,15 +334,15 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options):
     assert resumed["lr_schedulers"][0]["_last_lr"] == whole["lr_schedulers"][0]["_last_lr"]
 
 
-def test_the_average_is_what_is_tested_and_the_step_size_falls():
-    options = ("--model.learning_rate=0.01", "--trainer.max_epochs=1", "--trainer.limit_train_batches=8")
-    kept = fit(*options, steps=-1)
-    saved = torch.load(newest("best"), weights_only=True)
-    assert saved["lr_schedulers"][0]["_last_lr"] == [pytest.approx(0.01 * 0.999995**8)]
-    again = main(["test", *FEW, f"--ckpt_path={newest('best')}"])
+def test_the_average_is_what_is_tested_and_the_step_size_falls(learned):
+    run, kept, _ = learned
+    best = run / "checkpoints/best.ckpt"
+    saved = torch.load(best, weights_only=True)
+    assert saved["lr_schedulers"][0]["_last_lr"] == [pytest.approx(0.01 * 0.999995 ** saved["global_step"])]
+    again = main(["test", *FEW, f"--ckpt_path={best}"])
     assert again == pytest.approx({name: value for name, value in kept.items() if name.startswith("test/")}, rel=1e-6)
-    plain = fit(*options, "--model.polyak_steps=0", steps=-1)
-    assert plain["val/bits_per_dim"] != kept["val/bits_per_dim"]
+    average, trained = saved["state_dict"], saved["current_model_state"]
+    assert any(not torch.equal(value, average[name]) for name, value in trained.items())
 
 
 @each_kind
@@ -355,37 +364,37 @@ def test_a_fit_in_mixed_precision():
 
 @pytest.mark.parametrize("options", [(), ("--model.conditional=true", "--model.output=logistic")])
 @pytest.mark.figures
-def test_a_checkpoint_alone_draws_images(options, capsys, monkeypatch):
-    with without_figures():
-        fit(*options, steps=2)
+def test_a_checkpoint_alone_draws_images(options, learned, capsys, monkeypatch):
+    if options:
+        with without_figures():
+            fit(*options, steps=2)
+    path = newest() if options else learned[0] / "checkpoints/last.ckpt"
     monkeypatch.setattr(ImageDataModule, "setup", lambda *_: pytest.fail("data was read"))
     capsys.readouterr()
     how = ["--model.sampling.number=12", "--model.sampling.seed=3", "--model.sampling.output=out/drawn"]
-    main(["predict", f"--ckpt_path={newest()}", *how, "--model.sampling.batch_size=5"])
+    main(["predict", f"--ckpt_path={path}", *how, "--model.sampling.batch_size=5"])
     assert capsys.readouterr().out.split() == ["out/drawn.png", "out/drawn.npz"]
     with np.load("out/drawn.npz") as file:
         drawn = dict(file)
-    expected = generate(newest(), number=12, seed=3)
+    expected = generate(path, number=12, seed=3)
     for name, value in expected._asdict().items():
         np.testing.assert_array_equal(drawn[name], value.numpy())
     assert drawn["pixels"].dtype == np.uint8 and drawn["pixels"].max() <= 16
     assert drawn["labels"].tolist() == ([*range(10), 0, 1] if options else [])
     assert Path("out/drawn.png").stat().st_size > 1000
     if options:
-        assert generate(newest(), number=2, label=7).labels.tolist() == [7, 7]
+        assert generate(path, number=2, label=7).labels.tolist() == [7, 7]
 
 
-def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
-    fit(steps=1)
-    about = torch.load(newest(), weights_only=True)["wnseq"]
+def test_a_checkpoint_holds_plain_types_and_says_what_it_is(learned):
+    about = torch.load(learned[0] / "checkpoints/last.ckpt", weights_only=True)["wnseq"]
     assert about["recipe"] == "pixelcnn" and about["version"] == wnseq.__version__
     assert about["shape"] == [1, 8, 8] and about["num_values"] == 17 and about["classes"] == list("0123456789")
     assert about["data"] == {"dataset": "digits", "normalize": "symmetric", "whiten": False, "fixed_order": False}
 
 
-def test_fine_tuning_takes_the_weights_and_no_new_start():
-    fit("--model.learning_rate=0.01", "--trainer.max_epochs=1", "--trainer.limit_train_batches=4", steps=-1)
-    path = newest()
+def test_fine_tuning_takes_the_weights_and_no_new_start(learned):
+    path = learned[0] / "checkpoints/last.ckpt"
     before = main(["test", *FEW, f"--ckpt_path={path}"])["test/nats_per_image"]
     small = ("--model.learning_rate=1e-9", "--trainer.limit_val_batches=0")
     after = fit(f"--model.init_from={path}", *small, steps=1)["test/nats_per_image"]
@@ -548,10 +557,9 @@ def test_a_checkpoint_for_another_number_of_channels_is_refused(capsys):
         model.on_load_checkpoint({"wnseq": about})
 
 
-def test_a_checkpoint_of_another_width_is_refused(capsys):
-    fit(steps=1)
+def test_a_checkpoint_of_another_width_is_refused(learned, capsys):
     with pytest.raises(SystemExit):
-        fit(f"--model.init_from={newest()}", "--model.channels=5", steps=1)
+        fit(f"--model.init_from={learned[0] / 'checkpoints/last.ckpt'}", "--model.channels=5", steps=1)
     told = capsys.readouterr().err
     assert "does not fit this network: it was made with --model.norm weight" in told and "--model.channels 4" in told
 
@@ -559,10 +567,13 @@ def test_a_checkpoint_of_another_width_is_refused(capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        *((f"--model.{name}=0", f"{name} must be at least 1, got 0") for name in ("channels", "blocks", "mixtures")),
-        ("--model.learning_rate=0", "learning_rate must be greater than 0, got 0"),
-        ("--model.polyak_steps=-1", "polyak_steps must be at least 0, got -1"),
-        ("--model.dropout=1", "dropout must be at least 0 and less than 1, got 1"),
+        (
+            "--model.channels=0 --model.blocks=0 --model.mixtures=0 --model.learning_rate=0 --model.polyak_steps=-1 "
+            "--model.dropout=1",
+            "channels must be at least 1, got 0; blocks must be at least 1, got 0; mixtures must be at least 1, got 0; "
+            "dropout must be at least 0 and less than 1, got 1.0; learning_rate must be greater than 0, got 0.0; "
+            "polyak_steps must be at least 0, got -1",
+        ),
         ("--model.sampling.number=0", "sampling.number must be at least 1, got 0"),
         ("--model.sampling.batch_size=0", "sampling.batch_size must be at least 1, got 0"),
         ("--model.norm=layer", "norm"),
@@ -575,7 +586,7 @@ def test_a_checkpoint_of_another_width_is_refused(capsys):
 )  # fmt: skip
 def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys):
     with pytest.raises(SystemExit) as stop:
-        fit(arguments)
+        fit(*arguments.split())
     assert stop.value.code in (1, 2)
     told = capsys.readouterr().err
     assert text in told and "Traceback" not in told

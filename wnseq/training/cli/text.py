@@ -76,5 +76,8 @@ def has_fast_bfloat16() -> bool:
 
 def compressed_bits_per_byte(train: bytes, test: bytes) -> float:
     """Compute what xz (``-9e``) adds for ``test`` when it comes after ``train``, in bits per byte of ``test``."""
-    with_test, alone = (len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) for text in (train + test, train))
+    # a window that holds the whole text: xz's own of 64 MiB would take 700 MB of memory for a small text too
+    xz: list[dict[str, int]] = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
+    xz[0]["dict_size"] = min(XZ_WINDOW, max(4096, len(train + test)))
+    with_test, alone = (len(lzma.compress(text, filters=xz)) for text in (train + test, train))
     return 8 * (with_test - alone) / len(test)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from cases import each, each_layer, layer_cases
+from cases import each_layer, layer_cases
 
 from wnseq import WNLinear
 from wnseq.errors import ShapeError

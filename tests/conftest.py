@@ -14,16 +14,14 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: workers share the cores, and so do their children
-os.environ.setdefault("TORCH_DYNAMO_RUN_GC_AFTER_COMPILE", "0")  # it takes 20 ms of every graph
+os.environ["TORCH_DYNAMO_RUN_GC_AFTER_COMPILE"] = "0"  # it takes 20 ms of every graph
+
+import numpy as np
+import torch
+from cases import Case, seed_cpu
 
 gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from cases import Case, seed_cpu  # noqa: E402
-
-# a figure for torch's log, which takes 20 ms of every graph
-torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0
+torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0  # a figure for torch's log, and 20 ms of every graph
 
 FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs in one worker, so that it is made once
     "tests/recipes/test_language_model_parallel.py",

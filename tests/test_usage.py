@@ -96,7 +96,7 @@ WAYS = {
 
 
 def each_usage(*ways):
-    """Return every usage in every way, but half of those in a graph, which takes long to compile."""
+    """Return every usage in every way, but half of them for compiling, which takes long: each kind, and each use."""
     kinds, uses = (list(dict.fromkeys(getattr(usage, name) for usage in USAGES)) for name in ("kind", "way"))
     found = [
         pytest.param(usage, way, id=f"{usage.name}-{way}")

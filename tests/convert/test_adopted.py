@@ -58,10 +58,9 @@ def test_every_layer_keeps_v_and_g_its_function_and_a_life_of_its_own(case: Case
         entries = state_dict_as(ours, like=theirs)
         assert list(entries) == list(before) and all(torch.equal(entries[key], before[key]) for key in before)
         assert not {p.data_ptr() for p in theirs.parameters()} & {p.data_ptr() for p in ours.parameters()}
-        copies = [ours]
-        if dim == 0:  # along every axis in tests/nn/test_scale_axis.py
-            copies += [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours)), saved(ours), averaged(ours)]
-        for made in copies:
+        ways = (copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module)), saved, averaged)
+        copies = [way(ours) for way in (ways if dim == 0 else ())]  # along every axis in tests/nn/test_scale_axis.py
+        for made in (ours, *copies):
             torch.testing.assert_close(tensors(made(x)), expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(tensors(remove_weight_norm(ours)(x)), expected, rtol=0, atol=1e-6)
         sum(tensor.sum() for tensor in tensors(ours(x))).backward()

@@ -15,8 +15,6 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: workers share the cores, and so do their children
 
-gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
-
 import numpy as np
 import torch
 from cases import Case, seed_cpu
@@ -27,6 +25,7 @@ FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs i
     "tests/recipes/test_vae.py",
     "tests/test_compatibility.py",
     "tests/test_distributed.py",
+    "tests/test_initialisation.py",
     "tests/test_readme.py",
     "tests/test_wheel.py",
 )
@@ -62,6 +61,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set one cache for the run, its xdist workers and every process they start, and no screen."""
+    gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
     if hasattr(config, "workerinput"):
         return  # a worker inherits the environment of the process that started it
     cache = tempfile.mkdtemp(prefix="wnseq-tests-")

@@ -1,4 +1,4 @@
-"""Damaged files: each reader returns or raises what its docstring names. 200 inputs each, 10,000 by ``-m slow``."""
+"""Damaged files: each reader returns or raises what its docstring names. 60 inputs each, 10,000 by ``-m slow``."""
 
 import contextlib
 import gzip
@@ -32,7 +32,7 @@ from wnseq.data.text.vocabulary import read_vocabulary
 from wnseq.training.checkpoint_files import load, load_run_checkpoint, load_weights
 
 DOCUMENTED = (ValueError, FileNotFoundError)
-FEW, MANY = 200, 10_000
+FEW, MANY = 60, 10_000
 COMMON = {
     "deadline": None,
     "derandomize": True,

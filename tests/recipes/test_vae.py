@@ -491,8 +491,8 @@ def test_images_that_do_not_fit_are_refused_before_the_first_step(levels, text):
             "--model.width=0 --model.learning_rate=0 --model.hidden_size=0 --model.latent_size=0 --model.iaf_steps=0 "
             "--model.iaf_size=0 --model.importance_samples=0 --model.polyak_epochs=-1",
             "width must be greater than 0, got 0.0; hidden_size must be at least 1, got 0; latent_size must be at "
-            "least 1, got 0; iaf_steps must be at least 1, got 0; iaf_size must be at least 1, got 0; learning_rate must be "
-            "greater than 0, got 0.0; polyak_epochs must be at least 0, got -1.0; importance_samples must be at least "
+            "least 1, got 0; iaf_steps must be at least 1, got 0; iaf_size must be at least 1, got 0; learning_rate "
+            "must be greater than 0, got 0.0; polyak_epochs must be at least 0, got -1.0; importance_samples must be at least "
             "1, got 0",
         ),
         ("--model.sampling.number=0", "sampling.number must be at least 1, got 0"),

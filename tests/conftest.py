@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from cases import Case, seed_cpu
 
-gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
 torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0  # a figure for torch's log, and 20 ms of every graph
 
 FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs in one worker, so that it is made once
@@ -29,6 +28,7 @@ FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs i
     "tests/recipes/test_vae.py",
     "tests/test_compatibility.py",
     "tests/test_distributed.py",
+    "tests/test_initialisation.py",
     "tests/test_readme.py",
     "tests/test_wheel.py",
 )
@@ -73,6 +73,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set one cache for the run, its xdist workers and every process they start, and no screen."""
+    gc.disable()  # until everything is imported and collected: millions of objects, of which none is garbage
     if hasattr(config, "workerinput"):
         return  # a worker inherits the environment of the process that started it
     cache = tempfile.mkdtemp(prefix="wnseq-tests-")

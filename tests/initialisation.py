@@ -4,6 +4,7 @@
 """
 
 import copy
+import functools
 import itertools
 import re
 import warnings
@@ -150,6 +151,7 @@ def weights(model: nn.Sequential) -> list[torch.Tensor]:
     return [getattr(model[0], name).detach().as_subclass(torch.Tensor) for name in weights_of(model[0])]
 
 
+@functools.cache  # one test looks at each, another at the page
 def outcome(initialise: Callable[[nn.Module], Any], kind: str, time: str) -> str:
     """Try an initialisation with one module at one time; raise AssertionError for what is different and silent."""
     torch_s, ours = make(kind, time, False), make(kind, time)

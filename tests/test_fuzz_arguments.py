@@ -17,7 +17,7 @@ from wnseq.init import hidden_scales
 from wnseq.nn import backend, gate_slice
 
 DOCUMENTED = (TypeError, ValueError)  # and ShapeError, which is one
-FEW, MANY = 70, 10_000
+FEW, MANY = 200, 10_000
 COMMON = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
 WORDS = [
     "",

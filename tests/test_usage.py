@@ -96,14 +96,14 @@ WAYS = {
 
 
 def each_usage(*ways):
-    """Return every usage in every way, but half of them for compiling, which takes long: each kind, and each use."""
+    """Return every usage in every way, but half of them in a graph, which takes long: each kind, and each use."""
     kinds, uses = (list(dict.fromkeys(getattr(usage, name) for usage in USAGES)) for name in ("kind", "way"))
     found = [
         pytest.param(usage, way, id=f"{usage.name}-{way}")
         for usage in USAGES
         for way in ways
         if (way != "copy" or usage.reads_weight)
-        and (way != "compile" or (kinds.index(usage.kind) + uses.index(usage.way)) % 2 == 0)
+        and (way not in ("compile", "export") or (kinds.index(usage.kind) + uses.index(usage.way)) % 2 == 0)
     ]
     return pytest.mark.parametrize(("usage", "way"), found)
 

@@ -76,7 +76,7 @@ def read_prompts(path: str | Path) -> list[str]:
         ValueError: It is not UTF-8, or has no line.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
+    if path.is_dir() or not path.exists():  # a pipe is a file here
         raise FileNotFoundError(f"there is no file of prompts at {path}")
     try:
         prompts = [line for line in path.read_text("utf-8").split("\n") if line]

@@ -1,12 +1,11 @@
 """The command line that every recipe has, on a toy recipe."""
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -107,14 +106,7 @@ def test_a_printed_configuration_runs(main: Main, capsys: pytest.CaptureFixture[
 
 def test_a_process_of_its_own_prints_nothing_else_and_leaves_the_status(here: Path) -> None:
     script = Path(__file__).parents[1] / "toy.py"
-    environment = {**os.environ, "PYTHONWARNINGS": "default"}
-    done = subprocess.run(
-        [sys.executable, script, "--trainer.max_epochs", "1"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    done = forked.run([sys.executable, script, "--trainer.max_epochs", "1"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 9
 

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, vmap
 from torch.nn.utils import parametrizations, weight_norm
 
 import wnseq
@@ -105,15 +106,23 @@ def test_is_torch_s_weight_norm_along_that_axis(kind, groups, dim):
     torch.testing.assert_close(ours.weight.detach().as_subclass(torch.Tensor), ours.weight_v.detach())
 
 
-@pytest.mark.parametrize(("kind", "dim"), [("Linear", None), ("Conv2d", 2), ("ConvTranspose1d", 0), ("Embedding", 1)])
-def test_compiles_exports_and_binds(kind, dim):
-    module, x = make(kind, 1, dim=dim).eval(), make_input(kind)
-    expected = module(x)
-    torch.testing.assert_close(module.bind()(x), expected)
-    torch.testing.assert_close(torch.compile(module, backend="aot_eager", fullgraph=True)(x), expected)
-    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), expected)
-    per_sample = torch.func.vmap(lambda each: torch.func.functional_call(module, dict(module.named_parameters()), each))
-    torch.testing.assert_close(per_sample(x), expected)
+def test_compiles_exports_and_binds():
+    kinds = {"Linear": None, "Conv2d": 2, "ConvTranspose1d": 0, "Embedding": 1}
+    modules, inputs = [make(kind, 1, dim=dim).eval() for kind, dim in kinds.items()], [*map(make_input, kinds)]
+
+    class Each(nn.ModuleList):
+        def forward(self, inputs):
+            return [module(x) for module, x in zip(self, inputs, strict=True)]
+
+    every = Each(modules)
+    expected = every(inputs)
+    torch.testing.assert_close(torch.compile(every, backend="aot_eager", fullgraph=True)(inputs), expected)
+    torch.testing.assert_close(torch.export.export(every, (inputs,)).module()(inputs), expected)
+    for module, x, result in zip(modules, inputs, expected, strict=True):
+        torch.testing.assert_close(module.bind()(x), result)
+        parameters = dict(module.named_parameters())
+        one = vmap(lambda each, module=module, named=parameters: functional_call(module, named, each))
+        torch.testing.assert_close(one(x), result)
 
 
 def test_a_padding_row_stays_zero_and_gets_no_gradient():

@@ -47,8 +47,10 @@ def assert_as_torch(ours, theirs, args, has_remedy=True):
     assert not has_remedy or ("float32" in str(error).removeprefix(words) and "convert" in str(error))
 
 
-@pytest.mark.parametrize("forced", ["auto", "cpu_loop", "torch"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "forced"),  # what is forced runs at any size
+    [*((size, "auto") for size in SIZES), ("small", "cpu_loop"), ("small", "torch"), ("step", "torch")],
+)
 @pytest.mark.parametrize("classes", MODULES, ids=lambda classes: classes[0].__module__[:5] + classes[0].__name__)
 @pytest.mark.filterwarnings("ignore:In CPU autocast, but the target dtype:UserWarning")
 def test_layers(classes, size, forced):

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import signal
+import statistics
 import threading
 import time
 import zipfile
@@ -159,3 +160,29 @@ def test_a_signal_while_torch_reads_is_no_other_error(path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt), open_checked(path) as file:
         monkeypatch.setattr(CheckedFile, "seek", seek)
         torch.load(file, weights_only=True)
+
+
+@pytest.mark.slow
+def test_the_check_costs_at_most_a_twentieth_of_a_load(tmp_path: Path) -> None:
+    """On two idle cores. A checkpoint of 100 MB as Lightning has it, alternating; prints medians and quartiles."""
+    network = torch.nn.LSTM(800, 800, 2)
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    moments = {k: {"exp_avg": v.clone(), "exp_avg_sq": v.clone()} for k, v in enumerate(weights.values())}
+    groups = torch.optim.Adam(network.parameters()).state_dict()["param_groups"]
+    content = {"state_dict": weights, "optimizer_states": [{"state": moments, "param_groups": groups}]}
+    torch.save(content, tmp_path / "a.ckpt")
+    ratios, times = [], []
+    for _ in range(25):
+        row = []
+        for read in (torch.load, load_checked):
+            start = time.perf_counter()
+            loaded = read(tmp_path / "a.ckpt", map_location="cpu", weights_only=True)
+            row.append(time.perf_counter() - start)
+            del loaded
+        times.append(row)
+        ratios.append(row[1] / row[0])
+    alone, checked = (statistics.median(row[k] for row in times) * 1e3 for k in (0, 1))
+    low, median, high = statistics.quantiles(ratios, n=4)
+    size = (tmp_path / "a.ckpt").stat().st_size / 1e6
+    print(f"{size:.0f} MB: {alone:.1f} ms, checked {checked:.1f} ms, ratio {median:.2f} ({low:.2f} to {high:.2f})")
+    assert median <= 1.05

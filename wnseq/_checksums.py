@@ -24,8 +24,7 @@ class CheckedFile(io.FileIO):
     """A file of ``torch.save`` that is checked: its pickle at once, each tensor while ``torch.load`` reads it.
 
     A tensor is read by several threads into its place in memory, and each sums what it has read while that is in the
-    cache, so that on two cores it takes no longer than reading alone by one. A file of torch before 1.6, which is no
-    zip archive, has no checksums.
+    cache. A file of torch before 1.6, which is no zip archive, has no checksums.
 
     Args:
         path: The file.

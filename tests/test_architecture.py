@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 # package or file -> those it may import; what is not drawn is forbidden
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
+    "_checksums": set(),
     "_files": set(),
     "_command_start": set(),
     "_torch_internals": set(),
@@ -46,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"training"},
     "training": {"_recurrence", "adaptation", "convert", "functional", "init", "nn", "onnx", "optim", "state_dict"},
 }
-EVERYWHERE = {"errors", "_files", "_torch_internals"}
+EVERYWHERE = {"errors", "_checksums", "_files", "_torch_internals"}
 FLOORS = 7
 
 # package or file -> the libraries it may import besides the standard library; the others may import torch alone

@@ -3,7 +3,6 @@
 import errno
 import os
 import secrets
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,6 @@ except ImportError:  # Windows has no such locks, and keeps what a killed proces
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM)
 UNWRITABLE = (*FULL, *FORBIDDEN)
-BLOCK = 1 << 20
 CACHES = "or name another folder in WNSEQ_CACHE (caches) or --data.root (downloads)."
 
 
@@ -47,43 +45,6 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def find_damage(archive: Path | BinaryIO, ending: str = "") -> str:
-    """Return what is wrong with a file of ``torch.save``, which checks no checksums when it loads one; or nothing.
-
-    A file of torch before 1.6, which is no zip archive, has none.
-
-    Args:
-        archive: The file, or its path.
-        ending: How the names of the members end that are checked; by default all are.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    if isinstance(archive, Path):
-        with archive.open("rb") as file:
-            return find_damage(file, ending)
-    start = archive.read(2)
-    if not start:
-        return "it is empty"
-    if start != b"PK":
-        return ""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            if sum(member.file_size for member in opened.infolist()) > archive.seek(0, os.SEEK_END):
-                return "it is damaged or made to fill the memory: it unpacks to more than its size"
-            for name in opened.namelist():
-                if not name.endswith(ending):
-                    continue
-                with opened.open(name) as member:
-                    while member.read(BLOCK):
-                        pass
-    except Exception as error:  # zipfile raises nearly anything on a damaged file
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before 0
-            raise
-        return f"it is damaged or cut short ({type(error).__name__}: {error})"
-    return ""
 
 
 @contextmanager

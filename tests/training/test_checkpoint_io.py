@@ -62,7 +62,7 @@ def test_a_whole_file_is_loaded(whole: Path) -> None:
     assert list(whole.parent.iterdir()) == [whole]
 
 
-def test_every_flipped_byte_is_noticed_before_anything_is_loaded(whole: Path) -> None:
+def test_every_flipped_byte_is_noticed(whole: Path) -> None:
     data, draw = whole.read_bytes(), random.Random(0)
     for place in draw.sample(places(whole), 120):
         damaged = bytearray(data)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from wnseq.training.signals import SIGNALS, exit_on_signal, handle_signals, handled_signals
+from wnseq.training.signals import SIGNALS, exit_on_signal, handle_signals, handled_signals, held_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -28,3 +28,16 @@ def test_other_threads_change_nothing() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(handle_signals, exit_on_signal).result() == {}
     assert exit_on_signal not in map(signal.getsignal, SIGNALS)
+
+
+def test_held_signals_come_when_they_are_let_or_at_the_end() -> None:
+    came: list[int] = []
+    with handled_signals(lambda number, frame: came.append(number)):
+        with held_signals() as deliver:
+            signal.raise_signal(signal.SIGTERM)
+            assert came == []
+            deliver()
+            assert came == [signal.SIGTERM]
+            signal.raise_signal(signal.SIGINT)
+            assert came == [signal.SIGTERM]
+        assert came == [signal.SIGTERM, signal.SIGINT]

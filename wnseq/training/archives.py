@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wnseq._files import find_damage
+from wnseq._checksums import find_damage
 
 __all__ = ["newest_first", "newest_whole"]
 

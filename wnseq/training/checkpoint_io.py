@@ -8,9 +8,11 @@ from typing import Any, BinaryIO
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from wnseq._files import atomic_write, explain_os_errors, find_damage
+from wnseq._checksums import CheckedFile
+from wnseq._files import atomic_write, explain_os_errors
 from wnseq.errors import FileFormatError, reading
 from wnseq.training.archives import newest_whole
+from wnseq.training.signals import held_signals
 
 __all__ = ["REMEDY", "WholeCheckpointIO", "load_checked", "open_checked"]
 
@@ -22,22 +24,33 @@ REMEDY = (
 
 @contextmanager
 def open_checked(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of ``torch.save`` after a check of its checksums, which ``torch.load`` does not make.
+    """Open a file of ``torch.save`` for a block with ``torch.load``, which makes no use of the checksums.
 
-    What is read from it is what was checked, even if another process replaces the file meanwhile. The check takes about
-    as long as ``torch.load``. A file of torch before 1.6, which is no zip archive, has no checksums.
+    The pickle is checked before the block, the tensors while they are loaded, so that what is loaded is what was
+    checked. A file of torch before 1.6, which is no zip archive, has no checksums.
 
     Raises:
-        FileFormatError: The file is empty, cut short or damaged; with the newest whole one beside it.
+        FileFormatError: The file is empty, cut short or damaged, which may show at the end of the block; with the
+            newest whole one beside it.
         OSError: It can't be read.
     """
-    with path.open("rb") as file:
-        if damage := find_damage(file):
-            good = newest_whole(path.parent, but=path)
-            way_on = f" The newest whole checkpoint beside it is {good}." if good else ""
-            raise FileFormatError(f"{path} can't be read as a checkpoint: {damage}.{way_on} {REMEDY}")
-        file.seek(0)
-        yield file
+    with CheckedFile(path) as file, held_signals() as file.before_reading:  # torch would turn them into other errors
+        _refuse(path, file.damage)
+        try:
+            yield file
+        except Exception:
+            if file.error is not None:
+                raise file.error from None
+            _refuse(path, file.damage)  # the reason, most likely
+            raise
+        _refuse(path, file.check_rest())
+
+
+def _refuse(path: Path, damage: str) -> None:
+    if damage:
+        good = newest_whole(path.parent, but=path)
+        way_on = f" The newest whole checkpoint beside it is {good}." if good else ""
+        raise FileFormatError(f"{path} can't be read as a checkpoint: {damage}.{way_on} {REMEDY}")
 
 
 def load_checked(path: Path, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:

@@ -2,12 +2,12 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["exit_on_signal", "handle_signals", "handled_signals"]
+__all__ = ["exit_on_signal", "handle_signals", "handled_signals", "held_signals"]
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -37,6 +37,28 @@ def handled_signals(handler: Any) -> Iterator[None]:
         for number, old in before.items():
             if old is not None:  # one that was not installed by Python
                 signal.signal(number, old)
+
+
+@contextmanager
+def held_signals() -> Iterator[Callable[[], None]]:
+    """Hold the signals of a block back until it ends, or calls what is yielded."""
+    came: list[int] = []
+    before = handle_signals(lambda number, frame: came.append(number))
+
+    def deliver() -> None:
+        while came:
+            number = came.pop(0)
+            hold = signal.signal(number, before[number] or signal.SIG_DFL)
+            signal.raise_signal(number)
+            signal.signal(number, hold)
+
+    try:
+        yield deliver
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old or signal.SIG_DFL)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from wnseq._files import atomic_write, find_damage
+from wnseq._checksums import CheckedFile
+from wnseq._files import atomic_write
 from wnseq.data.text.words import BLANK, word_splitter
 from wnseq.errors import reading
 
@@ -142,8 +143,9 @@ class Tokenizer(ABC):
         if not path.is_file():
             raise FileNotFoundError(f"There is no checkpoint at {path}.")
         with reading(path, "a checkpoint"):
-            if damage := find_damage(path, "/data.pkl"):  # the member with everything but the tensors
-                raise ValueError(damage)
+            with CheckedFile(path) as file:  # of everything but the tensors
+                if file.damage:
+                    raise ValueError(file.damage)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         about = checkpoint.get("wnseq") if isinstance(checkpoint, dict) else None
         state = about.get("tokenizer") if isinstance(about, dict) else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from wnseq._files import find_damage
+from wnseq._checksums import find_damage
 from wnseq.data.text.tokenizer import REPLACEMENT, Tokenizer
 from wnseq.errors import reading
 

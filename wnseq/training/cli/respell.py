@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from wnseq._files import atomic_write, find_damage
+from wnseq._checksums import find_damage
+from wnseq._files import atomic_write
 from wnseq._torch_internals import storage_id
 from wnseq.errors import reading
 from wnseq.functional import Layout

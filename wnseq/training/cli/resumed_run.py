@@ -12,7 +12,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from wnseq._files import atomic_write, find_damage, locked
+from wnseq._checksums import find_damage
+from wnseq._files import atomic_write, locked
 from wnseq.errors import FileFormatError, reading
 from wnseq.training.archives import newest_first
 from wnseq.training.checkpoint_files import load_run_checkpoint

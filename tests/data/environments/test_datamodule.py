@@ -17,7 +17,7 @@ def test_an_epoch_is_whole_turns_of_updates():
     assert [update.part for update in updates] == [*range(6), *range(6)]
     assert updates[0] == Update(0, 6, 2, 32 / 6)
     assert sum(update.frames for update in updates) == pytest.approx(64)
-    assert "64 frames of 4 copies, in turns of 8 steps of each, which 3 passes of 2 updates" in data.describe()
+    assert "64 frames of 4 copies, in turns of 8 steps of each and then 6 updates of 16 steps" in data.describe()
     assert len(EnvironmentDataModule(**{**SMALL, "epoch_frames": 1}).train_dataloader()) == 6
 
 

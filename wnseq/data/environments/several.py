@@ -96,8 +96,8 @@ class Environments(ABC):
 class OneByOne(Environments):
     """Environments of Python, one after the other. Their state is a seed, and the actions of each one's episode."""
 
-    def __init__(self, name: str, number: int, seed: int) -> None:
-        self._each = [make_environment(name) for _ in range(number)]
+    def __init__(self, name: str, number: int, seed: int, frame_stack: int = 1) -> None:
+        self._each = [make_environment(name, frame_stack) for _ in range(number)]
         super().__init__(self._each[0].spec, number)
         self._seed = seed
         self._episodes = [0] * number
@@ -171,15 +171,16 @@ class AtOnce(Environments):
         self.observations = state["observations"].numpy().copy()
 
 
-def make_environments(name: str, number: int, seed: int) -> Environments:
+def make_environments(name: str, number: int, seed: int, frame_stack: int = 1) -> Environments:
     """Return copies of an environment, in gymnasium's vector form if it has one that can be saved and restored.
 
     Args:
         name: As in :func:`make_environment`.
         number: Copies.
         seed: Seed of all their episodes.
+        frame_stack: As in :func:`make_environment`; more than one are stepped one by one.
     """
-    if not name.startswith("MinAtar/"):
+    if not name.startswith("MinAtar/") and frame_stack == 1:
         gymnasium = import_gymnasium(name)
         spec = make_environment(name).spec
         registered = gymnasium.registry.get(name)
@@ -187,7 +188,7 @@ def make_environments(name: str, number: int, seed: int) -> Environments:
             found = AtOnce(name, number, seed)
             if _repeats(found, AtOnce(name, number, seed + 1)):
                 return AtOnce(name, number, seed)
-    return OneByOne(name, number, seed)
+    return OneByOne(name, number, seed, frame_stack)
 
 
 def _repeats(one: AtOnce, other: AtOnce) -> bool:

@@ -37,7 +37,7 @@ class Replay:
     Example:
         >>> replay = Replay(EnvironmentSpec("MinAtar/Breakout-v0", (4, 10, 10), 1, 6), 8, 1_000_000)
         >>> print(replay)
-        a replay of 1,000,000 steps, 57 MB
+        a replay of 1,000,000 steps, 57.0 MB
     """
 
     def __init__(self, spec: EnvironmentSpec, num_envs: int, size: int) -> None:
@@ -72,7 +72,7 @@ class Replay:
         return self._count * self.num_envs
 
     def __str__(self) -> str:
-        return f"a replay of {self.size:,} steps, {self.nbytes / 1e6:,.0f} MB"
+        return f"a replay of {self.size:,} steps, {self.nbytes / 1e6:,.1f} MB"
 
     def add(self, observations: Array, begins: Array, actions: Array, rewards: Array, terminated: Array) -> None:
         """Keep a step of each copy: what was observed, whether an episode began with it, what was done and won.

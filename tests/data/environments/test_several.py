@@ -43,6 +43,7 @@ def test_a_saved_state_goes_on_to_the_bit(name):
     again = made(name, 5, 99)
     again.load_state_dict(torch.load(file, weights_only=True))
     np.testing.assert_array_equal(again.observations, whole.observations)
+    assert again.observations.strides == whole.observations.strides  # by which products are rounded
     np.testing.assert_array_equal(again.begins, whole.begins)
     ended = 0
     for row in actions(whole, 1, 100):

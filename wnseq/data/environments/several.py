@@ -142,7 +142,11 @@ class OneByOne(Environments):
 
 
 class AtOnce(Environments):
-    """Environments of gymnasium's vector form. Their state is that of its arrays and of its random generator."""
+    """Environments of gymnasium's vector form. Their state is that of its arrays and of its random generator.
+
+    The arrays keep their layout, ``K``: how a product is rounded depends on it, and CartPole's observations are
+    transposed.
+    """
 
     def __init__(self, name: str, number: int, seed: int) -> None:
         gymnasium = import_gymnasium(name)
@@ -158,17 +162,17 @@ class AtOnce(Environments):
     def state_dict(self) -> dict[str, Any]:
         """Return plain types and tensors from which the same steps follow."""
         arrays = {name: value for name, value in vars(self._vector).items() if isinstance(value, np.ndarray)}
-        tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+        tensors = {name: torch.from_numpy(value.copy("K")) for name, value in arrays.items()}
         state = {"arrays": tensors, "random": self._vector.np_random.bit_generator.state}
-        return {**super().state_dict(), **state, "observations": torch.from_numpy(self.observations.copy())}
+        return {**super().state_dict(), **state, "observations": torch.from_numpy(self.observations.copy("K"))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from what ``state_dict`` returned."""
         super().load_state_dict(state)
         for name, value in state["arrays"].items():
-            setattr(self._vector, name, value.numpy().copy())
+            setattr(self._vector, name, value.numpy().copy("K"))
         self._vector.np_random.bit_generator.state = state["random"]
-        self.observations = state["observations"].numpy().copy()
+        self.observations = state["observations"].numpy().copy("K")
 
 
 def make_environments(name: str, number: int, seed: int, frame_stack: int = 1) -> Environments:

@@ -7,7 +7,7 @@ pole by pqn. It needs gymnasium: pip install 'wnseq[rl]'.
 
 On a CPU:
     wnseq run q_learning
-    wnseq run q_learning --config breakout    (after pip install minatar --no-deps; by dqn: --config dqn_breakout)
+    wnseq run q_learning --config breakout    (after pip install minatar --no-deps)
     wnseq run q_learning --config repeat_previous    (after pip install popgym)
     wnseq run q_learning --config dqn_cartpole
 Fine-tuning:

@@ -140,7 +140,7 @@ class Replay:
         return {"next": self._next, **arrays}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the steps that ``state_dict`` returned of a replay of the same size."""
+        """Resume with the steps that ``state_dict`` returned of a replay of the same size."""
         self._next, self._count = state["next"], len(state["begins"])
         for name, array in self._arrays.items():
             array[: self._count] = state[name].numpy()

@@ -233,8 +233,8 @@ class _Stacked:
         return self._append(self._environment.reset(seed))
 
     def step(self, action: int) -> tuple[Array, float, bool, bool]:
-        observation, *rest = self._environment.step(action)
-        return self._append(observation), *rest
+        observation, reward, terminated, truncated = self._environment.step(action)
+        return self._append(observation), reward, terminated, truncated
 
     def _append(self, frame: Array) -> Array:
         self._observation = np.concatenate((self._observation[len(frame) :], frame))

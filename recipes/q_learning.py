@@ -219,11 +219,10 @@ class QLearning(CheckedLoading, LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Set up RAdam and its schedule, or Adamax."""
-        self.total = total_steps(self.trainer)
+        self.total, weights = total_steps(self.trainer), self.network.parameters()
         if self.hparams.algorithm == "dqn":
-            parameters = self.network.parameters()
-            return torch.optim.Adamax(parameters, self.hparams.learning_rate, betas=(0.5, 0.999), foreach=True)
-        optimizer = torch.optim.RAdam(self.network.parameters(), self.hparams.learning_rate, foreach=True)
+            return torch.optim.Adamax(weights, self.hparams.learning_rate, betas=(0.5, 0.999), foreach=True)
+        optimizer = torch.optim.RAdam(weights, self.hparams.learning_rate, foreach=True)
         return schedule_steps(optimizer, self.trainer, lambda done: max(0.0, 1 - done))
 
     # ---- acting

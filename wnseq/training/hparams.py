@@ -86,10 +86,10 @@ def defaults_by(option: str, defaults: Mapping[str, Mapping[str, Any]]) -> Calla
         ...         self.momentum, self.beta = momentum, beta
         >>> Model().momentum, Model("adam").beta
         (0.9, 0.999)
-        >>> Model("adam", momentum=0.5)
+        >>> Model("adam", momentum=0.5)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: momentum is an option of the kind sgd: with adam it would do nothing. Leave it out, got 0.5
+        ValueError: momentum must be left out with the kind adam, in which it would do nothing: ...
     """
 
     def decorate(init: Constructor) -> Constructor:
@@ -105,8 +105,8 @@ def defaults_by(option: str, defaults: Mapping[str, Mapping[str, Any]]) -> Calla
                 for name in names if chosen in defaults else ():
                     if name not in own and (value := bound.arguments[name]) is not None:
                         raise ValueError(
-                            f"{name} is an option of the {option} {owner}: with {chosen} it would do nothing. Leave it "
-                            f"out, got {value}"
+                            f"{name} must be left out with the {option} {chosen}, in which it would do nothing: it is "
+                            f"an option of {owner}, got {value}"
                         )
             unset = {name: value for name, value in own.items() if bound.arguments[name] is None}
             bound.arguments.update(unset)

@@ -510,3 +510,8 @@ def test_fine_tuning_starts_from_the_weights_and_hyper_parameters():
 def test_the_pole_is_balanced():
     means = [main(["fit", f"--seed_everything={seed}"])["test/mean_return"] for seed in range(5)]
     assert min(means) >= 475, means
+
+
+@pytest.mark.slow
+def test_the_pole_is_balanced_by_dqn():
+    assert main(["fit", "--config=dqn_cartpole"])["test/mean_return"] >= 475

@@ -2,6 +2,7 @@ import copy
 import csv
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -364,6 +365,37 @@ def test_a_recurrent_dqn_learns_nothing_from_its_burn_in(monkeypatch):
     Trainer(max_steps=1, callbacks=[Look()], **QUIET).fit(model, data)
     assert set(calls[:-3]) == {(1, False, False)}  # acting
     assert calls[-3:] == [(8, False, False), (3, False, False), (4, True, True)]  # the target's, the burn-in, the loss
+
+
+class Blinking(gymnasium.Env):
+    """Images of bits; an episode has seven steps, and action 1 is the right one."""
+
+    observation_space, action_space = gymnasium.spaces.Box(0, 1, (5, 6, 2), np.bool_), gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.random((5, 6, 2)) < 0.5, {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.np_random.random((5, 6, 2)) < 0.5, float(action == 1), self.steps == 7, False, {}
+
+
+def test_dqn_learns_from_stacked_images(capsys):
+    gymnasium.register("Blinking-v0", Blinking)
+    try:
+        options = {**DQN, "learning_rate": 0.01, "discount": 0.0, "eval_epsilon": 0.0}
+        images = [
+            "--data.environment=Blinking-v0",
+            "--data.frame_stack=2",
+            "--data.passes=16",
+            "--trainer.max_epochs=4",
+        ]
+        assert fit(*images, *flags(**options))["test/mean_return"] > 5
+    finally:
+        gymnasium.registry.pop("Blinking-v0")
+    assert "images 4 x 5 x 6 of 2 frames, 3 actions" in capsys.readouterr().out
 
 
 def test_the_defaults_are_those_of_the_algorithm():

@@ -1,13 +1,15 @@
 """Q-learning of control tasks and games, feed-forward or with a weight-normalised LSTM or GRU.
 
-The last experiment of Salimans & Kingma 2016 (arXiv 1602.07868), section 5.4, at a size that a CPU finishes, by the
-method of Gallici et al. 2025 (PQN, arXiv 2407.04811): Q(λ) over many copies of an environment, without a replay and
-without a target network. With no arguments it learns to balance a pole. It needs gymnasium: pip install 'wnseq[rl]'.
+The last experiment of Salimans & Kingma 2016 (arXiv 1602.07868), section 5.4, by two methods. dqn is the paper's: Mnih
+et al. 2015 with a replay, a target network and Adamax. pqn is that of Gallici et al. 2025 (arXiv 2407.04811), at a size
+that a CPU finishes: Q(λ) over many copies of an environment, with neither. With no arguments it learns to balance a
+pole by pqn. It needs gymnasium: pip install 'wnseq[rl]'.
 
 On a CPU:
     wnseq run q_learning
     wnseq run q_learning --config breakout    (after pip install minatar --no-deps)
     wnseq run q_learning --config repeat_previous    (after pip install popgym)
+    wnseq run q_learning --config dqn_cartpole
 Fine-tuning:
     wnseq run q_learning --model.init_from CHECKPOINT --model.learning_rate 1e-4
 Playing, from a checkpoint alone:
@@ -16,15 +18,17 @@ Playing, from a checkpoint alone:
 Expect a mean return of 500, the largest there is, after half a minute of one CPU core.
 
 Deviations from the papers:
-1. The paper of weight normalisation has Atari games, a replay and a target network.
-2. With norm weight or batch there is no layer normalisation, which PQN stands on; a convolution's is over pixels too.
-3. With the start from data the first turn, of random actions, is not learnt from; the last layer's deviation is 0.1.
-4. An episode that is cut by a time limit goes on in the returns with the value of its last observation.
-5. The checkpoint with the largest mean return of a validation is tested.
+1. With norm weight or batch there is no layer normalisation, which PQN stands on; a convolution's is over pixels too.
+2. pqn's start from data is from a turn of random actions, which is not learnt from; dqn's is from the first batch of
+   the replay. The last layer's deviation is 0.1.
+3. An episode that is cut by a time limit goes on in the returns with the value of its last observation.
+4. The checkpoint with the largest mean return of a validation is tested.
+5. dqn has MinAtar's network, of one convolution and one hidden layer; the paper's is for pixels of Atari.
+6. dqn's rewards are scaled, not clipped, and the norm of its gradient is clipped at 10, as PQN's is.
+7. A recurrent dqn learns from sequences of R2D2's length (Kapturowski et al. 2019), but from a state of zeros and a
+   burn-in, without stored states, priorities and double Q-learning.
 """
 
-import csv
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,31 +38,46 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import wnseq
 from wnseq.data.environments import (
     EnvironmentDataModule,
     EnvironmentSpec,
     Episodes,
+    Replay,
     Update,
     draw_episodes,
-    make_environment,
+    play_episodes,
+    play_turn,
+    print_episodes,
 )
 from wnseq.init import data_init
 from wnseq.nn import RECURRENT_LAYERS
 from wnseq.training import plots
 from wnseq.training.callbacks import Renormalize, Throughput, UnusedParameters, build_network_first
 from wnseq.training.cli.recipe import RecipeCLI, run
-from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage
+from wnseq.training.evaluation import ReturnTotals, evaluation_mode
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
-from wnseq.training.hparams import check_arguments
+from wnseq.training.hparams import check_arguments, defaults_by
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.resume import open_checkpoint
+from wnseq.training.returns import q_lambda_returns
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.schedules import schedule_steps, total_steps, use_found_learning_rate
 
 State = tuple[Tensor, ...]
+Drawn = tuple[tuple[Any, ...], Tensor, Tensor, Tensor]  # inputs of the network, actions, resets and returns
+INPUTS = ("observations", "previous", "begins")
 SIZES = ("norm", "core", "hidden_size", "num_layers")
+DEFAULTS = {  # of each algorithm, as published; what the other lacks is refused there
+    "pqn": {"norm": "layer", "learning_rate": 1e-3, "trace": 0.95, "reward_scale": 0.1, "epsilon": 0.05,
+            "exploration": 0.2, "eval_epsilon": 0.0},
+    "dqn": {"norm": "weight", "learning_rate": 3e-4, "reward_scale": 1.0, "epsilon": 0.1, "exploration": 0.02,
+            "eval_epsilon": 0.05, "target_updates": 10_000, "replay_size": 1_000_000, "replay_start": 50_000,
+            "save_replay": True, "sequence_steps": None, "burn_in": None},
+}  # fmt: skip
+DQN_TURN = {"num_envs": 1, "rollout_steps": 4, "passes": 16, "batch_size": 64}  # an update of 64 every four frames
 
 
 class QLearning(CheckedLoading, LightningModule):
@@ -66,20 +85,28 @@ class QLearning(CheckedLoading, LightningModule):
 
     Args:
         norm: ``weight`` for weight normalisation; ``layer`` or ``batch`` for that normalisation of each hidden layer;
-            ``none``.
+            ``none``. By default layer; weight.
+        algorithm: ``pqn``, or ``dqn``, with a replay and a target network. It decides the defaults of options without
+            one, first pqn's, then dqn's; an option of one algorithm is refused by the other.
         start: ``data`` for pre-activations of mean 0 and deviation 1 on the first observations, set by
             ``wnseq.data_init``; ``torch`` for torch's draw. By default data with the norm weight, else torch.
         renormalize: Whether the norm of every direction v is restored after each step; with the norm weight alone.
         core: Recurrence between the hidden layers and the action values; it has the last action as an input too.
         hidden_size: Features of a hidden layer and of the recurrent state.
         num_layers: Hidden layers of observations that are no images; images have a convolution and one hidden layer.
-        learning_rate: RAdam's step size; it falls to zero linearly.
+        learning_rate: Step size, 1e-3; 3e-4. RAdam's, which falls to zero linearly, with pqn; Adamax's with dqn.
         discount: γ, by which a reward counts less for each step that it is ahead.
-        trace: λ, the share of the returns that goes on beyond the next step.
-        reward_scale: What rewards are multiplied by in training.
-        epsilon: Share of random actions at the end of the exploration, and from then on; it starts at 1.
-        exploration: Share of the training in which it falls.
-        eval_epsilon: Share of random actions in an evaluation.
+        trace: λ, the share of pqn's returns that goes on beyond the next step, 0.95.
+        reward_scale: What rewards are multiplied by in training, 0.1; 1. An error above 1 counts linearly with dqn.
+        epsilon: Share of random actions at the end of the exploration, and from then on; it starts at 1. 0.05; 0.1.
+        exploration: Share of the training in which it falls, 0.2; 0.02.
+        eval_epsilon: Share of random actions in an evaluation, 0; 0.05.
+        target_updates: Updates for which dqn's target network stays as it is, 10,000.
+        replay_size: Steps that dqn keeps, 1,000,000.
+        replay_start: Steps that dqn acts, by the first ε, before it learns, 50,000; they are no frames of an epoch.
+        save_replay: Whether dqn's checkpoints hold the replay, true. Without it a resumed run fills another one first.
+        sequence_steps: Steps of a sequence that a recurrent dqn learns from, 80.
+        burn_in: Steps before them that bring its state up to date from zero, 40.
         init_from: Checkpoint to start from: one of this recipe, whose hyper-parameters then hold where none are given,
             or a plain torch state dict with the same names.
 
@@ -87,49 +114,59 @@ class QLearning(CheckedLoading, LightningModule):
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
 
-    resume_may_change = ("eval_epsilon",)
+    resume_may_change = ("eval_epsilon", "save_replay")
 
     @fill_from_checkpoint
+    @defaults_by("algorithm", DEFAULTS)
     def __init__(
         self,
-        norm: Literal["weight", "layer", "batch", "none"] = "layer",
+        norm: Literal["weight", "layer", "batch", "none"] | None = None,
+        algorithm: Literal["pqn", "dqn"] = "pqn",
         start: Literal["data", "torch"] | None = None,
         renormalize: bool = False,
         core: Literal["none", "lstm", "gru"] = "none",
         hidden_size: int = 128,
         num_layers: int = 2,
-        learning_rate: float = 1e-3,
+        learning_rate: float | None = None,
         discount: float = 0.99,
-        trace: float = 0.95,
-        reward_scale: float = 0.1,
-        epsilon: float = 0.05,
-        exploration: float = 0.2,
-        eval_epsilon: float = 0.0,
+        trace: float | None = None,
+        reward_scale: float | None = None,
+        epsilon: float | None = None,
+        exploration: float | None = None,
+        eval_epsilon: float | None = None,
+        target_updates: int | None = None,
+        replay_size: int | None = None,
+        replay_start: int | None = None,
+        save_replay: bool | None = None,
+        sequence_steps: int | None = None,
+        burn_in: int | None = None,
         init_from: str | None = None,
     ) -> None:
         super().__init__()
         start = start or ("data" if norm == "weight" else "torch")
+        if core == "none" and (sequence_steps is not None or burn_in is not None):
+            raise ValueError("sequence_steps and burn_in are of a recurrence: they need core lstm or gru")
+        if algorithm == "dqn" and core != "none":
+            sequence_steps, burn_in = sequence_steps or 80, 40 if burn_in is None else burn_in
         self.save_hyperparameters(ignore=["init_from"])
-        share = "at least 0 and at most 1"
+        sizes = ("hidden_size", "num_layers", "target_updates", "replay_size", "replay_start", "sequence_steps")
+        shares = ("discount", "trace", "epsilon", "exploration", "eval_epsilon")
         check_arguments(
             QLearning,
             self.hparams,
-            hidden_size="at least 1",
-            num_layers="at least 1",
-            learning_rate="greater than 0",
-            discount=share,
-            trace=share,
-            reward_scale="greater than 0",
-            epsilon=share,
-            exploration=share,
-            eval_epsilon=share,
+            **dict.fromkeys(sizes, "at least 1"),
+            **dict.fromkeys(("learning_rate", "reward_scale"), "greater than 0"),
+            **dict.fromkeys(shares, "at least 0 and at most 1"),
+            burn_in="at least 0",
         )
         if renormalize and norm != "weight":
             raise ValueError(f"renormalize must be false unless the norm is weight, got true with {norm}")
         self.init_from = init_from
         self.network: Network | None = None
-        self.totals = EvaluationTotals()
+        self.totals = ReturnTotals()
         self.experience: dict[str, Tensor] = {}
+        self.replay: Replay | None = None
+        self.target: dict[str, Tensor] = {}
 
     def build(self, environment: EnvironmentSpec) -> None:
         """Make the network for an environment."""
@@ -143,15 +180,18 @@ class QLearning(CheckedLoading, LightningModule):
             raise TypeError(
                 f"Q-learning acts in an environment: call the Trainer with an EnvironmentDataModule, got {data!r}"
             )
-        is_fit = self.trainer.state.fn == TrainerFn.FITTING
+        h, is_fit = self.hparams, self.trainer.state.fn == TrainerFn.FITTING
         if is_fit:
             self.experience = {}  # of another fit; that of a resumed one is loaded after this
+            self.replay = Replay(data.spec, data.num_envs, h.replay_size) if h.algorithm == "dqn" else None
         if self.network is None and (is_fit or self.init_from is not None):
             self.build(data.spec)
             if self.init_from is not None:
                 load_initial_weights(self.get_submodule("network"), self.init_from, SIZES)
-        if self.hparams.core != "none":
-            data.check_whole_rollouts()
+        if h.algorithm == "pqn":
+            data.check_whole_passes()
+        if h.core != "none":
+            data.check_whole_sequences(h.sequence_steps or data.rollout_steps)
         if self.network is not None:
             self.environment.check_same(data.spec)
 
@@ -170,13 +210,19 @@ class QLearning(CheckedLoading, LightningModule):
     def on_fit_start(self) -> None:
         """Print what is trained on what."""
         use_found_learning_rate(self)
+        for tensors in (self.experience, self.target):  # of a checkpoint, which was read onto the CPU
+            tensors.update({name: value.to(self.device) for name, value in tensors.items()})
         h, core = self.hparams, "" if self.hparams.core == "none" else f" and a {self.hparams.core}"
-        print_header(self, f"{h.hidden_size} hidden units{core}, norm {h.norm}, start {h.start}")
+        if self.replay is not None:
+            self.print(self.replay)
+        print_header(self, f"{h.hidden_size} hidden units{core}, norm {h.norm}, start {h.start}, by {h.algorithm}")
 
     def configure_optimizers(self) -> Any:
-        """Set up RAdam and its schedule."""
-        self.total = total_steps(self.trainer)
-        optimizer = torch.optim.RAdam(self.network.parameters(), self.hparams.learning_rate, foreach=True)
+        """Set up RAdam and its schedule, or Adamax."""
+        self.total, weights = total_steps(self.trainer), self.network.parameters()
+        if self.hparams.algorithm == "dqn":
+            return torch.optim.Adamax(weights, self.hparams.learning_rate, betas=(0.5, 0.999), foreach=True)
+        optimizer = torch.optim.RAdam(weights, self.hparams.learning_rate, foreach=True)
         return schedule_steps(optimizer, self.trainer, lambda done: max(0.0, 1 - done))
 
     # ---- acting
@@ -186,44 +232,31 @@ class QLearning(CheckedLoading, LightningModule):
         h, done = self.hparams, self.trainer.global_step / self.total
         return max(h.epsilon, 1 - (1 - h.epsilon) * done / h.exploration) if h.exploration else h.epsilon
 
-    @torch.no_grad()
     def act(self, epsilon: float) -> dict[str, Tensor]:
-        """Step the environments through a turn; return what was observed, done and won, ``(T, N, …)``.
+        """Step the environments through a turn, on from the one before; return what was observed, done and won."""
+        data, network, state = self.trainer.datamodule, self.network, parts(self.experience, "next.state")
+        state = state or network.zero_state(data.num_envs)
+        previous, has_next = self.experience.get("next.previous"), self.replay is None  # whose value pqn's returns need
+        with evaluation_mode(network):
+            turn, after = play_turn(
+                self.play_step, data.environments, data.rollout_steps, epsilon, previous, state, has_next=has_next
+            )
+        turn = {name: value.to(self.device) for name, value in turn.items()}
+        states = {"state": state or (), "next.state": after or ()}
+        return turn | {f"{name}.{k}": part for name, each in states.items() for k, part in enumerate(each)}
 
-        Returns:
-            ``observations``, with ``previous``, the action before each, and ``begins``, where an episode begins;
-            ``actions``, ``rewards``, ``terminated``, and ``resets``, where a step only begins an episode; ``values``,
-            the largest action values and that of what follows, ``(T + 1, N)``; recurrent states as ``state.0`` and on.
-        """
-        data = self.trainer.datamodule
-        environments, steps = data.environments, data.rollout_steps
-        names = ("observations", "previous", "begins", "actions", "rewards", "terminated", "resets", "values")
-        rows: dict[str, list[Tensor]] = {name: [] for name in names}
-        previous = self.experience.get("next.previous", torch.zeros(environments.number, dtype=torch.long))
-        state = parts(self.experience, "next.state")
-        before = state if state is not None else self.network.zero_state(environments.number)
-        with evaluation_mode(self.network):
-            for step in range(steps + 1):
-                now = torch.from_numpy(environments.observations).to(self.device)
-                begins = torch.from_numpy(environments.begins).to(self.device)
-                values, state_after = self.network(now[None], previous[None].to(self.device), begins[None], state)
-                rows["values"].append(values[0].amax(1).float())
-                if step == steps:
-                    break
-                random = torch.rand(environments.number) < epsilon
-                drawn = torch.randint(self.environment.num_actions, (environments.number,))
-                actions = torch.where(random, drawn, values[0].argmax(1).cpu())
-                done = environments.step(actions.numpy())
-                won = map(torch.from_numpy, (done.rewards, done.terminated, done.begins))
-                for name, value in zip(names, [now, previous, begins, actions, *won], strict=False):
-                    rows[name].append(value)
-                previous, state = actions, state_after
-        kept = {"next.previous": previous, **{f"next.state.{k}": part for k, part in enumerate(state or ())}}
-        states = {f"state.{k}": part for k, part in enumerate(before or ())}
-        return {**{name: torch.stack(each).to(self.device) for name, each in rows.items()}, **states, **kept}
+    def play_step(self, *step: Tensor | State | None) -> tuple[Tensor, State | None]:
+        """Compute the action values of observations that are played, and the recurrent state after them."""
+        return self.network(*(each.to(self.device) if isinstance(each, Tensor) else each for each in step))
 
     def collect(self) -> None:
-        """Act for a turn, and compute the returns that its values are to reach."""
+        """Act for a turn: compute the returns that its values must reach, or add it to the replay."""
+        if self.replay is not None:
+            epsilon, least = self.current_epsilon(), min(self.hparams.replay_start, self.replay.size)
+            while len(self.replay) < least:
+                self.remember(self.act(epsilon))  # at the first step, ε is 1
+            self.remember(self.act(epsilon))
+            return
         if not self.network.is_initialised:
             if self.hparams.start == "data":
                 self.experience = self.act(1.0)
@@ -233,32 +266,61 @@ class QLearning(CheckedLoading, LightningModule):
         returns = q_lambda_returns(rewards * h.reward_scale, values, terminated, turn["resets"], h.discount, h.trace)
         self.experience = {**turn, "returns": returns}
 
+    def remember(self, turn: dict[str, Tensor]) -> None:
+        """Add a turn to the replay; keep what the next one goes on from."""
+        names = ("observations", "begins", "actions", "rewards", "terminated")
+        for step in zip(*(turn[name].cpu().numpy() for name in names), strict=True):
+            self.replay.add(*step)
+        self.experience = {name: value for name, value in turn.items() if name.startswith("next.")}
+
     # ---- learning
 
     def training_step(self, batch: Update, index: int) -> Tensor:
-        """Compute the mean squared error of one part of a turn; before its first part, act for the turn."""
+        """Compute the mean error of some steps, squared or Huber's; before the first part of a turn, act for it."""
         if batch.part == 0:
             self.collect()
-        turn, is_recurrent = self.experience, self.hparams.core != "none"
-        if batch.part % batch.parts_per_pass == 0:
-            turn["order"] = torch.randperm(turn["actions"][0 if is_recurrent else ...].numel())
-        chosen = turn["order"].chunk(batch.parts_per_pass)[batch.part % batch.parts_per_pass].to(self.device)
-        names = ("observations", "previous", "begins", "actions", "resets", "returns")
-        if is_recurrent:  # whole rollouts, from the state at their start
-            picked = [turn[name][:, chosen] for name in names]
-            state = tuple(part[:, chosen] for part in parts(turn, "state"))
-        else:
-            picked, state = [turn[name].flatten(0, 1)[chosen].unsqueeze(0) for name in names], None
-        observations, previous, begins, actions, resets, returns = picked
-        values, _ = self.network(observations, previous, begins, state)
+        inputs, actions, resets, returns = self.draw_turn(batch) if self.replay is None else self.draw_replay()
+        values, _ = self.network(*inputs)
         taken = values.float().gather(2, actions.unsqueeze(2)).squeeze(2)
-        loss = (0.5 * (taken - returns) ** 2 * ~resets).sum() / (~resets).sum().clamp(min=1)
+        errors = 0.5 * (taken - returns) ** 2 if self.replay is None else F.huber_loss(taken, returns, reduction="none")
+        loss = (errors * ~resets).sum() / (~resets).sum().clamp(min=1)
         if (every := self.trainer.log_every_n_steps) and (self.trainer.global_step + 1) % every == 0:  # logs are slow
             self._log_training(loss)
         return loss
 
+    def draw_turn(self, batch: Update) -> Drawn:
+        """Draw the next part of a pass over a turn, of steps or of whole rollouts."""
+        turn, is_recurrent = self.experience, self.hparams.core != "none"
+        if batch.part % batch.parts_per_pass == 0:
+            turn["order"] = torch.randperm(turn["actions"][0 if is_recurrent else ...].numel())
+        chosen = turn["order"].chunk(batch.parts_per_pass)[batch.part % batch.parts_per_pass].to(self.device)
+        names = (*INPUTS, "actions", "resets", "returns")
+        if is_recurrent:  # from the state at the rollout's start
+            picked = [turn[name][:, chosen] for name in names]
+            state = tuple(part[:, chosen] for part in parts(turn, "state"))
+        else:
+            picked, state = [turn[name].flatten(0, 1)[chosen].unsqueeze(0) for name in names], None
+        return (*picked[:3], state), *picked[3:]
+
+    def draw_replay(self) -> Drawn:
+        """Draw steps or sequences from the replay; their returns are r + γ·max Q of the target network."""
+        h, steps, burn_in = self.hparams, self.hparams.sequence_steps or 1, self.hparams.burn_in or 0
+        drawn = self.replay.sample(self.trainer.datamodule.batch_size // steps, burn_in + steps)
+        drawn = {name: value.to(self.device) for name, value in drawn.items()}
+        if not self.network.is_initialised:
+            initialise_from_batch(self.network, h.start, drawn)
+        if self.trainer.global_step % h.target_updates == 0:
+            self.target = {name: value.clone() for name, value in self.network.state_dict().items()}
+        inputs, skipped = [drawn[name] for name in INPUTS], 1 if self.network.core is None else 0
+        with evaluation_mode(self.network):
+            ahead, _ = functional_call(self.network, self.target, tuple(each[skipped:] for each in inputs))
+            _, state = self.network(*(each[:burn_in] for each in inputs)) if burn_in else (None, None)
+        rewards, terminated, *rest = (drawn[name][burn_in:] for name in ("rewards", "terminated", "actions", "resets"))
+        returns = rewards * h.reward_scale + h.discount * ahead.float().amax(2)[-steps:] * ~terminated
+        return (*(each[burn_in:-1] for each in inputs), state), *rest, returns
+
     def _log_training(self, loss: Tensor) -> None:
-        self.log("train/squared_error", loss, batch_size=1)
+        self.log(f"train/{'squared' if self.replay is None else 'huber'}_error", loss, batch_size=1)
         self.log("train/epsilon", self.current_epsilon(), batch_size=1)
         if finished := self.trainer.datamodule.environments.finished:
             self.log("train/mean_return", float(np.mean(finished)), prog_bar=True, batch_size=1)
@@ -272,19 +334,11 @@ class QLearning(CheckedLoading, LightningModule):
 
     def validation_step(self, batch: Episodes, index: int) -> None:
         """Play the episodes of a batch, and add their returns to the totals of the validation or the test."""
-        returns, steps, _ = play(self, batch)
-        self.totals.add(returns=returns.sum(), squares=(returns**2).sum(), steps=steps.sum(), episodes=len(returns))
+        self.totals.add_episodes(*play(self, batch)[:2])
 
     def on_validation_epoch_end(self) -> None:
         """Log mean and deviation of the returns, and the mean length."""
-        stage, totals = evaluation_stage(self.trainer), self.totals.reduce(self.trainer)
-        returns, squares, steps = (totals[name] / totals["episodes"] for name in ("returns", "squares", "steps"))
-        values = {
-            "mean_return": returns,
-            "return_deviation": max(0.0, squares - returns**2) ** 0.5,
-            "mean_steps": steps,
-        }
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, batch_size=1)
+        self.log_dict(self.totals.metrics(self.trainer), batch_size=1)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -293,63 +347,38 @@ class QLearning(CheckedLoading, LightningModule):
     def predict_step(self, batch: Episodes, index: int) -> Tensor:
         """Print a row for each episode; return their returns."""
         returns, steps, _ = play(self, batch)
-        table = csv.writer(sys.stdout, lineterminator="\n")
-        if index == 0:
-            table.writerow(["episode", "return", "steps"])
-        for place, (won, length) in enumerate(zip(returns.tolist(), steps.tolist(), strict=True)):
-            table.writerow([batch.seeds[place], f"{won:.4g}", length])
+        print_episodes(batch, returns, steps, has_header=index == 0)
         return torch.from_numpy(returns)
 
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone, and the turn that is being learnt from."""
+        """Add what a checkpoint needs to stand alone, and the experience that is being learnt from."""
         checkpoint["wnseq"] = checkpoint_info(self, "q_learning", environment=self.environment.state())
         checkpoint["experience"] = {name: value.cpu() for name, value in self.experience.items()}
+        if self.replay is not None:
+            checkpoint["target"] = {name: value.cpu() for name, value in self.target.items()}
+            checkpoint["replay"] = self.replay.state_dict() if self.hparams.save_replay else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the network of a checkpoint, and restore the turn if a training goes on."""
+        """Make the network of a checkpoint, and restore the experience if a training goes on."""
         info = open_checkpoint(self, checkpoint, "q_learning")
         if self.network is None:
             self.build(EnvironmentSpec.from_state(info["environment"]))
         if (data := find_datamodule(self)) is not None:
             self.environment.check_same(data.spec)
-        self.experience = {name: value.to(self.device) for name, value in checkpoint["experience"].items()}
+        self.experience = checkpoint["experience"]
+        if self.replay is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.target = checkpoint["target"]
+            if checkpoint["replay"] is not None:
+                self.replay.load_state_dict(checkpoint["replay"])
+            else:
+                self.print("the checkpoint has no replay (save_replay false): another one is filled first")
 
 
 def parts(tensors: dict[str, Tensor], name: str) -> State | None:
     """Return the tensors ``name.0``, ``name.1`` …; None if there are none."""
     return tuple(value for key, value in tensors.items() if key.startswith(f"{name}.")) or None
-
-
-def q_lambda_returns(
-    rewards: Tensor, values: Tensor, terminated: Tensor, resets: Tensor, discount: float, trace: float
-) -> Tensor:
-    """Compute the returns of Q(λ).
-
-    G_t = r_t + γ·((1 − λ)·V_(t+1) + λ·G_(t+1)), without what follows where the episode ends; and G_t = V_t where the
-    step is a reset, so that an episode that was cut goes on with the value of its last observation
-
-    Args:
-        rewards: r.
-        values: V, the largest action values.
-        terminated: Whether the episode ends with the step.
-        resets: Whether the step has no effect but to begin the next episode.
-        discount: γ.
-        trace: λ.
-
-    Shape:
-        - values: ``(T + 1, N)``; the others, and the returns, ``(T, N)``
-
-    Source:
-        Gallici et al. 2025, arXiv 2407.04811, section 3.2; Daley & Amato 2019, arXiv 1810.09967.
-    """
-    returns, ahead = torch.empty_like(rewards), values[-1]
-    for step in reversed(range(len(rewards))):
-        mixed = (1 - trace) * values[step + 1] + trace * ahead
-        ahead = rewards[step] + discount * mixed * ~terminated[step]
-        returns[step] = ahead = torch.where(resets[step], values[step], ahead)
-    return returns
 
 
 CHANNELS = 16
@@ -428,41 +457,9 @@ def initialise_from_batch(network: Network, how: str, turn: dict[str, Tensor]) -
 
 
 def play(model: QLearning, episodes: Episodes, watched: int = 0) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Play some episodes side by side, each by its own seed, so that none depends on the others.
-
-    Args:
-        model: The model.
-        episodes: Their seeds, and the steps after which one is cut.
-        watched: Episodes whose observations are returned.
-
-    Returns:
-        Their returns and their lengths, ``(N,)``, and the observations of the first ones, each ``(T, …)``.
-    """
-    network, epsilon, count = model.network, model.hparams.eval_epsilon, len(episodes.seeds)
-    environments = [make_environment(model.environment.name) for _ in episodes.seeds]
-    randoms = [np.random.default_rng(seed) for seed in episodes.seeds]
-    now = np.stack([each.reset(seed) for each, seed in zip(environments, episodes.seeds, strict=True)])
-    returns, steps, seen = np.zeros(count), np.zeros(count, int), [[row.copy()] for row in now[:watched]]
-    alive, previous, state = np.arange(count), torch.zeros(count, dtype=torch.long), network.zero_state(count)
-    with evaluation_mode(network):
-        while len(alive):
-            inputs = torch.from_numpy(now[alive])[None].to(model.device), previous[None].to(model.device)
-            begins = torch.full((1, len(alive)), bool(steps[alive[0]] == 0), device=model.device)
-            values, state = network(*inputs, begins, state)
-            actions, keeps = values[0].argmax(1).tolist(), []
-            for place, number in enumerate(alive):
-                if epsilon and randoms[number].random() < epsilon:
-                    actions[place] = int(randoms[number].integers(model.environment.num_actions))
-                now[number], reward, terminated, truncated = environments[number].step(actions[place])
-                returns[number] += reward
-                steps[number] += 1
-                if number < watched:
-                    seen[number].append(now[number].copy())
-                keeps.append(not (terminated or truncated or steps[number] >= episodes.max_steps))
-            left = torch.tensor(keeps)
-            alive, previous = alive[keeps], torch.tensor(actions)[left]
-            state = state and tuple(part[:, left.to(part.device)] for part in state)
-    return returns, steps, [np.stack(each) for each in seen]
+    """Play some episodes; return their returns, their lengths, and the observations of the first ones."""
+    with evaluation_mode(model.network):
+        return play_episodes(model.play_step, model.environment, episodes, model.hparams.eval_epsilon, watched)
 
 
 @torch.no_grad()
@@ -486,6 +483,13 @@ class QLearningCLI(RecipeCLI):
     def callbacks(self) -> list[Callback]:
         """Return the throughput in frames."""
         return [Throughput("frames", lambda batch: batch.frames)]
+
+    def choose_defaults(self, options: Any, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """Return dqn's turn, as published."""
+        algorithm = options.model.algorithm
+        if "model.algorithm" not in given:
+            algorithm = defaults.get("model.algorithm", algorithm)
+        return {f"data.{name}": value for name, value in DQN_TURN.items()} if algorithm == "dqn" else {}
 
     def report(self) -> None:
         """Print the returns of the test, and animate some episodes."""

@@ -35,6 +35,10 @@ RECIPES = {
     "pixelcnn": [*IMAGES, "--model.channels=4", "--model.blocks=1", "--model.mixtures=2", "--model.sampling.number=1"],
     "q_learning": ["--model.hidden_size=6", "--model.core=lstm", "--data.num_envs=4", "--data.rollout_steps=4",
                    "--data.batch_size=8", "--data.passes=2", "--data.val_episodes=2"],
+    "q_learning dqn": ["--model.algorithm=dqn", "--model.hidden_size=6", "--model.core=lstm",
+                       "--model.sequence_steps=4", "--model.burn_in=2", "--model.replay_size=100",
+                       "--model.replay_start=60", "--model.target_updates=2", "--data.num_envs=4",
+                       "--data.rollout_steps=4", "--data.batch_size=8", "--data.passes=1", "--data.val_episodes=2"],
     "sequential_images": [*IMAGES, "--model.hidden_size=6"],
     "text_classifier": ["--data.batch_size=20", "--data.tokenizer=byte", "--data.max_tokens=30",
                         "--model.hidden_size=6", "--model.head_size=6"],
@@ -95,6 +99,8 @@ def difference(whole: Path, folder: Path) -> str:
         "current_model_state",
         "carried_state",
         "experience",
+        "target",
+        "replay",
     ):
         if not equal(a.get(name), b.get(name)):
             words.append(name)

@@ -1,6 +1,8 @@
+import copy
 import csv
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 import wnseq
-from wnseq.data.environments import EnvironmentDataModule, EnvironmentSpec, Episodes, make_environment
+from wnseq.data.environments import EnvironmentDataModule, EnvironmentSpec, Episodes, Replay, make_environment
 from wnseq.data.images import ImageDataModule
 from wnseq.optim import direction_norms
 from wnseq.recipes.q_learning import (
@@ -19,7 +21,6 @@ from wnseq.recipes.q_learning import (
     main,
     play,
     play_checkpoint,
-    q_lambda_returns,
 )
 
 DATA = {"num_envs": 4, "rollout_steps": 8, "batch_size": 16, "passes": 2, "epoch_frames": 64, "val_episodes": 3,
@@ -30,6 +31,12 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
          "num_sanity_val_steps": 0, "limit_val_batches": 0, "accelerator": "cpu"}  # fmt: skip
 NORMS = ["weight", "layer", "batch", "none"]
 IMAGE = EnvironmentSpec("an image", (4, 10, 10), 1, 6)
+DQN = {"algorithm": "dqn", "replay_size": 60, "replay_start": 40, "target_updates": 3, "exploration": 0.5}
+SEQUENCES = {"core": "lstm", "sequence_steps": 4, "burn_in": 3}
+
+
+def flags(**options):
+    return [f"--model.{name}={value}" for name, value in options.items()]
 
 
 @pytest.fixture(autouse=True)
@@ -52,42 +59,6 @@ def trained(steps=1, data=DATA, **options):
     model = QLearning(**{"hidden_size": 6, **options})
     Trainer(max_steps=steps, **QUIET).fit(model, data)
     return model
-
-
-# ---- returns
-
-
-def direct_return(t, n, rewards, values, terminated, resets, discount, trace):
-    """The weighted mean of the returns over 1, 2, … steps, in float64: (1 − λ)·Σ λ^(k−1) G^k, the rest on the last."""
-    if resets[t, n]:
-        return values[t, n]
-    won, total = 0.0, 0.0
-    for ahead in range(1, len(rewards) - t + 1):
-        step = t + ahead - 1
-        won += discount ** (ahead - 1) * rewards[step, n]
-        is_end = terminated[step, n]
-        of_so_many = won + (0.0 if is_end else discount**ahead * values[step + 1, n])
-        is_last = is_end or step + 1 == len(rewards) or resets[step + 1, n]
-        total += trace ** (ahead - 1) * (1.0 if is_last else 1 - trace) * of_so_many
-        if is_last:
-            return total
-
-
-@pytest.mark.parametrize(("discount", "trace"), [(0.99, 0.65), (0.9, 0.0), (0.95, 1.0)])
-def test_returns_are_the_weighted_mean_of_those_of_all_lengths(discount, trace):
-    draw = np.random.default_rng(0)
-    steps, number = 25, 6
-    rewards, values = draw.normal(size=(steps, number)), draw.normal(size=(steps + 1, number))
-    ends = draw.random((steps, number)) < 0.2
-    ends[1:] &= ~ends[:-1]  # the step after an end is a reset
-    resets = np.concatenate([np.zeros((1, number), bool), ends[:-1]])
-    rewards[resets] = 0
-    terminated = ends & (draw.random((steps, number)) < 0.5)
-    assert (ends & ~terminated).any() and terminated.any()
-    found = q_lambda_returns(*map(torch.from_numpy, (rewards, values, terminated, resets)), discount, trace)
-    arguments = (rewards, values, terminated, resets, discount, trace)
-    expected = [[direct_return(t, n, *arguments) for n in range(number)] for t in range(steps)]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 # ---- network
@@ -212,8 +183,10 @@ def test_every_step_of_a_turn_is_learnt_from_once_a_pass():
 
 
 def test_a_batch_of_a_recurrence_is_whole_rollouts():
-    with pytest.raises(ValueError, match=r"must be a multiple of rollout_steps \(8\) for a recurrent .*, got 4"):
+    with pytest.raises(ValueError, match=r"must be a multiple of the 8 steps of a sequence .*, got 4"):
         trained(data={**DATA, "batch_size": 4}, core="gru")
+    with pytest.raises(ValueError, match=r"must be a multiple of the 3 steps of a sequence .*, got 16"):
+        trained(core="gru", **{**DQN, "sequence_steps": 3})
 
 
 def test_exploration_falls_and_stays():
@@ -261,7 +234,8 @@ def test_a_run_from_its_start_to_its_report(capsys):
     assert {"train/squared_error", "train/mean_return", "train/frames_per_s", "val/mean_return"} <= names
     best = torch.load(newest("best"), weights_only=True)
     assert best["metrics"]["val/mean_return"] == metrics["val/mean_return"]
-    assert best["wnseq"]["environment"] == {"name": "CartPole-v1", "shape": [4], "largest": None, "num_actions": 2}
+    environment = {"name": "CartPole-v1", "shape": [4], "largest": None, "num_actions": 2, "frame_stack": 1}
+    assert best["wnseq"]["environment"] == environment
 
     returns = play_checkpoint(newest("best"), episodes=4, seed=2_000_000)
     assert returns.mean() == pytest.approx(metrics["test/mean_return"])
@@ -279,8 +253,10 @@ def test_a_run_from_its_start_to_its_report(capsys):
         ["--model.norm=weight", "--model.renormalize=true"],
         ["--model.core=lstm", "--data.environment=Acrobot-v1", "--model.exploration=0.9"],
         ["--model.norm=batch"],
+        [*flags(**DQN), "--data.passes=4", "--data.frame_stack=2"],
+        [*flags(**DQN, **SEQUENCES, renormalize="true"), "--data.passes=2"],
     ],
-    ids=["weight", "lstm", "batch"],
+    ids=["weight", "lstm", "batch", "dqn", "dqn lstm"],
 )
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options, monkeypatch):
     fit(*options)
@@ -296,10 +272,173 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options, monkeypatch)
         fit(*options, "--trainer.callbacks=stop_q_learning.Stop")
     fit(*options, "--ckpt_path=last")
     resumed = torch.load(newest(), weights_only=True)
-    assert resumed["global_step"] == whole["global_step"] == 16
-    for part in ("state_dict", "experience"):
-        for name, value in whole[part].items():
-            assert torch.equal(value, resumed[part][name]), name
+    assert resumed["global_step"] == whole["global_step"] >= 16
+    assert ("replay" in whole) == (options[0] == "--model.algorithm=dqn")
+    for part in ("state_dict", "experience", "target", "replay"):
+        for name, value in whole.get(part, {}).items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(resumed[part][name])), name
+    moments = [each["optimizer_states"][0]["state"] for each in (whole, resumed)]
+    assert all(torch.equal(each["exp_avg"], moments[1][place]["exp_avg"]) for place, each in moments[0].items())
+
+
+def test_a_run_whose_checkpoints_have_no_replay_fills_another_one(monkeypatch, capsys):
+    options = [*flags(**DQN, save_replay="false"), "--data.passes=4"]
+    fit(*options)
+    assert torch.load(newest(), weights_only=True)["replay"] is None
+    assert "has no replay" not in capsys.readouterr().out  # of the test
+    lengths, step = [], QLearning.training_step
+
+    def look(model, *arguments):
+        loss = step(model, *arguments)
+        lengths.append(len(model.replay))
+        return loss
+
+    monkeypatch.setattr(QLearning, "training_step", look)
+    fit(*options, "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert "the checkpoint has no replay (save_replay false): another one is filled first" in capsys.readouterr().out
+    assert len(lengths) == 16 and set(lengths) == {60}  # 64 after the first turn, of which 60 are kept
+
+
+@pytest.mark.parametrize("recurrent", [{}, SEQUENCES], ids=["feed-forward", "lstm"])
+def test_dqn_brings_values_to_those_of_the_target_network(recurrent, monkeypatch):
+    sample, drawn, seen, targets = Replay.sample, [], [], []
+
+    def record(replay, *sizes):
+        drawn.append(sample(replay, *sizes))
+        return drawn[-1]
+
+    class Look(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            seen.append((float(loss.detach()), {n: v.clone() for n, v in pl_module.network.state_dict().items()}))
+            targets.append({name: value.clone() for name, value in pl_module.target.items()})
+
+    monkeypatch.setattr(Replay, "sample", record)
+    options = {**DQN, **recurrent, "hidden_size": 6, "discount": 0.9, "reward_scale": 2.0, "learning_rate": 0.05}
+    model, data = QLearning(**options), EnvironmentDataModule(**DATA)
+    Trainer(max_steps=8, callbacks=[Look()], **QUIET).fit(model, data)
+    burn_in, steps = recurrent.get("burn_in", 0), recurrent.get("sequence_steps", 1)
+    assert len(drawn) == 8 and drawn[0]["actions"].shape == (burn_in + steps, 16 // steps)
+    resets = sum(int(each["resets"].sum()) for each in drawn)
+    assert resets and any(each["terminated"].any() for each in drawn)
+
+    network = copy.deepcopy(model.network).double()
+    large = 0
+    for each, (loss, weights), target in zip(drawn, seen, targets, strict=True):
+        inputs = [each[name] for name in ("observations", "previous", "begins")]
+        with torch.no_grad():
+            network.load_state_dict(target)
+            ahead = network(*inputs)[0].amax(2)
+            network.load_state_dict(weights)
+            values = network(*(rows[:-1] for rows in inputs))[0]
+        expected, number = 0.0, 0
+        for step in range(burn_in, burn_in + steps):
+            for k in range(16 // steps):
+                if each["resets"][step, k]:
+                    continue
+                following = 0.0 if each["terminated"][step, k] else 0.9 * float(ahead[step + 1, k])
+                error = (
+                    float(values[step, k, each["actions"][step, k]]) - 2.0 * float(each["rewards"][step, k]) - following
+                )
+                expected += error**2 / 2 if abs(error) <= 1 else abs(error) - 0.5
+                number += 1
+                large += abs(error) > 1
+        assert loss == pytest.approx(expected / number, rel=1e-5)
+    assert large
+
+    for update, target in enumerate(targets):  # that of every third update, for three
+        old = seen[update // 3 * 3][1]
+        assert all(torch.equal(value, target[name]) for name, value in old.items())
+    assert not torch.equal(seen[0][1]["output.bias"], seen[1][1]["output.bias"])
+
+
+def test_a_recurrent_dqn_learns_nothing_from_its_burn_in(monkeypatch):
+    calls = []
+
+    class Look(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            pl_module.network.register_forward_hook(
+                lambda network, inputs, _: calls.append((len(inputs[0]), torch.is_grad_enabled(), network.training))
+            )
+
+    data = EnvironmentDataModule(**DATA)
+    model = QLearning(hidden_size=4, start="torch", **DQN, **SEQUENCES)
+    Trainer(max_steps=1, callbacks=[Look()], **QUIET).fit(model, data)
+    assert set(calls[:-3]) == {(1, False, False)}  # acting
+    assert calls[-3:] == [(8, False, False), (3, False, False), (4, True, True)]  # the target's, the burn-in, the loss
+
+
+class Blinking(gymnasium.Env):
+    """Images of bits; an episode has seven steps, and action 1 is the right one."""
+
+    observation_space, action_space = gymnasium.spaces.Box(0, 1, (5, 6, 2), np.bool_), gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.random((5, 6, 2)) < 0.5, {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.np_random.random((5, 6, 2)) < 0.5, float(action == 1), self.steps == 7, False, {}
+
+
+def test_dqn_learns_from_stacked_images(capsys):
+    gymnasium.register("Blinking-v0", Blinking)
+    try:
+        options = {**DQN, "learning_rate": 0.01, "discount": 0.0, "eval_epsilon": 0.0}
+        images = [
+            "--data.environment=Blinking-v0",
+            "--data.frame_stack=2",
+            "--data.passes=16",
+            "--trainer.max_epochs=4",
+        ]
+        assert fit(*images, *flags(**options))["test/mean_return"] > 5
+    finally:
+        gymnasium.registry.pop("Blinking-v0")
+    assert "images 4 x 5 x 6 of 2 frames, 3 actions" in capsys.readouterr().out
+
+
+def test_the_defaults_are_those_of_the_algorithm():
+    h = QLearning().hparams
+    assert (h.norm, h.start, h.learning_rate, h.trace, h.replay_size) == ("layer", "torch", 1e-3, 0.95, None)
+    h = QLearning(algorithm="dqn").hparams
+    assert (h.norm, h.start, h.learning_rate, h.trace) == ("weight", "data", 3e-4, None)
+    assert (h.replay_size, h.replay_start, h.target_updates, h.save_replay) == (1_000_000, 50_000, 10_000, True)
+    assert (h.sequence_steps, h.burn_in) == (None, None)
+    h = QLearning(algorithm="dqn", core="gru", burn_in=0).hparams
+    assert (h.sequence_steps, h.burn_in) == (80, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"algorithm": "dqn", "trace": 0.5}, "trace must be left out with the algorithm dqn, .* option of pqn"),
+        ({"replay_size": 9}, "replay_size must be left out with the algorithm pqn, .* of dqn"),
+        ({"core": "lstm", "burn_in": 9}, "burn_in must be left out with the algorithm pqn"),
+        ({"algorithm": "dqn", "burn_in": 9}, "sequence_steps and burn_in are of a recurrence: they need core lstm or"),
+        ({"algorithm": "sarsa"}, "algorithm must be one of pqn, dqn, got 'sarsa'"),
+        ({"algorithm": "dqn", "target_updates": 0}, "target_updates must be at least 1, got 0"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        QLearning(**options)
+
+
+def test_dqn_has_the_turn_of_the_paper_where_none_is_given(capsys):
+    small = ["--data.epoch_frames=8", "--data.val_episodes=1", "--data.test_episodes=1", "--trainer.max_epochs=1"]
+    for number in ([], ["--data.num_envs=2"]):
+        main(["fit", *small, *flags(algorithm="dqn", replay_start=99), *number])
+        copies, updates = (2, 2) if number else (1, 1)
+        turn = f"8 frames of {copies} copies, in turns of 4 steps of each and then {updates} updates of 64 steps"
+        assert turn in capsys.readouterr().out
+
+
+def test_a_replay_that_memory_does_not_hold_is_refused_before_the_first_step(capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit("--model.algorithm=dqn", "--model.replay_size=1000000000000000")
+    assert stop.value.code == 1 and "more than the" in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/*"))
 
 
 def test_a_second_fit_may_have_other_environments():
@@ -403,3 +542,8 @@ def test_fine_tuning_starts_from_the_weights_and_hyper_parameters():
 def test_the_pole_is_balanced():
     means = [main(["fit", f"--seed_everything={seed}"])["test/mean_return"] for seed in range(5)]
     assert min(means) >= 475, means
+
+
+@pytest.mark.slow
+def test_the_pole_is_balanced_by_dqn():
+    assert main(["fit", "--config=dqn_cartpole"])["test/mean_return"] >= 475

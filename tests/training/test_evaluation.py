@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage
+from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, ReturnTotals, evaluation_stage
 
 
 def ranks(*others: dict[str, Any], rank: int = 0) -> Any:
@@ -74,3 +75,18 @@ def test_two_ranks_draw_what_one_draws_where_they_share_each_batch() -> None:
 @pytest.mark.parametrize(("testing", "stage"), [(True, "test"), (False, "val")])
 def test_the_stage_names_the_metrics(testing: bool, stage: str) -> None:
     assert evaluation_stage(SimpleNamespace(testing=testing)) == stage  # type: ignore[arg-type]
+
+
+def test_returns_of_episodes_are_metrics_of_the_stage() -> None:
+    totals, draw = ReturnTotals(), np.random.default_rng(0)
+    returns, steps = draw.normal(100, 1, 50), draw.integers(1, 9, 50)
+    for part in (slice(0, 20), slice(20, 50)):
+        totals.add_episodes(returns[part], steps[part])
+    trainer = ranks()
+    trainer.testing = True
+    names = ("test/mean_return", "test/return_deviation", "test/mean_steps")
+    expected = dict(zip(names, (returns.mean(), returns.std(), steps.mean()), strict=True))
+    assert totals.metrics(trainer) == pytest.approx(expected)
+    totals.reset()
+    totals.add_episodes(np.full(3, 0.1), np.ones(3))  # rounding would make the variance negative
+    assert totals.metrics(trainer)["test/return_deviation"] == pytest.approx(0.0, abs=1e-8)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from wnseq.training.hparams import check_arguments
+from wnseq.training.hparams import check_arguments, defaults_by
 
 
 @dataclass
@@ -81,3 +81,33 @@ def test_what_does_not_fit_is_named(name: str, value: Any, error: type[Exception
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ValueError, match=r"^size must be an integer, got 'x'; rate must be at least 1, got 0$"):
         check_arguments(Model, {"size": "x", "rate": 0}, size="at least 1", rate="at least 1")
+
+
+class Chosen:
+    @defaults_by("kind", {"a": {"rate": 0.1, "momentum": 0.9}, "b": {"rate": 0.2, "decay": None}})
+    def __init__(
+        self,
+        kind: str = "a",
+        rate: float | None = None,
+        momentum: float | None = None,
+        decay: float | None = None,
+    ) -> None:
+        """The constructor."""
+        self.found = kind, rate, momentum, decay
+
+
+def test_a_choice_decides_the_defaults_of_what_is_left_out() -> None:
+    assert Chosen().found == ("a", 0.1, 0.9, None)
+    assert Chosen("b").found == Chosen(kind="b", momentum=None).found == ("b", 0.2, None, None)
+    assert Chosen("b", 0.0, decay=3.0).found == ("b", 0.0, None, 3.0)
+    assert Chosen("other", 1.0).found == ("other", 1.0, None, None)  # the constructor's to refuse
+    assert Chosen.__init__.__doc__ == "The constructor."
+
+
+def test_what_another_choice_has_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^momentum must be left out with the kind b, .* is an option of a, got 0\.0$"
+    ):
+        Chosen("b", momentum=0.0)
+    with pytest.raises(ValueError, match=r"^decay must be left out with the kind a, .* is an option of b, got 1\.0$"):
+        Chosen(decay=1.0)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from wnseq.training.callbacks.ranks import all_gather_object
 
-__all__ = ["EvaluationTotals", "ExampleGenerators", "evaluation_mode", "evaluation_stage", "is_fitting"]
+__all__ = ["EvaluationTotals", "ExampleGenerators", "ReturnTotals", "evaluation_mode", "evaluation_stage", "is_fitting"]
 
 
 def evaluation_stage(trainer: Trainer) -> str:
@@ -77,6 +78,30 @@ class EvaluationTotals:
         ranks = all_gather_object(trainer, self._sums) or [self._sums]
         names = dict.fromkeys(name for sums in ranks for name in sums)  # a rank without a batch has none
         return {name: sum(sums[name] for sums in ranks if name in sums).tolist() for name in names}
+
+
+class ReturnTotals(EvaluationTotals):
+    """Totals of episodes that were played, as metrics.
+
+    Example:
+        >>> totals = ReturnTotals()
+        >>> import numpy as np
+        >>> totals.add_episodes(np.array([1.0, 3.0]), np.array([10, 20]))
+        >>> from lightning.pytorch import Trainer
+        >>> totals.metrics(Trainer(logger=False, accelerator="cpu"))
+        {'val/mean_return': 2.0, 'val/return_deviation': 1.0, 'val/mean_steps': 15.0}
+    """
+
+    def add_episodes(self, returns: npt.NDArray[Any], steps: npt.NDArray[Any]) -> None:
+        """Add episodes by their returns and lengths."""
+        self.add(returns=returns.sum(), squares=(returns**2).sum(), steps=steps.sum(), episodes=len(returns))
+
+    def metrics(self, trainer: Trainer) -> dict[str, float]:
+        """Return mean and deviation of the returns, and the mean length, named after the stage of a Trainer."""
+        stage, totals = evaluation_stage(trainer), self.reduce(trainer)
+        returns, squares, steps = (totals[name] / totals["episodes"] for name in ("returns", "squares", "steps"))
+        deviation = max(0.0, squares - returns**2) ** 0.5
+        return {f"{stage}/mean_return": returns, f"{stage}/return_deviation": deviation, f"{stage}/mean_steps": steps}
 
 
 class ExampleGenerators:

@@ -1,17 +1,21 @@
-"""Checks of hyper-parameters, in the words of their error messages."""
+"""Checks of hyper-parameters, in the words of their error messages, and defaults that one of them decides."""
 
+import functools
+import inspect
 import math
 import operator
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from wnseq.training.cli.errors import suggest
 
-__all__ = ["check_arguments"]
+__all__ = ["check_arguments", "defaults_by"]
+
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 COMPARE = {
     "at least": operator.ge,
@@ -64,6 +68,53 @@ def check_arguments(of: type, values: Mapping[str, Any], prefix: str = "", /, **
     if problems:
         kinds, texts = zip(*problems, strict=True)
         raise (TypeError if set(kinds) == {TypeError} else ValueError)("; ".join(texts))
+
+
+def defaults_by(option: str, defaults: Mapping[str, Mapping[str, Any]]) -> Callable[[Constructor], Constructor]:
+    """Return a decorator of a constructor in which a choice decides the defaults of other arguments, which are None.
+
+    An argument that another choice has and this one lacks would do nothing, and is refused.
+
+    Args:
+        option: Name of the argument that chooses.
+        defaults: For each of its values the arguments that it has, and what they are where they are None.
+
+    Example:
+        >>> class Model:
+        ...     @defaults_by("kind", {"sgd": {"momentum": 0.9}, "adam": {"beta": 0.999}})
+        ...     def __init__(self, kind: str = "sgd", momentum: float | None = None, beta: float | None = None) -> None:
+        ...         self.momentum, self.beta = momentum, beta
+        >>> Model().momentum, Model("adam").beta
+        (0.9, 0.999)
+        >>> Model("adam", momentum=0.5)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: momentum must be left out with the kind adam, in which it would do nothing: ...
+    """
+
+    def decorate(init: Constructor) -> Constructor:
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def filled(*args: Any, **kwargs: Any) -> None:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            chosen = bound.arguments[option]
+            own = defaults.get(chosen, {})  # a wrong choice is the constructor's to refuse
+            for owner, names in defaults.items():
+                for name in names if chosen in defaults else ():
+                    if name not in own and (value := bound.arguments[name]) is not None:
+                        raise ValueError(
+                            f"{name} must be left out with the {option} {chosen}, in which it would do nothing: it is "
+                            f"an option of {owner}, got {value}"
+                        )
+            unset = {name: value for name, value in own.items() if bound.arguments[name] is None}
+            bound.arguments.update(unset)
+            init(*bound.args, **bound.kwargs)
+
+        return cast("Constructor", filled)
+
+    return decorate
 
 
 def _mismatch(value: Any, hint: Any) -> tuple[type[Exception], str] | None:

@@ -17,8 +17,13 @@ def test_an_epoch_is_whole_turns_of_updates():
     assert [update.part for update in updates] == [*range(6), *range(6)]
     assert updates[0] == Update(0, 6, 2, 32 / 6)
     assert sum(update.frames for update in updates) == pytest.approx(64)
-    assert "64 frames of 4 copies, in turns of 8 steps of each, which 3 passes of 2 updates" in data.describe()
+    assert "64 frames of 4 copies, in turns of 8 steps of each and then 6 updates of 16 steps" in data.describe()
     assert len(EnvironmentDataModule(**{**SMALL, "epoch_frames": 1}).train_dataloader()) == 6
+
+
+def test_updates_from_a_replay_may_be_larger_than_a_turn():
+    data = EnvironmentDataModule(num_envs=1, rollout_steps=4, passes=16, batch_size=64, epoch_frames=12)
+    assert list(data.train_dataloader()) == [Update(0, 1, 1, 4.0)] * 3  # an update every four frames
 
 
 def test_evaluations_play_the_same_episodes_and_no_others_of_training():
@@ -66,9 +71,20 @@ def test_checkpoints_keep_the_options():
     assert EnvironmentDataModule(**options).checkpoint_options() == options
 
 
+def test_frames_are_stacked():
+    data = EnvironmentDataModule(**SMALL, frame_stack=3)
+    data.setup("fit")
+    assert data.spec.shape == (12,) and data.environments.observations.shape == (4, 12)
+    assert data.checkpoint_options()["frame_stack"] == 3 and "12 numbers of 3 frames" in data.describe()
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=r"batch_size must divide the 32 steps of a turn \(num_envs 4 .*, got 5"):
-        EnvironmentDataModule(**{**SMALL, "batch_size": 5}).setup("fit")
+        EnvironmentDataModule(**{**SMALL, "batch_size": 5}).check_whole_passes()
+    with pytest.raises(ValueError, match=r"divide the 96 steps that a turn learns from \(.* times passes 3\), got 5"):
+        EnvironmentDataModule(**{**SMALL, "batch_size": 5}).train_dataloader()
+    with pytest.raises(ValueError, match=r"must be a multiple of the 5 steps of a sequence .*, got 16"):
+        EnvironmentDataModule(**SMALL).check_whole_sequences(5)
     with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
         EnvironmentDataModule(num_envs=0)
     with pytest.raises(TypeError, match=r"seed must be an integer, got 0\.5"):

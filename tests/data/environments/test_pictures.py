@@ -11,6 +11,9 @@ def test_images_are_grey():
     image[:, 0, 1] = 51, 102, 204
     picture = draw_observation(EnvironmentSpec("x", (3, 2, 2), 255, 4), image)
     np.testing.assert_allclose(picture, [[0, 119 / 255], [0, 0]])
+    stack = np.concatenate((np.full((3, 2, 2), 9, np.uint8), image))
+    latest = draw_observation(EnvironmentSpec("x", (6, 2, 2), 255, 4, frame_stack=2), stack)
+    np.testing.assert_array_equal(latest, picture)
 
 
 @pytest.mark.parametrize("observation", [(1.2, 0.0, 0.3, 0.0), (1.2, 0.3)], ids=["whole", "positions"])

@@ -76,6 +76,21 @@ def test_observations_are_arrays_and_actions_are_counted_from_0(space, shape, la
     assert EnvironmentSpec.from_state(spec.state()) == spec
 
 
+@pytest.mark.parametrize("name", ["box", "bytes"])
+def test_stacked_frames_are_the_latest_and_zero_before_an_episode(name, registered):
+    space, shape, *_ = OBSERVATIONS[name]
+    environment = make_environment(registered(space, ACTIONS), 3)
+    assert environment.spec.shape == (3 * shape[0], *shape[1:]) and environment.spec.frame_shape == shape
+    for seed in (1, 2):
+        rows = [environment.reset(seed), *(environment.step(0)[0] for _ in range(4))]
+        frames = [np.zeros(shape)] * 2 + [row[-shape[0] :] for row in rows]
+        for step, row in enumerate(rows):
+            np.testing.assert_array_equal(row, np.concatenate(frames[step : step + 3]))
+            assert row.dtype == environment.spec.dtype
+    with pytest.raises(ValueError, match=r"the network is for .* of 3 frames, 3 actions; --data.environment names"):
+        environment.spec.check_same(make_environment(environment.spec.name).spec)
+
+
 def test_spaces_that_are_not_for_q_learning_are_refused(registered):
     continuous = registered(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (1,)))
     with pytest.raises(ValueError, match=r"the actions of Spaces-v0 must be numbered \(Discrete\), got Box"):

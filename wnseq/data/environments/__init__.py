@@ -1,7 +1,9 @@
-"""Environments for Q-learning: by name, many at once, and the turns in which one acts and learns."""
+"""Environments for Q-learning: by name, many at once, the turns in which one acts and learns, and a replay."""
 
-from wnseq.data.environments.datamodule import EnvironmentDataModule, Episodes, Update
+from wnseq.data.environments.datamodule import EnvironmentDataModule, Update
 from wnseq.data.environments.pictures import draw_episodes, draw_observation
+from wnseq.data.environments.play import Episodes, play_episodes, play_turn, print_episodes
+from wnseq.data.environments.replay import Replay
 from wnseq.data.environments.several import Environments, Step, make_environments
 from wnseq.data.environments.single import Environment, EnvironmentSpec, make_environment
 
@@ -11,10 +13,14 @@ __all__ = [
     "EnvironmentSpec",
     "Environments",
     "Episodes",
+    "Replay",
     "Step",
     "Update",
     "draw_episodes",
     "draw_observation",
     "make_environment",
     "make_environments",
+    "play_episodes",
+    "play_turn",
+    "print_episodes",
 ]

@@ -7,13 +7,15 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from wnseq.data._position import DataPosition, EpochLoader
+from wnseq.data.environments.play import Episodes
 from wnseq.data.environments.several import Environments, make_environments
 from wnseq.data.environments.single import EnvironmentSpec, make_environment
 
-__all__ = ["EnvironmentDataModule", "Episodes", "Update"]
+__all__ = ["EnvironmentDataModule", "Update"]
 
 FIRST_SEEDS = {"val": 1_000_000, "test": 2_000_000}  # the episodes of an evaluation are always the same
-RESUMED = ("environment", "num_envs", "rollout_steps", "passes", "batch_size", "epoch_frames")  # must be as before
+# must be as before in a resumed run
+RESUMED = ("environment", "frame_stack", "num_envs", "rollout_steps", "passes", "batch_size", "epoch_frames")
 
 
 class Update(NamedTuple):
@@ -22,7 +24,7 @@ class Update(NamedTuple):
     Args:
         part: Number of the part, from 0.
         parts: Updates of the turn.
-        parts_per_pass: Updates in which each step of the turn is learnt from once.
+        parts_per_pass: Updates in which each step of the turn is learnt from once, where it is learnt from in passes.
         frames: Steps of an environment that this update stands for.
     """
 
@@ -32,37 +34,28 @@ class Update(NamedTuple):
     frames: float
 
 
-class Episodes(NamedTuple):
-    """Episodes of an evaluation, to be played once each.
-
-    Args:
-        seeds: A seed for each.
-        max_steps: Steps after which one is cut.
-    """
-
-    seeds: tuple[int, ...]
-    max_steps: int
-
-
 class EnvironmentDataModule(LightningDataModule):
     """Copies of an environment, and the turns in which they are stepped and learnt from.
 
-    A turn is ``rollout_steps`` steps of each copy, then ``passes`` passes over these steps in updates of ``batch_size``
-    steps. The step that begins an episode after another one counts as one.
+    A turn is ``rollout_steps`` steps of each copy, then updates of ``batch_size`` steps: so many that a step is learnt
+    from ``passes`` times, in passes over the turn, or on an average where steps are drawn from a replay. The step that
+    begins an episode after another one counts as one.
 
     Args:
         environment: A name of gymnasium's registry, such as CartPole-v1; popgym-RepeatPreviousEasy-v0 and its kin, with
             POPGym installed; MinAtar/Breakout-v0 (six actions; -v1 the smallest set), with MinAtar installed.
         num_envs: Copies.
         rollout_steps: Steps of each copy in a turn.
-        passes: Passes over the steps of a turn.
-        batch_size: Steps of an update, which divide those of a turn; a recurrent network's are whole rollouts.
+        passes: Passes over the steps of a turn; how often a step is learnt from.
+        batch_size: Steps of an update: a whole part of a turn; a recurrent network's are whole rollouts. From a replay
+            they are a whole part of ``passes`` turns.
         epoch_frames: Steps of all copies between two validations, rounded to whole turns.
         val_episodes: Episodes of a validation, the same in each.
         test_episodes: Episodes of the test, and of ``predict``.
         eval_batch_size: Episodes that are played at once; changes the speed alone.
         eval_max_steps: Steps after which an evaluation cuts an episode.
         seed: Seed of the episodes of training; by default that of torch.
+        frame_stack: Latest observations that are stacked into one, as games of one picture a step need it.
 
     Raises:
         TypeError: An argument is no integer.
@@ -90,6 +83,7 @@ class EnvironmentDataModule(LightningDataModule):
         eval_batch_size: int = 100,
         eval_max_steps: int = 10000,
         seed: int | None = None,
+        frame_stack: int = 1,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -103,6 +97,7 @@ class EnvironmentDataModule(LightningDataModule):
             ("eval_batch_size", eval_batch_size, 1),
             ("eval_max_steps", eval_max_steps, 1),
             ("seed", seed, 0),
+            ("frame_stack", frame_stack, 1),
         ):
             if isinstance(value, bool) or not isinstance(value, int | None):
                 raise TypeError(f"EnvironmentDataModule: {name} must be an integer, got {value!r}")
@@ -119,14 +114,16 @@ class EnvironmentDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.eval_max_steps = eval_max_steps
         self.seed = seed
+        self.frame_stack = frame_stack
         self.position = DataPosition()
         self._spec: EnvironmentSpec | None = None
 
     @property
     def spec(self) -> EnvironmentSpec:
         """What a network must know of the environment."""
-        if self._spec is None or self._spec.name != self.environment:
-            self._spec = make_environment(self.environment).spec
+        wanted = (self.environment, self.frame_stack)
+        if self._spec is None or (self._spec.name, self._spec.frame_stack) != wanted:
+            self._spec = make_environment(*wanted).spec
         return self._spec
 
     def setup(self, stage: str | None = None) -> None:
@@ -142,31 +139,43 @@ class EnvironmentDataModule(LightningDataModule):
                 f"Q-learning trains in one process, got {self.trainer.world_size}: --trainer.devices 1. Runs with "
                 "other seeds can use the other devices"
             )
-        self._turn_parts()
         self.position.reset()
         seed = torch.initial_seed() if self.seed is None else self.seed
-        self.environments = make_environments(self.environment, self.num_envs, seed)
+        self.environments = make_environments(self.environment, self.num_envs, seed, self.frame_stack)
 
-    def _turn_parts(self) -> int:
-        """Return the updates of one pass over a turn."""
+    def _turn_updates(self) -> int:
+        """Return the updates of a turn."""
+        steps = self.num_envs * self.rollout_steps * self.passes
+        if steps % self.batch_size:
+            raise ValueError(
+                f"batch_size must divide the {steps} steps that a turn learns from (num_envs {self.num_envs} times "
+                f"rollout_steps {self.rollout_steps} times passes {self.passes}), got {self.batch_size}"
+            )
+        return steps // self.batch_size
+
+    def check_whole_passes(self) -> None:
+        """Check that the updates of a pass over a turn take each of its steps once.
+
+        Raises:
+            ValueError: They do not.
+        """
         frames = self.num_envs * self.rollout_steps
         if frames % self.batch_size:
             raise ValueError(
                 f"batch_size must divide the {frames} steps of a turn (num_envs {self.num_envs} times rollout_steps "
                 f"{self.rollout_steps}), got {self.batch_size}"
             )
-        return frames // self.batch_size
 
-    def check_whole_rollouts(self) -> None:
-        """Check that an update takes whole rollouts, as a recurrence needs.
+    def check_whole_sequences(self, steps: int) -> None:
+        """Check that an update takes whole sequences of some steps, as a recurrence needs.
 
         Raises:
             ValueError: It does not.
         """
-        if self.batch_size % self.rollout_steps:
+        if self.batch_size % steps:
             raise ValueError(
-                f"batch_size must be a multiple of rollout_steps ({self.rollout_steps}) for a recurrent network, which "
-                f"learns from whole rollouts, got {self.batch_size}"
+                f"batch_size must be a multiple of the {steps} steps of a sequence (rollout_steps; sequence_steps with "
+                f"dqn) for a recurrent network, got {self.batch_size}"
             )
 
     def describe(self) -> str:
@@ -175,7 +184,7 @@ class EnvironmentDataModule(LightningDataModule):
         frames = turn * max(1, round(self.epoch_frames / turn))
         return (
             f"{self.spec}\nan epoch: {frames:,} frames of {self.num_envs} copies, in turns of {self.rollout_steps} "
-            f"steps of each, which {self.passes} passes of {turn // self.batch_size} updates learn from"
+            f"steps of each and then {self._turn_updates()} updates of {self.batch_size} steps"
         )
 
     def describe_part(self, part: str) -> str:
@@ -193,13 +202,12 @@ class EnvironmentDataModule(LightningDataModule):
 
     def train_dataloader(self) -> EpochLoader[Update]:
         """Return the updates of an epoch."""
-        per_pass = self._turn_parts()
-        parts, turn = per_pass * self.passes, self.num_envs * self.rollout_steps
+        parts, turn = self._turn_updates(), self.num_envs * self.rollout_steps
         length = parts * max(1, round(self.epoch_frames / turn))
 
         def updates(epoch: int, first: int) -> Iterator[Update]:
             for index in range(first, length):
-                yield Update(index % parts, parts, per_pass, turn / parts)
+                yield Update(index % parts, parts, max(1, parts // self.passes), turn / parts)
 
         return EpochLoader(self.position, length, updates, self.trainer)
 

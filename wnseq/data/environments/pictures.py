@@ -30,12 +30,14 @@ def draw_observation(spec: EnvironmentSpec, observation: Array) -> Array:
     """Return a grey picture of an observation, ``(H, W)``, from 0 to 1.
 
     The channels of an image of zeros and ones get a grey each, those of another image their mean. A cart and its pole
-    are drawn from the side, other numbers as bars: the middle is 0, the edges are −1 and 1.
+    are drawn from the side, other numbers as bars: the middle is 0, the edges are −1 and 1. Of a stack of frames the
+    latest is drawn.
 
     Example:
         >>> draw_observation(EnvironmentSpec("x", (2, 1, 3), 1, 4), np.array([[[0, 1, 0]], [[0, 0, 1]]])).tolist()
         [[0.0, 0.5, 1.0]]
     """
+    observation = observation[-spec.frame_shape[0] :]
     if len(spec.shape) == 3:
         greys = (np.arange(len(observation)) + 1) / len(observation)
         image: Array = observation.mean(0) / 255 if spec.largest != 1 else (observation * greys[:, None, None]).max(0)

@@ -96,8 +96,8 @@ class Environments(ABC):
 class OneByOne(Environments):
     """Environments of Python, one after the other. Their state is a seed, and the actions of each one's episode."""
 
-    def __init__(self, name: str, number: int, seed: int) -> None:
-        self._each = [make_environment(name) for _ in range(number)]
+    def __init__(self, name: str, number: int, seed: int, frame_stack: int = 1) -> None:
+        self._each = [make_environment(name, frame_stack) for _ in range(number)]
         super().__init__(self._each[0].spec, number)
         self._seed = seed
         self._episodes = [0] * number
@@ -142,7 +142,11 @@ class OneByOne(Environments):
 
 
 class AtOnce(Environments):
-    """Environments of gymnasium's vector form. Their state is that of its arrays and of its random generator."""
+    """Environments of gymnasium's vector form. Their state is that of its arrays and of its random generator.
+
+    The arrays keep their layout, ``K``: how a product is rounded depends on it, and CartPole's observations are
+    transposed.
+    """
 
     def __init__(self, name: str, number: int, seed: int) -> None:
         gymnasium = import_gymnasium(name)
@@ -158,28 +162,29 @@ class AtOnce(Environments):
     def state_dict(self) -> dict[str, Any]:
         """Return plain types and tensors from which the same steps follow."""
         arrays = {name: value for name, value in vars(self._vector).items() if isinstance(value, np.ndarray)}
-        tensors = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+        tensors = {name: torch.from_numpy(value.copy("K")) for name, value in arrays.items()}
         state = {"arrays": tensors, "random": self._vector.np_random.bit_generator.state}
-        return {**super().state_dict(), **state, "observations": torch.from_numpy(self.observations.copy())}
+        return {**super().state_dict(), **state, "observations": torch.from_numpy(self.observations.copy("K"))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from what ``state_dict`` returned."""
         super().load_state_dict(state)
         for name, value in state["arrays"].items():
-            setattr(self._vector, name, value.numpy().copy())
+            setattr(self._vector, name, value.numpy().copy("K"))
         self._vector.np_random.bit_generator.state = state["random"]
-        self.observations = state["observations"].numpy().copy()
+        self.observations = state["observations"].numpy().copy("K")
 
 
-def make_environments(name: str, number: int, seed: int) -> Environments:
+def make_environments(name: str, number: int, seed: int, frame_stack: int = 1) -> Environments:
     """Return copies of an environment, in gymnasium's vector form if it has one that can be saved and restored.
 
     Args:
         name: As in :func:`make_environment`.
         number: Copies.
         seed: Seed of all their episodes.
+        frame_stack: As in :func:`make_environment`; more than one are stepped one by one.
     """
-    if not name.startswith("MinAtar/"):
+    if not name.startswith("MinAtar/") and frame_stack == 1:
         gymnasium = import_gymnasium(name)
         spec = make_environment(name).spec
         registered = gymnasium.registry.get(name)
@@ -187,7 +192,7 @@ def make_environments(name: str, number: int, seed: int) -> Environments:
             found = AtOnce(name, number, seed)
             if _repeats(found, AtOnce(name, number, seed + 1)):
                 return AtOnce(name, number, seed)
-    return OneByOne(name, number, seed)
+    return OneByOne(name, number, seed, frame_stack)
 
 
 def _repeats(one: AtOnce, other: AtOnce) -> bool:

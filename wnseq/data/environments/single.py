@@ -4,7 +4,7 @@ import difflib
 import importlib
 import logging
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -33,12 +33,19 @@ class EnvironmentSpec:
         shape: Shape of an observation: ``(C, H, W)`` of an image, ``(I,)`` of anything else.
         largest: The largest value of a pixel, which is a whole number; None where an observation is of real numbers.
         num_actions: Number of actions.
+        frame_stack: Latest observations of the environment that make one of these: ``(frame_stack·C, H, W)``.
     """
 
     name: str
     shape: tuple[int, ...]
     largest: int | None
     num_actions: int
+    frame_stack: int = 1
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one observation of the environment itself."""
+        return (self.shape[0] // self.frame_stack, *self.shape[1:])
 
     @property
     def dtype(self) -> npt.DTypeLike:
@@ -51,7 +58,7 @@ class EnvironmentSpec:
         Raises:
             ValueError: Its observations or its actions are others.
         """
-        if (self.shape, self.largest, self.num_actions) != (other.shape, other.largest, other.num_actions):
+        if replace(self, name="") != replace(other, name=""):
             raise ValueError(f"the network is for the {self}; --data.environment names the {other}")
 
     def state(self) -> dict[str, Any]:
@@ -65,7 +72,8 @@ class EnvironmentSpec:
 
     def __str__(self) -> str:
         what = f"images {' x '.join(map(str, self.shape))}" if len(self.shape) > 1 else f"{self.shape[0]} numbers"
-        return f"environment {self.name}: {what}, {self.num_actions} actions"
+        of = f" of {self.frame_stack} frames" if self.frame_stack > 1 else ""
+        return f"environment {self.name}: {what}{of}, {self.num_actions} actions"
 
 
 class Environment(Protocol):
@@ -80,22 +88,22 @@ class Environment(Protocol):
         """Act; return the next observation, the reward, and whether the episode ended or was cut."""
 
 
-def make_environment(name: str) -> Environment:
+def make_environment(name: str, frame_stack: int = 1) -> Environment:
     """Return an environment by its name.
 
     Args:
         name: A name of gymnasium's registry, such as ``CartPole-v1``, or ``module:Name-v0`` of a module of yours;
             ``popgym-RepeatPreviousEasy-v0`` and its kin of POPGym; ``MinAtar/Breakout-v0``, or ``-v1`` with the
             smallest set of actions.
+        frame_stack: Latest observations that are stacked into one, the oldest first; before an episode they are zero.
 
     Raises:
         ModuleNotFoundError: The package that has it is not installed.
         ValueError: There is no environment of that name, its observations are a dictionary, or its actions are not
             numbered.
     """
-    if name.startswith("MinAtar/"):
-        return _MinAtar(name)
-    return _Gymnasium(name)
+    environment = _MinAtar(name) if name.startswith("MinAtar/") else _Gymnasium(name)
+    return environment if frame_stack == 1 else _Stacked(environment, frame_stack)
 
 
 def import_gymnasium(name: str) -> ModuleType:
@@ -209,3 +217,25 @@ class _MinAtar:
     def _array(self) -> Array:
         state: Array = self._game.state()
         return state.transpose(2, 0, 1).view(np.uint8)
+
+
+class _Stacked:
+    """An environment whose observations are its latest ones, the oldest first."""
+
+    def __init__(self, environment: Environment, frame_stack: int) -> None:
+        self._environment, spec = environment, environment.spec
+        shape = (frame_stack * spec.shape[0], *spec.shape[1:])
+        self.spec = replace(spec, shape=shape, frame_stack=frame_stack)
+        self._observation: Array = np.zeros(shape, spec.dtype)
+
+    def reset(self, seed: int) -> Array:
+        self._observation = np.zeros_like(self._observation)
+        return self._append(self._environment.reset(seed))
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool]:
+        observation, reward, terminated, truncated = self._environment.step(action)
+        return self._append(observation), reward, terminated, truncated
+
+    def _append(self, frame: Array) -> Array:
+        self._observation = np.concatenate((self._observation[len(frame) :], frame))
+        return self._observation

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from wnseq.training.callbacks.ranks import all_gather_object
+from wnseq.training.ranks import all_gather_object
 from wnseq.training.run_info import find_trainer
 
 __all__ = ["CarriedStates", "State"]

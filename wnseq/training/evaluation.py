@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from wnseq.training.callbacks.ranks import all_gather_object
+from wnseq.training.ranks import all_gather_object
 
 __all__ = ["EvaluationTotals", "ExampleGenerators", "ReturnTotals", "evaluation_mode", "evaluation_stage", "is_fitting"]
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from wnseq.training.callbacks.exact_places import begin_validation, resumes_exactly, rewind_validation
 from wnseq.training.callbacks.graceful_stop import StopAtOnce
-from wnseq.training.callbacks.ranks import all_gather_object
 from wnseq.training.cli.errors import suggest
 from wnseq.training.evaluation import is_fitting
+from wnseq.training.ranks import all_gather_object
 
 __all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput"]
 

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from wnseq.training._lightning_internals import add_epoch_sums, epoch_sums
-from wnseq.training.callbacks.ranks import all_gather_object
+from wnseq.training.ranks import all_gather_object
 
 __all__ = ["EpochMeans"]
 

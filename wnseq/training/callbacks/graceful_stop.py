@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from wnseq.training._lightning_internals import replace_sigterm_handler, stop_after_batch
 from wnseq.training.callbacks.exact_places import awaits_validation, resumes_exactly
-from wnseq.training.callbacks.ranks import RankAgreement
+from wnseq.training.ranks import RankAgreement
 from wnseq.training.signals import handle_signals, handled_signals
 
 __all__ = ["GracefulShutdown", "StopAtOnce", "exit_on_signals"]

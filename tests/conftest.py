@@ -24,6 +24,7 @@ torch._dynamo.guards.profile_guard_manager = lambda *_: 0.0  # a figure for torc
 
 FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs in one worker, so that it is made once
     "tests/recipes/test_language_model_parallel.py",
+    "tests/recipes/test_own_images.py",
     "tests/recipes/test_pixelcnn.py",
     "tests/recipes/test_vae.py",
     "tests/test_compatibility.py",
@@ -31,6 +32,7 @@ FIXTURES_OF_SECONDS = (  # files whose module fixture takes seconds: each runs i
     "tests/test_initialisation.py",
     "tests/test_readme.py",
     "tests/test_wheel.py",
+    "tests/training/test_serving.py",
 )
 LONG = (*FIXTURES_OF_SECONDS, "tests/recipes/", "tests/recurrence/test_dispatch.py", "tests/test_onnx.py")
 

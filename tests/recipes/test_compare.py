@@ -204,7 +204,8 @@ def test_another_command_does_not_take_over_a_run(capsys):
 
 
 def test_it_runs_a_recipe(monkeypatch):
-    monkeypatch.setattr("wnseq.recipes.compare.subprocess", forked)  # the others have processes of their own
+    for module in ("recipes.compare", "training.child_process"):  # the others have processes of their own
+        monkeypatch.setattr(f"wnseq.{module}.subprocess", forked)
     batches = " ".join(f"--trainer.limit_{part}_batches 1" for part in ("train", "val", "test"))
     arguments = f"--model.width 0.05 --model.init_images 2 --data.size 16 --trainer.max_epochs 1 {batches}"
     means = main(["--recipe=image_classifier", "--metric=error_percent", "--out=out", "--seeds=[0]",

@@ -50,7 +50,7 @@ FIT = ["fit", *COMMON, "--model.hidden_size=16", "--model.num_layers=2", "--data
        "--data.random_bptt=true", "--trainer.log_every_n_steps=1", "--model.sampling.max_new_tokens=5"]  # fmt: skip
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 BITS = ["--model.dropout=0.3", "--trainer.logger=false", "--model.schedule=constant", "--data.batch_size=4", *TWO,
-        "--trainer.val_check_interval=9"]  # fmt: skip
+        "--trainer.val_check_interval=9", "--trainer.limit_test_batches=2"]  # fmt: skip
 EVALUATIONS = [
     ["--data.eval_batch_size=3"],
     ["--data.eval_batch_size=1"],  # one process has no stream at all

@@ -79,7 +79,6 @@ def trained(request: pytest.FixtureRequest, place: Path) -> str:
     return name
 
 
-@pytest.mark.xdist_group("own images")
 def test_a_checkpoint_measures_its_own_images_wherever_it_is(trained, place, tmp_path, monkeypatch):
     checkpoint = place / f"runs/{trained}/1/checkpoints/last.ckpt"
     monkeypatch.chdir(tmp_path)
@@ -90,7 +89,6 @@ def test_a_checkpoint_measures_its_own_images_wherever_it_is(trained, place, tmp
         assert re.search(rf"measured on  .*{source}, {part} part, 3 images", text)
 
 
-@pytest.mark.xdist_group("own images")
 def test_other_images_by_an_option_are_named(trained, place, monkeypatch):
     monkeypatch.chdir(place)
     channels = "1" if trained == "draw" else "3"
@@ -98,7 +96,6 @@ def test_other_images_by_an_option_are_named(trained, place, monkeypatch):
     assert re.search(r"measured on  others, test part, 4 images.*\ntrained on   dataset \w+ .*another one", text)
 
 
-@pytest.mark.xdist_group("own images")
 @pytest.mark.parametrize("recipe", ["image_classifier", "sequential_images"])
 def test_classes_are_found_by_their_names(recipe, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
@@ -129,7 +126,6 @@ def test_classes_are_found_by_their_names(recipe, place, monkeypatch, capsys):
         assert text in capsys.readouterr().err
 
 
-@pytest.mark.xdist_group("own images")
 def test_the_page_s_commands_and_programs_run(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     lines = ["time,a,b", *(f"{t},{np.sin(t / 5):.4f},{np.cos(t / 7):.4f}" for t in range(120))]

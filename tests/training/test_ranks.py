@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from wnseq.training.callbacks import ranks
+from wnseq.training import ranks
 
 
 class Process(SimpleNamespace):

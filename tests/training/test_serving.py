@@ -13,7 +13,6 @@ from wnseq.data.text import Tokenizer
 from wnseq.recipes.language_model import LanguageModel, generate, main, score
 from wnseq.training.checkpoint_files import load_run_checkpoint
 
-pytestmark = pytest.mark.xdist_group("serving")
 PAGE = Path(__file__).parents[2] / "docs/serving.md"
 TEXT = "the weight of a word is its scale times its direction, and no more\n" * 200
 

@@ -50,9 +50,9 @@ def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("place", "number", "status"),
     [
-        *((place, signal.SIGTERM, 143) for place in PLACES),
-        *((place, signal.SIGINT, 130) for place in ("inside", "validation", "very last")),
-        *((place, signal.SIGHUP, 129) for place in ("inside", "validation", "test")),
+        *((place, signal.SIGTERM, 143) for place in ("inside", "first", "last", "last validation")),
+        *((place, signal.SIGINT, 130) for place in ("validation", "very last")),
+        *((place, signal.SIGHUP, 129) for place in ("inside", "test")),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_bit(

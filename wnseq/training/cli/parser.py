@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -13,7 +13,7 @@ from wnseq.training._lightning_internals import option_names, subparsers
 from wnseq.training.cli.arguments import option_values
 from wnseq.training.cli.errors import suggest
 
-__all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand", "suggest_option"]
+__all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand", "suggest_option", "with_defaults"]
 
 DOTTED = re.compile(r"(\w+\.)+")  # the modules before a type's name
 # what other programs call an option -> the last part of its name here
@@ -196,3 +196,23 @@ def insert_subcommand(args: Sequence[str]) -> list[str]:
     if args and not args[0].startswith("-"):
         return args  # a misspelt subcommand, which the parser reports
     return ["fit", *args]
+
+
+def with_defaults(
+    parser: Any, arguments: Sequence[str], config: Any, defaults: Mapping[str, Any], given: Collection[str]
+) -> Any:
+    """Return the options of a command with other defaults of its subcommand's options.
+
+    Args:
+        parser: The parser, whose subcommand then has the defaults too.
+        arguments: The command line.
+        config: What it was parsed to, which is changed.
+        defaults: Defaults by the names of the options.
+        given: Names of the options that the command has by itself.
+    """
+    subparsers(parser)[config.subcommand].set_defaults(dict(defaults))
+    if any(isinstance(value, dict | list) for value in defaults.values()):  # the parser makes its own types of them
+        return parser.parse_args(arguments)
+    for name in defaults.keys() - set(given):
+        config[config.subcommand][name] = defaults[name]
+    return config

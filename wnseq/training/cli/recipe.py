@@ -24,7 +24,7 @@ from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
 from wnseq.training.cli.output import safe_output
-from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand
+from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand, with_defaults
 from wnseq.training.cli.presets import expand_preset_names, find_presets
 from wnseq.training.cli.problems import check_trainer_options, collect_problems
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
@@ -171,7 +171,7 @@ class RecipeCLI(FlagsFirstCLI):
         parser.set_defaults(self.defaults)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, then again with the defaults that a checkpoint or the data decide."""
+        """Parse the command line, and fill in the defaults that a checkpoint or the data decide."""
         with user_errors():
             words, run = expand_resume(self.typed, self.name)
             self.arguments = expand_logger_names(expand_preset_names(words, self.recipe))
@@ -195,8 +195,7 @@ class RecipeCLI(FlagsFirstCLI):
                 self.notes += describe_start(start, given, subparser.get_default)
                 defaults = self.choose_defaults(options, defaults, given) | defaults
         if defaults:
-            subparser.set_defaults(defaults)
-            self.config = parser.parse_args(self.arguments)
+            self.config = with_defaults(parser, self.arguments, self.config, defaults, given)
         if start is not None:
             if subcommand != "fit" and start.progress and os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"{os.path.relpath(start.path)}: {start.progress}", file=sys.stderr)

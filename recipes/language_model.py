@@ -20,7 +20,7 @@ A smaller model, of a checkpoint trained with slim_penalty, and one for ONNX Run
     wnseq run language_model export --ckpt_path best --output model.onnx
 
 Expect a test perplexity near 47.5 and 1.63 bits per byte (xz: 1.78), after 1 to 1.5 minutes of training on 2 CPU cores.
-Epochs, dropout and step size that you do not give are chosen by the size of the text, for about two minutes, and printed.
+Epochs, dropout and step size that you do not give are chosen by the size of the text, for some two minutes, and said.
 
 Deviations from the paper:
 1. The paper has no language model. As in its section 5.3, every weight vector of the recurrent net is normalised; those

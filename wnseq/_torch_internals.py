@@ -248,11 +248,16 @@ def storage_id(storage: torch.UntypedStorage) -> int:
 # ---- MKL and oneDNN
 
 
+def processor_capabilities() -> dict[str, Any]:
+    """Return what torch knows of the processor, by name: nothing in a torch without that function, which is public."""
+    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return find()
+
+
 def _has_fast_mkl() -> bool:
     """Return True if the processor is Intel's, on which MKL is as fast as oneDNN or faster."""
-    find: Callable[[], Any] | None = getattr(torch.cpu, "get_capabilities", None)  # public, but not in every torch
     has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return has_mkl and find is not None and "Intel" in str(find().get("cpu_name"))
+    return has_mkl and "Intel" in str(processor_capabilities().get("cpu_name"))
 
 
 IS_MKL_FAST = _has_fast_mkl()

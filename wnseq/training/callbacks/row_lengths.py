@@ -42,9 +42,10 @@ class RowLengths(Callback):
         lengths = row_lengths(embedding).tolist()
         counts = splits["train"].token_counts(len(lengths)).tolist()
         with (Path(folder) / "embedding.csv").open("w", newline="", encoding="utf-8") as table:
-            csv.writer(table).writerow(LENGTH_COLUMNS)
+            writer = csv.writer(table)
+            writer.writerow(LENGTH_COLUMNS)
             for place, (name, count, length) in enumerate(zip(tokenizer.names(), counts, lengths, strict=True)):
-                csv.writer(table).writerow([place, name, count, f"{length:.7g}"])
+                writer.writerow([place, name, count, f"{length:.7g}"])
         plot_row_lengths(Path(folder))
 
 

@@ -1,12 +1,12 @@
 """The command line of a recipe whose data are text: settings by its size, and the tokenizer of a checkpoint."""
 
 import lzma
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 
+from wnseq._torch_internals import processor_capabilities
 from wnseq.training.cli.recipe import RecipeCLI
 from wnseq.training.cli.sampling import SamplingCLI
 
@@ -70,8 +70,7 @@ class TextCLI(TokenizerCLI, SamplingCLI):
 
 def has_fast_bfloat16() -> bool:
     """Return True if a processor computes that has instructions for products of bfloat16."""
-    find: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # not in every torch
-    return bool(find().get("avx512_bf16")) and not torch.accelerator.is_available()
+    return bool(processor_capabilities().get("avx512_bf16")) and not torch.accelerator.is_available()
 
 
 def compressed_bits_per_byte(train: bytes, test: bytes) -> float:

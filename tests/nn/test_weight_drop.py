@@ -19,7 +19,8 @@ from wnseq._recurrence.cpu_rnn import CPU_RNN
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
 from wnseq._recurrence.matmul import onednn_supports
 from wnseq._recurrence.torch_kernel import TORCH_KERNEL
-from wnseq.nn import add_safe_globals
+from wnseq.nn import _dropout, add_safe_globals
+from wnseq.nn._dropout import _drop_entries
 
 LAYERS = {"WNRNN": WNRNN, "WNLSTM": WNLSTM, "WNGRU": WNGRU, "LSTM": LSTM, "GRU": GRU}
 each_layer = pytest.mark.parametrize("name", LAYERS)
@@ -38,7 +39,27 @@ def masks_of(module, seed):
     """Return the masks of the forward after a seed: one for each layer and direction, in their order."""
     torch.manual_seed(seed)
     weights = {names[1]: getattr(module, names[1]).detach() for names in module._all_weights}
-    return {name: F.dropout(torch.ones_like(weight), module.weight_drop) for name, weight in weights.items()}
+    return {name: _drop_entries(torch.ones_like(weight), module.weight_drop) for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("p", [1e-3, 0.35, 0.5, 0.9])
+def test_each_entry_is_dropped_with_the_same_probability_by_itself(p):
+    torch.manual_seed(0)
+    weight = torch.ones(2**20 + 1)
+    first, second = _drop_entries(weight, p), _drop_entries(weight, p)
+    dropped, others = first == 0, second == 0
+    assert set(first.unique().tolist()) == {0.0, (torch.ones(()) / (1 - p)).item()}
+    spread = (p * (1 - p) / 2**18) ** 0.5
+    for k in range(4):  # of the parts of 64 bits and of their neighbours
+        assert abs(dropped[k::4].double().mean() - p) < 5 * spread
+    for pair in (dropped[1:] & dropped[:-1], dropped[2:] & dropped[:-2], dropped & others):
+        assert abs(pair.double().mean() - p**2) < 5 * p / 2**10
+
+
+def test_nearly_all_entries_may_be_dropped():
+    weight = torch.ones(3, 5, dtype=torch.float64)
+    assert not _drop_entries(weight, 1 - 2**-40).any()
+    assert torch.equal(_drop_entries(weight, 2**-40), weight / (1 - 2**-40))
 
 
 @each_sequence
@@ -103,6 +124,7 @@ def test_the_kernel_is_that_without_weight_drop(name, size, expected, monkeypatc
 def test_a_compiled_module_draws_in_the_graph(monkeypatch):
     seen, select = [], dispatch.select_backend
     monkeypatch.setattr(dispatch, "select_backend", lambda call: seen.append(select(call)) or seen[-1])
+    monkeypatch.setattr(_dropout, "_drop_entries", F.dropout)  # its own draws are not those of a graph
     module, x = WNLSTM(4, 6, weight_drop=0.5), torch.randn(5, 3, 4)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     assert not equal(compiled(x), compiled(x)) and all(each is CUSTOM_OPS for each in seen) and seen

@@ -1,4 +1,4 @@
-"""Ctrl-C while the command imports what it needs."""
+"""What the command does before it imports torch."""
 
 import os
 import signal
@@ -22,3 +22,27 @@ def test_ctrl_c_in_the_imports_leaves_no_traceback(tmp_path: Path, failure: str,
     )
     assert ("Traceback" in done.stderr) == shown
     assert done.returncode == (1 if shown or os.name != "posix" else -signal.SIGINT)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no huge pages")
+@pytest.mark.parametrize(
+    ("command", "given", "expected"),
+    [
+        (["-m", "wnseq"], None, "1"),
+        (["-m", "wnseq"], "0", "0"),
+        (["recipes/own.py"], None, "1"),
+        (["own.py"], None, "None"),
+    ],
+    ids=["command", "given", "recipe", "program"],
+)
+def test_the_command_asks_for_huge_pages(tmp_path: Path, command: list[str], given: str | None, expected: str) -> None:
+    name = "THP_MEM_ALLOC_ENABLE"
+    (tmp_path / "torch.py").write_text(f"import os\nraise SystemExit(str(os.environ.get({name!r})))")
+    (tmp_path / "recipes").mkdir()
+    for script in ("own.py", "recipes/own.py"):
+        (tmp_path / script).write_text("import wnseq")
+    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: given} if given else {})
+    environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
+    command = [sys.executable, *command]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.strip() == expected

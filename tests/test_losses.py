@@ -78,7 +78,8 @@ def test_float32(chunked: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch) -
 def test_torch_takes_the_products_where_a_lower_precision_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "onednn_supports", lambda *_: True)
     taken = []
-    monkeypatch.setattr(losses, "linear", lambda x, w: taken.append(1) or F.linear(x, w))
+    for name in ("linear", "linear_of_many"):
+        monkeypatch.setattr(losses, name, lambda x, w: taken.append(1) or F.linear(x, w))
     tensors = draw(torch.float32)
     gradients(fused_linear_cross_entropy, tensors)
     assert len(taken) == 3

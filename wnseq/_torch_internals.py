@@ -261,6 +261,7 @@ def _has_fast_mkl() -> bool:
 
 
 IS_MKL_FAST = _has_fast_mkl()
+HAS_AMX = bool(processor_capabilities().get("amx_bf16"))  # instructions for products of whole tiles
 
 
 def _find_products() -> tuple[Any, Any]:

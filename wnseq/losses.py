@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wnseq._recurrence.matmul import linear, onednn_supports
+from wnseq._recurrence.matmul import by_tiles, linear, linear_of_many, onednn_supports, weight_grad
 from wnseq._torch_internals import is_autocast
 from wnseq.errors import ShapeError
 
@@ -194,14 +194,17 @@ def _whole(work: _Work) -> Tensor:
     x, row_weight = work.x, work.row_weight
     loss = row_weight.new_zeros(())
     w = work.weight.to(x.dtype)
-    logits = linear(x, w) if _use_onednn(x, w) else x @ w.t()  # (N, V)
+    logits = linear_of_many(x, w) if _use_onednn(x, w) else x @ w.t()  # (N, V)
     height = _block_rows(logits, len(w))
     buffer = row_weight.new_empty(min(height, len(x)), len(w)) if logits.dtype != row_weight.dtype else None
     for top in range(0, len(x), height):
         loss += _softmax(work, logits, slice(top, top + height), buffer)
     if work.grad_input is not None:
         _multiply(logits, w, out=work.grad_input, add=False)
-    if work.grad_weight is not None:
+    if work.grad_weight is not None and by_tiles(x, len(w)):
+        del w  # whose memory the product takes
+        work.grad_weight.copy_(weight_grad(logits, work.weighted))
+    elif work.grad_weight is not None:
         _multiply(logits.t(), work.weighted, out=work.grad_weight, add=False)
     return loss
 

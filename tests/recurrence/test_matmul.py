@@ -8,8 +8,17 @@ from torch.func import functional_call, vmap
 
 from wnseq import WNGRUCell, WNLSTMCell
 from wnseq._recurrence import matmul
-from wnseq._recurrence.matmul import linear, memory_bound_linear, onednn_supports, prepacked_linear, weight_grad
+from wnseq._recurrence.matmul import (
+    by_tiles,
+    linear,
+    linear_of_many,
+    memory_bound_linear,
+    onednn_supports,
+    prepacked_linear,
+    weight_grad,
+)
 from wnseq._torch_internals import HAS_ONEDNN, HAS_ONEDNN_BF16
+from wnseq.losses import fused_linear_cross_entropy
 
 DTYPES = [torch.float32, torch.float64, *([torch.bfloat16] if HAS_ONEDNN_BF16 else [])]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -60,6 +69,23 @@ def test_weight_grad(dtype, widths):
 
 
 @needs_onednn
+def test_large_products_by_transposed_copies(monkeypatch):
+    x, w, d = (draw(*shape, dtype=torch.bfloat16) for shape in ((70, 300), (260, 300), (70, 260)))
+    target = torch.arange(70) * 3
+    losses = []
+    for has_amx in (False, True):
+        monkeypatch.setattr(matmul, "HAS_AMX", has_amx)
+        monkeypatch.setattr(matmul, "MIN_FLOPS_AMX", x.numel() * len(w))
+        assert by_tiles(x, len(w)) == has_amx and not by_tiles(x[1:], len(w)) and not by_tiles(x.float(), len(w))
+        assert_close(linear_of_many(x, w), F.linear(x, w))
+        assert_close(weight_grad(d, x), d.mT @ x)
+        leaf = w.float().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = fused_linear_cross_entropy(x, leaf, target)
+        losses.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(*losses, atol=1e-4, rtol=0.02)
+
+
 def test_what_onednn_supports(monkeypatch):
     assert onednn_supports(draw(2, 2), None)
     assert not onednn_supports(draw(2, 2, dtype=torch.float64))

@@ -15,7 +15,7 @@ from wnseq._recurrence import unrolled
 from wnseq._recurrence.backend import unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import CPULoop
-from wnseq._recurrence.matmul import prepacked_linear
+from wnseq._recurrence.matmul import prepacked_linear, weight_grad
 from wnseq._torch_internals import needs_grad
 
 BF16 = torch.bfloat16
@@ -112,8 +112,8 @@ class _LSTM(torch.autograd.Function):
         features = x.shape[2]
         d, d_h, d_c, d_bias = _walk_back(d_output, d_h, d_c, weight[:, features:], gates, cells, tanhs)
         rows = d.flatten(0, 1)
-        d_weight = rows.mT @ inputs[:-1].flatten(0, 1)
-        d_ih, d_hh = (part.float() for part in d_weight.split((features, h.shape[1]), 1))
+        d_weight = weight_grad(rows, inputs[:-1].flatten(0, 1))
+        d_ih, d_hh = d_weight[:, :features].float(), d_weight[:, features:].float()
         d_x = (rows @ weight[:, :features]).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
         d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
         return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, *d_biases

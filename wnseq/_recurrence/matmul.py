@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wnseq._torch_internals import (
+    HAS_AMX,
     HAS_ONEDNN,
     HAS_ONEDNN_BF16,
     IS_MKL_FAST,
@@ -26,6 +27,8 @@ MIN_ROWS_MKL, MAX_ENTRIES_MKL = 16, 2**20
 MIN_ENTRIES_WEIGHT_GRAD = (
     2**16
 )  # entries of a weight's gradient; oneDNN transposes first, which smaller ones do not repay
+MIN_FLOPS_AMX = 2**31  # multiplications from which on a transposed copy repays itself
+TRANSPOSED_ROWS = 128  # a block of which the caches hold
 
 
 def onednn_supports(*tensors: Tensor | None) -> bool:
@@ -81,8 +84,30 @@ def prepacked_add(w: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda y, x: y.add_(multiply(x))
 
 
+def linear_of_many(x: Tensor, w: Tensor) -> Tensor:
+    """Return x Wᵀ for many rows, without a gradient."""
+    return x @ _transposed(w) if by_tiles(x, len(w)) else linear(x, w)
+
+
+def by_tiles(x: Tensor, outputs: int) -> bool:
+    """Return True if AMX computes a large product, twice as fast where neither factor is a transposed view."""
+    return HAS_AMX and x.numel() * outputs >= MIN_FLOPS_AMX and x.dtype == torch.bfloat16 and x.is_cpu
+
+
+def _transposed(w: Tensor) -> Tensor:
+    """Return the transpose as a tensor of its own, in a quarter of the time of ``contiguous``."""
+    rows, columns = w.shape
+    result = w.new_empty(columns, rows)
+    for top in range(0, rows, TRANSPOSED_ROWS):
+        part = slice(top, top + TRANSPOSED_ROWS)
+        result[:, part] = w[part].mT
+    return result
+
+
 def weight_grad(d: Tensor, x: Tensor) -> Tensor:
     """Return dᵀ x ``(O, I)``, the gradient of a weight, from d ``(N, O)`` and x ``(N, I)``, without a gradient."""
+    if by_tiles(x, d.shape[1]):
+        return _transposed(_transposed(x) @ d)
     if IS_MKL_FAST and d.dtype == torch.float32:
         return d.mT @ x
     if d.dtype == torch.float32 and d.shape[1] * x.shape[1] >= MIN_ENTRIES_WEIGHT_GRAD and onednn_supports(d, x):

@@ -293,13 +293,14 @@ class QLearning(CheckedLoading, LightningModule):
         turn, is_recurrent = self.experience, self.hparams.core != "none"
         if batch.part % batch.parts_per_pass == 0:
             turn["order"] = torch.randperm(turn["actions"][0 if is_recurrent else ...].numel())
-        chosen = turn["order"].chunk(batch.parts_per_pass)[batch.part % batch.parts_per_pass].to(self.device)
+        size = len(turn["order"]) // batch.parts_per_pass
+        chosen = turn["order"][batch.part % batch.parts_per_pass * size :][:size].to(self.device)
         names = (*INPUTS, "actions", "resets", "returns")
         if is_recurrent:  # from the state at the rollout's start
-            picked = [turn[name][:, chosen] for name in names]
-            state = tuple(part[:, chosen] for part in parts(turn, "state"))
+            picked = [turn[name].index_select(1, chosen) for name in names]
+            state = tuple(part.index_select(1, chosen) for part in parts(turn, "state"))
         else:
-            picked, state = [turn[name].flatten(0, 1)[chosen].unsqueeze(0) for name in names], None
+            picked, state = [turn[name].flatten(0, 1).index_select(0, chosen).unsqueeze(0) for name in names], None
         return (*picked[:3], state), *picked[3:]
 
     def draw_replay(self) -> Drawn:
@@ -419,7 +420,8 @@ class Network(BatchInitialised):
             - action values: ``(T, N, A)``; and the state after the last
         """
         dtype = next(self.parameters()).dtype
-        x = self.body(observations.flatten(0, 1).to(dtype) / self.largest).unflatten(0, observations.shape[:2])
+        x = observations.flatten(0, 1).to(dtype)
+        x = self.body(x if self.largest == 1 else x / self.largest).unflatten(0, observations.shape[:2])
         if self.core is None:
             return self.output(x), None
         last = F.one_hot(previous, self.num_actions) * ~begins.unsqueeze(2)

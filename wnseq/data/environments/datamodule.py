@@ -200,6 +200,10 @@ class EnvironmentDataModule(LightningDataModule):
         names = (*RESUMED, "val_episodes", "test_episodes", "eval_max_steps", "seed")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return the batch as it is: it has no tensors, in which Lightning would search each one."""
+        return batch
+
     def train_dataloader(self) -> EpochLoader[Update]:
         """Return the updates of an epoch."""
         parts, turn = self._turn_updates(), self.num_envs * self.rollout_steps

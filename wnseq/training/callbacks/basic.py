@@ -5,6 +5,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from wnseq.training.ranks import all_gather_object
 __all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput"]
 
 LOG_EVERY = 10  # batches between two figures of the throughput: Lightning takes up to a millisecond to log a number
+LOG_AFTER = 0.5  # and the seconds between two of them within an epoch
 
 
 def _cuda_is_used() -> bool:
@@ -120,7 +122,8 @@ class RngState(Callback):
 class Throughput(Callback):
     """Log the speed of training as ``train/<unit>_per_s``, validation excluded.
 
-    It is a running mean over about the last 20 batches, over all ranks, logged every tenth batch.
+    It is a running mean over about the last 20 batches, over all ranks, logged every tenth batch, and twice a second at
+    most.
 
     Args:
         unit: The plural of what is counted: ``tokens``, ``images``.
@@ -130,7 +133,7 @@ class Throughput(Callback):
     def __init__(self, unit: str, count: Callable[[Any], int]) -> None:
         self.name = f"train/{unit}_per_s"
         self.count = count
-        self._count = self._seconds = self._since = 0.0
+        self._count = self._seconds = self._since = self._logged = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._since = time.perf_counter()  # a run that resumes inside an epoch may skip its start
@@ -148,7 +151,8 @@ class Throughput(Callback):
         self._count = 0.95 * self._count + self.count(batch) * trainer.world_size
         self._seconds = 0.95 * self._seconds + now - self._since
         self._since = now
-        if batch_idx % LOG_EVERY == 0:
+        if batch_idx % LOG_EVERY == 0 and (batch_idx == 0 or now - self._logged >= LOG_AFTER):
+            self._logged = now
             pl_module.log(self.name, self._count / self._seconds, prog_bar=True)
 
 
@@ -237,6 +241,10 @@ class Checkpoint(ModelCheckpoint):
     _trainer: Trainer | None = None
     _validates = False
     _places = 0
+
+    @cached_property
+    def state_key(self) -> str:  # noqa: D102  # type: ignore[override]
+        return super().state_key  # Lightning asks for it at every hook of every batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         super().setup(trainer, pl_module, stage)

@@ -31,6 +31,7 @@ from wnseq.training.cli.process_state import process_command_line, restored_proc
 from wnseq.training.cli.resumed_run import SaveConfig, changed_flags, expand_resume, training_in
 from wnseq.training.cli.run_folder import make_run_folder, name_of_runs, run_files
 from wnseq.training.cli.run_parts import (
+    NoProfiler,
     add_fit_options,
     best_checkpoint,
     build_callbacks,
@@ -254,6 +255,7 @@ class RecipeCLI(FlagsFirstCLI):
                 logs=bool(kwargs["logger"]),
             )
             kwargs["plugins"] = build_plugins(options, self.start)
+            kwargs["profiler"] = options.profiler or NoProfiler()
             if any(isinstance(callback, CheckMonitors) for callback in kwargs["callbacks"]):
                 kwargs["num_sanity_val_steps"] = options.num_sanity_val_steps or 1
         try:

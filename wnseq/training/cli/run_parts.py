@@ -1,8 +1,9 @@
-"""What a run is given besides the user's own: callbacks, the plugin that writes checkpoints; and how many processes."""
+"""What a run is given besides the user's own: callbacks, the plugin that writes checkpoints, no profiler; its processes."""
 
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN
 from wnseq.training.callbacks.epoch_means import EpochMeans
@@ -25,6 +27,7 @@ from wnseq.training.cli.starting_point import StartingPoint
 from wnseq.training.run_log import LogState
 
 __all__ = [
+    "NoProfiler",
     "add_fit_options",
     "best_checkpoint",
     "build_callbacks",
@@ -32,6 +35,16 @@ __all__ = [
     "check_processes",
     "give_checkpoint",
 ]
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's profiler that does nothing, a hundred times in each step: a fifth of a millisecond less."""
+
+    _nothing: AbstractContextManager[None] = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Return a context in which nothing is recorded."""
+        return self._nothing
 
 
 def _as_list(users: Any) -> list[Any]:

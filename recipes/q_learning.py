@@ -29,6 +29,7 @@ Deviations from the papers:
    burn-in, without stored states, priorities and double Q-learning.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim.lr_scheduler import LambdaLR
 
 import wnseq
 from wnseq.data.environments import (
@@ -46,7 +48,7 @@ from wnseq.data.environments import (
     EnvironmentSpec,
     Episodes,
     Replay,
-    Update,
+    Turn,
     draw_episodes,
     play_episodes,
     play_turn,
@@ -61,6 +63,7 @@ from wnseq.training.evaluation import ReturnTotals, evaluation_mode
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments, defaults_by
 from wnseq.training.initialisation import BatchInitialised
+from wnseq.training.inner_steps import check_inner_steps, take_step
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.returns import q_lambda_returns
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
@@ -77,7 +80,8 @@ DEFAULTS = {  # of each algorithm, as published; what the other lacks is refused
             "eval_epsilon": 0.05, "target_updates": 10_000, "replay_size": 1_000_000, "replay_start": 50_000,
             "save_replay": True, "sequence_steps": None, "burn_in": None},
 }  # fmt: skip
-DQN_TURN = {"num_envs": 1, "rollout_steps": 4, "passes": 16, "batch_size": 64}  # an update of 64 every four frames
+DQN_TURN = {"data.num_envs": 8, "data.rollout_steps": 4, "data.passes": 16, "data.batch_size": 64,
+            "trainer.log_every_n_steps": 50}  # eight updates of 64 steps every 32 frames  # fmt: skip
 
 
 class QLearning(CheckedLoading, LightningModule):
@@ -182,6 +186,7 @@ class QLearning(CheckedLoading, LightningModule):
             )
         h, is_fit = self.hparams, self.trainer.state.fn == TrainerFn.FITTING
         if is_fit:
+            check_inner_steps(self.trainer)
             self.experience = {}  # of another fit; that of a resumed one is loaded after this
             self.replay = Replay(data.spec, data.num_envs, h.replay_size) if h.algorithm == "dqn" else None
         if self.network is None and (is_fit or self.init_from is not None):
@@ -224,6 +229,13 @@ class QLearning(CheckedLoading, LightningModule):
             return torch.optim.Adamax(weights, self.hparams.learning_rate, betas=(0.5, 0.999), foreach=True)
         optimizer = torch.optim.RAdam(weights, self.hparams.learning_rate, foreach=True)
         return schedule_steps(optimizer, self.trainer, lambda done: max(0.0, 1 - done))
+
+    def set_learning_rate(self, done: float) -> None:
+        """Set the step size after a share of all updates; the schedule, which Lightning steps, sets that of a turn."""
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LambdaLR):
+            for group, largest in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+                group["lr"] = largest * max(0.0, 1 - done)
 
     # ---- acting
 
@@ -275,50 +287,64 @@ class QLearning(CheckedLoading, LightningModule):
 
     # ---- learning
 
-    def training_step(self, batch: Update, index: int) -> Tensor:
-        """Compute the mean error of some steps, squared or Huber's; before the first part of a turn, act for it."""
-        if batch.part == 0:
-            self.collect()
-        inputs, actions, resets, returns = self.draw_turn(batch) if self.replay is None else self.draw_replay()
-        values, _ = self.network(*inputs)
-        taken = values.float().gather(2, actions.unsqueeze(2)).squeeze(2)
-        errors = 0.5 * (taken - returns) ** 2 if self.replay is None else F.huber_loss(taken, returns, reduction="none")
-        loss = (errors * ~resets).sum() / (~resets).sum().clamp(min=1)
+    def training_step(self, batch: Turn, index: int) -> Tensor:
+        """Act for a turn and learn from it: take all updates but the last; return the loss of the last one.
+
+        Lightning takes that one. It is a turn to Lightning and its options, since to it each step costs as much as a
+        third of an update.
+        """
+        self.collect()
+        draw = self.draw_turn if self.replay is None else self.draw_replay
+        for update, drawn in enumerate(draw(batch)):
+            self.set_learning_rate((self.trainer.global_step * batch.updates + update) / (self.total * batch.updates))
+            loss = self.mean_error(*drawn)
+            if update < batch.updates - 1:
+                take_step(self, loss)
         if (every := self.trainer.log_every_n_steps) and (self.trainer.global_step + 1) % every == 0:  # logs are slow
             self._log_training(loss)
         return loss
 
-    def draw_turn(self, batch: Update) -> Drawn:
-        """Draw the next part of a pass over a turn, of steps or of whole rollouts."""
-        turn, is_recurrent = self.experience, self.hparams.core != "none"
-        if batch.part % batch.parts_per_pass == 0:
-            turn["order"] = torch.randperm(turn["actions"][0 if is_recurrent else ...].numel())
-        size = len(turn["order"]) // batch.parts_per_pass
-        chosen = turn["order"][batch.part % batch.parts_per_pass * size :][:size].to(self.device)
-        names = (*INPUTS, "actions", "resets", "returns")
-        if is_recurrent:  # from the state at the rollout's start
-            picked = [turn[name].index_select(1, chosen) for name in names]
-            state = tuple(part.index_select(1, chosen) for part in parts(turn, "state"))
-        else:
-            picked, state = [turn[name].flatten(0, 1).index_select(0, chosen).unsqueeze(0) for name in names], None
-        return (*picked[:3], state), *picked[3:]
+    def mean_error(self, inputs: tuple[Any, ...], actions: Tensor, resets: Tensor, returns: Tensor) -> Tensor:
+        """Compute the mean error of the values of some actions, squared or Huber's, but of those that only begin."""
+        values, _ = self.network(*inputs)
+        taken = values.float().gather(2, actions.unsqueeze(2)).squeeze(2)
+        errors = 0.5 * (taken - returns) ** 2 if self.replay is None else F.huber_loss(taken, returns, reduction="none")
+        return (errors * ~resets).sum() / (~resets).sum().clamp(min=1)
 
-    def draw_replay(self) -> Drawn:
+    def draw_turn(self, batch: Turn) -> Iterator[Drawn]:
+        """Draw the parts of passes over a turn, of steps or of whole rollouts."""
+        turn, names = self.experience, (*INPUTS, "actions", "resets", "returns")
+        if self.hparams.core == "none":  # steps are in any order
+            turn = {name: turn[name].flatten(0, 1).unsqueeze(0) for name in names}
+        start = parts(turn, "state")  # at the rollout's start
+        for _ in range(batch.updates // batch.updates_per_pass):
+            order = torch.randperm(turn["actions"].shape[1]).to(self.device)
+            for chosen in order.chunk(batch.updates_per_pass):
+                picked = [turn[name].index_select(1, chosen) for name in names]
+                state = start and tuple(part.index_select(1, chosen) for part in start)
+                yield (*picked[:3], state), *picked[3:]
+
+    def draw_replay(self, batch: Turn) -> Iterator[Drawn]:
         """Draw steps or sequences from the replay; their returns are r + γ·max Q of the target network."""
         h, steps, burn_in = self.hparams, self.hparams.sequence_steps or 1, self.hparams.burn_in or 0
-        drawn = self.replay.sample(self.trainer.datamodule.batch_size // steps, burn_in + steps)
+        number, first = self.trainer.datamodule.batch_size // steps, self.trainer.global_step * batch.updates
+        drawn = self.replay.sample(number * batch.updates, burn_in + steps)
         drawn = {name: value.to(self.device) for name, value in drawn.items()}
         if not self.network.is_initialised:
-            initialise_from_batch(self.network, h.start, drawn)
-        if self.trainer.global_step % h.target_updates == 0:
+            initialise_from_batch(self.network, h.start, {name: value[:, :number] for name, value in drawn.items()})
+        if first // h.target_updates > (first - batch.updates) // h.target_updates:
             self.target = {name: value.clone() for name, value in self.network.state_dict().items()}
         inputs, skipped = [drawn[name] for name in INPUTS], 1 if self.network.core is None else 0
         with evaluation_mode(self.network):
             ahead, _ = functional_call(self.network, self.target, tuple(each[skipped:] for each in inputs))
-            _, state = self.network(*(each[:burn_in] for each in inputs)) if burn_in else (None, None)
         rewards, terminated, *rest = (drawn[name][burn_in:] for name in ("rewards", "terminated", "actions", "resets"))
         returns = rewards * h.reward_scale + h.discount * ahead.float().amax(2)[-steps:] * ~terminated
-        return (*(each[burn_in:-1] for each in inputs), state), *rest, returns
+        for *begun, actions, resets, returns in zip(*(each.split(number, 1) for each in (*inputs, *rest, returns))):
+            state = None
+            if burn_in:
+                with evaluation_mode(self.network):
+                    _, state = self.network(*(each[:burn_in] for each in begun))
+            yield (*(each[burn_in:-1] for each in begun), state), actions, resets, returns
 
     def _log_training(self, loss: Tensor) -> None:
         self.log(f"train/{'squared' if self.replay is None else 'huber'}_error", loss, batch_size=1)
@@ -354,9 +380,10 @@ class QLearning(CheckedLoading, LightningModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a checkpoint needs to stand alone, and the experience that is being learnt from."""
+        """Add what a checkpoint needs to stand alone, and what the next turn goes on from."""
         checkpoint["wnseq"] = checkpoint_info(self, "q_learning", environment=self.environment.state())
-        checkpoint["experience"] = {name: value.cpu() for name, value in self.experience.items()}
+        going_on = {name: value.cpu() for name, value in self.experience.items() if name.startswith("next.")}
+        checkpoint["experience"] = going_on
         if self.replay is not None:
             checkpoint["target"] = {name: value.cpu() for name, value in self.target.items()}
             checkpoint["replay"] = self.replay.state_dict() if self.hparams.save_replay else None
@@ -487,11 +514,11 @@ class QLearningCLI(RecipeCLI):
         return [Throughput("frames", lambda batch: batch.frames)]
 
     def choose_defaults(self, options: Any, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
-        """Return dqn's turn, as published."""
+        """Return dqn's turn, and a row of the log for each hundred of its updates."""
         algorithm = options.model.algorithm
         if "model.algorithm" not in given:
             algorithm = defaults.get("model.algorithm", algorithm)
-        return {f"data.{name}": value for name, value in DQN_TURN.items()} if algorithm == "dqn" else {}
+        return DQN_TURN if algorithm == "dqn" else {}
 
     def report(self) -> None:
         """Print the returns of the test, and animate some episodes."""
@@ -513,7 +540,7 @@ def main(args: list[str] | None = None) -> dict[str, float]:
         args=args,
         monitor="val/mean_return",
         cli_class=QLearningCLI,
-        defaults={"trainer.max_epochs": 10, "trainer.gradient_clip_val": 10.0, "trainer.log_every_n_steps": 50},
+        defaults={"trainer.max_epochs": 10, "trainer.gradient_clip_val": 10.0, "trainer.log_every_n_steps": 1},
     )
 
 

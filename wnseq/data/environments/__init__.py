@@ -1,6 +1,6 @@
 """Environments for Q-learning: by name, many at once, the turns in which one acts and learns, and a replay."""
 
-from wnseq.data.environments.datamodule import EnvironmentDataModule, Update
+from wnseq.data.environments.datamodule import EnvironmentDataModule, Turn
 from wnseq.data.environments.pictures import draw_episodes, draw_observation
 from wnseq.data.environments.play import Episodes, play_episodes, play_turn, print_episodes
 from wnseq.data.environments.replay import Replay
@@ -15,7 +15,7 @@ __all__ = [
     "Episodes",
     "Replay",
     "Step",
-    "Update",
+    "Turn",
     "draw_episodes",
     "draw_observation",
     "make_environment",

@@ -11,27 +11,25 @@ from wnseq.data.environments.play import Episodes
 from wnseq.data.environments.several import Environments, make_environments
 from wnseq.data.environments.single import EnvironmentSpec, make_environment
 
-__all__ = ["EnvironmentDataModule", "Update"]
+__all__ = ["EnvironmentDataModule", "Turn"]
 
 FIRST_SEEDS = {"val": 1_000_000, "test": 2_000_000}  # the episodes of an evaluation are always the same
 # must be as before in a resumed run
 RESUMED = ("environment", "frame_stack", "num_envs", "rollout_steps", "passes", "batch_size", "epoch_frames")
 
 
-class Update(NamedTuple):
-    """One update of the network: which part of which turn. Before its first part the environments are stepped.
+class Turn(NamedTuple):
+    """One turn of acting and learning: the environments are stepped, and then the network is updated.
 
     Args:
-        part: Number of the part, from 0.
-        parts: Updates of the turn.
-        parts_per_pass: Updates in which each step of the turn is learnt from once, where it is learnt from in passes.
-        frames: Steps of an environment that this update stands for.
+        updates: Updates of the turn.
+        updates_per_pass: Those in which each step of the turn is learnt from once, where it is learnt from in passes.
+        frames: Steps of all copies.
     """
 
-    part: int
-    parts: int
-    parts_per_pass: int
-    frames: float
+    updates: int
+    updates_per_pass: int
+    frames: int
 
 
 class EnvironmentDataModule(LightningDataModule):
@@ -64,8 +62,8 @@ class EnvironmentDataModule(LightningDataModule):
 
     Example:
         >>> data = EnvironmentDataModule(num_envs=4, rollout_steps=8, batch_size=16, passes=2, epoch_frames=64)
-        >>> [update.part for update in data.train_dataloader()]
-        [0, 1, 2, 3, 0, 1, 2, 3]
+        >>> list(data.train_dataloader())
+        [Turn(updates=4, updates_per_pass=2, frames=32), Turn(updates=4, updates_per_pass=2, frames=32)]
     """
 
     environments: Environments
@@ -143,6 +141,10 @@ class EnvironmentDataModule(LightningDataModule):
         seed = torch.initial_seed() if self.seed is None else self.seed
         self.environments = make_environments(self.environment, self.num_envs, seed, self.frame_stack)
 
+    def _epoch_turns(self) -> int:
+        """Return the turns of an epoch."""
+        return max(1, round(self.epoch_frames / (self.num_envs * self.rollout_steps)))
+
     def _turn_updates(self) -> int:
         """Return the updates of a turn."""
         steps = self.num_envs * self.rollout_steps * self.passes
@@ -180,10 +182,9 @@ class EnvironmentDataModule(LightningDataModule):
 
     def describe(self) -> str:
         """Return two lines about the experience, for the screen."""
-        turn = self.num_envs * self.rollout_steps
-        frames = turn * max(1, round(self.epoch_frames / turn))
+        turns, turn = self._epoch_turns(), self.num_envs * self.rollout_steps
         return (
-            f"{self.spec}\nan epoch: {frames:,} frames of {self.num_envs} copies, in turns of {self.rollout_steps} "
+            f"{self.spec}\nan epoch: {turns * turn:,} frames of {self.num_envs} copies, {turns:,} turns of {self.rollout_steps} "
             f"steps of each and then {self._turn_updates()} updates of {self.batch_size} steps"
         )
 
@@ -204,16 +205,11 @@ class EnvironmentDataModule(LightningDataModule):
         """Return the batch as it is: it has no tensors, in which Lightning would search each one."""
         return batch
 
-    def train_dataloader(self) -> EpochLoader[Update]:
-        """Return the updates of an epoch."""
-        parts, turn = self._turn_updates(), self.num_envs * self.rollout_steps
-        length = parts * max(1, round(self.epoch_frames / turn))
-
-        def updates(epoch: int, first: int) -> Iterator[Update]:
-            for index in range(first, length):
-                yield Update(index % parts, parts, max(1, parts // self.passes), turn / parts)
-
-        return EpochLoader(self.position, length, updates, self.trainer)
+    def train_dataloader(self) -> EpochLoader[Turn]:
+        """Return the turns of an epoch."""
+        updates, turns = self._turn_updates(), self._epoch_turns()
+        turn = Turn(updates, max(1, updates // self.passes), self.num_envs * self.rollout_steps)
+        return EpochLoader(self.position, turns, lambda _, first: iter([turn] * (turns - first)), self.trainer)
 
     def val_dataloader(self) -> "EpisodeLoader":
         """Return the episodes of a validation."""

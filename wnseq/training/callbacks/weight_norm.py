@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from wnseq.init._data_dependent import data_init
 from wnseq.init._report import InitReport
@@ -121,13 +122,18 @@ class Renormalize(Callback):
 
     def __init__(self) -> None:
         self.norms: dict[str, Tensor] = {}
-        self._step = 0
+        self._hooks: list[RemovableHandle] = []
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {"norms": self.norms}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
         self.norms = dict(state_dict["norms"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._remove_hooks()
+        for optimizer in trainer.optimizers:  # a training step may take several steps of one
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: renormalize_(pl_module, self.norms)))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
         if not self.norms:
@@ -137,10 +143,13 @@ class Renormalize(Callback):
                     f"Renormalize: {type(pl_module).__name__} has no weight-normalised module of wnseq, so there is "
                     "nothing to renormalize; leave the callback out, or convert the model with weight_normalize"
                 )
-        self._step = trainer.global_step
 
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step != self._step:  # not while gradients are accumulated
-            renormalize_(pl_module, self.norms)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._remove_hooks()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
+        self._remove_hooks()
+
+    def _remove_hooks(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()

@@ -23,7 +23,8 @@ Deviations from the papers:
    the replay. The last layer's deviation is 0.1.
 3. An episode that is cut by a time limit goes on in the returns with the value of its last observation.
 4. The checkpoint with the largest mean return of a validation is tested.
-5. dqn has MinAtar's network, of one convolution and one hidden layer; the paper's is for pixels of Atari.
+5. dqn has MinAtar's network, of one convolution and one hidden layer; the paper's is for pixels of Atari. It acts with
+   eight copies and then takes eight updates; the target network is renewed between two such turns.
 6. dqn's rewards are scaled, not clipped, and the norm of its gradient is clipped at 10, as PQN's is.
 7. A recurrent dqn learns from sequences of R2D2's length (Kapturowski et al. 2019), but from a state of zeros and a
    burn-in, without stored states, priorities and double Q-learning.
@@ -40,7 +41,6 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.optim.lr_scheduler import LambdaLR
 
 import wnseq
 from wnseq.data.environments import (
@@ -50,6 +50,7 @@ from wnseq.data.environments import (
     Replay,
     Turn,
     draw_episodes,
+    draw_passes,
     play_episodes,
     play_turn,
     print_episodes,
@@ -63,7 +64,7 @@ from wnseq.training.evaluation import ReturnTotals, evaluation_mode
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments, defaults_by
 from wnseq.training.initialisation import BatchInitialised
-from wnseq.training.inner_steps import check_inner_steps, take_step
+from wnseq.training.inner_steps import check_inner_steps, scale_learning_rate, take_step
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.returns import q_lambda_returns
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
@@ -186,7 +187,6 @@ class QLearning(CheckedLoading, LightningModule):
             )
         h, is_fit = self.hparams, self.trainer.state.fn == TrainerFn.FITTING
         if is_fit:
-            check_inner_steps(self.trainer)
             self.experience = {}  # of another fit; that of a resumed one is loaded after this
             self.replay = Replay(data.spec, data.num_envs, h.replay_size) if h.algorithm == "dqn" else None
         if self.network is None and (is_fit or self.init_from is not None):
@@ -224,18 +224,12 @@ class QLearning(CheckedLoading, LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Set up RAdam and its schedule, or Adamax."""
+        check_inner_steps(self.trainer)
         self.total, weights = total_steps(self.trainer), self.network.parameters()
         if self.hparams.algorithm == "dqn":
             return torch.optim.Adamax(weights, self.hparams.learning_rate, betas=(0.5, 0.999), foreach=True)
         optimizer = torch.optim.RAdam(weights, self.hparams.learning_rate, foreach=True)
         return schedule_steps(optimizer, self.trainer, lambda done: max(0.0, 1 - done))
-
-    def set_learning_rate(self, done: float) -> None:
-        """Set the step size after a share of all updates; the schedule, which Lightning steps, sets that of a turn."""
-        schedule = self.lr_schedulers()
-        if isinstance(schedule, LambdaLR):
-            for group, largest in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
-                group["lr"] = largest * max(0.0, 1 - done)
 
     # ---- acting
 
@@ -288,15 +282,12 @@ class QLearning(CheckedLoading, LightningModule):
     # ---- learning
 
     def training_step(self, batch: Turn, index: int) -> Tensor:
-        """Act for a turn and learn from it: take all updates but the last; return the loss of the last one.
-
-        Lightning takes that one. It is a turn to Lightning and its options, since to it each step costs as much as a
-        third of an update.
-        """
+        """Act for a turn and learn from it: take its updates but the last, of which Lightning gets the loss."""
         self.collect()
         draw = self.draw_turn if self.replay is None else self.draw_replay
         for update, drawn in enumerate(draw(batch)):
-            self.set_learning_rate((self.trainer.global_step * batch.updates + update) / (self.total * batch.updates))
+            done = (self.trainer.global_step * batch.updates + update) / (self.total * batch.updates)
+            scale_learning_rate(self, max(0.0, 1 - done))
             loss = self.mean_error(*drawn)
             if update < batch.updates - 1:
                 take_step(self, loss)
@@ -313,16 +304,10 @@ class QLearning(CheckedLoading, LightningModule):
 
     def draw_turn(self, batch: Turn) -> Iterator[Drawn]:
         """Draw the parts of passes over a turn, of steps or of whole rollouts."""
-        turn, names = self.experience, (*INPUTS, "actions", "resets", "returns")
-        if self.hparams.core == "none":  # steps are in any order
-            turn = {name: turn[name].flatten(0, 1).unsqueeze(0) for name in names}
-        start = parts(turn, "state")  # at the rollout's start
-        for _ in range(batch.updates // batch.updates_per_pass):
-            order = torch.randperm(turn["actions"].shape[1]).to(self.device)
-            for chosen in order.chunk(batch.updates_per_pass):
-                picked = [turn[name].index_select(1, chosen) for name in names]
-                state = start and tuple(part.index_select(1, chosen) for part in start)
-                yield (*picked[:3], state), *picked[3:]
+        names, start = (*INPUTS, "actions", "resets", "returns"), parts(self.experience, "state") or ()
+        turn = [*(self.experience[name] for name in names), *start]
+        for drawn in draw_passes(turn, batch, in_sequence=self.hparams.core != "none"):
+            yield (*drawn[:3], drawn[6:] or None), *drawn[3:6]
 
     def draw_replay(self, batch: Turn) -> Iterator[Drawn]:
         """Draw steps or sequences from the replay; their returns are r + γ·max Q of the target network."""
@@ -339,12 +324,11 @@ class QLearning(CheckedLoading, LightningModule):
             ahead, _ = functional_call(self.network, self.target, tuple(each[skipped:] for each in inputs))
         rewards, terminated, *rest = (drawn[name][burn_in:] for name in ("rewards", "terminated", "actions", "resets"))
         returns = rewards * h.reward_scale + h.discount * ahead.float().amax(2)[-steps:] * ~terminated
-        for *begun, actions, resets, returns in zip(*(each.split(number, 1) for each in (*inputs, *rest, returns))):
-            state = None
-            if burn_in:
-                with evaluation_mode(self.network):
-                    _, state = self.network(*(each[:burn_in] for each in begun))
-            yield (*(each[burn_in:-1] for each in begun), state), actions, resets, returns
+        by_update = [each.split(number, 1) for each in (*inputs, *rest, returns)]
+        for *begun, actions, resets, reached in zip(*by_update, strict=True):
+            with evaluation_mode(self.network):
+                _, state = self.network(*(each[:burn_in] for each in begun)) if burn_in else (None, None)
+            yield (*(each[burn_in:-1] for each in begun), state), actions, resets, reached
 
     def _log_training(self, loss: Tensor) -> None:
         self.log(f"train/{'squared' if self.replay is None else 'huber'}_error", loss, batch_size=1)
@@ -382,8 +366,8 @@ class QLearning(CheckedLoading, LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a checkpoint needs to stand alone, and what the next turn goes on from."""
         checkpoint["wnseq"] = checkpoint_info(self, "q_learning", environment=self.environment.state())
-        going_on = {name: value.cpu() for name, value in self.experience.items() if name.startswith("next.")}
-        checkpoint["experience"] = going_on
+        after = [name for name in self.experience if name.startswith("next.")]
+        checkpoint["experience"] = {name: self.experience[name].cpu() for name in after}
         if self.replay is not None:
             checkpoint["target"] = {name: value.cpu() for name, value in self.target.items()}
             checkpoint["replay"] = self.replay.state_dict() if self.hparams.save_replay else None
@@ -473,13 +457,7 @@ def norms(norm: str, features: int, batch_norm: type[nn.Module]) -> list[nn.Modu
 
 @torch.no_grad()
 def initialise_from_batch(network: Network, how: str, turn: dict[str, Tensor]) -> None:
-    """Initialise a network in place; one without weight normalisation gets the function of one that has it.
-
-    Args:
-        network: Network to initialise.
-        how: ``data``, or ``torch`` for nothing.
-        turn: A turn of random actions, for ``data``.
-    """
+    """Initialise a network in place from a turn of random actions, with any norm as the same function."""
     if how == "data":
         data_init(network, (turn["observations"], turn["previous"], turn["begins"]), {"output": 0.1, "*": 1.0})
     network.mark_initialised()
@@ -514,7 +492,7 @@ class QLearningCLI(RecipeCLI):
         return [Throughput("frames", lambda batch: batch.frames)]
 
     def choose_defaults(self, options: Any, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
-        """Return dqn's turn, and a row of the log for each hundred of its updates."""
+        """Return dqn's turn, and how often it logs."""
         algorithm = options.model.algorithm
         if "model.algorithm" not in given:
             algorithm = defaults.get("model.algorithm", algorithm)

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 import wnseq
-from wnseq.data.environments import EnvironmentDataModule, EnvironmentSpec, Episodes, Replay, make_environment
+from wnseq.data.environments import EnvironmentDataModule, EnvironmentSpec, Episodes, Replay, Turn, make_environment
 from wnseq.data.images import ImageDataModule
 from wnseq.optim import direction_norms
 from wnseq.recipes.q_learning import (
@@ -54,7 +54,7 @@ def newest(name="last"):
 
 
 def trained(steps=1, data=DATA, **options):
-    """Return a model after some updates."""
+    """Return a model after some turns of four updates."""
     data = EnvironmentDataModule(**data)
     model = QLearning(**{"hidden_size": 6, **options})
     Trainer(max_steps=steps, **QUIET).fit(model, data)
@@ -131,7 +131,7 @@ def test_a_recurrent_network_forgets_at_a_border_and_knows_its_last_action():
 def test_weight_normalisation_starts_from_data_and_the_others_where_it_is_given(norm, start):
     model = QLearning(norm)
     assert model.hparams.start == start and QLearning(norm, start="data").hparams.start == "data"
-    data, drawn = EnvironmentDataModule(**DATA), {}
+    data, drawn = EnvironmentDataModule(**{**DATA, "batch_size": 32, "passes": 1}), {}  # one update
 
     class Look(Callback):
         def on_fit_start(self, trainer, pl_module):
@@ -145,41 +145,68 @@ def test_weight_normalisation_starts_from_data_and_the_others_where_it_is_given(
     assert drawn
 
 
-def test_the_loss_is_over_the_steps_that_are_none_of_reset():
-    model = trained()
-    data = EnvironmentDataModule(**DATA)
-    losses, turns = [], []
+def test_the_loss_is_over_the_steps_that_are_none_of_reset(monkeypatch):
+    losses, mean_error = [], QLearning.mean_error
 
-    class Look(Callback):
-        def on_before_backward(self, trainer, pl_module, loss):
-            turn = pl_module.experience
-            chosen = turn["order"].chunk(2)[trainer.global_step % 2]
-            with torch.no_grad():
-                taken = pl_module.network(turn["observations"], turn["previous"], turn["begins"])[0]
-            taken = taken.gather(2, turn["actions"].unsqueeze(2)).squeeze(2)
-            errors = ((taken - turn["returns"]).double() ** 2 / 2).flatten()[chosen]
-            kept = ~turn["resets"].flatten()[chosen]
-            turns.append(turn["resets"].sum())
-            losses.append((float(loss.detach()), float(errors[kept].sum() / kept.sum())))
+    def look(model, inputs, actions, resets, returns):
+        with torch.no_grad():
+            values = model.network(*inputs)[0].double()
+        kept = [(t, n) for t in range(len(actions)) for n in range(len(actions[0])) if not resets[t, n]]
+        errors = [(values[t, n, actions[t, n]] - returns[t, n].double()) ** 2 / 2 for t, n in kept]
+        loss = mean_error(model, inputs, actions, resets, returns)
+        losses.append((float(loss.detach()), float(sum(errors) / len(errors)), resets.numel() - len(kept)))
+        return loss
 
-    Trainer(max_epochs=1, callbacks=[Look()], **QUIET).fit(model, data)
-    assert len(losses) == 8 and sum(turns) > 0
-    for found, expected in losses:
+    monkeypatch.setattr(QLearning, "mean_error", look)
+    trained(steps=4)
+    assert len(losses) == 16 and sum(resets for *_, resets in losses) > 0
+    for found, expected, _ in losses:
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_every_step_of_a_turn_is_learnt_from_once_a_pass():
-    for core, places in (("none", 32), ("lstm", 4)):
-        orders = []
+@pytest.mark.parametrize("core", ["none", "lstm"])
+def test_every_step_of_a_turn_is_learnt_from_once_a_pass(core):
+    model = trained(core=core)
+    numbers = torch.arange(32.0).view(8, 4)
+    turn = model.experience = {**model.experience, "returns": numbers}
+    drawn = list(model.draw_turn(Turn(4, 2, 32)))
+    orders = [torch.cat((drawn[k][3], drawn[k + 1][3]), 1) for k in (0, 2)]
+    assert not torch.equal(*orders)
+    for order in orders:
+        assert sorted(order.flatten().tolist()) == list(range(32))
+        assert core == "none" or torch.equal(order - order[0], numbers - numbers[0])  # whole rollouts
+    for (observations, previous, begins, state), actions, resets, returns in drawn:
+        place = returns.long().flatten()
+        for name, value in (("observations", observations), ("previous", previous), ("begins", begins),
+                            ("actions", actions), ("resets", resets)):  # fmt: skip
+            assert torch.equal(value.flatten(0, 1), turn[name].flatten(0, 1)[place])
+        for k, part in enumerate(state or ()):
+            assert torch.equal(part, turn[f"state.{k}"][:, place[: part.shape[1]]])
+    assert (state is None) == (core == "none")
 
-        class Look(Callback):
-            def on_train_batch_end(self, trainer, pl_module, *_, orders=orders):
-                orders.append(pl_module.experience["order"].tolist())
 
-        model, data = QLearning(hidden_size=4, core=core), EnvironmentDataModule(**DATA)
-        Trainer(max_steps=4, callbacks=[Look()], **QUIET).fit(model, data)
-        assert all(sorted(order) == list(range(places)) for order in orders)
-        assert orders[0] == orders[1] != orders[2] == orders[3]
+def test_the_step_size_falls_with_each_update_and_gradients_are_clipped():
+    rates, norms = [], []
+
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.optimizers[0].register_step_post_hook(self.look)
+
+        def look(self, optimizer, *_):
+            rates.append(optimizer.param_groups[0]["lr"])
+            norms.append(torch.stack([p.grad.norm() for p in optimizer.param_groups[0]["params"]]).norm().item())
+
+    model = QLearning(hidden_size=6, learning_rate=0.1)
+    trainer = Trainer(max_epochs=2, gradient_clip_val=1e-3, callbacks=[Look()], **QUIET)
+    trainer.fit(model, EnvironmentDataModule(**DATA))
+    assert trainer.global_step == 4
+    np.testing.assert_allclose(rates, 0.1 * (1 - np.arange(16) / 16))
+    assert max(norms) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_gradients_are_not_accumulated_over_turns():
+    with pytest.raises(ValueError, match="accumulate_grad_batches must be 1, got 2: a step of the Trainer is many up"):
+        Trainer(max_steps=1, accumulate_grad_batches=2, **QUIET).fit(QLearning(), EnvironmentDataModule(**DATA))
 
 
 def test_a_batch_of_a_recurrence_is_whole_rollouts():
@@ -265,14 +292,14 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(options, monkeypatch)
         "from lightning.pytorch import Callback\n"
         "class Stop(Callback):\n"
         "    def on_train_batch_end(self, trainer, *_):\n"
-        "        if trainer.global_step == 6: raise KeyboardInterrupt\n"  # in the second turn
+        "        if trainer.global_step == 3: raise KeyboardInterrupt\n"  # in the second epoch
     )
     monkeypatch.syspath_prepend(str(Path.cwd()))
     with pytest.raises(SystemExit):
         fit(*options, "--trainer.callbacks=stop_q_learning.Stop")
     fit(*options, "--ckpt_path=last")
     resumed = torch.load(newest(), weights_only=True)
-    assert resumed["global_step"] == whole["global_step"] >= 16
+    assert resumed["global_step"] == whole["global_step"] == 4
     assert ("replay" in whole) == (options[0] == "--model.algorithm=dqn")
     for part in ("state_dict", "experience", "target", "replay"):
         for name, value in whole.get(part, {}).items():
@@ -296,7 +323,7 @@ def test_a_run_whose_checkpoints_have_no_replay_fills_another_one(monkeypatch, c
     monkeypatch.setattr(QLearning, "training_step", look)
     fit(*options, "--ckpt_path=last", "--trainer.max_epochs=3")
     assert "the checkpoint has no replay (save_replay false): another one is filled first" in capsys.readouterr().out
-    assert len(lengths) == 16 and set(lengths) == {60}  # 64 after the first turn, of which 60 are kept
+    assert lengths == [60, 60]  # 64 after the first turn, of which 60 are kept
 
 
 @pytest.mark.parametrize("recurrent", [{}, SEQUENCES], ids=["feed-forward", "lstm"])
@@ -307,17 +334,23 @@ def test_dqn_brings_values_to_those_of_the_target_network(recurrent, monkeypatch
         drawn.append(sample(replay, *sizes))
         return drawn[-1]
 
-    class Look(Callback):
-        def on_before_backward(self, trainer, pl_module, loss):
-            seen.append((float(loss.detach()), {n: v.clone() for n, v in pl_module.network.state_dict().items()}))
-            targets.append({name: value.clone() for name, value in pl_module.target.items()})
+    mean_error = QLearning.mean_error
+
+    def look(model, *drawn):
+        weights = {name: value.clone() for name, value in model.network.state_dict().items()}
+        loss = mean_error(model, *drawn)
+        seen.append((float(loss.detach()), weights))
+        targets.append({name: value.clone() for name, value in model.target.items()})
+        return loss
 
     monkeypatch.setattr(Replay, "sample", record)
-    options = {**DQN, **recurrent, "hidden_size": 6, "discount": 0.9, "reward_scale": 2.0, "learning_rate": 0.05}
-    model, data = QLearning(**options), EnvironmentDataModule(**DATA)
-    Trainer(max_steps=8, callbacks=[Look()], **QUIET).fit(model, data)
+    monkeypatch.setattr(QLearning, "mean_error", look)
+    options = {**DQN, **recurrent, "target_updates": 6, "discount": 0.9, "reward_scale": 2.0, "learning_rate": 0.05}
+    model = trained(steps=4, **options)
     burn_in, steps = recurrent.get("burn_in", 0), recurrent.get("sequence_steps", 1)
-    assert len(drawn) == 8 and drawn[0]["actions"].shape == (burn_in + steps, 16 // steps)
+    assert len(drawn) == 4 and drawn[0]["actions"].shape == (burn_in + steps, 4 * 16 // steps)  # of four updates
+    drawn = [{name: value[:, k * 16 // steps :][:, : 16 // steps] for name, value in each.items()}
+             for each in drawn for k in range(4)]  # fmt: skip
     resets = sum(int(each["resets"].sum()) for each in drawn)
     assert resets and any(each["terminated"].any() for each in drawn)
 
@@ -345,8 +378,8 @@ def test_dqn_brings_values_to_those_of_the_target_network(recurrent, monkeypatch
         assert loss == pytest.approx(expected / number, rel=1e-5)
     assert large
 
-    for update, target in enumerate(targets):  # that of every third update, for three
-        old = seen[update // 3 * 3][1]
+    for update, target in enumerate(targets):  # renewed at the start of a turn, six updates or more after the last
+        old = seen[[0, 0, 8, 12][update // 4]][1]
         assert all(torch.equal(value, target[name]) for name, value in old.items())
     assert not torch.equal(seen[0][1]["output.bias"], seen[1][1]["output.bias"])
 
@@ -363,8 +396,8 @@ def test_a_recurrent_dqn_learns_nothing_from_its_burn_in(monkeypatch):
     data = EnvironmentDataModule(**DATA)
     model = QLearning(hidden_size=4, start="torch", **DQN, **SEQUENCES)
     Trainer(max_steps=1, callbacks=[Look()], **QUIET).fit(model, data)
-    assert set(calls[:-3]) == {(1, False, False)}  # acting
-    assert calls[-3:] == [(8, False, False), (3, False, False), (4, True, True)]  # the target's, the burn-in, the loss
+    assert set(calls[:-9]) == {(1, False, False)}  # acting
+    assert calls[-9:] == [(8, False, False), *[(3, False, False), (4, True, True)] * 4]  # target's, burn-in and loss
 
 
 class Blinking(gymnasium.Env):
@@ -426,11 +459,10 @@ def test_an_option_that_would_do_nothing_is_refused(options, text):
 
 
 def test_dqn_has_the_turn_of_the_paper_where_none_is_given(capsys):
-    small = ["--data.epoch_frames=8", "--data.val_episodes=1", "--data.test_episodes=1", "--trainer.max_epochs=1"]
-    for number in ([], ["--data.num_envs=2"]):
+    small = ["--data.epoch_frames=16", "--data.val_episodes=1", "--data.test_episodes=1", "--trainer.max_epochs=1"]
+    for number, frames, copies in (([], 32, 8), (["--data.num_envs=2"], 16, 2)):
         main(["fit", *small, *flags(algorithm="dqn", replay_start=99), *number])
-        copies, updates = (2, 2) if number else (1, 1)
-        turn = f"8 frames of {copies} copies, in turns of 4 steps of each and then {updates} updates of 64 steps"
+        turn = f"{frames} frames of {copies} copies, in turns of 4 steps of each and then {copies} updates of 64 steps"
         assert turn in capsys.readouterr().out
 
 

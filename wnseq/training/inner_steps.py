@@ -1,9 +1,10 @@
-"""Further steps of an optimiser inside one step of Lightning, which takes longer to call its hooks than some updates."""
+"""Further steps of an optimiser inside one step of Lightning, whose hooks take as long as a small update."""
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["check_inner_steps", "take_step"]
+__all__ = ["check_inner_steps", "scale_learning_rate", "take_step"]
 
 
 def check_inner_steps(trainer: Trainer) -> None:
@@ -21,8 +22,19 @@ def check_inner_steps(trainer: Trainer) -> None:
         raise ValueError("precision must not be 16-mixed, which scales the loss: use --trainer.precision bf16-mixed")
 
 
+def scale_learning_rate(model: LightningModule, factor: float) -> None:
+    """Set the step sizes of the next inner step to a share of the largest, if the model has a schedule.
+
+    Lightning sets those of the first one.
+    """
+    schedule = model.lr_schedulers()
+    if isinstance(schedule, LambdaLR):
+        for group, largest in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = largest * factor
+
+
 def take_step(model: LightningModule, loss: Tensor) -> None:
-    """Take a step of the model's optimiser inside of its training step, as Lightning takes the one that follows.
+    """Step the model's optimiser inside of its training step, as Lightning does after it.
 
     The gradient is clipped as the Trainer says. Lightning's hooks are not called: a callback sees the last step.
     """

@@ -5,25 +5,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wnseq.data.environments import EnvironmentDataModule, Episodes, Update
+from wnseq.data.environments import EnvironmentDataModule, Episodes, Turn
 
 SMALL = {"num_envs": 4, "rollout_steps": 8, "batch_size": 16, "passes": 3, "epoch_frames": 70}
 
 
 def test_an_epoch_is_whole_turns_of_updates():
     data = EnvironmentDataModule(**SMALL)
-    updates = list(data.train_dataloader())
-    assert len(data.train_dataloader()) == len(updates) == 12  # two turns of two updates, three times
-    assert [update.part for update in updates] == [*range(6), *range(6)]
-    assert updates[0] == Update(0, 6, 2, 32 / 6)
-    assert sum(update.frames for update in updates) == pytest.approx(64)
+    assert len(data.train_dataloader()) == 2
+    assert list(data.train_dataloader()) == [Turn(6, 2, 32)] * 2  # two updates, three times
     assert "64 frames of 4 copies, in turns of 8 steps of each and then 6 updates of 16 steps" in data.describe()
-    assert len(EnvironmentDataModule(**{**SMALL, "epoch_frames": 1}).train_dataloader()) == 6
+    assert len(EnvironmentDataModule(**{**SMALL, "epoch_frames": 1}).train_dataloader()) == 1
 
 
 def test_updates_from_a_replay_may_be_larger_than_a_turn():
     data = EnvironmentDataModule(num_envs=1, rollout_steps=4, passes=16, batch_size=64, epoch_frames=12)
-    assert list(data.train_dataloader()) == [Update(0, 1, 1, 4.0)] * 3  # an update every four frames
+    assert list(data.train_dataloader()) == [Turn(1, 1, 4)] * 3  # an update every four frames
 
 
 def test_evaluations_play_the_same_episodes_and_no_others_of_training():
@@ -35,12 +32,12 @@ def test_evaluations_play_the_same_episodes_and_no_others_of_training():
     assert data.describe_part("val") == "CartPole-v1, 3 episodes of at most 7 steps"
 
 
-def test_a_state_goes_on_in_the_middle_of_a_turn():
+def test_a_state_goes_on_in_the_middle_of_an_epoch():
     def epoch(data: EnvironmentDataModule):
-        for update in data.train_dataloader():
-            yield update, data.environments.step(torch.zeros(4, dtype=torch.long).numpy()).observations.tolist()
+        for turn in data.train_dataloader():
+            yield turn, data.environments.step(torch.zeros(4, dtype=torch.long).numpy()).observations.tolist()
 
-    whole, half, rest = (EnvironmentDataModule(**SMALL, seed=1) for _ in range(3))
+    whole, half, rest = (EnvironmentDataModule(**SMALL | {"epoch_frames": 190}, seed=1) for _ in range(3))
     for data in (whole, half, rest):
         data.setup("fit")
     expected = list(epoch(whole))
@@ -48,7 +45,7 @@ def test_a_state_goes_on_in_the_middle_of_a_turn():
     begun = [next(parts) for _ in range(4)]
     rest.load_state_dict(half.state_dict())
     assert begun + list(epoch(rest)) == expected
-    other = EnvironmentDataModule(**{**SMALL, "passes": 1})
+    other = EnvironmentDataModule(**{**SMALL, "passes": 1, "epoch_frames": 190})
     other.setup("fit")
     with pytest.raises(ValueError, match="had passes 3, this one has 1"):
         other.load_state_dict(half.state_dict())

@@ -61,9 +61,9 @@ def test_throughput_follows_the_clock_and_leaves_validation_out(monkeypatch: pyt
     assert 40 < logged["train/tokens_per_s"] < 80
 
 
-def test_throughput_is_logged_every_tenth_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter(range(100))
-    monkeypatch.setattr(basic.time, "perf_counter", lambda: next(seconds))
+def test_throughput_is_logged_at_the_first_batch_and_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = iter(range(100))
+    monkeypatch.setattr(basic.time, "perf_counter", lambda: next(steps) / 20)
     logged: list[float] = []
     module = SimpleNamespace(log=lambda name, value, **_: logged.append(value))
     throughput: Any = basic.Throughput("tokens", len)
@@ -71,7 +71,7 @@ def test_throughput_is_logged_every_tenth_batch(monkeypatch: pytest.MonkeyPatch)
     for batch_idx in range(25):
         throughput.on_train_batch_end(SimpleNamespace(world_size=2), module, None, [0] * batch_idx, batch_idx)
     counted = [sum(0.95 ** (last - k) * 2 * k for k in range(last + 1)) for last in (0, 10, 20)]
-    waited = [sum(0.95**k for k in range(last + 1)) for last in (0, 10, 20)]
+    waited = [sum(0.95**k for k in range(last + 1)) / 20 for last in (0, 10, 20)]
     assert logged == pytest.approx([count / wait for count, wait in zip(counted, waited, strict=True)])
 
 

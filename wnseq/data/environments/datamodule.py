@@ -1,35 +1,21 @@
 """Experience of an environment for Q-learning, as turns of acting and learning that resume to the bit."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 
 from wnseq.data._position import DataPosition, EpochLoader
-from wnseq.data.environments.play import Episodes
+from wnseq.data.environments.play import Episodes, Turn
 from wnseq.data.environments.several import Environments, make_environments
 from wnseq.data.environments.single import EnvironmentSpec, make_environment
 
-__all__ = ["EnvironmentDataModule", "Turn"]
+__all__ = ["EnvironmentDataModule"]
 
 FIRST_SEEDS = {"val": 1_000_000, "test": 2_000_000}  # the episodes of an evaluation are always the same
 # must be as before in a resumed run
 RESUMED = ("environment", "frame_stack", "num_envs", "rollout_steps", "passes", "batch_size", "epoch_frames")
-
-
-class Turn(NamedTuple):
-    """One turn of acting and learning: the environments are stepped, and then the network is updated.
-
-    Args:
-        updates: Updates of the turn.
-        updates_per_pass: Those in which each step of the turn is learnt from once, where it is learnt from in passes.
-        frames: Steps of all copies.
-    """
-
-    updates: int
-    updates_per_pass: int
-    frames: int
 
 
 class EnvironmentDataModule(LightningDataModule):
@@ -184,8 +170,8 @@ class EnvironmentDataModule(LightningDataModule):
         """Return two lines about the experience, for the screen."""
         turns, turn = self._epoch_turns(), self.num_envs * self.rollout_steps
         return (
-            f"{self.spec}\nan epoch: {turns * turn:,} frames of {self.num_envs} copies, {turns:,} turns of {self.rollout_steps} "
-            f"steps of each and then {self._turn_updates()} updates of {self.batch_size} steps"
+            f"{self.spec}\nan epoch: {turns * turn:,} frames of {self.num_envs} copies, in turns of "
+            f"{self.rollout_steps} steps of each and then {self._turn_updates()} updates of {self.batch_size} steps"
         )
 
     def describe_part(self, part: str) -> str:

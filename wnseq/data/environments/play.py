@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +13,25 @@ from torch import Tensor
 from wnseq.data.environments.several import Environments
 from wnseq.data.environments.single import EnvironmentSpec, make_environment
 
-__all__ = ["Episodes", "play_episodes", "play_turn", "print_episodes"]
+__all__ = ["Episodes", "Turn", "draw_passes", "play_episodes", "play_turn", "print_episodes"]
 
 Array = npt.NDArray[Any]
 State = tuple[Tensor, ...]
 Policy = Callable[[Tensor, Tensor, Tensor, State | None], tuple[Tensor, State | None]]
+
+
+class Turn(NamedTuple):
+    """One turn of acting and learning: the environments are stepped, and then the network is updated.
+
+    Args:
+        updates: Updates of the turn.
+        updates_per_pass: Those in which each step of the turn is learnt from once, where it is learnt from in passes.
+        frames: Steps of all copies.
+    """
+
+    updates: int
+    updates_per_pass: int
+    frames: int
 
 
 class Episodes(NamedTuple):
@@ -79,6 +93,22 @@ def play_turn(
             rows[name].append(value)
         previous, state = actions, after
     return {**{name: torch.stack(each) for name, each in rows.items()}, "next.previous": previous}, state
+
+
+def draw_passes(parts: Sequence[Tensor], turn: Turn, *, in_sequence: bool) -> Iterator[tuple[Tensor, ...]]:
+    """Draw the steps of a turn in passes, each step once in a pass, from torch's generator.
+
+    Args:
+        parts: What is known of the steps, ``(T, N, …)``; of a recurrent state ``(1, N, H)``.
+        turn: How many draws there are, and in a pass.
+        in_sequence: Whether whole sequences of one copy are drawn, ``(T, M, …)``, not single steps, ``(1, M, …)``.
+    """
+    if not in_sequence:
+        parts = [each.flatten(0, 1).unsqueeze(0) for each in parts]
+    for _ in range(turn.updates // turn.updates_per_pass):
+        order = torch.randperm(parts[0].shape[1]).to(parts[0].device)
+        for chosen in order.chunk(turn.updates_per_pass):
+            yield tuple(each.index_select(1, chosen) for each in parts)
 
 
 def play_episodes(

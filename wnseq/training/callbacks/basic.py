@@ -25,8 +25,8 @@ from wnseq.training.ranks import all_gather_object
 
 __all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput"]
 
-LOG_EVERY = 10  # batches between two figures of the throughput: Lightning takes up to a millisecond to log a number
-LOG_AFTER = 0.5  # and the seconds between two of them within an epoch
+LOG_AFTER = 0.5  # seconds between two figures of the throughput: Lightning takes up to a millisecond to log a number
+ASK_EVERY = 10  # batches between two questions for the time since the last checkpoint
 
 
 def _cuda_is_used() -> bool:
@@ -122,8 +122,8 @@ class RngState(Callback):
 class Throughput(Callback):
     """Log the speed of training as ``train/<unit>_per_s``, validation excluded.
 
-    It is a running mean over about the last 20 batches, over all ranks, logged every tenth batch, and twice a second at
-    most.
+    It is a running mean over about the last 20 batches, over all ranks, logged at the first batch of an epoch and then
+    twice a second.
 
     Args:
         unit: The plural of what is counted: ``tokens``, ``images``.
@@ -151,7 +151,7 @@ class Throughput(Callback):
         self._count = 0.95 * self._count + self.count(batch) * trainer.world_size
         self._seconds = 0.95 * self._seconds + now - self._since
         self._since = now
-        if batch_idx % LOG_EVERY == 0 and (batch_idx == 0 or now - self._logged >= LOG_AFTER):
+        if batch_idx == 0 or now - self._logged >= LOG_AFTER:
             self._logged = now
             pl_module.log(self.name, self._count / self._seconds, prog_bar=True)
 
@@ -244,7 +244,7 @@ class Checkpoint(ModelCheckpoint):
 
     @cached_property
     def state_key(self) -> str:  # noqa: D102  # type: ignore[override]
-        return super().state_key  # Lightning asks for it at every hook of every batch
+        return super().state_key  # which Lightning reads at every hook of every batch
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         super().setup(trainer, pl_module, stage)
@@ -258,7 +258,7 @@ class Checkpoint(ModelCheckpoint):
             return
         self._places += 1
         # for the time since the last one Lightning asks rank 0, as long as a small batch takes
-        if trainer.world_size == 1 or self._train_time_interval is None or self._places % LOG_EVERY == 0:
+        if trainer.world_size == 1 or self._train_time_interval is None or self._places % ASK_EVERY == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102

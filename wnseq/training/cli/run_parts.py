@@ -1,4 +1,4 @@
-"""What a run is given besides the user's own: callbacks, the plugin that writes checkpoints, no profiler; its processes."""
+"""What a run is given besides the user's own: callbacks, what writes checkpoints, no profiler; and its processes."""
 
 import os
 import sys

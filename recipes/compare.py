@@ -298,7 +298,7 @@ def write(plan: Plan, results: list[Result]) -> None:
             for variant in plan.variants
         }
         plots.plot_sweep(
-            points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title, log=not plan.returns
+            points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title, returns=plan.returns
         )
     else:
         curves = {

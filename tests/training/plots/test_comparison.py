@@ -8,6 +8,7 @@ from figures import colors_in, rgb, size_of
 
 from wnseq.training import plots
 from wnseq.training.plots._style import VARIANT_COLORS
+from wnseq.training.run_statistics import bootstrap_interval
 
 RUNS = {
     "one": [{f"{stage}/loss": ([1, 2, 3], [3.0, 2.0, 1.0 + seed]) for stage in ("train", "val")} for seed in range(2)],
@@ -32,6 +33,21 @@ def test_a_sweep_is_drawn_with_what_diverged(tmp_path: Path) -> None:
     figure = tmp_path / "sweep.png"
     assert plots.plot_sweep(runs, figure, option="model.learning_rate", metric="test/loss", title="")
     assert {rgb(color) for color in VARIANT_COLORS[:2]} <= colors_in(figure)
+
+
+def test_a_sweep_of_returns_has_dots_interquartile_means_and_their_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes").Axes
+    drawn: list[list[float]] = []
+    bars = axes.errorbar
+    monkeypatch.setattr(axes, "errorbar", lambda *a, **k: drawn.extend([a[2], *a[3]]) or bars(*a, **k))
+    runs = {"one": [(0.1, final) for final in (1.0, 3.0, 4.0, 30.0)], "two": [(1.0, 2.0)]}
+    options = {"option": "rate", "metric": "test/mean_return", "title": ""}
+    for returns in (False, True):
+        assert plots.plot_sweep(runs, tmp_path / f"{returns}.png", returns=returns, **options)
+    low, high = bootstrap_interval([1.0, 3.0, 4.0, 30.0])
+    assert drawn == [[9.5], [8.5], [20.5], [2.0], [0.0], [0.0], [3.5], [3.5 - low], [high - 3.5], [2.0], [0.0], [0.0]]
 
 
 def test_each_run_has_a_dot_beside_the_mean_of_its_variant(tmp_path: Path) -> None:

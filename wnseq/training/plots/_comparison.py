@@ -8,6 +8,7 @@ from statistics import fmean
 
 from wnseq.training.plots._series import Series, common_steps, smooth_if_long
 from wnseq.training.plots._style import TITLE_COLOR, VARIANT_COLORS, new_figure, print_failures, set_log_scale
+from wnseq.training.run_statistics import bootstrap_interval, interquartile_mean
 
 TITLES = {"train": "training", "val": "validation"}
 
@@ -65,9 +66,11 @@ def plot_sweep(
     option: str,
     metric: str,
     title: str,
-    log: bool = True,
+    returns: bool = False,
 ) -> None:
     """Draw mean and range over the runs of each variant against a swept option; a cross marks a run that diverged.
+
+    Of returns it draws a dot for each run, and the interquartile mean with its 95 % interval by the bootstrap.
 
     Args:
         variants: For each run of each variant, the value of the option and the final metric; None if it diverged.
@@ -75,7 +78,7 @@ def plot_sweep(
         option: The swept option, which labels the axis.
         metric: The name of the final metric, which labels the other axis.
         title: Text above the figure.
-        log: Whether positive finals are on a logarithmic axis.
+        returns: Whether more is better; else positive finals are on a logarithmic axis.
     """
     finals = [final for runs in variants.values() for _, final in runs if final is not None]
     if not finals:
@@ -87,9 +90,15 @@ def plot_sweep(
             by_option: dict[float, list[float]] = {}
             for value, final in sorted((value, final) for value, final in runs if final is not None):
                 by_option.setdefault(value, []).append(final)
-            means = [fmean(at) for at in by_option.values()]
-            ranges = [[mean - min(at), max(at) - mean] for mean, at in zip(means, by_option.values(), strict=True)]
-            below, above = [low for low, _ in ranges], [high for _, high in ranges]
+            means, below, above = [], [], []
+            for value, at in by_option.items():
+                mean, (low, high) = fmean(at), (min(at), max(at))
+                if returns:
+                    mean, (low, high) = interquartile_mean(at), bootstrap_interval(at)
+                    axes.plot([value] * len(at), at, "o", color=color, markersize=2, alpha=0.5)
+                means.append(mean)
+                below.append(max(0.0, mean - low))
+                above.append(max(0.0, high - mean))
             marks = {"color": color, "marker": "o", "markersize": 3.5, "capsize": 2, "label": name}
             axes.errorbar([*by_option], means, [below, above], **marks)
             diverged = [value for value, final in runs if final is None]
@@ -100,7 +109,7 @@ def plot_sweep(
             axes.set_xscale("log")
             axes.set_xticks(options, [f"{value:g}" for value in options])
             axes.minorticks_off()
-        if log and min(finals) > 0:
+        if not returns and min(finals) > 0:
             set_log_scale(axes)
         axes.set_xlabel(option.rpartition(".")[2].replace("_", " "))
         axes.set_ylabel(metric.replace("_", " "))

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from wnseq.training.checkpoint_io import WholeCheckpointIO
-from wnseq.training.cli.run_parts import build_plugins, check_processes
+from wnseq.training.cli.run_parts import NoProfiler, build_plugins, check_processes
 
 Main = Callable[..., dict[str, float]]
 LAST = Path("runs/toy/1/checkpoints/last.ckpt")
@@ -77,3 +77,9 @@ def test_more_processes_than_cores_are_refused() -> None:
         ValueError, match=rf"--trainer\.devices {cores + 1} on a CPU are as many processes, and there are"
     ):
         check_processes(Trainer(devices=cores + 1, **quiet))
+
+
+def test_contexts_of_no_profiler_nest() -> None:
+    profiler = NoProfiler()
+    with profiler.profile("one") as outer, profiler.profile("two") as inner:
+        assert outer is None and inner is None

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 
 from wnseq import WNConv1d, WNConvTranspose1d, WNLinear, state_dict_as, weight_normalize
 from wnseq.state_dict import FORMS
+from wnseq.training.benchmark._memory import process_memory
 from wnseq.training.cli import respell as module
 from wnseq.training.cli.command import main
 from wnseq.training.cli.respell import respell
@@ -69,6 +70,7 @@ def load(path: Path):
 @pytest.mark.parametrize("resident", [0, module.RESIDENT])
 def test_every_form_and_back(tmp_path, monkeypatch, ending, resident):
     monkeypatch.setattr(module, "RESIDENT", resident)
+    monkeypatch.setattr(module, "SMALL", 8 if resident == 0 else module.SMALL)
     model = network()
     source, state = save(model.state_dict(), tmp_path / f"in{ending}"), model.state_dict()
     for form in FORMS:
@@ -84,6 +86,36 @@ def test_every_form_and_back(tmp_path, monkeypatch, ending, resident):
         respell(target, back, "torch_parametrizations")
         again = load(back)
         assert all(torch.equal(again[key], value) for key, value in state.items()) and again.keys() == state.keys()
+
+
+def test_an_old_file_is_never_in_memory_as_a_whole(tmp_path):
+    peak = Path("/proc/self/clear_refs")
+    if not peak.exists():
+        pytest.skip("needs Linux's peak of a process, which can be set back")
+    entries = {f"{k}.{name}": torch.ones(4, 1 << 19) for k in range(8) for name in ("weight_v", "weight")}  # 128 MiB
+    entries |= {f"{k}.weight_g": torch.ones(4, 1) for k in range(8)}
+    source = save(entries, tmp_path / "in.old")
+    del entries
+    before = process_memory("VmRSS")
+    peak.write_text("5")
+    respell(source, tmp_path / "out.pt", "torch_parametrizations")
+    assert process_memory("VmHWM") - before < 0.3 * source.stat().st_size
+
+
+@pytest.mark.parametrize("small", [8, 4096])
+def test_an_old_file_keeps_its_views_and_a_cut_one_is_refused(tmp_path, monkeypatch, small):
+    monkeypatch.setattr(module, "SMALL", small)
+    shared, cut = torch.randn(8, 6), tmp_path / "cut.old"
+    entries = {"a.weight_v": shared[:4], "a.weight_g": shared[4:, :1], "b": shared.T[1:3], "c": torch.ones(())}
+    source = save(entries | {"none": torch.empty(0, 3)}, tmp_path / "in.old")
+    respell(source, tmp_path / "out.pt", "torch_parametrizations")
+    made = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.equal(made["a.parametrizations.weight.original0"], shared[4:, :1])
+    assert torch.equal(made["a.parametrizations.weight.original1"], shared[:4])
+    assert torch.equal(made["b"], shared.T[1:3]) and made["c"] == 1 and made["none"].shape == (0, 3)
+    cut.write_bytes(source.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="can't be read as a checkpoint"):
+        respell(cut, tmp_path / "other.pt", "plain")
 
 
 def test_state_dicts_at_any_depth_and_what_no_longer_fits(tmp_path, capsys):

@@ -1,10 +1,12 @@
 """A checkpoint file in another of the four forms of a weight-normalised weight, without the model it belongs to."""
 
 import json
+import os
 import pickle
 import struct
 import warnings
 import zipfile
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +26,7 @@ __all__ = ["FORMS", "Respelling", "respell"]
 
 RESIDENT = 64 << 20  # bytes of a mapped file that are read before it is mapped again, so that they leave the memory
 CHUNK = 16 << 20
+SMALL = 4096  # bytes of a storage of an old file that is read at once
 ALIGNMENT = 64  # of each tensor in a file, as torch.save has it
 REMEDY = "Python objects are never loaded: save the weights alone, as with torch.save(model.state_dict(), path)."
 DTYPES = {
@@ -169,7 +172,7 @@ def respell(
     if target is not None and target.exists():
         raise FileExistsError(f"{target} is there already and is left alone. Choose another name.")
     with reading(source, "a checkpoint", REMEDY):
-        file = _Safetensors(source) if source.suffix == ".safetensors" else _TorchFile(source)
+        file = _Safetensors(source) if source.suffix == ".safetensors" else _torch_file(source)
         tree = file.tree()
     plan = _Plan(form, weights, transposed)
     made = plan.convert(tree)
@@ -186,31 +189,43 @@ def respell(
     return plan.result
 
 
+def _torch_file(path: Path) -> "_TorchFile":
+    """Open a file of ``torch.save``.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if damage := find_damage(path):
+        raise ValueError(damage)
+    return _TorchFile(path) if zipfile.is_zipfile(path) else _OldTorchFile(path)
+
+
 class _TorchFile:
-    """A file of ``torch.save``, mapped into memory unless it is older than torch 1.6."""
+    """A file of ``torch.save``, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
-        if damage := find_damage(path):
-            raise ValueError(damage)
-        self.path, self.mapped = path, zipfile.is_zipfile(path)
+        self.path = path
         self.loaded: Any = None
         self.touched = 0
 
     def tree(self) -> Any:
-        if self.loaded is None or self.mapped:
-            self.loaded = torch.load(self.path, map_location="cpu", mmap=self.mapped, weights_only=True)
+        if self.loaded is None:
+            self.loaded = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
         return self.loaded
 
     def get(self, path: Path_) -> Tensor:
-        if self.touched > RESIDENT and self.mapped:
+        if self.touched > RESIDENT:
             self.loaded, self.touched = None, 0
-            self.tree()
-        value = self.loaded
+        value = self.tree()
         for key in path:
             value = value[key]
         self.touched += value.untyped_storage().nbytes()
         tensor: Tensor = value
         return tensor
+
+    def read(self, storage: torch.UntypedStorage, source: Callable[[Get], Tensor] | None) -> Iterator[memoryview]:
+        """Read the bytes of a storage of the new tree in parts."""
+        return _chunks(_bytes_of(source(self.get).untyped_storage() if source else storage))
 
     def write(self, tree: Any, out: BinaryIO, sources: Mapping[int, Callable[[Get], Tensor]]) -> None:
         self.tree()  # a mapping of its own, which the new tree does not hold
@@ -236,8 +251,7 @@ class _TorchFile:
                     record.write(text)
             for cdata, (key, storage) in storages.items():
                 with _record(archive, out, f"archive/data/{key}", storage.nbytes()) as record:
-                    whole = sources[cdata](self.get).untyped_storage() if cdata in sources else storage
-                    record.writelines(_chunks(torch.empty(0, dtype=torch.uint8).set_(whole)))
+                    record.writelines(self.read(storage, sources.get(cdata)))
 
 
 def _record(archive: zipfile.ZipFile, out: BinaryIO, name: str, size: int) -> Any:
@@ -248,6 +262,66 @@ def _record(archive: zipfile.ZipFile, out: BinaryIO, name: str, size: int) -> An
     padding = -(out.tell() + 30 + len(name) + zip64 + 4) % ALIGNMENT
     info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
     return archive.open(info, "w")
+
+
+class _OldTorchFile(_TorchFile):
+    """A file of torch before 1.6, no zip archive and not to be mapped: each tensor is read when it is needed."""
+
+    def tree(self) -> Any:
+        if self.loaded is None:
+            with self.path.open("rb") as file:
+                self.skipping = _SkippingFile(file)
+                self.loaded = torch.load(self.skipping, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
+        return self.loaded
+
+    def get(self, path: Path_) -> Tensor:
+        tensor = super().get(path)
+        place = self.skipping.place(tensor.data_ptr())
+        if place is None:
+            return tensor
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        read = torch.empty(last + 1, dtype=tensor.dtype)
+        with self.path.open("rb") as file:
+            file.seek(place)
+            file.readinto(_view(_as_bytes(read)))
+        return read.as_strided(tensor.shape, tensor.stride())
+
+    def read(self, storage: torch.UntypedStorage, source: Callable[[Get], Tensor] | None) -> Iterator[memoryview]:
+        place = self.skipping.place(storage.data_ptr())
+        if place is None:  # a new weight, or a small one
+            yield from super().read(storage, source)
+            return
+        part = torch.empty(min(CHUNK, storage.nbytes()), dtype=torch.uint8)
+        with self.path.open("rb") as file:
+            file.seek(place)
+            for first in range(0, storage.nbytes(), CHUNK):
+                view = _view(part[: storage.nbytes() - first])
+                file.readinto(view)
+                yield view
+
+
+class _SkippingFile:
+    """A file for ``torch.load`` that skips the bytes of large storages, but knows where they are."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.size = file, os.fstat(file.fileno()).st_size
+        self.read, self.readline, self.seek, self.tell = file.read, file.readline, file.seek, file.tell
+        self.skipped: list[tuple[int, int, int]] = []  # address, number of bytes, place in the file; by address
+
+    def readinto(self, buffer: memoryview) -> int:
+        if len(buffer) <= SMALL:  # the length of a storage, too
+            return self.file.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+        place = self.tell()
+        number = min(len(buffer), self.size - place)
+        insort(self.skipped, (torch.frombuffer(buffer, dtype=torch.uint8).data_ptr(), number, place))
+        self.seek(place + number)
+        return number
+
+    def place(self, address: int) -> int | None:
+        """Return where in the file the bytes at an address are; None if they are in memory."""
+        index = bisect_right(self.skipped, address, key=lambda entry: entry[0])
+        start, number, place = self.skipped[index - 1] if index else (0, 0, 0)
+        return place + address - start if address < start + number else None
 
 
 class _Safetensors:
@@ -295,6 +369,10 @@ class _Safetensors:
 
 def _as_bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def _chunks(data: Tensor) -> Iterator[memoryview]:

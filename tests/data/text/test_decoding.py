@@ -155,6 +155,11 @@ def test_unknown_encodings_are_refused(name: str) -> None:
     check_encoding("utf-16")
 
 
+@pytest.mark.parametrize("text", ["Übersicht;Urteil\n", "naïve", FRENCH.replace("« ", "").replace(" »", "")])
+def test_an_accent_among_ascii_letters_is_of_western_europe(text: str) -> None:
+    assert likely_encoding(text.encode("cp1252")) == ("cp1252", text.strip()[:40])
+
+
 def test_a_cut_character_at_the_end_does_not_matter() -> None:
     assert likely_encoding((CHINESE.strip() * 50).encode("gbk")[:-1]) is not None
     assert likely_encoding(b"\xff\xd8" + bytes(range(256))) is None

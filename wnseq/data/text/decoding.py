@@ -139,6 +139,10 @@ def likely_encoding(data: bytes) -> tuple[str, str] | None:
         lines = data.split(b"\n")[:-1] if len(data) == HEAD else data.split(b"\n")  # the last is cut somewhere
         data = b"\n".join(line for line in lines if not line.isascii()) or data  # ASCII is the same in nearly all
     matches = next(filter(None, (list(from_bytes(data[: len(data) - cut])) for cut in range(4))), [])
+    if b"\0" not in data and not re.search(rb"[\x80-\xff]{2}", data):
+        # single accents between ASCII letters are not the characters of East Asia, of two bytes each
+        matches = [match for match in matches if len(str(match)) == len(match.raw)]
+        matches = matches or list(from_bytes(data, cp_isolation=["cp1252"]))
     if not matches:
         return None
     best = next((match for match in matches if "cp1252" in match.could_be_from_charset), None)

@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "compatibility.md"
 HEADING = "## Versions"
 TABLE = ["| Python | torch | tests | outcome |", "| --- | --- | --- | --- |"]
 TORCH = re.compile(r'"torch[<>=][^"]*"')  # the requirement in setup.py
+SUMMARY = re.compile(r"\d+ (passed|failed|errors?|skipped|deselected)\b.* in [\d.]+s")  # libraries write after it
 
 
 def find_python(version: str) -> str:
@@ -69,7 +70,7 @@ def test_pair(python: str, torch: str, arguments: list[str]) -> str:
         last = ""
         for line in done.stdout or ():
             print(line, end="", flush=True)
-            last = line.strip() or last
+            last = line if SUMMARY.search(line) else last
     return table_row(found.stdout.split(), arguments, last)
 
 

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from matrix import PAGE, ROOT, TABLE, TORCH, copy_tree, find_python, section, table_row, with_row
+from matrix import PAGE, ROOT, SUMMARY, TABLE, TORCH, copy_tree, find_python, section, table_row, with_row
 
 OLD = ["| 3.11.7 | 2.11.0+cu130 | all | 1 failed |", "| 3.12.1 | 2.13.0+cpu | all | 9 passed |"]
 PAGE_BEFORE = "\n".join(["# What works", "", "## Versions", "", *TABLE, *OLD, "", "## Limits", "", "- none", ""])
@@ -15,6 +15,8 @@ def test_a_row_is_read_from_the_last_line_of_pytest() -> None:
     row = table_row(["3.12.1", "2.13.0+cu130"], ["tests/nn", "tests/init", "-x"], last)
     assert row == "| 3.12.1 | 2.13.0+cu130 | `tests/nn`, `tests/init` | 2 failed, 11,344 passed, 204 skipped |"
     assert " | all | " in table_row(["3.12.1", "2.13.0"], [], "1 passed in 0.1s")
+    assert SUMMARY.search(last) and SUMMARY.search("1 passed in 0.1s") and SUMMARY.search("3 errors in 9.00s")
+    assert not SUMMARY.search("nanobind: leaked 4 instances!")
 
 
 def test_a_row_takes_the_place_of_that_of_its_pair_in_the_order_of_versions() -> None:

@@ -17,7 +17,10 @@ from wnseq._recurrence import cpu_loops, custom_ops, matmul, single_step, torch_
 from wnseq._torch_internals import has_vmap_or_jvp, is_recording, is_tracing, needs_grad
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # inside torch
-needs_onednn = pytest.mark.skipif(not _torch_internals.HAS_ONEDNN, reason="this torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(
+    not _torch_internals.HAS_ONEDNN or not _torch_internals.HAS_MKL_PREPACKED,
+    reason="this torch has no oneDNN or no MKL",
+)
 NAMES = {  # what is missing: where it is, and what the warning calls it
     "transforms": (torch._C, "_are_functorch_transforms_active", "torch._C._are_functorch_transforms_active"),
     "level": (forward_ad, "_current_level", "torch._C._are_functorch_transforms_active"),
@@ -26,6 +29,7 @@ NAMES = {  # what is missing: where it is, and what the warning calls it
     "weight norm": (torch, "_weight_norm_interface", "torch._weight_norm_interface"),
     "storage": (torch._C, "_storage_Use_Count", "torch._C._storage_Use_Count"),
     "products": (torch.ops, "mkldnn", "torch.ops.mkldnn._linear_pointwise"),
+    "products of MKL": (torch.ops, "mkl", "torch.ops.mkl._mkl_linear"),
     "lstm": (torch.ops, "aten", "torch.ops.aten.mkldnn_rnn_layer"),
 }
 
@@ -81,6 +85,7 @@ def test_nothing_is_missing_here():
         found = load()
     assert found.HAS_FUSED_WEIGHT_NORM
     assert found.HAS_ONEDNN is found.HAS_ONEDNN_LSTM is torch.backends.mkldnn.is_available()
+    assert found.HAS_MKL_PREPACKED is torch.backends.mkl.is_available()
 
 
 def test_a_probe_leaves_the_random_numbers_alone():

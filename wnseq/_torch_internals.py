@@ -254,14 +254,11 @@ def processor_capabilities() -> dict[str, Any]:
     return find()
 
 
-def _has_fast_mkl() -> bool:
-    """Return True if the processor is Intel's, on which MKL is as fast as oneDNN or faster."""
-    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return has_mkl and "Intel" in str(processor_capabilities().get("cpu_name"))
-
-
-IS_MKL_FAST = _has_fast_mkl()
-HAS_AMX = bool(processor_capabilities().get("amx_bf16"))  # instructions for products of whole tiles
+def _find_mkl_products() -> tuple[Any, Any]:
+    product, prepack = torch.ops.mkl._mkl_linear.default, torch.ops.mkl._mkl_reorder_linear_weight.default
+    x, w = _ones(1, 1), _ones(1, 1)
+    _equal(product(x, prepack(w, 1), w, None, 1), 1)
+    return product, prepack
 
 
 def _find_products() -> tuple[Any, Any]:
@@ -280,8 +277,13 @@ def _find_lstm() -> tuple[Any, Any]:
 
 
 _LSTM = 2  # torch's number of the recurrence
-_available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _neither: tuple[Any, Any] = (None, None)
+_has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+IS_MKL_FAST = _has_mkl and "Intel" in str(processor_capabilities().get("cpu_name"))  # as oneDNN or faster
+HAS_AMX = bool(processor_capabilities().get("amx_bf16"))  # instructions for products of whole tiles
+_mkl_linear, _mkl_prepack = _probe("torch.ops.mkl._mkl_linear", _find_mkl_products, _neither) if _has_mkl else _neither
+HAS_MKL_PREPACKED = _mkl_linear is not None
+_available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _linear_pointwise, _reorder_linear_weight = (
     _probe("torch.ops.mkldnn._linear_pointwise", _find_products, _neither) if _available else _neither
 )
@@ -294,8 +296,14 @@ HAS_ONEDNN_BF16: bool = HAS_ONEDNN and _probe(
 
 
 def _register_flops() -> None:
-    """Register the products of oneDNN with ``FlopCounterMode``, which knows none, nor those of ``nn.LSTM`` on a CPU."""
+    """Register prepacked products with ``FlopCounterMode``, which knows none, nor those of ``nn.LSTM`` on a CPU."""
     ops = torch.ops
+    if _mkl_linear is not None and ops.mkl._mkl_linear not in flop_registry:
+
+        @register_flop_formula(ops.mkl._mkl_linear)
+        def _mkl_product(x: Sizes, packed: Sizes, w: Sizes, *_: Any, **__: Any) -> int:
+            return rnn_flops(x, w)
+
     if _linear_pointwise is not None and ops.mkldnn._linear_pointwise not in flop_registry:
 
         @register_flop_formula(ops.mkldnn._linear_pointwise)
@@ -319,6 +327,18 @@ def rnn_flops(x: Sizes, *weights: Sizes | None) -> int:
 
 
 _probe("torch.utils.flop_counter", _register_flops)
+
+
+def mkl_linear(x: Tensor, packed: Tensor, w: Tensor, b: Tensor | None, rows: int) -> Tensor:
+    """Return x Wᵀ + b by a weight packed for so many rows, of others by w itself; no derivative is recorded."""
+    y: Tensor = _mkl_linear(x, packed, w, b, rows)
+    return y
+
+
+def mkl_prepack(w: Tensor, rows: int) -> Tensor:
+    """Return a contiguous weight in MKL's own layout, for products with exactly so many rows."""
+    packed: Tensor = _mkl_prepack(w, rows)
+    return packed
 
 
 def onednn_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:

@@ -14,10 +14,11 @@ from wnseq._recurrence.matmul import (
     linear_of_many,
     memory_bound_linear,
     onednn_supports,
+    prepacked_add,
     prepacked_linear,
     weight_grad,
 )
-from wnseq._torch_internals import HAS_ONEDNN, HAS_ONEDNN_BF16
+from wnseq._torch_internals import HAS_MKL_PREPACKED, HAS_ONEDNN, HAS_ONEDNN_BF16
 from wnseq.losses import fused_linear_cross_entropy
 
 DTYPES = [torch.float32, torch.float64, *([torch.bfloat16] if HAS_ONEDNN_BF16 else [])]
@@ -57,6 +58,30 @@ def test_a_bias_of_float32_to_bfloat16_products():
     exact = F.linear(x.float(), w.float(), b).bfloat16()
     assert_close(linear(x, w, b), exact)
     assert_close(prepacked_linear(w, b, 7)(x), exact)
+
+
+@pytest.mark.skipif(not (HAS_MKL_PREPACKED and HAS_ONEDNN), reason="this torch has no MKL or no oneDNN")
+@pytest.mark.parametrize(("layout", "fixed"), [("contiguous", True), ("contiguous", False), ("transposed", True)])
+@pytest.mark.parametrize("size", ["small", "middle", "large"])
+def test_a_step_takes_the_fastest_library_where_mkl_is_fast(size, layout, fixed, monkeypatch):
+    monkeypatch.setattr(matmul, "IS_MKL_FAST", True)
+    taken = []
+    for name in ("mkl_prepack", "onednn_prepack"):
+        library = getattr(matmul, name)
+        monkeypatch.setattr(matmul, name, lambda *args, by=library: taken.append(by.__name__) or by(*args))
+    shape = {"small": (30, 50), "middle": (300, 256), "large": (2100, 1000)}[size]
+    x, w, b = draw(20, shape[1]), draw(*shape), draw(shape[0])
+    w = w.mT.contiguous().mT if layout == "transposed" else w
+    for bias in (b, None):
+        multiply = prepacked_linear(w, bias, 20, fixed)
+        for rows in (20, 7):  # of another number torch's own product is taken
+            torch.testing.assert_close(multiply(x[:rows]), F.linear(x[:rows], w, bias), rtol=1e-5, atol=1e-3)
+    y = draw(20, shape[0])
+    expected = torch.addmm(y, x, w.mT)
+    prepacked_add(w, 20, fixed)(y, x)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-3)
+    by_mkl = layout == "contiguous" and fixed and size != "small"
+    assert set(taken) == ({"mkl_prepack"} if by_mkl else {"onednn_prepack"} if size == "large" else set())
 
 
 @each_dtype

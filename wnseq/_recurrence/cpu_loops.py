@@ -85,7 +85,7 @@ def lstm_forward(
     size = c.shape[1]
     gates = widen(linear(x, w_ih, bias))
     h, c = widen(h), widen(c)
-    add_product = prepacked_add(w_hh, len(h))
+    add_product = prepacked_add(w_hh, len(h), sizes[0] == sizes[-1])
     cells = gates.new_empty(len(x), size)
     output = gates.new_empty(len(x), h.shape[1])
     minus_one = gates.new_tensor(-1.0)
@@ -180,7 +180,7 @@ def gru_forward(
     gates = linear(x, w_ih, b_ih).to(h.dtype)
     inner = gates.new_empty(len(x), size)
     output = torch.empty_like(inner)
-    multiply = prepacked_linear(w_hh, b_hh, len(h))
+    multiply = prepacked_linear(w_hh, b_hh, len(h), sizes[0] == sizes[-1])
     r_and_z, (r, z, new), rows = gates[:, : 2 * size], gates.chunk(3, 1), find_resets(reset, sizes, reverse)[0]
     for a, r_t, z_t, new_t, inner_t, h_t, row in steps_of(sizes, reverse, r_and_z, r, z, new, inner, output, rows):
         alive = zero(h[: len(h_t)], row)
@@ -243,7 +243,7 @@ def rnn_forward(
 ) -> tuple[Tensor, Tensor]:
     """Run one Elman layer in one direction, with ``bias`` b_ih + b_hh; return output ``(ΣN, H)`` and final h."""
     output = linear(x, w_ih, bias)
-    add_product = prepacked_add(w_hh, len(h))
+    add_product = prepacked_add(w_hh, len(h), sizes[0] == sizes[-1])
     for a, row in steps_of(sizes, reverse, output, find_resets(reset, sizes, reverse)[0]):
         add_product(a, zero(rows_alive(h, a), row))
         h = update_state(h, a.relu_() if relu else _tanh(a, out=a))

@@ -12,18 +12,23 @@ from torch import Tensor
 
 from wnseq._torch_internals import (
     HAS_AMX,
+    HAS_MKL_PREPACKED,
     HAS_ONEDNN,
     HAS_ONEDNN_BF16,
     IS_MKL_FAST,
     is_recording,
+    mkl_linear,
+    mkl_prepack,
     needs_grad,
     onednn_linear,
     onednn_prepack,
 )
 
 MIN_FLOPS_ONEDNN = 2**20  # multiplications from which on oneDNN is the faster for few rows
-# of a step's product: from so many rows on, and up to so many entries of the weight, MKL is the faster on Intel's
-MIN_ROWS_MKL, MAX_ENTRIES_MKL = 16, 2**20
+# Of a step's product on Intel's: from so many rows on MKL is the faster. It prepacks weights of so many entries, which
+# smaller ones do not repay: those are transposed. A weight that lies transposed, as in a backward, is read as it is.
+MIN_ROWS_MKL, MIN_ENTRIES_MKL_PREPACKED = 16, 2**16
+MAX_ENTRIES_TO_TRANSPOSE, MAX_ENTRIES_TRANSPOSED = 2**20, 2**21  # of larger ones oneDNN's product is the faster
 MIN_ENTRIES_WEIGHT_GRAD = (
     2**16
 )  # entries of a weight's gradient; oneDNN transposes first, which smaller ones do not repay
@@ -59,13 +64,25 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def _is_mkl_faster(w: Tensor, rows: int) -> bool:
-    """Return True if a step's product is faster by MKL: what oneDNN has prepacked is read faster where it is large."""
-    small = rows >= MIN_ROWS_MKL and w.numel() <= MAX_ENTRIES_MKL
-    return IS_MKL_FAST and small and w.dtype == torch.float32 and w.is_cpu
+    """Return True if a step's product with a transposed copy of the weight is faster by MKL than by oneDNN."""
+    limit = MAX_ENTRIES_TRANSPOSED if w.mT.is_contiguous() else MAX_ENTRIES_TO_TRANSPOSE
+    return IS_MKL_FAST and rows >= MIN_ROWS_MKL and w.numel() <= limit and w.dtype == torch.float32 and w.is_cpu
 
 
-def prepacked_linear(w: Tensor, b: Tensor | None, rows: int) -> Callable[[Tensor], Tensor]:
-    """Return :func:`linear` as a function of x alone, the weight prepacked once for products with so many rows."""
+def _can_prepack_by_mkl(w: Tensor, rows: int) -> bool:
+    """Return True if MKL's prepacked product is the fastest."""
+    large = rows >= MIN_ROWS_MKL and w.numel() >= MIN_ENTRIES_MKL_PREPACKED
+    return HAS_MKL_PREPACKED and IS_MKL_FAST and large and w.dtype == torch.float32 and w.is_cpu and w.is_contiguous()
+
+
+def prepacked_linear(w: Tensor, b: Tensor | None, rows: int, fixed: bool = False) -> Callable[[Tensor], Tensor]:
+    """Return :func:`linear` as a function of x alone, the weight prepacked once for products with so many rows.
+
+    With ``fixed`` no product has another number of rows.
+    """
+    if fixed and _can_prepack_by_mkl(w, rows):
+        by_mkl = mkl_prepack(w, rows)
+        return lambda x: mkl_linear(x, by_mkl, w, b, rows)
     if _is_mkl_faster(w, rows):
         transposed = w.mT.contiguous()
         return (lambda x: x @ transposed) if b is None else (lambda x: torch.addmm(b, x, transposed))
@@ -75,12 +92,12 @@ def prepacked_linear(w: Tensor, b: Tensor | None, rows: int) -> Callable[[Tensor
     return lambda x: F.linear(x, w, b)
 
 
-def prepacked_add(w: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a function of y and x that adds x Wᵀ to y in place, the weight prepacked once for so many rows."""
-    if _is_mkl_faster(w, rows):
+def prepacked_add(w: Tensor, rows: int, fixed: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function of y and x that adds x Wᵀ to y in place, as :func:`prepacked_linear` does."""
+    if not (fixed and _can_prepack_by_mkl(w, rows)) and _is_mkl_faster(w, rows):
         transposed = w.mT.contiguous()
         return lambda y, x: torch.addmm(y, x, transposed, out=y)  # which FlopCounterMode counts, addmm_ it does not
-    multiply = prepacked_linear(w, None, rows)
+    multiply = prepacked_linear(w, None, rows, fixed)
     return lambda y, x: y.add_(multiply(x))
 
 

@@ -180,8 +180,8 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
                 f"a tied softmax needs a last layer of embedding_size, got {embedding_size} and a single layer of "
                 f"hidden_size {hidden_size}; set --model.tied false, make them equal, or give it more layers"
             )
-        if weight_drop and (cell.startswith("m") or (cell, norm) == ("rnn", "none")):
-            raise ValueError(f"weight_drop is for lstm, gru, and rnn with norm weight, got {cell} with norm {norm}")
+        if weight_drop and cell.startswith("m"):
+            raise ValueError(f"weight_drop is for lstm, gru and rnn, got {cell}")
         if slim_penalty and (norm == "none" or cell == "mlstm" or own_widths):
             raise ValueError(f"slim_penalty is for layers of one width with norm weight, not mlstm, got {slim_penalty}")
         if hidden_dropout and num_layers == 1:
@@ -418,8 +418,6 @@ class Network(nn.Module):
         last logits alone are computed; ``outputs`` gets the output of the last layer before and after its dropout;
         where ``reset`` is true, the state is zero before that token.
         """
-        if reset is not None and any(isinstance(part, nn.RNN) for part in self.rnn.modules()):
-            raise ValueError("documents need a net that resets its state, which rnn with norm none does not")
         recur, weight = bound or (self.rnn, composed_weight(self.decoder))
         tied = is_tied(self.decoder, self.encoder)
         if tied and targets is not None:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from wnseq import (
     GRU,
     LSTM,
+    RNN,
     WNGRU,
     WNLSTM,
     LockedDropout,
@@ -74,6 +75,7 @@ OTHERS = [
     lambda: LockedDropout(0.5),
     lambda: LSTM(3, 4),
     lambda: GRU(3, 4),
+    lambda: RNN(3, 4),
     lambda: pixelcnn.DownShiftedConv2d(WNConv2d(3, 4, (2, 3))),
 ]
 

@@ -157,6 +157,7 @@ def test_resets_are_those_of_torch_at_other_lengths():
             wnseq.WNGRU(5, 6, **plain),
             wnseq.LSTM(5, 6),
             wnseq.GRU(5, 6),
+            wnseq.RNN(5, 6),
         ]
     ).eval()
 

@@ -222,7 +222,7 @@ def export_language_model(network: nn.Module, path: str | Path) -> float:
     if not {"LSTM", "GRU", "RNN"} & {node.op_type for node in program.model.graph}:
         raise ValueError(
             "there is no ONNX node for this recurrence, whose steps would be those of one length: export a model with "
-            "an LSTM, a GRU or a weight-normalised RNN"
+            "an LSTM, a GRU or an RNN"
         )
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path))

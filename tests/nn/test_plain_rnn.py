@@ -1,4 +1,4 @@
-"""LSTM and GRU of torch by the kernels of this library: torch's in all but who runs them."""
+"""LSTM, GRU and RNN of torch by the kernels of this library: torch's in all but who runs them."""
 
 import copy
 import pickle
@@ -11,13 +11,15 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from wnseq import GRU, LSTM, WNGRU, WNLSTM, remove_weight_norm, weight_normalize
+from wnseq import GRU, LSTM, RNN, WNGRU, WNLSTM, WNRNN, remove_weight_norm, weight_normalize
 from wnseq._recurrence import cpu_gru
 from wnseq._recurrence.backend import backend
 
-PLAIN = {"lstm": LSTM, "gru": GRU}
+PLAIN = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 each_plain = each([replace(case, module=PLAIN[case.kind]) for case in covering_cases() if case.kind in PLAIN])
-each_kind = pytest.mark.parametrize(("plain", "theirs", "ours"), [(LSTM, nn.LSTM, WNLSTM), (GRU, nn.GRU, WNGRU)])
+each_kind = pytest.mark.parametrize(
+    ("plain", "theirs", "ours"), [(LSTM, nn.LSTM, WNLSTM), (GRU, nn.GRU, WNGRU), (RNN, nn.RNN, WNRNN)]
+)
 
 
 def run(module, x, state):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from cases import each_sequence, tensors
 from torch import nn
 
-from wnseq import GRU, LSTM, WNGRU, WNLSTM, WNRNN, remove_weight_norm, weight_normalize
+from wnseq import GRU, LSTM, RNN, WNGRU, WNLSTM, WNRNN, remove_weight_norm, weight_normalize
 from wnseq._recurrence import dispatch
 from wnseq._recurrence.backend import Backend
 from wnseq._recurrence.cpu_gru import CPU_GRU
@@ -22,7 +22,7 @@ from wnseq._recurrence.torch_kernel import TORCH_KERNEL
 from wnseq.nn import _dropout, add_safe_globals
 from wnseq.nn._dropout import _drop_entries
 
-LAYERS = {"WNRNN": WNRNN, "WNLSTM": WNLSTM, "WNGRU": WNGRU, "LSTM": LSTM, "GRU": GRU}
+LAYERS = {"WNRNN": WNRNN, "WNLSTM": WNLSTM, "WNGRU": WNGRU, "LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 each_layer = pytest.mark.parametrize("name", LAYERS)
 
 
@@ -149,7 +149,7 @@ def test_a_layer_lives_as_one_without(name):
 
 
 def test_the_plain_layers_drop_as_the_normalised_ones():
-    for plain, normalised in ((LSTM, WNLSTM), (GRU, WNGRU)):
+    for plain, normalised in ((LSTM, WNLSTM), (GRU, WNGRU), (RNN, WNRNN)):
         module, x = plain(4, 6, 2, weight_drop=0.5), torch.randn(5, 3, 4)
         ours = weight_normalize(module)
         assert type(ours) is normalised and ours.weight_drop == 0.5

@@ -312,8 +312,9 @@ def test_documents_are_read_as_if_each_were_alone(folder):
     evaluated = sum(model._step(batch, "val")[0] for batch in data.val_dataloader())
     assert 0 < evaluated < nats
     assert fit("--data.documents=true", "--data.tokenizer=byte", steps=2)["test/nats_per_token"] > 0
-    with pytest.raises(ValueError, match="rnn with norm none does not"):
-        Network(256, "rnn", "none", 8, 8, 1, 0.0, True, 1.0)(ids, reset=ids == 0)
+    for kind in ("lstm", "gru", "rnn"):
+        network = Network(256, kind, "none", 8, 8, 1, 0.0, True, 1.0)
+        torch.testing.assert_close(network(ids, reset=ids >= 0)[0][-1:], network(ids[-1:])[0])
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -628,7 +629,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
             "rnn with norm weight, got rnn with norm",
         ),
         (["--model.weight_drop=0.5", "--model.cell=mlstm"], "rnn with norm weight, got mlstm with norm weight"),
-        (["--model.weight_drop=0.5", "--model.cell=mingru"], "weight_drop is for lstm, gru, and rnn with norm weight"),
+        (["--model.weight_drop=0.5", "--model.cell=mingru"], "weight_drop is for lstm, gru and rnn, got mingru"),
         (["--model.slim_penalty=1", "--model.norm=none"], "slim_penalty is for layers of one width with norm weight"),
         (["--model.slim_penalty=1", "--model.cell=mlstm"], "with norm weight, not mlstm, got 1"),
         (

@@ -10,7 +10,7 @@ from torch.export import Dim
 from torch.func import vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from wnseq import GRU, LSTM, WNGRU, WNLSTM, WNRNN
+from wnseq import GRU, LSTM, RNN, WNGRU, WNLSTM, WNRNN
 from wnseq._recurrence.resets import find_resets, mask_state, split_mask, zero, zero_
 from wnseq.errors import ShapeError
 from wnseq.nn import backend
@@ -142,8 +142,8 @@ def test_unrolled_steps_reset_too(case, form):
 
 @pytest.mark.parametrize(
     ("plain", "case"),
-    [(LSTM, BOTH_WAYS[0]), (LSTM, BOTH_WAYS[1]), (GRU, BOTH_WAYS[2])],
-    ids=["lstm", "projected", "gru"],
+    [(LSTM, BOTH_WAYS[0]), (LSTM, BOTH_WAYS[1]), (GRU, BOTH_WAYS[2]), (RNN, BOTH_WAYS[3])],
+    ids=["lstm", "projected", "gru", "rnn"],
 )
 def test_torchs_layers_reset_too(plain, case):
     module = plain(*case.args, **case.kwargs, dtype=torch.float64)

@@ -18,6 +18,7 @@ MODULES = [
     (wnseq.WNGRU, nn.GRU),
     (wnseq.WNLSTM, nn.LSTM),
     (wnseq.GRU, nn.GRU),
+    (wnseq.RNN, nn.RNN),
     (wnseq.LSTM, nn.LSTM),
 ]
 CELLS = [(wnseq.WNRNNCell, nn.RNNCell), (wnseq.WNGRUCell, nn.GRUCell), (wnseq.WNLSTMCell, nn.LSTMCell)]

@@ -22,7 +22,7 @@ from wnseq.nn._min_rnn import (
 )
 from wnseq.nn._mlstm import MLSTM, WNMLSTM, MLSTMCell, WNMLSTMCell
 from wnseq.nn._module import WNModule
-from wnseq.nn._plain_rnn import GRU, LSTM
+from wnseq.nn._plain_rnn import GRU, LSTM, RNN
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
 from wnseq.nn._weight_pairs import find_weight_norm
 from wnseq.state_dict import param_names, to_wnseq
@@ -65,7 +65,7 @@ COUNTERPARTS = (
     Counterpart(MLSTMCell, WNMLSTMCell, _CELL),
 )
 BY_PLAIN: dict[type, Counterpart] = {pair.plain: pair for pair in COUNTERPARTS}
-BY_PLAIN |= {LSTM: BY_PLAIN[nn.LSTM], GRU: BY_PLAIN[nn.GRU]}
+BY_PLAIN |= {RNN: BY_PLAIN[nn.RNN], LSTM: BY_PLAIN[nn.LSTM], GRU: BY_PLAIN[nn.GRU]}
 BY_NORMALIZED: dict[type, Counterpart] = {pair.normalized: pair for pair in COUNTERPARTS}
 
 

@@ -29,7 +29,7 @@ from wnseq.nn._min_rnn import (
 )
 from wnseq.nn._mlstm import MLSTM, WNMLSTM, MLSTMCell, WNMLSTMCell
 from wnseq.nn._module import WNModule, add_safe_globals
-from wnseq.nn._plain_rnn import GRU, LSTM
+from wnseq.nn._plain_rnn import GRU, LSTM, RNN
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
 from wnseq.nn._stack import RNNStack, stack_layers
 from wnseq.nn._tied import composed_weight, is_tied, tie_weights
@@ -40,6 +40,7 @@ __all__ = [
     "LSTM",
     "MLSTM",
     "RECURRENT_LAYERS",
+    "RNN",
     "WNGRU",
     "WNLSTM",
     "WNMLSTM",

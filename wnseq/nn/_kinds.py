@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from torch import nn
-
 from wnseq.nn._min_rnn import MinGRU, MinLSTM, WNMinGRU, WNMinLSTM
 from wnseq.nn._mlstm import MLSTM, WNMLSTM
-from wnseq.nn._plain_rnn import GRU, LSTM
+from wnseq.nn._plain_rnn import GRU, LSTM, RNN
 from wnseq.nn._rnn import WNGRU, WNLSTM, WNRNN
 
 RECURRENT_LAYERS: dict[tuple[str, str], Any] = {
@@ -18,7 +16,7 @@ RECURRENT_LAYERS: dict[tuple[str, str], Any] = {
     ("mlstm", "weight"): WNMLSTM,
     ("lstm", "none"): LSTM,
     ("gru", "none"): GRU,
-    ("rnn", "none"): nn.RNN,
+    ("rnn", "none"): RNN,
     ("mingru", "none"): MinGRU,
     ("minlstm", "none"): MinLSTM,
     ("mlstm", "none"): MLSTM,

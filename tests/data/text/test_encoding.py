@@ -160,8 +160,7 @@ def test_what_is_not_utf8_leaves_nothing(tmp_path: Path, cache: Path) -> None:
 
 def test_an_empty_text_has_no_tokens() -> None:
     split = encode(Text(()), ByteTokenizer(), "empty")
-    assert split == Split(split.tokens, Counts(*[0] * 8))
-    assert len(split.tokens) == 0
+    assert split.counts == Counts(*[0] * 8) and len(split.tokens) == 0
 
 
 class Slow(ByteTokenizer):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from wnseq.data.text import encoding, stream
-from wnseq.data.text.encoding import Counts, Split, encode, encode_text, exp
+from wnseq.data.text.encoding import Counts, encode, encode_text, exp
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import KINDS, ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer

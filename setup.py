@@ -98,7 +98,7 @@ setup(
     package_dir={"wnseq.recipes": "recipes"},
     package_data={"wnseq": ["py.typed"], "wnseq.recipes": ["presets/*/*.yaml"]},
     install_requires=[
-        "torch>=2.11,<2.14",  # the newest that was tried: wnseq probes some of its private names
+        "torch>=2.11,<2.16",  # the newest that was tried: wnseq probes some of its private names
         "lightning>=2.6,!=2.6.2,!=2.6.3",  # 2.6.2 and 2.6.3 on the index were malicious (GHSA-w37p-236h-pfx3)
         "jsonargparse[signatures]>=4.49,<5",
         "pyyaml>=6,<7",

@@ -105,11 +105,20 @@ def test_an_old_file_is_never_in_memory_as_a_whole(tmp_path):
 @pytest.mark.parametrize("small", [8, 4096])
 def test_an_old_file_keeps_its_views_and_a_cut_one_is_refused(tmp_path, monkeypatch, small):
     monkeypatch.setattr(module, "SMALL", small)
-    shared, cut = torch.randn(8, 6), tmp_path / "cut.old"
-    entries = {"a.weight_v": shared[:4], "a.weight_g": shared[4:, :1], "b": shared.T[1:3], "c": torch.ones(())}
+    monkeypatch.setattr(module, "RESIDENT", 0)  # what was read is forgotten, as after many tensors
+    shared, first, cut = torch.randn(8, 6), torch.randn(3, 4), tmp_path / "cut.old"
+    entries = {
+        "first.weight_v": first,
+        "first.weight_g": first[:, :1].clone(),
+        "a.weight_v": shared[:4],
+        "a.weight_g": shared[4:, :1],
+        "b": shared.T[1:3],
+        "c": torch.ones(()),
+    }
     source = save(entries | {"none": torch.empty(0, 3)}, tmp_path / "in.old")
     respell(source, tmp_path / "out.pt", "torch_parametrizations")
     made = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.equal(made["first.parametrizations.weight.original1"], first)
     assert torch.equal(made["a.parametrizations.weight.original0"], shared[4:, :1])
     assert torch.equal(made["a.parametrizations.weight.original1"], shared[:4])
     assert torch.equal(made["b"], shared.T[1:3]) and made["c"] == 1 and made["none"].shape == (0, 3)

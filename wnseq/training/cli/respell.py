@@ -209,17 +209,22 @@ class _TorchFile:
         self.touched = 0
 
     def tree(self) -> Any:
-        if self.loaded is None:
-            self.loaded = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
+        self.loaded = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
         return self.loaded
 
     def get(self, path: Path_) -> Tensor:
         if self.touched > RESIDENT:
             self.loaded, self.touched = None, 0
-        value = self.tree()
+            self.tree()
+        tensor = self.find(path)
+        self.touched += tensor.untyped_storage().nbytes()
+        return tensor
+
+    def find(self, path: Path_) -> Tensor:
+        """Return a tensor of the tree that was loaded last."""
+        value = self.loaded
         for key in path:
             value = value[key]
-        self.touched += value.untyped_storage().nbytes()
         tensor: Tensor = value
         return tensor
 
@@ -268,14 +273,14 @@ class _OldTorchFile(_TorchFile):
     """A file of torch before 1.6, no zip archive and not to be mapped: each tensor is read when it is needed."""
 
     def tree(self) -> Any:
-        if self.loaded is None:
+        if self.loaded is None:  # once: where the bytes are is known by the addresses of this tree
             with self.path.open("rb") as file:
                 self.skipping = _SkippingFile(file)
                 self.loaded = torch.load(self.skipping, map_location="cpu", weights_only=True)  # type: ignore[arg-type]
         return self.loaded
 
     def get(self, path: Path_) -> Tensor:
-        tensor = super().get(path)
+        tensor = self.find(path)
         place = self.skipping.place(tensor.data_ptr())
         if place is None:
             return tensor

@@ -29,6 +29,7 @@ Deviations from the paper:
 """
 
 import csv
+import functools
 import math
 import re
 import sys
@@ -46,7 +47,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import wnseq
 from wnseq.data.text import LabelledBatch, LabelledTextDataModule, Tokenizer, match_tokens, pad_texts
 from wnseq.init import memory_bias_
-from wnseq.nn import RECURRENT_LAYERS
+from wnseq.nn import RECURRENT_LAYERS, stack_layers
 from wnseq.training import checkpoint_files, plots
 from wnseq.training.batches import check_classes
 from wnseq.training.callbacks import GateMonitor, Throughput, UnusedParameters, build_network_first
@@ -59,7 +60,7 @@ from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
 from wnseq.training.schedules import schedule_steps, use_found_learning_rate
 
-SIZES = ("cell", "norm", "embedding_size", "hidden_size", "num_layers")
+SIZES = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
 ENCODER = ("encoder.", "rnn.")  # weights that a language model has too
 
 
@@ -72,6 +73,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         embedding_size: Features of a token; by default as many as hidden_size.
         hidden_size: Features of the hidden state.
         num_layers: Recurrent layers.
+        tied: Whether the last layer has embedding_size units, as under a language model's tied softmax.
         dropout: Probability of a zero in the embedded input and between layers, before dropout_factor.
         weight_drop: Probability of a zero in the recurrent weights, before dropout_factor.
         dropout_factor: Factor of both, so that those of a language model are scaled together.
@@ -113,6 +115,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         embedding_size: int | None = None,
         hidden_size: int = 128,
         num_layers: int = 1,
+        tied: bool = False,
         dropout: float = 0.5,
         weight_drop: float = 0.0,
         dropout_factor: float = 0.5,
@@ -141,6 +144,8 @@ class TextClassifier(CheckedLoading, LightningModule):
                 raise ValueError(
                     f"{name} times dropout_factor must be less than 1, got {self.hparams[name]} times {dropout_factor}"
                 )
+        if tied and num_layers == 1 and embedding_size not in (None, hidden_size):
+            raise ValueError(f"a single tied layer has embedding_size units: hidden_size must be {embedding_size} too")
         if layer_decay is None:
             self.hparams.layer_decay = 1.0 if init_from is None else 2.6
         if unfreeze_epochs is None:
@@ -157,7 +162,7 @@ class TextClassifier(CheckedLoading, LightningModule):
     def build(self, tokenizer: Tokenizer, classes: Sequence[str]) -> None:
         """Make the network for a tokenizer and the names of the classes."""
         h, self.tokenizer, self.classes = self.hparams, tokenizer, tuple(classes)
-        sizes = (h.embedding_size or h.hidden_size, h.hidden_size, h.num_layers)
+        sizes = (h.embedding_size or h.hidden_size, h.hidden_size, h.num_layers, h.tied)
         drops = (h.dropout * h.dropout_factor, h.weight_drop * h.dropout_factor)
         self.network = Network(
             len(tokenizer), h.cell, h.norm, *sizes, *drops, h.head_size, h.head_dropout, len(self.classes)
@@ -351,6 +356,7 @@ class Network(nn.Module):
         embedding_size: int,
         hidden_size: int,
         num_layers: int,
+        tied: bool,
         dropout: float,
         weight_drop: float,
         head_size: int,
@@ -360,14 +366,14 @@ class Network(nn.Module):
         super().__init__()
         self.backward = False
         self.encoder = nn.Embedding(vocabulary_size, embedding_size)
-        options = {"dropout": dropout if num_layers > 1 else 0.0}
-        options |= {"weight_drop": weight_drop} if weight_drop else {}
-        self.rnn = RECURRENT_LAYERS[cell, norm](embedding_size, hidden_size, num_layers, **options)
+        sizes = [hidden_size] * (num_layers - 1) + [embedding_size if tied else hidden_size]
+        layer = functools.partial(RECURRENT_LAYERS[cell, norm], **{"weight_drop": weight_drop} if weight_drop else {})
+        self.rnn = stack_layers(layer, embedding_size, sizes, dropout)
         self.dropout = wnseq.LockedDropout(dropout)
         linear = wnseq.WNLinear if norm == "weight" else nn.Linear
         self.head = nn.Sequential(
             nn.Dropout(head_dropout),
-            linear(3 * hidden_size, head_size),
+            linear(3 * sizes[-1], head_size),
             nn.ReLU(),
             nn.Dropout(head_dropout),
             linear(head_size, classes),
@@ -387,8 +393,10 @@ class Network(nn.Module):
             tokens = tokens.gather(0, torch.where(own, lengths - place, place))
         x = self.dropout(self.encoder(tokens))  # (T, N, I)
         packed, state = self.rnn(pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False))
-        last = (state[0] if isinstance(state, tuple) else state)[-1]  # (N, H)
         outputs, _ = pad_packed_sequence(packed)  # (T, N, H), zero where padded
+        last = (state[0] if isinstance(state, tuple) else state)[
+            -1, :, -outputs.shape[2] :
+        ]  # (N, H), of the last layer
         padding = torch.arange(len(outputs), device=lengths.device).unsqueeze(1) >= lengths  # (T, N)
         largest = outputs.masked_fill(padding.unsqueeze(2), float("-inf")).amax(0)
         return torch.cat((last, largest, outputs.sum(0) / lengths.unsqueeze(1)), 1)
@@ -396,12 +404,12 @@ class Network(nn.Module):
 
 def layers(network: Network) -> list[list[nn.Parameter]]:
     """Return the parameters of the head, of each recurrent layer from the last down, and of the embedding."""
-    found: list[list[nn.Parameter]] = [[] for _ in range(network.rnn.num_layers + 2)]
+    found: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        layer = re.search(r"^rnn\.\w+_l(\d+)", name)
-        depth = network.rnn.num_layers - int(layer[1]) if layer else 0 if name.startswith("head.") else -1
-        found[depth].append(parameter)
-    return found
+        layer = re.search(r"^rnn\.(?:layers\.|\w+_l)(\d+)", name)
+        height = int(layer[1]) if layer else math.inf if name.startswith("head.") else -1
+        found.setdefault(height, []).append(parameter)
+    return [found[height] for height in sorted(found, reverse=True)]
 
 
 def slanted_triangle(progress: float, rise: float = 0.1, ratio: float = 32) -> float:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from wnseq import EmbeddingDropout, LockedDropout
 
@@ -9,6 +10,18 @@ def test_the_mask_is_held_over_time_and_keeps_the_mean():
     assert (y == y[:1]).all()
     assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / 0.7).item()}
     assert abs(y.mean() - 1) < 0.03
+
+
+def test_a_packed_sequence_has_a_mask_for_each_of_its_sequences():
+    lengths = torch.tensor([3, 6, 1])
+    packed = pack_padded_sequence(torch.rand(6, 3, 500) + 1, lengths, enforce_sorted=False)
+    dropped = LockedDropout(0.3)(packed)
+    assert all(torch.equal(one, other) for one, other in zip(dropped[1:], packed[1:], strict=True))
+    x, y = (pad_packed_sequence(each)[0] for each in (packed, dropped))
+    mask = y[:1] != 0  # (1, N, C)
+    assert 0.2 < (~mask).float().mean() < 0.4 and not torch.equal(mask[:, 0], mask[:, 1])
+    torch.testing.assert_close(y, torch.where(mask, x / 0.7, 0))
+    assert LockedDropout(0.3).eval()(packed) is packed
 
 
 def test_evaluation_and_zero_leave_the_input_alone():

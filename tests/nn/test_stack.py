@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from wnseq import GRU, WNGRU, WNLSTM, WNRNN, LockedDropout, RNNStack, ShapeError, WNMinGRU
 
@@ -34,6 +35,24 @@ def test_it_is_one_layer_after_the_other_and_goes_on_from_its_state(name):
     if name != "nn.LSTM":
         mask = (torch.arange(7) == 4).unsqueeze(1).expand(7, 2)
         torch.testing.assert_close(rnn(x, reset=mask)[0], torch.cat([first, rnn(x[4:])[0]]))
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_packed_input_is_each_sequence_alone(name):
+    rnn, lengths = RNNStack(STACKS[name](), dropout=0.5).eval(), torch.tensor([3, 7, 4])
+    x = torch.randn(7, 3, 3)
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    output, final = rnn(packed)
+    padded, found = pad_packed_sequence(output)
+    assert torch.equal(found, lengths)
+    finals = final if isinstance(final, tuple) else (final,)
+    for place, length in enumerate(lengths.tolist()):
+        alone, state = rnn(x[:length, place : place + 1])
+        torch.testing.assert_close(padded[:length, place], alone[:, 0])
+        for part, own in zip(finals, state if isinstance(state, tuple) else (state,), strict=True):
+            torch.testing.assert_close(part[:, place], own[:, 0])
+    rnn.train()(packed)[0].data.sum().backward()
+    assert all(parameter.grad is not None for parameter in rnn.parameters())
 
 
 def test_what_one_layer_reads_is_dropped_by_one_mask_for_all_steps(monkeypatch):

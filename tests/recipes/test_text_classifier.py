@@ -2,6 +2,7 @@ import csv
 import io
 import itertools
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,24 +53,27 @@ def weights(path):
 
 def network(cell="lstm", norm="weight", layers=2, **options):
     torch.manual_seed(0)
-    sizes = {"vocabulary_size": 256, "embedding_size": 5, "hidden_size": 6, "num_layers": layers, "classes": 3,
-             "dropout": 0.5, "weight_drop": 0.0, "head_size": 4, "head_dropout": 0.5}  # fmt: skip
+    sizes = {"vocabulary_size": 256, "embedding_size": 5, "hidden_size": 6, "num_layers": layers, "tied": False,
+             "classes": 3, "dropout": 0.5, "weight_drop": 0.0, "head_size": 4, "head_dropout": 0.5}  # fmt: skip
     return Network(cell=cell, norm=norm, **{**sizes, **options}).eval()
 
 
 TEXTS = ["a text", "", "a longer text than the others", "short"]
 
 
+@pytest.mark.parametrize("tied", [False, True], ids=["one width", "own widths"])
 @pytest.mark.parametrize(("cell", "norm"), [*itertools.product(("lstm", "gru"), ("weight", "none"))], ids="-".join)
-def test_a_text_s_logits_depend_on_neither_padding_nor_its_neighbours(cell, norm):
-    net = network(cell, norm)
+def test_a_text_s_logits_depend_on_neither_padding_nor_its_neighbours(cell, norm, tied):
+    net = network(cell, norm, tied=tied)
     tokens, lengths = pad_texts(TEXTS, ByteTokenizer())
     together = net.pool(tokens, lengths)
     for place, text in enumerate(TEXTS):
         ids, length = pad_texts([text], ByteTokenizer())
         outputs, state = net.rnn(net.encoder(ids))
-        last = state[0][-1] if cell == "lstm" else state[-1]
-        alone = torch.cat((last, outputs.amax(0), outputs.mean(0)), 1)
+        assert outputs.shape[2] == (5 if tied else 6)
+        last = (state[0] if cell == "lstm" else state)[-1]
+        torch.testing.assert_close(last[:, -outputs.shape[2] :], outputs[-1])
+        alone = torch.cat((outputs[-1], outputs.amax(0), outputs.mean(0)), 1)
         torch.testing.assert_close(together[place : place + 1], alone)
         torch.testing.assert_close(net(tokens, lengths)[place : place + 1], net(ids, length))
     padded = torch.cat((tokens, torch.full((7, 4), 99)))
@@ -84,12 +88,14 @@ def test_weight_normalisation_changes_no_function_at_the_start():
     torch.testing.assert_close(network()(tokens, lengths), network(norm="none")(tokens, lengths))
 
 
-def test_layers_are_in_their_order_and_whole():
-    net = network()
+@pytest.mark.parametrize(("tied", "names_of"), [(False, "rnn.*_l{}"), (True, "rnn.layers.{}.*")])
+def test_layers_are_in_their_order_and_whole(tied, names_of):
+    net = network(tied=tied)
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     found = [[names[id(parameter)] for parameter in layer] for layer in layers(net)]
     assert [{name.split(".")[0] for name in layer} for layer in found] == [{"head"}, {"rnn"}, {"rnn"}, {"encoder"}]
-    assert all("_l1" in name for name in found[1]) and all("_l0" in name for name in found[2])
+    for layer, number in ((found[1], 1), (found[2], 0)):
+        assert all(fnmatch(name.partition("_v")[0].partition("_g")[0], names_of.format(number)) for name in layer)
     assert sorted(sum(found, [])) == sorted(names.values())  # noqa: RUF017
 
 
@@ -183,7 +189,7 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     told = capsys.readouterr().out
     assert "model: 2 x 8 lstm, norm weight, layer_decay 2.6, unfreeze_epochs 1" in told
     assert f"starting from {lent} (step 2 of 2, " in told
-    assert "), with its hidden_size 8, num_layers 2, dropout 0.4" in told
+    assert "), with its hidden_size 8, num_layers 2, tied True, dropout 0.4" in told
     assert "the head is new" in told
     before, after = weights(lent), weights(newest())
     encoder = [name for name in after if name.startswith(("network.encoder", "network.rnn"))]
@@ -230,6 +236,22 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     main([*short, "--data.dataset=stars.csv", "--model.init_from=best"])
     told = capsys.readouterr().out
     assert "the head is new" in told and "in 3 classes: 0, 1, 2" in told and "tokenizer: char" in told
+
+
+def test_an_encoder_of_layers_of_their_own_widths_is_taken_over_and_trains(capsys):
+    language_model.main(["fit", *LM, "--model.embedding_size=6"])
+    lent = newest("language_model", "best")
+    short = [*SMALL[:1], *SMALL[3:], "--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
+    main([*short, f"--model.init_from={lent}", "--model.learning_rate=1e-9", "--model.unfreeze_epochs=0"])
+    assert "with its embedding_size 6, hidden_size 8, num_layers 2, tied True" in capsys.readouterr().out
+    before, after = weights(lent), weights(newest())
+    encoder = [name for name in after if name.startswith(("network.encoder", "network.rnn.layers."))]
+    assert len(encoder) > 8
+    for name in encoder:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+    assert classify(newest(), ["a superb film", ""]).shape == (2, 2)
+    with pytest.raises(ValueError, match="hidden_size must be 6 too"):
+        TextClassifier(embedding_size=6, hidden_size=8, tied=True)
 
 
 def test_a_backward_encoder_is_averaged_with_a_forward_one(capsys):

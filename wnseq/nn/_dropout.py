@@ -5,15 +5,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from wnseq._recurrence.call import Sequence
 from wnseq._torch_internals import is_recording
 from wnseq.nn._arguments import check_number, check_rate, check_size
 
 
 class LockedDropout(nn.Module):
-    """Dropout whose mask is drawn once per sequence and shared by all time steps of ``(T, N, C)``.
+    """Dropout whose mask is drawn once per sequence and shared by all of its time steps.
 
     y[t] = x[t] ⊙ m / (1 − p), m ~ Bernoulli(1 − p)
+
+    Shape:
+        - x, output: ``(T, N, C)``, or a ``PackedSequence``
 
     Source:
         Gal & Ghahramani 2016, arXiv 1512.05287; named as in Merity et al. 2018, arXiv 1708.02182.
@@ -26,12 +31,20 @@ class LockedDropout(nn.Module):
         if self.p == 1:
             raise ValueError(f"{phrase}, got p=1 in LockedDropout, which would leave nothing to scale up")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Sequence) -> Sequence:
         """Drop features in training."""
         if not self.training or self.p == 0:
             return x
-        mask = torch.empty_like(x[:1]).bernoulli_(1 - self.p).div_(1 - self.p)  # (1, N, C)
-        return x * mask
+        if isinstance(x, PackedSequence):
+            data, sizes, *order = x
+            mask = self._draw(data[: sizes[0]])  # (N, C), in the order of the first step
+            rows = torch.cat([torch.arange(size) for size in sizes.tolist()]).to(data.device)
+            return PackedSequence(data * mask[rows], sizes, *order)
+        return x * self._draw(x[:1])
+
+    def _draw(self, first: Tensor) -> Tensor:
+        """Draw a mask like the first step."""
+        return torch.empty_like(first).bernoulli_(1 - self.p).div_(1 - self.p)
 
     def extra_repr(self) -> str:
         """Return p."""

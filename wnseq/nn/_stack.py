@@ -2,12 +2,14 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections import abc
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wnseq._recurrence.call import Sequence
 from wnseq.errors import ShapeError
 from wnseq.nn._dropout import LockedDropout
 
@@ -25,11 +27,11 @@ class RNNStack(nn.Module):
         dropout: Probability of a zero in the output of each layer but the last, by one mask for all steps.
 
     Shape:
-        - input: ``(T, N, I)``
+        - input: ``(T, N, I)``, or a ``PackedSequence``
         - hx and the final state: ``(1, N, H)``, H being the sum of the layers' hidden sizes; of LSTMs a pair, in whose
           first a projected layer has its projected size; zeros if not given
         - reset: as of :class:`wnseq.WNLSTM`, for layers that take it
-        - output: ``(T, N, H_L)``, of the last layer
+        - output: ``(T, N, H_L)``, of the last layer, packed as the input is
 
     Raises:
         ValueError: There are no layers, or they do not fit on top of each other.
@@ -68,19 +70,21 @@ class RNNStack(nn.Module):
                 )
             features = _sizes(layer)[0]
 
-    def forward(self, input: Tensor, hx: State | None = None, reset: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, input: Sequence, hx: State | None = None, reset: Sequence | None = None
+    ) -> tuple[Sequence, State]:
         """Run over a sequence."""
         return self._advance(self.layers, input, hx, reset)
 
-    def bind(self) -> Callable[..., tuple[Tensor, State]]:
+    def bind(self) -> Callable[..., tuple[Sequence, State]]:
         """Compose the weights once, for a loop; return a function that calls the layers with them."""
         layers: list[Any] = list(self.layers)
         calls = [layer.bind() if hasattr(layer, "bind") else layer for layer in layers]
         return functools.partial(self._advance, calls)
 
     def _advance(
-        self, calls: Iterable[Callable[..., Any]], x: Tensor, hx: State | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, State]:
+        self, calls: Iterable[Callable[..., Any]], x: Sequence, hx: State | None = None, reset: Sequence | None = None
+    ) -> tuple[Sequence, State]:
         states, final = self._split(hx), []
         more = () if reset is None else (reset,)
         for k, (call, state) in enumerate(zip(calls, states, strict=True)):
@@ -91,7 +95,7 @@ class RNNStack(nn.Module):
             return x, (h, c)
         return x, torch.cat(final, -1)
 
-    def _split(self, hx: State | None) -> Sequence[Any]:
+    def _split(self, hx: State | None) -> abc.Sequence[Any]:
         """Return the state of each layer."""
         if hx is None:
             return [None] * len(self.layers)
@@ -113,7 +117,7 @@ def _sizes(layer: Any) -> tuple[int, int]:
 
 
 def stack_layers(
-    layer: Callable[..., nn.Module], input_size: int, sizes: Sequence[int], dropout: float = 0.0
+    layer: Callable[..., nn.Module], input_size: int, sizes: abc.Sequence[int], dropout: float = 0.0
 ) -> nn.Module:
     """Make recurrent layers of given widths: one module where all are equal, else an :class:`RNNStack`.
 

@@ -22,6 +22,7 @@ MODULES = {
     "gru": wnseq.WNGRU,
     "mingru": wnseq.WNMinGRU,
     "minlstm": wnseq.WNMinLSTM,
+    "mlstm": wnseq.WNMLSTM,
 }
 HAS_BF16 = onednn_supports(torch.zeros(1, dtype=torch.bfloat16))
 pytestmark = [
@@ -31,69 +32,69 @@ pytestmark = [
 ]
 # T×N×H, and how: in training and float32 if nothing else is said; "-" where a kind has no such form
 TABLE = """
-how                            rnn          lstm         gru          mingru       minlstm
-35x20x512                      CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN
-35x20x512 inference            TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN
-35x20x512 packed               CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN
-35x20x512 float64              TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-35x20x512 projected            -            TorchKernel  -            -            -
-35x20x64                       TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN
-35x20x64 inference             TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-8x20x512                       TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN
-64x2x16                        TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan
-64x2x16 packed                 TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-2x2x16                         TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-1x4x512                        TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN
-1x4x512 inference              TorchKernel  SingleStep   SingleStep   CPUMinRNN    CPUMinRNN
-1x4x512 packed                 TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-1x4x512 projected              -            SingleStep   -            -            -
-1x33x16                        TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-1x33x16 inference              TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN
-32x16x640 autocast             TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN
-32x16x640 autocast inference   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-32x16x640 autocast packed      TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN
-35x20x64 autocast              TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN
-1x4x512 autocast               TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN
-2x2x16 reset                   CPURNN       ResetSteps   CPUGRU       CPUMinRNN    CPUMinRNN
-2x2x16 reset packed            CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN
-2x2x16 reset float64           CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN
-2x2x16 reset projected         -            CPULSTMFloat -            -            -
-2x2x16 reset autocast          CPURNN       ResetSteps   CPUGRU       CPUMinRNN    CPUMinRNN
-2x2x16 zoneout                 Unrolled     Unrolled     Unrolled     -            -
-2x2x16 zoneout reset           Unrolled     Unrolled     Unrolled     -            -
-2x2x16 zoneout compile         Unrolled     Unrolled     Unrolled     -            -
-2x2x16 compile                 CustomOps    CustomOps    CustomOps    ParallelScan ParallelScan
-2x2x16 compile reset           CustomOps    CustomOps    CustomOps    ParallelScan ParallelScan
-2x2x16 trace                   TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan
-2x2x16 trace reset             CustomOps    CustomOps    CustomOps    ParallelScan ParallelScan
-2x2x16 vmap                    Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan
-2x2x16 jvp                     Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan
-2x2x16 grad                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan
-2x2x16 vmap-of-grad            Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan
-2x2x16 vmap reset              Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan
-2x2x16 meta                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan
-2x2x16 cuda                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan
-2x2x16 cuda reset              Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan
-2x2x16 cpu_loop                CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN
-2x2x16 cpu_loop autocast       refused      CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN
-2x2x16 cpu_loop float64        refused      refused      refused      CPUMinRNN    CPUMinRNN
-2x2x16 cpu_loop vmap           refused      refused      refused      refused      refused
-2x2x16 cpu_loop,auto vmap      Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan
-2x2x16 cpu_loop,auto float64   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN
-2x2x16 cpu_loop zoneout        refused      refused      refused      -            -
-1x4x512 cpu_loop inference     CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN
-35x20x512 torch                TorchKernel  TorchKernel  TorchKernel  refused      refused
-2x2x16 torch reset             refused      refused      refused      refused      refused
-2x2x16 torch,cpu_loop reset    CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN
-2x2x16 single_step             refused      refused      refused      refused      refused
-1x33x16 single_step            refused      SingleStep   SingleStep   refused      refused
-2x2x16 reset_steps             refused      refused      refused      refused      refused
-2x2x16 reset_steps reset       refused      ResetSteps   refused      refused      refused
-2x2x16 parallel_scan           refused      refused      refused      ParallelScan ParallelScan
-2x2x16 unrolled                Unrolled     Unrolled     Unrolled     Unrolled     Unrolled
-2x2x16 custom_ops              refused      refused      refused      refused      refused
+how                            rnn          lstm         gru          mingru       minlstm      mlstm
+35x20x512                      CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x512 inference            TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x512 packed               CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x512 float64              TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+35x20x512 projected            -            TorchKernel  -            -            -            -
+35x20x64                       TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x64 inference             TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+8x20x512                       TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+64x2x16                        TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
+64x2x16 packed                 TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+2x2x16                         TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+1x4x512                        TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+1x4x512 inference              TorchKernel  SingleStep   SingleStep   CPUMinRNN    CPUMinRNN    Unrolled
+1x4x512 packed                 TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+1x4x512 projected              -            SingleStep   -            -            -            -
+1x33x16                        TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+1x33x16 inference              TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+32x16x640 autocast             TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+32x16x640 autocast inference   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+32x16x640 autocast packed      TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x64 autocast              TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+1x4x512 autocast               TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+2x2x16 reset                   CPURNN       ResetSteps   CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+2x2x16 reset packed            CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+2x2x16 reset float64           CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+2x2x16 reset projected         -            CPULSTMFloat -            -            -            -
+2x2x16 reset autocast          CPURNN       ResetSteps   CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+2x2x16 zoneout                 Unrolled     Unrolled     Unrolled     -            -            -
+2x2x16 zoneout reset           Unrolled     Unrolled     Unrolled     -            -            -
+2x2x16 zoneout compile         Unrolled     Unrolled     Unrolled     -            -            -
+2x2x16 compile                 CustomOps    CustomOps    CustomOps    ParallelScan ParallelScan Unrolled
+2x2x16 compile reset           CustomOps    CustomOps    CustomOps    ParallelScan ParallelScan Unrolled
+2x2x16 trace                   TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
+2x2x16 trace reset             CustomOps    CustomOps    CustomOps    ParallelScan ParallelScan Unrolled
+2x2x16 vmap                    Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
+2x2x16 jvp                     Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
+2x2x16 grad                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
+2x2x16 vmap-of-grad            Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
+2x2x16 vmap reset              Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
+2x2x16 meta                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
+2x2x16 cuda                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
+2x2x16 cuda reset              Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
+2x2x16 cpu_loop                CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    refused
+2x2x16 cpu_loop autocast       refused      CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    refused
+2x2x16 cpu_loop float64        refused      refused      refused      CPUMinRNN    CPUMinRNN    refused
+2x2x16 cpu_loop vmap           refused      refused      refused      refused      refused      refused
+2x2x16 cpu_loop,auto vmap      Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
+2x2x16 cpu_loop,auto float64   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+2x2x16 cpu_loop zoneout        refused      refused      refused      -            -            -
+1x4x512 cpu_loop inference     CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    refused
+35x20x512 torch                TorchKernel  TorchKernel  TorchKernel  refused      refused      refused
+2x2x16 torch reset             refused      refused      refused      refused      refused      refused
+2x2x16 torch,cpu_loop reset    CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    refused
+2x2x16 single_step             refused      refused      refused      refused      refused      refused
+1x33x16 single_step            refused      SingleStep   SingleStep   refused      refused      refused
+2x2x16 reset_steps             refused      refused      refused      refused      refused      refused
+2x2x16 reset_steps reset       refused      ResetSteps   refused      refused      refused      refused
+2x2x16 parallel_scan           refused      refused      refused      ParallelScan ParallelScan refused
+2x2x16 unrolled                Unrolled     Unrolled     Unrolled     Unrolled     Unrolled     Unrolled
+2x2x16 custom_ops              refused      refused      refused      refused      refused      refused
 """
-HEAD, *ROWS = (line.rsplit(maxsplit=5) for line in TABLE.strip().splitlines())
+HEAD, *ROWS = (line.rsplit(maxsplit=6) for line in TABLE.strip().splitlines())
 FORCED = {"cpu_loop", "torch", "single_step", "reset_steps", "parallel_scan", "unrolled", "custom_ops"}
 
 

@@ -486,6 +486,9 @@ def test_the_general_help_names_every_command(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for words in ("slim (write the checkpoint of a smaller model", "export (write a model for ONNX Runtime"):
         assert words in shown
+    with pytest.raises(SystemExit):
+        main(["exprot"])
+    assert "unknown subcommand 'exprot'. Did you mean export?" in capsys.readouterr().err
 
 
 def test_a_cache_makes_what_was_read_likelier_in_samples():

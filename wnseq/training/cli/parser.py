@@ -33,6 +33,7 @@ class _Mistake(Exception):
 class RecipeParser(LightningArgumentParser):
     """A parser that answers all mistakes of a command with one line and exit status 2."""
 
+    further_commands: Sequence[str] = ()  # subcommands that it does not know, to suggest
     _collects = False
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -78,7 +79,7 @@ class RecipeParser(LightningArgumentParser):
             known = option_names(subparsers(self)[unknown[1]])
             return f"unknown option {unknown[2]}.{suggest_option('--' + unknown[2], known)}"
         if choice := re.match(r"argument subcommand: invalid choice: '(.+?)'", message):
-            return f"unknown subcommand {choice[1]!r}.{suggest(choice[1], SUBCOMMANDS)}"
+            return f"unknown subcommand {choice[1]!r}.{suggest(choice[1], (*SUBCOMMANDS, *self.further_commands))}"
         if value := re.match(r'Parser key "(.+?)":(.*)', message, re.DOTALL):
             return f"option --{value[1]}: {self._shorten_value(value[2])}"
         return re.sub(r"^argument ", "option ", message).rstrip(".") + "."

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jsonargparse import Namespace
@@ -89,6 +89,7 @@ class RecipeCLI(FlagsFirstCLI):
         commands: Sequence[Command] = (),
     ) -> None:
         self.recipe, self.program, self.monitor, self.defaults = recipe, program, monitor, defaults
+        self.commands = commands
         self.name = name_of_runs(model_class, recipe)
         self.arguments = self.typed = list(arguments)
         self.run_dir: Path | None = None
@@ -151,7 +152,9 @@ class RecipeCLI(FlagsFirstCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return Lightning's parser, which refuses abbreviations here."""
-        return super().init_parser(allow_abbrev=False, **kwargs)
+        parser = cast("RecipeParser", super().init_parser(allow_abbrev=False, **kwargs))
+        parser.further_commands = [each.__name__ for each in self.commands]
+        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options that do not belong to the Trainer, the model or the data."""

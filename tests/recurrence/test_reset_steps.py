@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import count_calls, tensors
 
-from wnseq import WNLSTM
+from wnseq import LSTM, WNLSTM
 from wnseq._recurrence import cpu_lstm, cpu_lstm_float, reset_steps
 from wnseq._recurrence.backend import backend
 from wnseq._recurrence.matmul import onednn_supports
@@ -117,6 +117,18 @@ def test_what_is_not_finite_runs_by_the_loop(monkeypatch):
         x[3, 2] = torch.inf
         output, _ = module(x, reset=reset)
     assert loops and output[7:, 2].isfinite().all() and not output[3:7, 2].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan, 1e20])
+def test_no_cell_state_crosses_a_border_whatever_it_holds(value, monkeypatch):
+    loops = count_calls(monkeypatch, cpu_lstm_float.CPULSTMFloat, "layer")
+    module, x, reset = LSTM(5, 6), torch.randn(10, 2, 5), torch.zeros(10, 2, dtype=torch.bool)
+    reset[4] = True
+    _, (h, c) = module(x[:4])
+    with torch.no_grad():
+        output, (h, c) = module(x, (h, torch.full_like(c, value)), reset=reset)
+        assert loops
+        torch.testing.assert_close((output[4:], (h, c)), module(x[4:]))
 
 
 def test_the_rule(calls):

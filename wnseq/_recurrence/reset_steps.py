@@ -22,6 +22,9 @@ from wnseq._torch_internals import HAS_ONEDNN_LSTM
 # Of the number of steps, by the dtype of the products: beyond it the loop is the faster (docs/speed.md, "Resets").
 MAX_GROWTH = {torch.float32: 1.2, torch.bfloat16: 2.0}
 CLOSED = 30.0  # σ(−30) is 1e-13
+LARGEST_CELL = (
+    1e4  # of an initial cell state, of which what crosses a border is lost in rounding; a step adds at most 1
+)
 
 
 class ResetSteps(LayerBackend):
@@ -51,11 +54,12 @@ class ResetSteps(LayerBackend):
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool
     ) -> tuple[Tensor, States]:
-        """Run one layer in one direction, or by the loop if what is not finite would cross a border."""
-        output, final = _run(call, *autocast(x, states, weights), reverse)
-        if not output.detach().sum().isfinite():  # zero times infinity is not zero
-            return CPU_LSTM_FLOAT.layer(call, x, states, weights, reverse)
-        return output, final
+        """Run one layer in one direction, or by the loop if what is large or not finite would cross a border."""
+        if states[1].detach().abs().max() <= LARGEST_CELL:
+            output, final = _run(call, *autocast(x, states, weights), reverse)
+            if final[1].detach().isfinite().all():  # zero times NaN is NaN, so that it would be there still
+                return output, final
+        return CPU_LSTM_FLOAT.layer(call, x, states, weights, reverse)
 
 
 def _run(call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool) -> tuple[Tensor, States]:
@@ -111,7 +115,7 @@ def _with_marks(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
     features, size = w_ih.shape[1], w_hh.shape[1]
     marks = 2 + features % 2  # with an odd number of features oneDNN takes twice the time in bfloat16
     with torch.no_grad():
-        bound = CLOSED + w_hh.to(torch.promote_types(w_hh.dtype, torch.float32)).abs().sum(1)
+        bound = CLOSED + torch.linalg.vector_norm(w_hh, 1, 1, dtype=torch.promote_types(w_hh.dtype, torch.float32))
         for bias in (b_ih, b_hh):
             bound = bound if bias is None else bound + bias.abs()
         columns = w_ih.new_zeros(len(w_ih), marks)

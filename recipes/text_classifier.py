@@ -110,7 +110,7 @@ class TextClassifier(CheckedLoading, LightningModule):
     @fill_from_checkpoint
     def __init__(
         self,
-        cell: Literal["lstm", "gru"] = "lstm",
+        cell: Literal["lstm", "gru", "rnn", "mingru", "minlstm", "mlstm"] = "lstm",
         norm: Literal["weight", "none"] = "weight",
         embedding_size: int | None = None,
         hidden_size: int = 128,
@@ -144,6 +144,8 @@ class TextClassifier(CheckedLoading, LightningModule):
                 raise ValueError(
                     f"{name} times dropout_factor must be less than 1, got {self.hparams[name]} times {dropout_factor}"
                 )
+        if weight_drop and cell.startswith("m"):
+            raise ValueError(f"weight_drop is for lstm, gru and rnn, got {cell}")
         if tied and num_layers == 1 and embedding_size not in (None, hidden_size):
             raise ValueError(f"a single tied layer has embedding_size units: hidden_size must be {embedding_size} too")
         if layer_decay is None:
@@ -379,7 +381,8 @@ class Network(nn.Module):
             linear(head_size, classes),
         )
         nn.init.uniform_(self.encoder.weight, -0.1, 0.1)
-        memory_bias_(self.rnn)
+        if cell != "rnn":
+            memory_bias_(self.rnn)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Map padded texts to logits, on which padding has no effect."""

@@ -5,6 +5,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -58,11 +59,12 @@ def network(cell="lstm", norm="weight", layers=2, **options):
     return Network(cell=cell, norm=norm, **{**sizes, **options}).eval()
 
 
+CELLS = get_args(get_type_hints(TextClassifier.__init__)["cell"])
 TEXTS = ["a text", "", "a longer text than the others", "short"]
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["one width", "own widths"])
-@pytest.mark.parametrize(("cell", "norm"), [*itertools.product(("lstm", "gru"), ("weight", "none"))], ids="-".join)
+@pytest.mark.parametrize(("cell", "norm"), [*itertools.product(CELLS, ("weight", "none"))], ids="-".join)
 def test_a_text_s_logits_depend_on_neither_padding_nor_its_neighbours(cell, norm, tied):
     net = network(cell, norm, tied=tied)
     tokens, lengths = pad_texts(TEXTS, ByteTokenizer())
@@ -71,7 +73,7 @@ def test_a_text_s_logits_depend_on_neither_padding_nor_its_neighbours(cell, norm
         ids, length = pad_texts([text], ByteTokenizer())
         outputs, state = net.rnn(net.encoder(ids))
         assert outputs.shape[2] == (5 if tied else 6)
-        last = (state[0] if cell == "lstm" else state)[-1]
+        last = (state[0] if isinstance(state, tuple) else state)[-1]
         torch.testing.assert_close(last[:, -outputs.shape[2] :], outputs[-1])
         alone = torch.cat((outputs[-1], outputs.amax(0), outputs.mean(0)), 1)
         torch.testing.assert_close(together[place : place + 1], alone)
@@ -238,12 +240,13 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     assert "the head is new" in told and "in 3 classes: 0, 1, 2" in told and "tokenizer: char" in told
 
 
-def test_an_encoder_of_layers_of_their_own_widths_is_taken_over_and_trains(capsys):
-    language_model.main(["fit", *LM, "--model.embedding_size=6"])
+@pytest.mark.parametrize("cell", ["lstm", "mlstm"])
+def test_an_encoder_of_layers_of_their_own_widths_is_taken_over_and_trains(cell, capsys):
+    language_model.main(["fit", *LM, "--model.embedding_size=6", f"--model.cell={cell}"])
     lent = newest("language_model", "best")
     short = [*SMALL[:1], *SMALL[3:], "--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
     main([*short, f"--model.init_from={lent}", "--model.learning_rate=1e-9", "--model.unfreeze_epochs=0"])
-    assert "with its embedding_size 6, hidden_size 8, num_layers 2, tied True" in capsys.readouterr().out
+    assert "embedding_size 6, hidden_size 8, num_layers 2, tied True" in capsys.readouterr().out
     before, after = weights(lent), weights(newest())
     encoder = [name for name in after if name.startswith(("network.encoder", "network.rnn.layers."))]
     assert len(encoder) > 8
@@ -321,7 +324,8 @@ def test_layers_do_not_thaw_on_several_processes():
     ("arguments", "text"),
     [
         (["--model.dropout=0.8", "--model.dropout_factor=2"], "dropout times dropout_factor must be less than 1"),
-        (["--model.cell=rnn"], "--model.cell"),
+        (["--model.cell=elman"], "--model.cell"),
+        (["--model.cell=mlstm", "--model.weight_drop=0.3"], "weight_drop is for lstm, gru and rnn, got mlstm"),
         (["--model.layer_decay=0.5"], "layer_decay must be at least 1, got 0.5"),
         (["--data.text=words"], "has no column 'words': it has text, label"),
         (["--data.predict=texts.csv"], "is for predict, not for training"),

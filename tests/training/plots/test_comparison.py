@@ -50,6 +50,23 @@ def test_a_sweep_of_returns_has_dots_interquartile_means_and_their_intervals(
     assert drawn == [[9.5], [8.5], [20.5], [2.0], [0.0], [0.0], [3.5], [3.5 - low], [high - 3.5], [2.0], [0.0], [0.0]]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"), [([0.1, 1.0], [0.1 * 10**-0.05, 0.1 * 10**0.05]), ([0.0, 2.0], [-0.1, 0.1])]
+)
+def test_variants_stand_side_by_side(
+    options: list[float], expected: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = pytest.importorskip("matplotlib.axes").Axes
+    places: list[float] = []
+    bars = axes.errorbar
+    monkeypatch.setattr(axes, "errorbar", lambda *a, **k: places.append(a[1][0]) or bars(*a, **k))
+    runs = {name: [(value, 1.0) for value in options] for name in ("one", "two")}
+    assert plots.plot_sweep(runs, tmp_path / "a.png", option="rate", metric="loss", title="")
+    assert places == pytest.approx(expected)
+    assert plots.plot_sweep({"one": [(3.0, 1.0)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
+    assert places[-1] == 3.0
+
+
 def test_each_run_has_a_dot_beside_the_mean_of_its_variant(tmp_path: Path) -> None:
     few, more = tmp_path / "few.png", tmp_path / "more.png"
     found: dict[str, tuple[list[float], float, tuple[float, float]]] = {"one": ([1.0, 2.0], 1.5, (1.0, 2.0))}

@@ -1,8 +1,10 @@
 """Figures of several runs: the curves of variants, and final values against a swept option."""
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import cycle, pairwise
+from operator import add, mul
 from pathlib import Path
 from statistics import fmean
 
@@ -86,7 +88,10 @@ def plot_sweep(
     with new_figure(file, 5.4, 3.6) as figure:
         axes = figure.subplots()
         axes.set_title(title, loc="left", fontweight="bold", color=TITLE_COLOR)
-        for (name, runs), color in zip(variants.items(), cycle(VARIANT_COLORS), strict=False):
+        options = sorted({value for runs in variants.values() for value, _ in runs})
+        for (name, runs), color, shift in zip(
+            variants.items(), cycle(VARIANT_COLORS), _side_by_side(options, len(variants)), strict=False
+        ):
             by_option: dict[float, list[float]] = {}
             for value, final in sorted((value, final) for value, final in runs if final is not None):
                 by_option.setdefault(value, []).append(final)
@@ -95,16 +100,22 @@ def plot_sweep(
                 mean, (low, high) = fmean(at), (min(at), max(at))
                 if returns:
                     mean, (low, high) = interquartile_mean(at), bootstrap_interval(at)
-                    axes.plot([value] * len(at), at, "o", color=color, markersize=2, alpha=0.5)
+                    axes.plot([shift(value)] * len(at), at, "o", color=color, markersize=2.5, alpha=0.6, linewidth=0)
                 means.append(mean)
                 below.append(max(0.0, mean - low))
                 above.append(max(0.0, high - mean))
-            marks = {"color": color, "marker": "o", "markersize": 3.5, "capsize": 2, "label": name}
-            axes.errorbar([*by_option], means, [below, above], **marks)
-            diverged = [value for value, final in runs if final is None]
-            at_top = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-            axes.plot(diverged, [1.0] * len(diverged), "x", color=color, **at_top)
-        options = sorted({value for runs in variants.values() for value, _ in runs})
+            marks = {
+                "color": color,
+                "marker": "o",
+                "markersize": 4.5,
+                "linewidth": 1.2,
+                "elinewidth": 0.8,
+                "label": name,
+            }
+            axes.errorbar([*map(shift, by_option)], means, [below, above], **marks)
+            if diverged := [shift(value) for value, final in runs if final is None]:
+                at_top = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+                axes.plot(diverged, [1.0] * len(diverged), "x", color=color, **at_top)
         if options[0] > 0:
             axes.set_xscale("log")
             axes.set_xticks(options, [f"{value:g}" for value in options])
@@ -113,7 +124,17 @@ def plot_sweep(
             set_log_scale(axes)
         axes.set_xlabel(option.rpartition(".")[2].replace("_", " "))
         axes.set_ylabel(metric.replace("_", " "))
-        figure.legend(loc="outside lower center", ncols=min(3, len(variants)))
+        figure.legend(loc="outside lower center", ncols=min(5, len(variants)))
+
+
+def _side_by_side(options: Sequence[float], variants: int) -> list[Callable[[float], float]]:
+    """Return for each variant what moves it aside from the others, by a fifth of the way to the next value in all."""
+    shares = [0.2 * ((k + 0.5) / variants - 0.5) for k in range(variants)]
+    if options[0] > 0:
+        ratio = min((high / low for low, high in pairwise(options)), default=1.0)
+        return [partial(mul, ratio**share) for share in shares]
+    gap = min((high - low for low, high in pairwise(options)), default=0.0)
+    return [partial(add, gap * share) for share in shares]
 
 
 @print_failures("figure of the runs")

@@ -140,7 +140,8 @@ class _Gymnasium:
         except gymnasium.error.Error as error:
             near = difflib.get_close_matches(name, gymnasium.registry, 1)
             meant = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"gymnasium has no environment {name}: {error}.{meant}") from error
+            said = str(error).partition(" Did you mean")[0].rstrip(".")
+            raise ValueError(f"gymnasium has no environment {name}: {said}.{meant}") from error
         spaces, space = gymnasium.spaces, self._environment.observation_space
         actions = self._environment.action_space
         if not isinstance(actions, spaces.Discrete):

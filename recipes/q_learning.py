@@ -23,13 +23,14 @@ Deviations from the papers:
    the replay. The last layer's deviation is 0.1.
 3. An episode that is cut by a time limit goes on in the returns with the value of its last observation.
 4. The checkpoint with the largest mean return of a validation is tested.
-5. dqn has MinAtar's network, of one convolution and one hidden layer; the paper's is for pixels of Atari. It acts with
-   eight copies and then takes eight updates; the target network is renewed between two such turns.
+5. dqn acts with eight copies and then takes eight updates; the target network is renewed between two such turns. Small
+   images have MinAtar's network, of one convolution and one hidden layer.
 6. dqn's rewards are scaled, not clipped, and the norm of its gradient is clipped at 10, as PQN's is.
 7. A recurrent dqn learns from sequences of R2D2's length (Kapturowski et al. 2019), but from a state of zeros and a
    burn-in, without stored states, priorities and double Q-learning.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +99,8 @@ class QLearning(CheckedLoading, LightningModule):
         renormalize: Whether the norm of every direction v is restored after each step; with the norm weight alone.
         core: Recurrence between the hidden layers and the action values; it has the last action as an input too.
         hidden_size: Features of a hidden layer and of the recurrent state.
-        num_layers: Hidden layers of observations that are no images; images have a convolution and one hidden layer.
+        num_layers: Hidden layers of observations that are no images; images have convolutions, Mnih et al.'s from 36
+            pixels on and else MinAtar's, and one hidden layer.
         learning_rate: Step size, 1e-3; 3e-4. RAdam's, which falls to zero linearly, with pqn; Adamax's with dqn.
         discount: γ, by which a reward counts less for each step that it is ahead.
         trace: λ, the share of pqn's returns that goes on beyond the next step, 0.95.
@@ -393,7 +395,8 @@ def parts(tensors: dict[str, Tensor], name: str) -> State | None:
     return tuple(value for key, value in tensors.items() if key.startswith(f"{name}.")) or None
 
 
-CHANNELS = 16
+MINATAR = ((16, 3, 1),)  # channels, kernel and stride of convolutions, for small images
+ATARI = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # of Mnih et al. 2015, for images of at least 36 pixels
 
 
 class Network(BatchInitialised):
@@ -404,10 +407,15 @@ class Network(BatchInitialised):
         self.largest, self.num_actions = environment.largest or 1, environment.num_actions
         linear, conv = (wnseq.WNLinear, wnseq.WNConv2d) if norm == "weight" else (nn.Linear, nn.Conv2d)
         layers: list[nn.Module] = []
-        features = environment.shape[0]
-        if len(environment.shape) == 3:
-            layers += [conv(features, CHANNELS, 3), *norms(norm, CHANNELS, nn.BatchNorm2d), nn.ReLU(), nn.Flatten()]
-            features, num_layers = CHANNELS * (environment.shape[1] - 2) * (environment.shape[2] - 2), 1
+        features, *size = environment.shape
+        if size:
+            if min(size) < 3:
+                raise ValueError(f"images must have at least 3 x 3 pixels, got the {environment}")
+            for channels, kernel, stride in ATARI if min(size) >= 36 else MINATAR:
+                layers += [conv(features, channels, kernel, stride), *norms(norm, channels, nn.BatchNorm2d), nn.ReLU()]
+                features, size = channels, [(pixels - kernel) // stride + 1 for pixels in size]
+            layers.append(nn.Flatten())
+            features, num_layers = features * math.prod(size), 1
         for _ in range(num_layers):
             layers += [linear(features, hidden_size), *norms(norm, hidden_size, nn.BatchNorm1d), nn.ReLU()]
             features = hidden_size

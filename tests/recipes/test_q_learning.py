@@ -1,5 +1,6 @@
 import copy
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -31,6 +32,7 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
          "num_sanity_val_steps": 0, "limit_val_batches": 0, "accelerator": "cpu"}  # fmt: skip
 NORMS = ["weight", "layer", "batch", "none"]
 IMAGE = EnvironmentSpec("an image", (4, 10, 10), 1, 6)
+ATARI = EnvironmentSpec("Atari", (4, 84, 84), 255, 6, 4)
 DQN = {"algorithm": "dqn", "replay_size": 60, "replay_start": 40, "target_updates": 3, "exploration": 0.5}
 SEQUENCES = {"core": "lstm", "sequence_steps": 4, "burn_in": 3}
 
@@ -65,7 +67,7 @@ def trained(steps=1, data=DATA, **options):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("spec", [EnvironmentSpec("numbers", (5,), None, 3), IMAGE], ids=["numbers", "image"])
+@pytest.mark.parametrize("spec", [EnvironmentSpec("numbers", (5,), None, 3), IMAGE, ATARI], ids=str)
 def test_the_start_is_of_deviation_one_in_every_norm(spec, norm):
     torch.manual_seed(0)
     network = Network(spec, norm, "none", 16, 2)
@@ -85,6 +87,13 @@ def test_the_start_is_of_deviation_one_in_every_norm(spec, norm):
         expected = 0.1 if name == "output" else 1.0
         torch.testing.assert_close(out.std(others), torch.full_like(out.std(others), expected), rtol=0.02, atol=0)
     assert isinstance(network.output, wnseq.WNLinear) == (norm == "weight")
+
+
+def test_images_of_atari_have_the_network_of_mnih_et_al():
+    network = Network(replace(ATARI, num_actions=4), "none", "none", 512, 2)
+    assert sum(each.numel() for each in network.parameters()) == 1_686_180  # biases too
+    with pytest.raises(ValueError, match="at least 3 x 3 pixels, got the environment a strip: images 4 x 8 x 2"):
+        Network(EnvironmentSpec("a strip", (4, 8, 2), 1, 6), "none", "none", 512, 2)
 
 
 @pytest.mark.parametrize("core", ["lstm", "gru"])

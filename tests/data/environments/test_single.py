@@ -119,6 +119,7 @@ def test_a_name_of_nothing_is_refused(name, text):
         ("gymnasium", "CartPole-v1", r"pip install 'wnseq\[rl\]'"),
         ("popgym", "popgym-RepeatFirstEasy-v0", "pip install popgym"),
         ("minatar", "MinAtar/Breakout-v0", "pip install minatar --no-deps"),
+        ("ale_py", "ALE/Breakout-v5", "pip install ale-py opencv-python-headless"),
     ],
 )
 def test_a_missing_package_is_named_with_its_command(package, name, command, monkeypatch):
@@ -146,6 +147,26 @@ def test_an_environment_of_ones_own_is_named_with_its_module(monkeypatch, tmp_pa
     environment.reset(0)
     assert [environment.step(1)[3] for _ in range(3)] == [False, False, True]
     gymnasium.registry.pop("Mine-v0")
+
+
+def test_a_game_of_atari_is_seen_as_the_paper_sees_it(monkeypatch):
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    environment = make_environment("ALE/Breakout-v5", frame_stack=4)
+    assert environment.spec == EnvironmentSpec("ALE/Breakout-v5", (4, 84, 84), 255, 4, 4)
+    first, again = environment.reset(3), environment.reset(3)
+    np.testing.assert_array_equal(first, again)
+    assert not first[:3].any() and first[3].any() and first.dtype == np.uint8
+    environment.step(1)  # the ball is served
+    (seen, *_), frames = (
+        environment.step(0),
+        environment._environment._environment.unwrapped.ale.getEpisodeFrameNumber(),
+    )
+    assert environment.step(0)[0][2].any() and seen.shape == (4, 84, 84)
+    assert environment._environment._environment.unwrapped.ale.getEpisodeFrameNumber() == frames + 4
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ModuleNotFoundError, match="another package: pip install ale-py opencv-python-headless"):
+        make_environment("ALE/Breakout-v5")
 
 
 class Game:

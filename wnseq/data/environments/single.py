@@ -1,4 +1,4 @@
-"""One environment by its name, gymnasium's, POPGym's or MinAtar's: observations are arrays, actions are numbers."""
+"""One environment by its name, of gymnasium, POPGym, MinAtar or Atari: observations are arrays, actions are numbers."""
 
 import difflib
 import importlib
@@ -16,11 +16,12 @@ __all__ = ["Environment", "EnvironmentSpec", "import_gymnasium", "make_environme
 Array = npt.NDArray[Any]
 MINATAR = re.compile(r"MinAtar/(\w+)-v([01])")
 GAMES = {"Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"}
-OTHER_PACKAGES = {"popgym-": "popgym", "MinAtar/": "minatar"}
+OTHER_PACKAGES = {"popgym-": "popgym", "MinAtar/": "minatar", "ALE/": "ale_py"}
 INSTALL = {
     "gymnasium": "pip install 'wnseq[rl]'",
     "popgym": "pip install popgym",
     "minatar": "pip install minatar --no-deps (GPL-3.0, so that it is no dependency of wnseq)",
+    "ale_py": "pip install ale-py opencv-python-headless (GPL-2.0, so that it is no dependency of wnseq)",
 }
 
 
@@ -94,7 +95,8 @@ def make_environment(name: str, frame_stack: int = 1) -> Environment:
     Args:
         name: A name of gymnasium's registry, such as ``CartPole-v1``, or ``module:Name-v0`` of a module of yours;
             ``popgym-RepeatPreviousEasy-v0`` and its kin of POPGym; ``MinAtar/Breakout-v0``, or ``-v1`` with the
-            smallest set of actions.
+            smallest set of actions; ``ALE/Breakout-v5``, whose observation is made of four frames of Atari's as Mnih
+            et al. 2015 make it: the larger pixels of the latest two, grey, 84 × 84.
         frame_stack: Latest observations that are stacked into one, the oldest first; before an episode they are zero.
 
     Raises:
@@ -133,10 +135,14 @@ class _Gymnasium:
 
     def __init__(self, name: str) -> None:
         gymnasium = import_gymnasium(name)
+        is_atari = name.startswith("ALE/")
         try:
-            self._environment = gymnasium.make(name, disable_env_checker=True)
+            self._environment = gymnasium.make(name, disable_env_checker=True, **{"frameskip": 1} if is_atari else {})
+            if is_atari:
+                self._environment = gymnasium.wrappers.AtariPreprocessing(self._environment, grayscale_newaxis=True)
         except gymnasium.error.DependencyNotInstalled as error:
-            raise ModuleNotFoundError(f"the environment {name} needs another package: {error}") from error
+            remedy = f": {INSTALL['ale_py']}" if is_atari else ""
+            raise ModuleNotFoundError(f"the environment {name} needs another package{remedy}: {error}") from error
         except gymnasium.error.Error as error:
             near = difflib.get_close_matches(name, gymnasium.registry, 1)
             meant = f" Did you mean {near[0]}?" if near else ""

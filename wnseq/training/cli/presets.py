@@ -8,7 +8,7 @@ from pathlib import Path
 from wnseq.training.cli.arguments import option_values
 from wnseq.training.cli.errors import suggest
 
-__all__ = ["expand_preset_names", "find_presets"]
+__all__ = ["describe_presets", "expand_preset_names", "find_presets"]
 
 RECIPES = "wnseq.recipes"
 
@@ -20,6 +20,12 @@ def find_presets(recipe: str) -> dict[str, Path]:
     except ModuleNotFoundError:
         return {}
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def describe_presets(recipe: str) -> str:
+    """Return a sentence for the general help that names the presets of a recipe; nothing if there are none."""
+    names = ", ".join(find_presets(recipe))
+    return f" Presets, taken by --config NAME: {names}." if names else ""
 
 
 def expand_preset_names(arguments: Sequence[str], recipe: str) -> list[str]:

@@ -25,7 +25,7 @@ from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
 from wnseq.training.cli.output import safe_output
 from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand, with_defaults
-from wnseq.training.cli.presets import expand_preset_names, find_presets
+from wnseq.training.cli.presets import describe_presets, expand_preset_names
 from wnseq.training.cli.problems import check_trainer_options, collect_problems
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
 from wnseq.training.cli.resumed_run import SaveConfig, changed_flags, expand_resume, training_in
@@ -89,8 +89,7 @@ class RecipeCLI(FlagsFirstCLI):
         commands: Sequence[Command] = (),
     ) -> None:
         self.recipe, self.program, self.monitor, self.defaults = recipe, program, monitor, defaults
-        self.commands = commands
-        self.name = name_of_runs(model_class, recipe)
+        self.name, self.commands = name_of_runs(model_class, recipe), commands
         self.arguments = self.typed = list(arguments)
         self.run_dir: Path | None = None
         self.metrics: dict[str, float] = {}
@@ -98,8 +97,6 @@ class RecipeCLI(FlagsFirstCLI):
         self.resumed_run: Path | None = None
         self.notes: list[str] = []  # lines for the screen before the training
         self._shutdown = GracefulShutdown()
-        presets = find_presets(recipe)
-        known = f" Presets, taken by --config NAME: {', '.join(presets)}." if presets else ""
         super().__init__(
             model_class,
             data_class,
@@ -107,7 +104,8 @@ class RecipeCLI(FlagsFirstCLI):
             parser_kwargs={
                 "prog": program,
                 "description": f"The recipe {recipe}. Without a subcommand it runs fit, which trains, then tests the "
-                f"best checkpoint. `fit --help` lists every option.{known}{describe_commands(commands)}",
+                "best checkpoint. `fit --help` lists every option."
+                f"{describe_presets(recipe)}{describe_commands(commands)}",
                 **{name: {"description": text} for name, text in DESCRIPTIONS.items()},
             },
             trainer_defaults={
@@ -152,8 +150,8 @@ class RecipeCLI(FlagsFirstCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return Lightning's parser, which refuses abbreviations here."""
-        parser = cast("RecipeParser", super().init_parser(allow_abbrev=False, **kwargs))
-        parser.further_commands = [each.__name__ for each in self.commands]
+        parser = super().init_parser(allow_abbrev=False, **kwargs)
+        cast("RecipeParser", parser).further_commands = [each.__name__ for each in self.commands]
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

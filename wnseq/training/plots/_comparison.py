@@ -151,6 +151,7 @@ def plot_dots(
     """
     with new_figure(file, 5.4, 0.9 + 0.4 * len(variants)) as figure:
         axes = figure.subplots()
+        axes.use_sticky_edges = False  # else the outermost dots lie on the axis, half of them cut off
         axes.set_title(title, loc="left", fontweight="bold", color=TITLE_COLOR)
         for place, ((values, mean, (low, high)), color) in enumerate(
             zip(variants.values(), cycle(VARIANT_COLORS), strict=False)

@@ -397,9 +397,8 @@ class Network(nn.Module):
         x = self.dropout(self.encoder(tokens))  # (T, N, I)
         packed, state = self.rnn(pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False))
         outputs, _ = pad_packed_sequence(packed)  # (T, N, H), zero where padded
-        last = (state[0] if isinstance(state, tuple) else state)[
-            -1, :, -outputs.shape[2] :
-        ]  # (N, H), of the last layer
+        states = state[0] if isinstance(state, tuple) else state  # of layers of their own widths side by side
+        last = states[-1, :, -outputs.shape[2] :]  # (N, H)
         padding = torch.arange(len(outputs), device=lengths.device).unsqueeze(1) >= lengths  # (T, N)
         largest = outputs.masked_fill(padding.unsqueeze(2), float("-inf")).amax(0)
         return torch.cat((last, largest, outputs.sum(0) / lengths.unsqueeze(1)), 1)

@@ -22,9 +22,7 @@ from wnseq._torch_internals import HAS_ONEDNN_LSTM
 # Of the number of steps, by the dtype of the products: beyond it the loop is the faster (docs/speed.md, "Resets").
 MAX_GROWTH = {torch.float32: 1.2, torch.bfloat16: 2.0}
 CLOSED = 30.0  # σ(−30) is 1e-13
-LARGEST_CELL = (
-    1e4  # of an initial cell state, of which what crosses a border is lost in rounding; a step adds at most 1
-)
+LARGEST_CELL = 1e4  # what crosses a border of an initial cell state of this size is lost in rounding
 
 
 class ResetSteps(LayerBackend):

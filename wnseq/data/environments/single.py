@@ -137,9 +137,7 @@ class _Gymnasium:
         gymnasium = import_gymnasium(name)
         is_atari = name.startswith("ALE/")
         try:
-            self._environment = gymnasium.make(name, disable_env_checker=True, **{"frameskip": 1} if is_atari else {})
-            if is_atari:
-                self._environment = gymnasium.wrappers.AtariPreprocessing(self._environment, grayscale_newaxis=True)
+            self._environment = (_make_atari if is_atari else _make)(gymnasium, name)
         except gymnasium.error.DependencyNotInstalled as error:
             remedy = f": {INSTALL['ale_py']}" if is_atari else ""
             raise ModuleNotFoundError(f"the environment {name} needs another package{remedy}: {error}") from error
@@ -187,6 +185,15 @@ class _Gymnasium:
             observation = self._flatten(self._space, observation)
         array = np.asarray(observation, self.spec.dtype)
         return np.moveaxis(array, 2, 0) if self._is_image else array.reshape(self.spec.shape)
+
+
+def _make(gymnasium: ModuleType, name: str, **options: Any) -> Any:
+    return gymnasium.make(name, disable_env_checker=True, **options)
+
+
+def _make_atari(gymnasium: ModuleType, name: str) -> Any:
+    """Make a game as Mnih et al. 2015 see it; the four frames of a step are the wrapper's, not the game's."""
+    return gymnasium.wrappers.AtariPreprocessing(_make(gymnasium, name, frameskip=1), grayscale_newaxis=True)
 
 
 class _MinAtar:

@@ -61,6 +61,7 @@ from wnseq.training.run_info import checkpoint_info, find_datamodule, find_train
 from wnseq.training.schedules import schedule_steps, use_found_learning_rate
 
 SIZES = ("cell", "norm", "embedding_size", "hidden_size", "num_layers", "tied")
+RATES = ("dropout", "embedding_dropout", "weight_drop")
 ENCODER = ("encoder.", "rnn.")  # weights that a language model has too
 
 
@@ -75,8 +76,10 @@ class TextClassifier(CheckedLoading, LightningModule):
         num_layers: Recurrent layers.
         tied: Whether the last layer has embedding_size units, as under a language model's tied softmax.
         dropout: Probability of a zero in the embedded input and between layers, before dropout_factor.
+        embedding_dropout: Probability that all occurrences of a token in a batch are embedded as zeros, before
+            dropout_factor.
         weight_drop: Probability of a zero in the recurrent weights, before dropout_factor.
-        dropout_factor: Factor of both, so that those of a language model are scaled together.
+        dropout_factor: Factor of all three, so that those of a language model are scaled together.
         head_size: Units between encoder and classes.
         head_dropout: Probability of a zero in front of each of the head's two layers.
         learning_rate: AdamW's step size of the head, at its peak.
@@ -102,10 +105,8 @@ class TextClassifier(CheckedLoading, LightningModule):
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
 
-    resume_may_change = ("dropout", "weight_drop", "dropout_factor", "head_dropout")  # what takes effect when resumed
-    lent_by: ClassVar = {
-        "language_model": (*SIZES, "dropout", "weight_drop")
-    }  # hyper-parameters that hold with init_from
+    resume_may_change = (*RATES, "dropout_factor", "head_dropout")  # what takes effect when resumed
+    lent_by: ClassVar = {"language_model": (*SIZES, *RATES)}  # hyper-parameters that hold with init_from
 
     @fill_from_checkpoint
     def __init__(
@@ -117,6 +118,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         num_layers: int = 1,
         tied: bool = False,
         dropout: float = 0.5,
+        embedding_dropout: float = 0.0,
         weight_drop: float = 0.0,
         dropout_factor: float = 0.5,
         head_size: int = 50,
@@ -135,11 +137,11 @@ class TextClassifier(CheckedLoading, LightningModule):
         ranges = dict.fromkeys(
             ("embedding_size", "hidden_size", "num_layers", "head_size", "layer_decay"), "at least 1"
         )
-        ranges |= dict.fromkeys(("dropout", "weight_drop", "head_dropout"), "at least 0 and less than 1")
+        ranges |= dict.fromkeys((*RATES, "head_dropout"), "at least 0 and less than 1")
         ranges |= dict.fromkeys(("dropout_factor", "weight_decay", "unfreeze_epochs"), "at least 0")
         given = {**self.hparams, "average_with": average_with}
         check_arguments(TextClassifier, given, learning_rate="greater than 0", **ranges)
-        for name in ("dropout", "weight_drop"):
+        for name in RATES:
             if self.hparams[name] * dropout_factor >= 1:
                 raise ValueError(
                     f"{name} times dropout_factor must be less than 1, got {self.hparams[name]} times {dropout_factor}"
@@ -165,9 +167,9 @@ class TextClassifier(CheckedLoading, LightningModule):
         """Make the network for a tokenizer and the names of the classes."""
         h, self.tokenizer, self.classes = self.hparams, tokenizer, tuple(classes)
         sizes = (h.embedding_size or h.hidden_size, h.hidden_size, h.num_layers, h.tied)
-        drops = (h.dropout * h.dropout_factor, h.weight_drop * h.dropout_factor)
+        rates = [h[name] * h.dropout_factor for name in RATES]
         self.network = Network(
-            len(tokenizer), h.cell, h.norm, *sizes, *drops, h.head_size, h.head_dropout, len(self.classes)
+            len(tokenizer), h.cell, h.norm, *sizes, *rates, h.head_size, h.head_dropout, len(self.classes)
         )
         self.network.backward = bool(h.backward)
 
@@ -360,6 +362,7 @@ class Network(nn.Module):
         num_layers: int,
         tied: bool,
         dropout: float,
+        embedding_dropout: float,
         weight_drop: float,
         head_size: int,
         head_dropout: float,
@@ -371,6 +374,7 @@ class Network(nn.Module):
         sizes = [hidden_size] * (num_layers - 1) + [embedding_size if tied else hidden_size]
         layer = functools.partial(RECURRENT_LAYERS[cell, norm], **{"weight_drop": weight_drop} if weight_drop else {})
         self.rnn = stack_layers(layer, embedding_size, sizes, dropout)
+        self.embedding_dropout = wnseq.EmbeddingDropout(vocabulary_size, embedding_dropout)
         self.dropout = wnseq.LockedDropout(dropout)
         linear = wnseq.WNLinear if norm == "weight" else nn.Linear
         self.head = nn.Sequential(
@@ -394,7 +398,7 @@ class Network(nn.Module):
             place = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)  # (T, 1)
             own = (place > 0) & (place < lengths)  # the entry before the text stays
             tokens = tokens.gather(0, torch.where(own, lengths - place, place))
-        x = self.dropout(self.encoder(tokens))  # (T, N, I)
+        x = self.dropout(self.embedding_dropout(self.encoder(tokens), tokens))  # (T, N, I)
         packed, state = self.rnn(pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False))
         outputs, _ = pad_packed_sequence(packed)  # (T, N, H), zero where padded
         states = state[0] if isinstance(state, tuple) else state  # of layers of their own widths side by side

@@ -55,7 +55,8 @@ def weights(path):
 def network(cell="lstm", norm="weight", layers=2, **options):
     torch.manual_seed(0)
     sizes = {"vocabulary_size": 256, "embedding_size": 5, "hidden_size": 6, "num_layers": layers, "tied": False,
-             "classes": 3, "dropout": 0.5, "weight_drop": 0.0, "head_size": 4, "head_dropout": 0.5}  # fmt: skip
+             "classes": 3, "dropout": 0.5, "embedding_dropout": 0.0, "weight_drop": 0.0, "head_size": 4,
+             "head_dropout": 0.5}  # fmt: skip
     return Network(cell=cell, norm=norm, **{**sizes, **options}).eval()
 
 
@@ -83,6 +84,20 @@ def test_a_text_s_logits_depend_on_neither_padding_nor_its_neighbours(cell, norm
     reversed_texts = pad_texts([text[::-1] for text in TEXTS], ByteTokenizer())
     net.backward = True
     torch.testing.assert_close(net.pool(*reversed_texts), together)
+
+
+def test_whole_tokens_are_dropped_in_training_alone():
+    tokens, lengths = pad_texts(TEXTS, ByteTokenizer())
+    quiet = {"dropout": 0.0, "head_dropout": 0.0}
+    plain, dropping = network(**quiet), network(**quiet, embedding_dropout=0.5)
+    torch.testing.assert_close(dropping(tokens, lengths), plain(tokens, lengths), rtol=0, atol=0)
+    seen = []
+    dropping.dropout.register_forward_hook(lambda _, args, output: seen.append(output))
+    dropping.train().pool(tokens, lengths)
+    dropped = (seen[0] == 0).all(2)  # (T, N)
+    for token in tokens.unique():
+        assert len(dropped[tokens == token].unique()) == 1  # at all of its places, or at none
+    assert 0 < dropped.sum() < dropped.numel()
 
 
 def test_weight_normalisation_changes_no_function_at_the_start():
@@ -165,8 +180,9 @@ def test_mistakes_and_the_confusion_are_those_of_the_texts():
 
 LM = ["--data.corpus=texts.csv", "--data.field=text", "--data.tokenizer=word", "--data.bptt=8", "--data.batch_size=4",
       "--data.eval_batch_size=2", "--model.hidden_size=8", "--model.num_layers=2", "--trainer.max_epochs=1",
-      "--model.dropout=0.4", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1",
-      "--trainer.limit_test_batches=1", "--model.sampling.max_new_tokens=2"]  # fmt: skip
+      "--model.dropout=0.4", "--model.embedding_dropout=0.2", "--trainer.limit_train_batches=2",
+      "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1",
+      "--model.sampling.max_new_tokens=2"]  # fmt: skip
 
 
 class Trained(Callback):
@@ -191,7 +207,7 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     told = capsys.readouterr().out
     assert "model: 2 x 8 lstm, norm weight, layer_decay 2.6, unfreeze_epochs 1" in told
     assert f"starting from {lent} (step 2 of 2, " in told
-    assert "), with its hidden_size 8, num_layers 2, tied True, dropout 0.4" in told
+    assert "), with its hidden_size 8, num_layers 2, tied True, dropout 0.4, embedding_dropout 0.2" in told
     assert "the head is new" in told
     before, after = weights(lent), weights(newest())
     encoder = [name for name in after if name.startswith(("network.encoder", "network.rnn"))]
@@ -200,7 +216,8 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
     saved = torch.load(newest(), weights_only=True)
     assert saved["wnseq"]["tokenizer"] == torch.load(lent, weights_only=True)["wnseq"]["tokenizer"]
-    assert saved["hyper_parameters"]["dropout"] == 0.4 and saved["hyper_parameters"]["dropout_factor"] == 0.5
+    rates = {"dropout": 0.4, "embedding_dropout": 0.2, "weight_drop": 0.0, "dropout_factor": 0.5}
+    assert saved["hyper_parameters"].items() >= rates.items()
 
     with pytest.raises(SystemExit):
         main(["test", "--ckpt_path=language_model/best"])

@@ -349,7 +349,7 @@ def test_constructors_check_every_argument(name, owner, argument, value):
         *((EnvironmentDataModule, name, "foo") for name in ("num_envs", "passes", "batch_size", "seed")),
         *((LabelledTextDataModule, name, "foo") for name in ("batch_size", "max_tokens", "seed")),
         *((TextDataModule, name, "foo") for name in ("batch_size", "bptt", "seed")),
-        *((TextDataModule, name, "foo") for name in ("random_bptt", "eval_reset_state", "backward")),
+        *((TextDataModule, name, "foo") for name in ("random_bptt", "reset_state", "eval_reset_state", "backward")),
     ],
 )
 def test_data_modules_check_their_arguments(data, argument, value):

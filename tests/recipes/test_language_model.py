@@ -249,9 +249,10 @@ def test_a_resumed_average_is_the_uninterrupted_one_to_the_bit(more, capsys):
         assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
 
 
-def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
+@pytest.mark.parametrize("order", ["--data.partial_shuffle=true", "--data.reset_state=true"])
+def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(order):
     options = ("--model.dropout=0.3", "--model.schedule=constant", "--trainer.limit_val_batches=2")
-    options += ("--model.weight_drop=0.3", "--data.partial_shuffle=true", "--trainer.limit_train_batches=5")
+    options += ("--model.weight_drop=0.3", order, "--trainer.limit_train_batches=5")
     fit(*options, steps=14)
     whole = weights(newest())
     fit(*options, steps=7)

@@ -10,6 +10,7 @@ from wnseq.data.text.bptt import (
     StreamLoader,
     Streams,
     TextBatch,
+    Windows,
     fixed_cuts,
     has_documents,
     random_cuts,
@@ -218,3 +219,30 @@ def test_turns_are_those_of_the_epoch_on_any_number_of_processes() -> None:
     assert (turns != whole.draw_turns(0, 1)).all() and (turns != whole.draw_turns(1, 0)).all()
     parts = [Streams(tokens, 4, 0, trim=True, rank_and_world_size=(rank, 2)).draw_turns(0, 0) for rank in range(2)]
     assert np.concatenate(parts).tolist() == turns.tolist()
+
+
+@pytest.mark.parametrize(("length", "bptt", "batch_size"), [(12, 4, 3), (99, 8, 5), (100, 1, 10), (103, 10, 3)])
+def test_an_epoch_reads_each_window_of_the_circle_once(length: int, bptt: int, batch_size: int) -> None:
+    loader = Windows(stream(length), bptt, batch_size, START)
+    epochs = [[*loader.batches(7, epoch)] for epoch in range(20)]
+    begins = []
+    for batches in epochs:
+        assert len(batches) == len(loader) == length // (bptt * batch_size)
+        assert all(batch.reset_state and batch.targets.shape == (bptt, batch_size) for batch in batches)
+        targets = torch.cat([batch.targets for batch in batches], 1)
+        assert torch.equal(targets, (targets[0] + torch.arange(bptt).unsqueeze(1)) % length)
+        assert torch.equal(torch.cat([batch.inputs for batch in batches], 1), (targets - 1) % length)
+        assert len(targets.unique()) == targets.numel()
+        begins.append(targets[0].tolist())
+    assert len({*map(tuple, begins)}) > 10 and any(each != sorted(each) for each in begins)
+    assert bptt == 1 or len({tuple(sorted(each)) for each in begins}) > 1  # the edges move from epoch to epoch
+    for first in range(len(loader)):
+        rest = [batch.targets.tolist() for batch in loader.batches(7, 3, first)]
+        assert rest == [batch.targets.tolist() for batch in epochs[3][first:]]
+
+
+def test_a_document_inside_a_window_starts_from_zero() -> None:
+    text = np.array([1, 2, START, START, 3, 4, 5, 6], dtype=np.uint16)
+    (batch,) = Windows(text, 8, 1, START, documents=True).batches(0, 0)
+    assert batch.reset is not None
+    assert batch.targets[batch.reset].tolist() == [3]

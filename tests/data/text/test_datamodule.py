@@ -145,6 +145,15 @@ def test_a_partial_shuffle_turns_the_training_streams_alone() -> None:
         assert all(torch.equal(*pair) for pair in zip(*batches, strict=True))
 
 
+def test_training_sequences_are_independent_by_flag() -> None:
+    batches = [[*prepared(reset_state=True).train_dataloader()] for _ in range(2)]
+    assert len(batches[0]) == len(prepared().splits["train"].tokens) // 64
+    assert all(batch.reset_state and batch.inputs.shape == (16, 4) for batch in batches[0])
+    assert all(torch.equal(one.targets, other.targets) for one, other in zip(*batches, strict=True))
+    evaluation = prepared(reset_state=True, eval_bptt=4).val_dataloader()  # whose state is carried
+    assert [batch.reset_state for batch in evaluation][:2] == [True, False]
+
+
 def test_setup_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data = prepared()
     splits = data.splits
@@ -269,6 +278,11 @@ def test_a_fit_fetches_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"batch_size": 0}, ValueError, "TextDataModule: batch_size must be at least 1, got 0"),
         ({"bptt": 1}, ValueError, "bptt must be at least 2, got 1"),
         ({"bptt": 9, "random_bptt": True}, ValueError, "bptt must be at least 10, got 9"),
+        (
+            {"reset_state": True, "partial_shuffle": True},
+            ValueError,
+            "reset_state leaves random_bptt and partial_shuffle",
+        ),
         ({"eval_batch_size": -3}, ValueError, "eval_batch_size must be at least 1, got -3"),
         ({"eval_bptt": 0}, ValueError, "eval_bptt must be at least 1, got 0"),
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
@@ -335,6 +349,7 @@ def test_a_position_in_other_batches_is_refused() -> None:
         ({"bptt": 17}, "bptt 16, this one has 17"),
         ({"random_bptt": True}, "random_bptt False, this one has True"),
         ({"partial_shuffle": True}, "partial_shuffle False, this one has True"),
+        ({"reset_state": True}, "reset_state False, this one has True"),
         ({"backward": True}, "backward False, this one has True"),
         ({"seed": 1}, "seed 0, this one has 1"),
         ({"tokenizer": "char"}, "tokenizer_sha256 .*Give the same tokenizer,"),
@@ -368,9 +383,10 @@ def of_two(rank: int, **options: Any) -> TextDataModule:
     return data
 
 
-def test_each_process_reads_its_own_block_of_streams() -> None:
-    whole = prepared(batch_size=6, bptt=16, partial_shuffle=True)
-    halves = [of_two(rank, batch_size=3, bptt=16, partial_shuffle=True) for rank in range(2)]
+@pytest.mark.parametrize("option", ["partial_shuffle", "reset_state"])
+def test_each_process_reads_its_own_block_of_streams(option: str) -> None:
+    whole = prepared(batch_size=6, bptt=16, **{option: True})
+    halves = [of_two(rank, batch_size=3, bptt=16, **{option: True}) for rank in range(2)]
     for half in halves:
         half.setup("fit")
     assert [len(half.train_dataloader()) for half in halves] == [len(whole.train_dataloader())] * 2

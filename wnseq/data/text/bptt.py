@@ -136,6 +136,55 @@ class Streams:
         return every[self.own]
 
 
+class Windows:
+    """A text's tokens as independent sequences of equal length, each from the zero state.
+
+    An epoch begins at a token of its own among the first T, reads each sequence once, in an order of its own, and goes
+    on from the end of the text at its beginning. What does not fill a batch is left out.
+
+    Args:
+        tokens: The ids of the text.
+        bptt: T, tokens of a sequence.
+        batch_size: Sequences at once, of all processes.
+        start: The id before a document.
+        documents: As of :class:`Streams`.
+        rank_and_world_size: Of each batch keep this process's ``shard``.
+
+    Note:
+        nanoGPT draws each sequence's place by itself, so that an epoch of it is no exact notion.
+    """
+
+    def __init__(
+        self,
+        tokens: Ids,
+        bptt: int,
+        batch_size: int,
+        start: int,
+        *,
+        documents: bool = False,
+        rank_and_world_size: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.tokens = tokens
+        self.bptt = bptt
+        self.batch_size = batch_size
+        self.start = start
+        self.documents = documents
+        self.own = shard(batch_size, rank_and_world_size)
+
+    def __len__(self) -> int:
+        return len(self.tokens) // (self.bptt * self.batch_size)
+
+    def batches(self, seed: int, epoch: int, first: int = 0) -> Iterator[TextBatch]:
+        """Yield the batches of an epoch from the ``first`` one on, the same on any number of processes."""
+        generator, length = np.random.default_rng((seed, epoch, 2)), len(self.tokens)
+        begin = generator.integers(self.bptt)
+        order = generator.permutation(length // self.bptt)
+        for index in range(first, len(self)):
+            own = order[index * self.batch_size : (index + 1) * self.batch_size][self.own]  # (N,)
+            places = (begin + own * self.bptt + np.arange(-1, self.bptt)[:, None]) % length  # (T+1, N)
+            yield _make_batch(self.tokens, places, length, self.start, self.documents, reset_state=True)
+
+
 def fixed_cuts(rows: int, bptt: int) -> list[int]:
     """Return where batches of ``bptt`` rows begin and end; the last may be shorter."""
     return [*range(0, rows, bptt), rows]

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ from wnseq.data.text.bptt import (
     StreamLoader,
     Streams,
     TextBatch,
+    Windows,
     fixed_cuts,
     has_documents,
     random_cuts,
@@ -25,6 +27,7 @@ from wnseq.data.text.decoding import check_encoding
 from wnseq.data.text.encoding import Split, encode
 from wnseq.data.text.options import (
     MEASURED,
+    check_flags,
     check_integer,
     check_tokenizer,
     estimate_tokens,
@@ -72,6 +75,8 @@ class TextDataModule(LightningDataModule):
             the text in a .csv or .tsv file, each of whose rows then is a line.
         batch_size: Streams read side by side in training, by each process.
         bptt: Tokens of each stream in a training step; gradients reach no further back.
+        reset_state: Whether to train on independent sequences of bptt tokens, each from the zero state, in an order of
+            its own in each epoch; else the state is carried through each stream.
         random_bptt: Whether to draw each batch's length around bptt (AWD-LSTM); else all are equal.
         partial_shuffle: Whether each epoch turns each training stream by a random number of tokens, so that it begins
             elsewhere and goes on from its end at its beginning (Press 2019).
@@ -120,6 +125,7 @@ class TextDataModule(LightningDataModule):
         backward: bool = False,
         batch_size: int = 32,
         bptt: int = 64,
+        reset_state: bool = False,
         random_bptt: bool = False,
         partial_shuffle: bool = False,
         eval_batch_size: int = 10,
@@ -138,10 +144,11 @@ class TextDataModule(LightningDataModule):
             ("min_count", min_count, 1),
         ):
             check_integer("TextDataModule", name, value, least)
-        flags = {"random_bptt": random_bptt, "eval_reset_state": eval_reset_state, "documents": documents}
-        for name, value in (flags | {"backward": backward, "partial_shuffle": partial_shuffle}).items():
-            if not isinstance(value, bool):
-                raise TypeError(f"TextDataModule: {name} must be true or false, got {value!r}.")
+        draws = {"random_bptt": random_bptt, "partial_shuffle": partial_shuffle}
+        flags = {"eval_reset_state": eval_reset_state, "documents": documents, "backward": backward}
+        check_flags("TextDataModule", reset_state=reset_state, **draws, **flags)
+        if reset_state and any(draws.values()):
+            raise ValueError("TextDataModule: reset_state leaves random_bptt and partial_shuffle nothing to do.")
         for name, choice, choices in (("cut", cut, ("order", "blocks")), ("words", words, get_args(Words))):
             if choice not in choices:
                 raise ValueError(f"TextDataModule: {name} must be one of {', '.join(choices)}, got {choice!r}.")
@@ -167,12 +174,11 @@ class TextDataModule(LightningDataModule):
         self.vocabulary_size = vocabulary_size
         self.root = root
         self.encoding = encoding
-        self.batch_size = batch_size
-        self.bptt = bptt
+        self.batch_size, self.bptt = batch_size, bptt
+        self.reset_state = reset_state
         self.random_bptt = random_bptt
         self.partial_shuffle = partial_shuffle
-        self.eval_batch_size = eval_batch_size
-        self.eval_bptt = eval_bptt
+        self.eval_batch_size, self.eval_bptt = eval_batch_size, eval_bptt
         self.eval_reset_state = eval_reset_state
         self.documents = documents
         self.seed = seed
@@ -286,12 +292,12 @@ class TextDataModule(LightningDataModule):
     # ---- batches
 
     def train_dataloader(self) -> EpochLoader[TextBatch]:
-        """Return the training batches; each epoch with random_bptt or partial_shuffle has batches of its own."""
-        start = self._after_setup().start
-        own = rank_and_world_size(self.trainer)
-        tokens = self.splits["train"].tokens
-        options: dict[str, Any] = {"documents": self.documents, "rank_and_world_size": own}
-        streams = Streams(tokens, self._num_streams(), start, trim=True, **options)
+        """Return the training batches; each epoch with an option that draws them has batches of its own."""
+        options, tokens = self._batch_options(), self.splits["train"].tokens
+        if self.reset_state:
+            windows = Windows(tokens, self.bptt, self._num_streams(), **options)
+            return EpochLoader(self.position, len(windows), partial(windows.batches, self.seed), self.trainer)
+        streams = Streams(tokens, self._num_streams(), trim=True, **options)
 
         def cuts(epoch: int) -> Cuts:
             if self.random_bptt:
@@ -317,12 +323,14 @@ class TextDataModule(LightningDataModule):
         return range(1)
 
     def _evaluation(self, part: str) -> Iterable[TextBatch]:
-        start = self._after_setup().start
-        tokens, own = self.splits[part].tokens, rank_and_world_size(self.trainer)
-        options: dict[str, Any] = {"documents": self.documents, "rank_and_world_size": own}
+        options, tokens = self._batch_options(), self.splits[part].tokens
         if self.eval_reset_state:
-            return ResetLoader(tokens, self.eval_bptt, self.eval_batch_size, start, **options)
-        return StreamLoader(Streams(tokens, self.eval_batch_size, start, **options), self.eval_bptt)
+            return ResetLoader(tokens, self.eval_bptt, self.eval_batch_size, **options)
+        return StreamLoader(Streams(tokens, self.eval_batch_size, **options), self.eval_bptt)
+
+    def _batch_options(self) -> dict[str, Any]:
+        start, own = self._after_setup().start, rank_and_world_size(self.trainer)
+        return {"start": start, "documents": self.documents, "rank_and_world_size": own}
 
     # ---- the position of training, in checkpoints
 
@@ -346,6 +354,7 @@ class TextDataModule(LightningDataModule):
             "tokenizer_sha256": tokenizer.sha256,
             "batch_size": self._num_streams(),
             "bptt": self.bptt,
+            "reset_state": self.reset_state,
             "random_bptt": self.random_bptt,
             "partial_shuffle": self.partial_shuffle,
             "documents": self.documents,

@@ -13,7 +13,7 @@ from wnseq.data.text.tokenizer_training import SUBWORDS
 CORPUS = ("corpus", "val", "test", "cut", "encoding", "field", "root")  # options that say which text it is
 BATCHES = (
     "backward", "batch_size", "bptt", "documents", "eval_batch_size", "eval_bptt", "eval_reset_state",
-    "partial_shuffle", "random_bptt", "seed",
+    "partial_shuffle", "random_bptt", "reset_state", "seed",
 )  # fmt: skip
 MEASURED = {"validate": "val", "test": "test"}  # subcommand or stage → part
 
@@ -74,6 +74,17 @@ def estimate_tokens(data: Any) -> tuple[int, int]:
         tokenizer = Tokenizer.from_checkpoint(kind)
         tokens, entries = len(tokenizer.encode(head)), len(tokenizer)
     return round(tokens * train.size / max(1, size)), data.vocabulary_size or entries
+
+
+def check_flags(owner: str, **flags: Any) -> None:
+    """Check that options are true or false.
+
+    Raises:
+        TypeError: One is neither.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{owner}: {name} must be true or false, got {value!r}.")
 
 
 def check_integer(owner: str, name: str, value: int, least: int) -> None:

@@ -136,22 +136,16 @@ class Streams:
         return every[self.own]
 
 
-class Windows:
-    """A text's tokens as independent sequences of equal length, each from the zero state.
-
-    An epoch begins at a token of its own among the first T, reads each sequence once, in an order of its own, and goes
-    on from the end of the text at its beginning. What does not fill a batch is left out.
+class _IndependentSequences:
+    """A text's tokens in sequences of equal length, each from the zero state.
 
     Args:
         tokens: The ids of the text.
         bptt: T, tokens of a sequence.
         batch_size: Sequences at once, of all processes.
-        start: The id before a document.
+        start: The id before the first token.
         documents: As of :class:`Streams`.
         rank_and_world_size: Of each batch keep this process's ``shard``.
-
-    Note:
-        nanoGPT draws each sequence's place by itself, so that an epoch of it is no exact notion.
     """
 
     def __init__(
@@ -171,18 +165,34 @@ class Windows:
         self.documents = documents
         self.own = shard(batch_size, rank_and_world_size)
 
+    def _batch(self, offsets: npt.NDArray[np.int64], *, circular: bool) -> TextBatch:
+        """Return this process's sequences at offsets; a circular text goes on from its end at its beginning."""
+        places = offsets[self.own] + np.arange(-1, self.bptt)[:, None]  # (T+1, N)
+        length = len(self.tokens)
+        places = places % length if circular else places
+        return _make_batch(self.tokens, places, length, self.start, self.documents, reset_state=True)
+
+
+class Windows(_IndependentSequences):
+    """Training on independent sequences, in an order drawn for each epoch.
+
+    An epoch begins at a token of its own among the first T, reads each sequence once and goes on from the end of the
+    text at its beginning. What does not fill a batch is left out.
+
+    Note:
+        nanoGPT draws each sequence's place by itself, so that an epoch of it is no exact notion.
+    """
+
     def __len__(self) -> int:
         return len(self.tokens) // (self.bptt * self.batch_size)
 
     def batches(self, seed: int, epoch: int, first: int = 0) -> Iterator[TextBatch]:
         """Yield the batches of an epoch from the ``first`` one on, the same on any number of processes."""
-        generator, length = np.random.default_rng((seed, epoch, 2)), len(self.tokens)
+        generator = np.random.default_rng((seed, epoch, 2))
         begin = generator.integers(self.bptt)
-        order = generator.permutation(length // self.bptt)
+        offsets = begin + self.bptt * generator.permutation(len(self.tokens) // self.bptt)
         for index in range(first, len(self)):
-            own = order[index * self.batch_size : (index + 1) * self.batch_size][self.own]  # (N,)
-            places = (begin + own * self.bptt + np.arange(-1, self.bptt)[:, None]) % length  # (T+1, N)
-            yield _make_batch(self.tokens, places, length, self.start, self.documents, reset_state=True)
+            yield self._batch(offsets[index * self.batch_size : (index + 1) * self.batch_size], circular=True)
 
 
 def fixed_cuts(rows: int, bptt: int) -> list[int]:
@@ -230,45 +240,19 @@ class StreamLoader:
         return self.streams.batches(self.cuts)
 
 
-class ResetLoader:
-    """Evaluation on consecutive independent sequences, each from the zero state, as nanoGPT's figures are measured.
+class ResetLoader(_IndependentSequences):
+    """Evaluation on consecutive independent sequences, as nanoGPT's figures are measured.
 
-    Args:
-        tokens: The ids of the text.
-        bptt: Tokens of a sequence; every token is a target once, a sequence's first after the last of the one before.
-        batch_size: Sequences at once.
-        start: The id before the first token.
-        documents: As of :class:`Streams`.
-        rank_and_world_size: Of each batch keep this process's ``shard``.
+    Every token is a target once, a sequence's first after the last of the one before.
     """
-
-    def __init__(
-        self,
-        tokens: Ids,
-        bptt: int,
-        batch_size: int,
-        start: int,
-        *,
-        documents: bool = False,
-        rank_and_world_size: tuple[int, int] = (0, 1),
-    ) -> None:
-        self.tokens = tokens
-        self.bptt = bptt
-        self.batch_size = batch_size
-        self.start = start
-        self.documents = documents
-        self.own = shard(batch_size, rank_and_world_size)
 
     def __len__(self) -> int:
         return -(-len(self.tokens) // (self.bptt * self.batch_size))
 
     def __iter__(self) -> Iterator[TextBatch]:
-        for index in range(len(self)):
-            first = index * self.bptt * self.batch_size
-            last = min(first + self.bptt * self.batch_size, len(self.tokens))
-            offsets = np.arange(first, last, self.bptt)[self.own]  # (N,)
-            places = offsets + np.arange(-1, self.bptt)[:, None]  # (T+1, N)
-            yield _make_batch(self.tokens, places, len(self.tokens), self.start, self.documents, reset_state=True)
+        offsets = np.arange(0, len(self.tokens), self.bptt)
+        for first in range(0, len(offsets), self.batch_size):
+            yield self._batch(offsets[first : first + self.batch_size], circular=False)
 
 
 def text_batches(text: str, tokenizer: Tokenizer, bptt: int = 256) -> tuple[StreamLoader, Counts]:

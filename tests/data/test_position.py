@@ -140,6 +140,15 @@ def test_only_a_fit_minds_how_the_batches_are_made(tmp_path: Path) -> None:
     trainer.validate(model, other, ckpt_path=tmp_path / "3.ckpt", verbose=False)
 
 
+def test_a_flag_that_an_older_checkpoint_lacks_was_off() -> None:
+    saved = {"epoch": 0, "batch": 3}
+    with pytest.raises(ValueError, match="The run to be resumed had reset_state False, this one has True"):
+        DataPosition().load_state_dict(saved, None, lambda: {"reset_state": True})
+    position = DataPosition()
+    assert position.load_state_dict(saved, None, lambda: {"reset_state": False, "bptt": 35})
+    assert position.batch == 3
+
+
 def test_without_a_trainer_each_iteration_is_an_epoch() -> None:
     position = DataPosition()
     loader = EpochLoader(position, 3, lambda epoch, first: iter([(epoch, at) for at in range(first, 3)]), None)

@@ -52,7 +52,8 @@ class DataPosition:
             self.reset()
             return True
         for name, now in settings().items():
-            if (before := state_dict.get(name, now)) != now:
+            absent = False if isinstance(now, bool) else now  # an older checkpoint: a flag was off before it was there
+            if (before := state_dict.get(name, absent)) != now:
                 what = "batch_size over all processes" if name == "batch_size" else name
                 raise ValueError(
                     f"The run to be resumed had {what} {before}, this one has {now}: it can't go on with the next "

@@ -221,6 +221,9 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         if self.tokenizer is not None:
             self.tokenizer.check_same(tokenizer)
             return
+        if self.hparams.count_start != "none" and self.trainer.state.fn != "fit" and "train" not in data.splits:
+            self.tokenizer = tokenizer  # the checkpoint that is about to be loaded makes the network
+            return
         self.build(tokenizer)
         start_from_counts(self, self.hparams.count_start)
         if self.init_from is not None:
@@ -348,9 +351,11 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint, and continue from its carried state."""
         info = open_checkpoint(self, checkpoint, "language_model")
+        tokenizer = Tokenizer.from_state(info["tokenizer"])
+        if self.tokenizer is not None:
+            tokenizer.check_same(self.tokenizer)
         if self.network is None:
-            self.build(Tokenizer.from_state(info["tokenizer"]))
-        Tokenizer.from_state(info["tokenizer"]).check_same(self.tokenizer)
+            self.build(tokenizer)
         self.reads_backward = info.get("data", {}).get("backward", False)
         self.states.restore(self, checkpoint["carried_state"])
 
@@ -531,14 +536,23 @@ def score(model: LanguageModel | str | Path, text: str, evaluation: Evaluation |
 class LanguageModelCLI(TextCLI):
     """The command line of this recipe."""
 
-    def settings(self, tokens: int, entries: int) -> dict[str, Any]:
-        """Return 3 to 25 epochs, what takes some two minutes on two cores, and what suits a text of that size."""
+    def settings(self, tokens: int, entries: int, options: Any, given: set[str]) -> dict[str, Any]:
+        """Return 3 to 25 epochs, what takes some two minutes on two cores, and what suits a text of that size.
+
+        On a small one a weight-normalised LSTM that starts afresh has the step size and embedding found best for it.
+        """
         small = tokens < 5e5
         seconds = tokens * ((15 if small else 9) + entries / 150) * 1e-6  # of an epoch, with 256 units
         epochs = min(25, max(3 if tokens < 1e7 else 1, round(130 / seconds)))
         dropout = 0.5 if tokens < 2e5 else 0.3 if small else 0.2 if tokens < 1.5e6 else 0.1
         chosen = {"trainer.max_epochs": epochs, "model.dropout": dropout}
-        return chosen if small else chosen | {"data.batch_size": 32, "model.learning_rate": 7e-3}
+        if not small:
+            return chosen | {"data.batch_size": 32, "model.learning_rate": 7e-3}
+        rivals = {"model.schedule", "model.warmup", "model.optimizer", "model.embedding_norm", "model.count_start"}
+        if self.start is not None or rivals & given or (options.model.cell, options.model.norm) != ("lstm", "weight"):
+            return chosen
+        embedding = {"model.embedding_norm": "weight", "model.count_start": "g"}
+        return chosen | {"model.schedule": "one_cycle", "model.learning_rate": 1.5e-2} | embedding
 
     def callbacks(self) -> list[Callback]:
         """Add the monitors of the gates and of the embedding."""

@@ -39,6 +39,7 @@ SMALL = [
     "--data.batch_size=4",
     "--data.bptt=8",
     "--trainer.log_every_n_steps=1",
+    "--model.schedule=cosine",
     "--model.sampling.max_new_tokens=3",
 ]
 
@@ -934,6 +935,15 @@ def test_epochs_and_dropout_are_those_of_the_size_of_the_text(monkeypatch, capsy
     assert (checkpoint["epoch"], checkpoint["hyper_parameters"]["dropout"]) == (0, 0.1)
 
 
+FOUND_BEST = {"model.schedule": "one_cycle", "model.learning_rate": 1.5e-2}
+FOUND_BEST |= {"model.embedding_norm": "weight", "model.count_start": "g"}
+
+
+def settings(tokens, entries, given=(), start=None, **model):
+    options = SimpleNamespace(model=SimpleNamespace(**{"norm": "weight", "cell": "lstm"} | model))
+    return LanguageModelCLI.settings(SimpleNamespace(start=start), tokens, entries, options, set(given))
+
+
 @pytest.mark.parametrize(
     ("tokens", "entries", "epochs", "dropout"),
     [
@@ -945,9 +955,40 @@ def test_epochs_and_dropout_are_those_of_the_size_of_the_text(monkeypatch, capsy
     ],
 )
 def test_the_settings_of_a_size(tokens, entries, epochs, dropout):
-    found = LanguageModelCLI.settings(None, tokens, entries)
-    large = {"data.batch_size": 32, "model.learning_rate": 7e-3} if tokens >= 500_000 else {}
-    assert found == {"trainer.max_epochs": epochs, "model.dropout": dropout} | large
+    large = {"data.batch_size": 32, "model.learning_rate": 7e-3}
+    expected = {"trainer.max_epochs": epochs, "model.dropout": dropout}
+    assert settings(tokens, entries) == expected | (large if tokens >= 500_000 else FOUND_BEST)
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        (["model.schedule"], {}),
+        (["model.warmup"], {}),
+        (["model.optimizer"], {}),
+        (["model.embedding_norm"], {}),
+        (["model.count_start"], {}),
+        ([], {"norm": "none"}),
+        ([], {"cell": "gru"}),
+        ([], {"start": "a checkpoint, which has them"}),
+    ],
+)
+def test_what_was_found_best_together_is_chosen_together(given, model):
+    assert settings(1000, 50, ["model.learning_rate"]) == settings(1000, 50)
+    assert settings(1000, 50, given, **model).keys() == {"trainer.max_epochs", "model.dropout"}
+
+
+def test_a_checkpoint_that_began_from_counts_needs_no_training_text(folder):
+    text = "the cat sat on the mat\n" * 50
+    (folder / "other.txt").write_text(text)
+    fit("--model.embedding_norm=weight", "--model.count_start=g")
+    measured = main(["test", "--ckpt_path=last", "--data.test=other.txt", "--data.eval_batch_size=1"])
+    assert math.isclose(measured["test/perplexity"], score(newest(), text)["perplexity"], rel_tol=1e-5)
+    with pytest.raises(ValueError, match="there is no network yet: fit the model first, or load a checkpoint of it"):
+        Trainer(logger=False, enable_progress_bar=False).test(
+            LanguageModel(embedding_norm="weight", count_start="g"),
+            TextDataModule(tokenizer=str(newest()), test="other.txt"),
+        )
 
 
 def test_samples_side_by_side_from_a_file_of_prompts_are_kept(capsys):

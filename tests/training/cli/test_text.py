@@ -27,7 +27,7 @@ def chosen(
 ) -> tuple[dict[str, Any], list[str]]:
     cli = TextCLI.__new__(TextCLI)
     cli.start, cli.notes, cli.datamodule_class = start, [], Data
-    cli.settings = lambda tokens, entries: {"trainer.max_epochs": tokens // entries, "model.dropout": 0.2}
+    cli.settings = lambda tokens, entries, *_: {"trainer.max_epochs": tokens // entries, "model.dropout": 0.2}
     options = Namespace(data=Namespace(corpus="a.txt", tokenizer=None))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "has_fast_bfloat16", lambda: fast)

@@ -29,8 +29,15 @@ class TokenizerCLI(RecipeCLI):
 class TextCLI(TokenizerCLI, SamplingCLI):
     """SamplingCLI that chooses what the user leaves open by text and processor; a recipe overrides settings."""
 
-    def settings(self, tokens: int, entries: int) -> dict[str, Any]:
-        """Return the defaults of options for about so many training tokens and entries of the tokenizer."""
+    def settings(self, tokens: int, entries: int, options: Namespace, given: set[str]) -> dict[str, Any]:
+        """Return the defaults of options for a text of some size.
+
+        Args:
+            tokens: About how many are trained on in an epoch.
+            entries: Those of the tokenizer.
+            options: Options of the command.
+            given: Names of the options that the command has by itself.
+        """
         return {}
 
     def choose_defaults(self, options: Namespace, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -49,9 +56,8 @@ class TextCLI(TokenizerCLI, SamplingCLI):
             return {}
         tokens, entries = module.estimate_tokens()
         limits = {"trainer.max_steps", "trainer.max_time"} & given  # the user limits the training otherwise
-        settings = {
-            name: value for name, value in self.settings(tokens, entries).items() if not (limits and "epochs" in name)
-        }
+        settings = self.settings(tokens, entries, options, given)
+        settings = {name: value for name, value in settings.items() if not (limits and "epochs" in name)}
         taken = [f"{name} {value}" for name, value in settings.items() if name not in given and name not in defaults]
         if taken:
             self.notes.append(f"chosen for about {tokens:,} training tokens: {', '.join(taken)}")

@@ -352,8 +352,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         """Make the network of a checkpoint, and continue from its carried state."""
         info = open_checkpoint(self, checkpoint, "language_model")
         tokenizer = Tokenizer.from_state(info["tokenizer"])
-        if self.tokenizer is not None:
-            tokenizer.check_same(self.tokenizer)
+        tokenizer.check_same(self.tokenizer or tokenizer)
         if self.network is None:
             self.build(tokenizer)
         self.reads_backward = info.get("data", {}).get("backward", False)
@@ -455,8 +454,7 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
     generators = [torch.Generator().manual_seed(sampling.seed + index) for index in range(sampling.number)]
     prompt = torch.tensor([tokenizer.start, *tokenizer.encode(sampling.prompt)])
     tokens = prompt.unsqueeze(1).repeat(1, sampling.number)  # (T, N)
-    cache = model.evaluation.cache()
-    state = step = None
+    cache, state, step = model.evaluation.cache(), None, None
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(network):
             step, tokens, outputs = step or network.bind(), tokens.to(model.device), []
@@ -518,8 +516,7 @@ def score(model: LanguageModel | str | Path, text: str, evaluation: Evaluation |
     """
     model = forward_model(model, evaluation)
     batches, counts = text_batches(text, model.tokenizer)
-    nats, state = 0.0, None
-    how = evaluation or model.evaluation
+    nats, state, how = 0.0, None, evaluation or model.evaluation
     adapted = AdaptedModel(model.network, model.network.rnn, how) if how.adapts else None
     with evaluation_mode(model.network):
         for inputs, targets, *_ in batches:
@@ -548,11 +545,11 @@ class LanguageModelCLI(TextCLI):
         chosen = {"trainer.max_epochs": epochs, "model.dropout": dropout}
         if not small:
             return chosen | {"data.batch_size": 32, "model.learning_rate": 7e-3}
-        rivals = {"model.schedule", "model.warmup", "model.optimizer", "model.embedding_norm", "model.count_start"}
-        if self.start is not None or rivals & given or (options.model.cell, options.model.norm) != ("lstm", "weight"):
+        best = {"model.schedule": "one_cycle", "model.embedding_norm": "weight", "model.count_start": "g"}
+        rivals = {"model.warmup", "model.optimizer", *best} & given
+        if self.start is not None or rivals or (options.model.cell, options.model.norm) != ("lstm", "weight"):
             return chosen
-        embedding = {"model.embedding_norm": "weight", "model.count_start": "g"}
-        return chosen | {"model.schedule": "one_cycle", "model.learning_rate": 1.5e-2} | embedding
+        return chosen | best | {"model.learning_rate": 1.5e-2}
 
     def callbacks(self) -> list[Callback]:
         """Add the monitors of the gates and of the embedding."""

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from wnseq import weight_norm
 from wnseq.data.text import ByteTokenizer, LabelledTextDataModule, pad_texts
 from wnseq.recipes import language_model
 from wnseq.recipes.text_classifier import (
@@ -49,7 +50,12 @@ def newest(recipe="text_classifier", name="last"):
 
 
 def weights(path):
-    return torch.load(path, weights_only=True)["state_dict"]
+    """Those of a checkpoint, the composed embedding among them."""
+    state = torch.load(path, weights_only=True)["state_dict"]
+    if "network.encoder.weight" not in state:
+        v, g = (state[f"network.encoder.weight_{part}"] for part in "vg")
+        state["network.encoder.weight"] = weight_norm(v, g)
+    return state
 
 
 def network(cell="lstm", norm="weight", layers=2, **options):

@@ -11,7 +11,7 @@ from torchtext.vocab import Vocab
 
 from wnseq.data.text import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, match_tokens, train_tokenizer
 from wnseq.data.text.stream import Text
-from wnseq.data.text.vocabulary import carry_rows, find_sources, match_rows, read_vocabulary
+from wnseq.data.text.vocabulary import carry_rows, find_sources, match_rows, read_vocabulary, reorder_rows
 
 WORDS = ["<unk>", "<pad>", "ü", "b", "a"]
 
@@ -132,3 +132,10 @@ def test_a_checkpoint_of_another_vocabulary_is_carried_over_and_the_line_says_ho
             **words("a").state(), "tokens": ["<eos>", "<unk>"]}}}, None, [], {})  # fmt: skip
     with pytest.raises(ValueError, match=r"vae\.ckpt is of the recipe vae, which has no tokenizer"):
         match_tokens(words("a"), "vae.ckpt", {"wnseq": {"recipe": "vae"}}, None, [], {})
+
+
+def test_rows_that_have_a_g_do_not_become_plain_ones(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("a\nb")
+    weights = {"encoder.weight_g": torch.ones(2, 1)}
+    with pytest.raises(ValueError, match="is of a normalised embedding, the model's is plain: set"):
+        reorder_rows(weights, [*weights], tmp_path / "words.txt", {"encoder.weight": torch.ones(2, 3)}, ["b", "a"])

@@ -80,7 +80,7 @@ def test_a_processor_has_bfloat16_by_its_instructions(
 
 def test_the_tokens_are_those_of_the_checkpoints_tokenizer() -> None:
     assert chosen(set(), {}, SimpleNamespace(path="x.ckpt"))[0]
-    assert TextCLI.settings(None, 1, 1) == {}  # type: ignore[arg-type]
+    assert TextCLI.settings(None, 1, 1, Namespace(), set()) == {}  # type: ignore[arg-type]
 
 
 def test_what_was_seen_costs_nothing_and_what_is_random_costs_eight_bits() -> None:

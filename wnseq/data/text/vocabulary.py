@@ -103,7 +103,8 @@ def reorder_rows(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no vocabulary, has none of the tokens, or not as many words as a weight has rows.
+        ValueError: The file is no vocabulary, has none of the tokens, or not as many words as a weight has rows; or
+            the weights have a g and the fresh ones none.
     """
     words = read_vocabulary(vocabulary)
     known = len(set(words) & set(tokens))
@@ -114,6 +115,10 @@ def reorder_rows(
         if own in names:
             if len(weights[name]) != len(words):
                 raise ValueError(f"{vocabulary} has {len(words):,} words, and {name} {len(weights[name]):,} rows")
+            if own not in fresh:
+                raise ValueError(
+                    f"{name} is of a normalised embedding, the model's is plain: set embedding_norm weight"
+                )
             weights[name] = match_rows(weights[name], words, fresh[own], tokens)
     return known
 

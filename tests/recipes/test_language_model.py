@@ -39,7 +39,7 @@ SMALL = [
     "--data.batch_size=4",
     "--data.bptt=8",
     "--trainer.log_every_n_steps=1",
-    "--model.schedule=cosine",
+    "--model.schedule=cosine",  # and so a plain embedding: a fit chooses them together
     "--model.sampling.max_new_tokens=3",
 ]
 

@@ -24,15 +24,8 @@ def trained(tmp_path_factory):
     os.chdir(folder)
     Path("text.txt").write_text(TEXT)
     sizes = ["--model.hidden_size=8", "--model.num_layers=2", "--data.bptt=8", "--data.batch_size=2"]
-    main(
-        [
-            "--data.corpus=text.txt",
-            *sizes,
-            "--model.embedding_norm=none",
-            "--model.slim_penalty=1",
-            "--trainer.max_steps=3",
-        ]
-    )
+    options = ["--model.embedding_norm=none", "--model.slim_penalty=1", "--trainer.max_steps=3"]
+    main(["--data.corpus=text.txt", *sizes, *options])
     (path,) = Path("runs").glob("*/1/checkpoints/last.ckpt")
     checkpoint = load_run_checkpoint(path)
     for name, value in checkpoint["state_dict"].items():

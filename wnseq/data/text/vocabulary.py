@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from wnseq._checksums import find_damage
 from wnseq.data.text.tokenizer import REPLACEMENT, Tokenizer
@@ -162,6 +163,26 @@ def carry_rows(rows: torch.Tensor, sources: Sequence[Sequence[int]]) -> torch.Te
     return torch.where(numbers > 0, sums / numbers.clamp(min=1), rows.mean(0))
 
 
+def carry_normalized_rows(
+    v: torch.Tensor, g: torch.Tensor, sources: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return v and g whose rows g·v/‖v‖ are those that :func:`carry_rows` makes of the old rows g·v/‖v‖.
+
+    A row that is one old row has its v and g; any other v has the mean length of the old ones.
+
+    Shape:
+        - v: ``(V, E)``
+        - g: ``(V,)``
+        - output: ``(len(sources), E)``, ``(len(sources),)``
+    """
+    means, mean_g, lengths = carry_rows(v, sources), carry_rows(g, sources), carry_rows(v.norm(dim=1), sources)
+    rows = carry_rows(g.unsqueeze(1) * F.normalize(v), sources)
+    scales = rows.norm(dim=1)
+    kept = torch.tensor([len(ids) == 1 for ids in sources]) | (scales == 0)  # rows that cancel have no direction
+    turned = F.normalize(rows) * lengths.unsqueeze(1)
+    return torch.where(kept.unsqueeze(1), means, turned), torch.where(kept, mean_g, scales)
+
+
 def _carry(tokenizer: Tokenizer, source: str, loaded: MutableMapping[str, Any], names: Collection[str]) -> str:
     """Bring the rows of a checkpoint's weights from its tokenizer to another one, in place; return a line about it."""
     state = loaded["wnseq"].get("tokenizer")
@@ -178,8 +199,11 @@ def _carry(tokenizer: Tokenizer, source: str, loaded: MutableMapping[str, Any], 
             f"tokenizer of {source}: train from the start, without init_from"
         )
     weights = loaded["state_dict"]
-    for name in weights:
-        if name.removeprefix("network.") in names:
+    for name in [key for key in weights if key.removeprefix("network.") in names]:
+        if name.endswith("_v"):
+            g = name.removesuffix("v") + "g"
+            weights[name], weights[g] = carry_normalized_rows(weights[name], weights[g], sources)
+        elif not name.endswith("_g"):
             weights[name] = carry_rows(weights[name], sources)
     return (
         f"another vocabulary than that of {source}: {named:,} of {len(tokenizer):,} tokens are in both and keep their "

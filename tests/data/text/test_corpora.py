@@ -124,6 +124,18 @@ def test_word_level_sets_are_read_as_published(tmp_path: Path, name: str) -> Non
     assert read(name, tmp_path) == texts
 
 
+def test_the_characters_of_ptb_lack_the_blanks_at_the_ends_of_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "ptb").mkdir()
+    for file in CORPORA["ptb"].parts.values():
+        (tmp_path / "ptb" / file).write_text(f" {file} of  <unk> \n n \n")
+    assert read("ptb-char", tmp_path) == {part: f"{file} of  <unk>\nn\n" for part, file in CORPORA["ptb"].parts.items()}
+
+
+def test_ptb_has_the_characters_that_published_figures_are_of(real_data: Callable[[str], Path]) -> None:
+    parts = read("ptb-char", real_data("ptb").parent)
+    assert [len(text) for text in parts.values()] == [5017482, 393042, 442423]
+
+
 @pytest.mark.parametrize("name", ["enwik8", "text8"])
 def test_large_sets_are_cut_at_the_usual_bytes(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
@@ -160,8 +172,8 @@ def test_tiny_shakespeare_ends_with_the_part_that_nanogpt_validates_on(real_data
 
 def test_files_that_are_there_are_not_fetched(real_data: Callable[[str], Path]) -> None:
     root = real_data("ptb").parent
-    for name in ("ptb", "wikitext-2", "tinyshakespeare"):
-        real_data(name)
+    for name in ("ptb", "ptb-char", "wikitext-2", "tinyshakespeare"):
+        real_data("ptb" if name == "ptb-char" else name)
         fetch_corpus(name, str(root))
     fetch_corpus("python")
 
@@ -205,7 +217,7 @@ def test_every_download_has_a_whole_hash_and_asks_https_first() -> None:
     [
         (
             "tinyshakespear",
-            r"no corpus 'tinyshakespear'\. Did you mean 'tinyshakespeare'\? Known are python, ptb, wiki",
+            r"no corpus 'tinyshakespear'\. Did you mean 'tinyshakespeare'\? Known are python, ptb, ptb-char, ",
         ),
         ("PTB", "Did you mean 'ptb'"),
         ("zzz", r"no corpus 'zzz'\. Known are"),

@@ -51,11 +51,11 @@ class TextDataModule(LightningDataModule):
     they divide ``eval_batch_size`` streams among themselves, so that the figures do not depend on their number.
 
     Args:
-        corpus: python (the language reference inside Python, no download), ptb, wikitext-2, wikitext-103,
-            tinyshakespeare, enwik8, text8, the texts of a labelled set (python_docs, sst2, sst2-sentences, ag_news), or
-            the path of a text file or of a folder of them, gzipped or not. A folder is all its .txt and .tokens files
-            and those of its subfolders, hidden ones left out, in sorted order: the parts if names of files or
-            subfolders say train, valid and test, else cut 90 : 5 : 5.
+        corpus: python (the language reference inside Python, no download), ptb, ptb-char (without the blanks at the
+            ends of lines), wikitext-2, wikitext-103, tinyshakespeare, enwik8, text8, the texts of a labelled set
+            (python_docs, sst2, sst2-sentences, ag_news), or the path of a text file or of a folder of them, gzipped or
+            not. A folder is all its .txt and .tokens files and those of its subfolders, hidden ones left out, in sorted
+            order: the parts if names of files or subfolders say train, valid and test, else cut 90 : 5 : 5.
         val: Path of a text file or folder that is the validation part; the corpus is not cut for it then.
         test: Path of a text file or folder that is the test part; the corpus is not cut for it then.
         cut: How a path's text is cut: in order, so that the test part is its end; or in blocks, ten stretches of it

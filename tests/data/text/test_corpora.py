@@ -173,7 +173,7 @@ def test_tiny_shakespeare_ends_with_the_part_that_nanogpt_validates_on(real_data
 def test_files_that_are_there_are_not_fetched(real_data: Callable[[str], Path]) -> None:
     root = real_data("ptb").parent
     for name in ("ptb", "ptb-char", "wikitext-2", "tinyshakespeare"):
-        real_data("ptb" if name == "ptb-char" else name)
+        real_data(CORPORA[name].folder or name)
         fetch_corpus(name, str(root))
     fetch_corpus("python")
 

@@ -168,7 +168,8 @@ def carry_normalized_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return v and g whose rows g·v/‖v‖ are those that :func:`carry_rows` makes of the old rows g·v/‖v‖.
 
-    A row that is one old row has its v and g; any other v has the mean length of the old ones.
+    A row that is one old row has its v and g; any other v has the mean length of the old ones. Where old rows cancel,
+    v and g are the means of theirs: a row of zeros has no direction to train.
 
     Shape:
         - v: ``(V, E)``
@@ -178,7 +179,7 @@ def carry_normalized_rows(
     means, mean_g, lengths = carry_rows(v, sources), carry_rows(g, sources), carry_rows(v.norm(dim=1), sources)
     rows = carry_rows(g.unsqueeze(1) * F.normalize(v), sources)
     scales = rows.norm(dim=1)
-    kept = torch.tensor([len(ids) == 1 for ids in sources]) | (scales == 0)  # rows that cancel have no direction
+    kept = torch.tensor([len(ids) == 1 for ids in sources]) | (scales == 0)
     turned = F.normalize(rows) * lengths.unsqueeze(1)
     return torch.where(kept.unsqueeze(1), means, turned), torch.where(kept, mean_g, scales)
 

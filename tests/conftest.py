@@ -60,6 +60,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Seed what a file draws as it is imported, so that it doesn't depend on which files were imported before."""
+    if isinstance(collector, pytest.Module):
+        _seed()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run what takes long first, so that the workers end together."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
@@ -90,9 +96,7 @@ def isolation(request: pytest.FixtureRequest) -> Iterator[None]:
     case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    random.seed(0)
-    np.random.seed(0)
-    seed_cpu(0)
+    _seed()
     with torch.enable_grad(), case.running() if isinstance(case, Case) else nullcontext():
         yield
     torch.set_default_dtype(dtype)
@@ -100,6 +104,13 @@ def isolation(request: pytest.FixtureRequest) -> Iterator[None]:
         torch.set_num_threads(threads)
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # this asks for a module each time, and is slow
         torch.use_deterministic_algorithms(deterministic)
+
+
+def _seed() -> None:
+    """Seed every generator of the CPU."""
+    random.seed(0)
+    np.random.seed(0)
+    seed_cpu(0)
 
 
 @pytest.fixture

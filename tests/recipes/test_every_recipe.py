@@ -303,7 +303,7 @@ def test_labels_that_are_none_are_refused(name, batches, text):
     [
         (torch.full((2, 1, 8, 8), 255), "whole numbers from 0 to 16, unscaled, got 255 to 255"),
         (torch.full((2, 1, 8, 8), math.nan), "whole numbers from 0 to 16, unscaled, got nan to nan"),
-        (torch.rand(2, 1, 8, 8), "whole numbers from 0 to 16, unscaled, got 0"),
+        (torch.full((2, 1, 8, 8), 0.5), "whole numbers from 0 to 16, unscaled, got 0.5 to 0.5"),
         (torch.zeros(2, 3, 8, 8), r"pixels must have shape \(N, 1, H, W\), got \(2, 3, 8, 8\)"),
         (torch.zeros(8, 8), r"pixels must have shape \(N, 1, H, W\), got \(8, 8\)"),
     ],

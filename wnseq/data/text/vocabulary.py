@@ -168,8 +168,8 @@ def carry_normalized_rows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return v and g whose rows g·v/‖v‖ are those that :func:`carry_rows` makes of the old rows g·v/‖v‖.
 
-    A row that is one old row has its v and g; any other v has the mean length of the old ones. Where old rows cancel,
-    v and g are the means of theirs: a row of zeros has no direction to train.
+    A row that is one old row has its v and g; any other v has the mean length of the old ones. Where old rows
+    cancel, v and g are the means of the old v and g: a row of zeros has no direction to train.
 
     Shape:
         - v: ``(V, E)``

@@ -38,6 +38,15 @@ Fails = Callable[..., str]
             ["--trainer.logger", "CSV"],
             "option --trainer.logger: expected Logger or Iterable[Logger] or bool or null, got CSV.",
         ),
+        (["--trainer.logger", "CSVLogger"], "option --trainer.logger: CSVLogger needs --trainer.logger.save_dir."),
+        (
+            ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dr", "x"],
+            "unknown option --trainer.logger.save_dr: CSVLogger has none of that name.",
+        ),
+        (
+            ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=x", "--trainer.callbacks.patience=no"],
+            "option --trainer.callbacks.patience: expected int, got False.",
+        ),
         (["-c", "none.yaml"], "option --config: File does not exist:"),
     ],
 )

@@ -16,6 +16,9 @@ from wnseq.training.cli.errors import suggest
 __all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand", "suggest_option", "with_defaults"]
 
 DOTTED = re.compile(r"(\w+\.)+")  # the modules before a type's name
+CLASS_PROBLEM = re.compile(
+    r"Problem with given class_path '[\w.]*?(\w+)':\s+(.+?)(?=\n +- |\n  Given value|\Z)", re.DOTALL
+)
 # what other programs call an option -> the last part of its name here
 SYNONYMS = {
     "batch": "batch_size", "bs": "batch_size", "checkpoint": "ckpt_path", "ckpt": "ckpt_path", "resume": "ckpt_path",
@@ -61,6 +64,8 @@ class RecipeParser(LightningArgumentParser):
         """Print one line that names the option, and exit with status 2."""
         if self._collects:
             raise _Mistake(message) from ex
+        if not self.exit_on_error:  # one for the options of a class that an option names
+            super().error(message, ex)
         self._fail([self._shorten(message)], ex)
 
     def _fail(self, texts: Sequence[str], ex: Exception | None) -> NoReturn:
@@ -81,8 +86,22 @@ class RecipeParser(LightningArgumentParser):
         if choice := re.match(r"argument subcommand: invalid choice: '(.+?)'", message):
             return f"unknown subcommand {choice[1]!r}.{suggest(choice[1], (*SUBCOMMANDS, *self.further_commands))}"
         if value := re.match(r'Parser key "(.+?)":(.*)', message, re.DOTALL):
-            return f"option --{value[1]}: {self._shorten_value(value[2])}"
+            return self._shorten_class(value[1], value[2]) or f"option --{value[1]}: {self._shorten_value(value[2])}"
         return re.sub(r"^argument ", "option ", message).rstrip(".") + "."
+
+    def _shorten_class(self, option: str, complaint: str) -> str:
+        """Return what is wrong with the options of the class that an option names, or nothing if nothing is."""
+        if not (of := CLASS_PROBLEM.search(complaint)):
+            return ""
+        name, problem = of.groups()
+        if missing := re.match(r"the following arguments are required: (.+)", problem):
+            needed = [f"--{option}.{argument.strip()}" for argument in missing[1].split(",")]
+            return f"option --{option}: {name} needs {' and '.join(needed)}."
+        if unknown := re.match(r"Option '(.+?)' is not accepted", problem):
+            return f"unknown option --{option}.{unknown[1]}: {name} has none of that name."
+        if value := re.match(r'Parser key "(.+?)":(.*)', problem, re.DOTALL):
+            return f"option --{option}.{value[1]}: {self._shorten_value(value[2])}"
+        return ""
 
     @staticmethod
     def _shorten_value(complaint: str) -> str:

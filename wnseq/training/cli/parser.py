@@ -16,6 +16,7 @@ from wnseq.training.cli.errors import suggest
 __all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand", "suggest_option", "with_defaults"]
 
 DOTTED = re.compile(r"(\w+\.)+")  # the modules before a type's name
+KEY = 'Parser key "'  # what a complaint about the value of an option begins with
 CLASS_PROBLEM = re.compile(
     r"Problem with given class_path '[\w.]*?(\w+)':\s+(.+?)(?=\n +- |\n  Given value|\Z)", re.DOTALL
 )
@@ -85,7 +86,7 @@ class RecipeParser(LightningArgumentParser):
             return f"unknown option {unknown[2]}.{suggest_option('--' + unknown[2], known)}"
         if choice := re.match(r"argument subcommand: invalid choice: '(.+?)'", message):
             return f"unknown subcommand {choice[1]!r}.{suggest(choice[1], (*SUBCOMMANDS, *self.further_commands))}"
-        if value := re.match(r'Parser key "(.+?)":(.*)', message, re.DOTALL):
+        if value := re.match(KEY + r'(.+?)":(.*)', message, re.DOTALL):
             return self._shorten_class(value[1], value[2]) or f"option --{value[1]}: {self._shorten_value(value[2])}"
         return re.sub(r"^argument ", "option ", message).rstrip(".") + "."
 
@@ -99,8 +100,8 @@ class RecipeParser(LightningArgumentParser):
             return f"option --{option}: {name} needs {' and '.join(needed)}."
         if unknown := re.match(r"Option '(.+?)' is not accepted", problem):
             return f"unknown option --{option}.{unknown[1]}: {name} has none of that name."
-        if value := re.match(r'Parser key "(.+?)":(.*)', problem, re.DOTALL):
-            return f"option --{option}.{value[1]}: {self._shorten_value(value[2])}"
+        if problem.startswith(KEY):
+            return self._shorten(problem.replace(KEY, f"{KEY}{option}.", 1))
         return ""
 
     @staticmethod

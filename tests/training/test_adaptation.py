@@ -1,6 +1,8 @@
 """A language model that adapts while it is evaluated, against loops in float64, and what it says of its choice."""
 
 import copy
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 import wnseq
 from wnseq.adaptation import ContinuousCache, gradient_rms
-from wnseq.training.adaptation import AdaptedModel, Evaluation, adapted_model
+from wnseq.training.adaptation import AdaptedModel, Evaluation, _best, _descend, adapted_model
 
 VOCABULARY, STREAMS, HIDDEN, LENGTH = 7, 3, 4, 18
 
@@ -153,3 +155,34 @@ def test_what_cannot_be_adapted_says_why(model: Model) -> None:
             prepare(how)
     with pytest.raises(ValueError, match="needs the scale of the gradients on training data: use the command test"):
         AdaptedModel(model, model.rnn, Evaluation(dynamic_rate=0.1))
+
+
+@pytest.mark.parametrize(
+    "least, tried",
+    [
+        (1.0, [1.0, 0.5, 2.0]),
+        (0.25, [1.0, 0.5, 0.25, 0.125]),  # on beyond the neighbour, and not to the other side
+        (4.0, [1.0, 0.5, 2.0, 4.0, 8.0]),
+    ],
+)
+def test_a_rate_is_halved_or_doubled_to_the_least_cost(least: float, tried: list[float]) -> None:
+    def cost(how: Evaluation) -> float:
+        return abs(math.log2(how.dynamic_rate / least))
+
+    start = Evaluation(dynamic_rate=1.0, dynamic_decay=0.5)
+    measured = _descend(cost, start, "dynamic_rate", None)
+    assert measured == [(how, cost(how)) for how in (replace(start, dynamic_rate=rate) for rate in tried)]
+
+
+def test_a_choice_ends_where_it_saves_nothing_or_diverges() -> None:
+    asked = []
+
+    def cost(how: Evaluation) -> float:
+        asked.append(how.dynamic_decay)
+        return {0.5: 2 - 9e-4, 2.0: math.nan}[how.dynamic_decay]
+
+    start = Evaluation(dynamic_rate=0.1, dynamic_decay=1.0)
+    measured = _descend(cost, start, "dynamic_decay", 2.0)
+    assert asked == [0.5, 2.0] and [value for _, value in measured[:2]] == [2.0, 2 - 9e-4]
+    how, least = _best(SimpleNamespace(print=print), measured)  # type: ignore[arg-type]
+    assert (how.dynamic_decay, least) == (0.5, 2 - 9e-4)

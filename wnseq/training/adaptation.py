@@ -1,6 +1,7 @@
 """A language model that adapts while it is evaluated: the options, their choice on the validation part, the reading."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from wnseq.training.run_info import find_datamodule
 __all__ = ["AdaptedModel", "Evaluation", "adapted_model"]
 
 THETAS, LAMBDAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (0.05, 0.1, 0.15, 0.2, 0.3)
-FACTORS = (0.5, 1.0, 2.0)  # of the given rate, then of the given decay
+WORTHWHILE = 1e-3  # nats per token that another halving or doubling of the rate, or of the decay, must save
 IGNORE = -100  # a target that does not count, cross_entropy's default
 SHOWN = 5  # of what was tried
 
@@ -38,8 +39,9 @@ class Evaluation:
         dynamic_epsilon: Added to the root mean square of the gradients, in units of its mean.
         dynamic_bptt: Tokens of each stream between its steps.
         rms_batches: Training batches that the root mean square is measured on.
-        tune: Whether ``test`` first chooses what is in use on the validation part: theta and lambda from a grid, rate
-            and decay, one after the other, from half the given value to its double. limit_val_batches makes it faster.
+        tune: Whether ``test`` first chooses what is in use on the validation part: rate and decay, one after the other,
+            halved or doubled for as long as that saves 0.001 nats per token; theta and lambda from a grid.
+            limit_val_batches makes it faster.
     """
 
     cache_window: int = 0
@@ -224,24 +226,54 @@ def _tune(
         return [float(cost) / tokens for cost in total.reshape(-1)]
 
     loader = data.val_dataloader()
-    for name in ("dynamic_rate", "dynamic_decay") if options.dynamic_rate else ():
-        tried = [replace(options, **{name: getattr(options, name) * factor}) for factor in FACTORS]
-        options = _best(model, tried, [measure(each, [])[0] for each in tried])
+    if not _limit(model.trainer, len(loader)):
+        limit = model.trainer.limit_val_batches
+        raise ValueError(f"evaluation.tune needs validation batches, got limit_val_batches {limit} of {len(loader)}")
+    cost = None  # of the options as they stand
+    chosen = ("dynamic_rate", "dynamic_decay") if options.dynamic_rate else ()
+    for name in (name for name in chosen if getattr(options, name)):  # a decay of 0 stays
+        options, cost = _best(model, _descend(lambda tried: measure(tried, [])[0], options, name, cost))
     if options.cache_window:
         grid = itertools.product(THETAS, LAMBDAS)
         tried = [replace(options, cache_theta=theta, cache_lambda=share) for theta, share in grid]
-        options = _best(model, tried, measure(options, [cache for each in tried if (cache := each.cache())]))
+        costs = measure(options, [cache for each in tried if (cache := each.cache())])
+        options, _ = _best(model, list(zip(tried, costs, strict=True)))
     return options
 
 
-def _best(model: LightningModule, tried: list[Evaluation], costs: list[float]) -> Evaluation:
-    """Return what costs least, and print the best of them."""
-    order = sorted(range(len(tried)), key=costs.__getitem__)
-    for place in order[:SHOWN]:
-        model.print(f"{costs[place]:.4f} nats per token of the validation part: {tried[place]}")
+def _descend(
+    measure: Callable[[Evaluation], float], start: Evaluation, name: str, cost: float | None
+) -> list[tuple[Evaluation, float]]:
+    """Return options and what they cost, one of them halved again and again, or doubled, as long as that is worthwhile.
+
+    Args:
+        measure: Returns what options cost.
+        start: The first.
+        name: Which of them is changed.
+        cost: What the first cost, if that is known.
+    """
+    measured = [(start, measure(start) if cost is None else cost)]
+    for factor in (0.5, 2.0):
+        best, least = measured[0]
+        while True:
+            tried = replace(best, **{name: getattr(best, name) * factor})
+            measured.append((tried, measure(tried)))
+            if not measured[-1][1] < least - WORTHWHILE:
+                break
+            best, least = measured[-1]
+        if best is not start:
+            break
+    return measured
+
+
+def _best(model: LightningModule, measured: list[tuple[Evaluation, float]]) -> tuple[Evaluation, float]:
+    """Return the options that cost least, and what they cost; print the best of them."""
+    order = sorted(measured, key=lambda each: (math.isnan(each[1]), each[1]))
+    for tried, cost in order[:SHOWN]:
+        model.print(f"{cost:.4f} nats per token of the validation part: {tried}")
     if len(order) > SHOWN:
-        model.print(f"… of {len(order)} tried, {costs[order[-1]]:.4f} the worst")
-    return tried[order[0]]
+        model.print(f"… of {len(order)} tried, {order[-1][1]:.4f} the worst")
+    return order[0]
 
 
 def _limit(trainer: Trainer, number: int) -> int:

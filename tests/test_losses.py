@@ -149,6 +149,7 @@ def test_no_rows_at_all_are_what_they_are_for_torch(chunked: bool) -> None:
     empty = fused_linear_cross_entropy(torch.zeros(0, SIZE), weight, target[:0], reduction="sum", chunked=chunked)
     empty.backward()
     assert empty == 0 and weight.grad.count_nonzero() == 0
+    assert fused_linear_cross_entropy(torch.zeros(0, SIZE), weight, target[:0], chunked=chunked).isnan()
 
 
 def test_no_buffer_is_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +190,13 @@ def test_a_second_backward_is_refused() -> None:
         loss.backward()
 
 
+def test_a_second_derivative_is_refused_and_not_left_out() -> None:
+    x, weight, target, bias = draw()
+    loss = fused_linear_cross_entropy(x, weight.requires_grad_(), target, bias)
+    with pytest.raises(RuntimeError, match="no second derivative: leave out create_graph=True"):
+        torch.autograd.grad(loss, weight, create_graph=True)
+
+
 def test_a_tied_weight_has_both_gradients(chunked: bool) -> None:
     tokens, target = torch.randint(5, SHAPE), torch.randint(ENTRIES, SHAPE)  # some tokens more than once
     tied, apart = (torch.randn(ENTRIES, SIZE, dtype=torch.float64).requires_grad_() for _ in range(2))
@@ -218,6 +226,10 @@ def test_one_half_of_a_tied_weight_may_go_unused(part: str) -> None:
         (ShapeError, r"got \(7, 3, 8\) and \(37,\)", {"weight": torch.zeros(37)}),
         (ShapeError, r"target must have shape \(7, 3\).* got \(21,\)", {"target": torch.zeros(21).long()}),
         (ShapeError, r"bias must have shape \(37,\).* got \(8,\)", {"bias": torch.zeros(8)}),
+        (TypeError, r"target must have whole numbers, got torch\.float32", {"target": torch.zeros(7, 3)}),
+        (TypeError, r"target must have whole numbers, got torch\.bool", {"target": torch.zeros(7, 3).bool()}),
+        (TypeError, "ignore_index must be a whole number, got None", {"ignore_index": None}),
+        (TypeError, r"one dtype, got torch\.float32 and torch\.float64", {"input": torch.zeros(7, 3, 8)}),
     ],
 )
 def test_errors(error: type[Exception], text: str, change: dict[str, object]) -> None:
@@ -236,11 +248,20 @@ def test_a_target_that_is_no_class_is_torch_s_error(chunked: bool, wrong: int) -
             function(x, weight, target, bias, ignore_index=-1, **options)
 
 
-def test_targets_that_all_count_for_nothing_are_nan_as_in_torch(chunked: bool) -> None:
-    x, weight, target, bias = draw()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_targets_that_all_count_for_nothing_are_nan_with_gradients_of_0_as_in_torch(
+    chunked: bool, dtype: torch.dtype
+) -> None:
+    x, weight, target, bias = (each.to(dtype) if each.is_floating_point() else each for each in draw())
     target.fill_(-1)
-    assert plain(x, weight, target, bias, ignore_index=-1).isnan()
-    assert fused_linear_cross_entropy(x, weight, target, bias, ignore_index=-1, chunked=chunked).isnan()
+    own, expected = ([each.clone().requires_grad_() for each in (x, weight, bias)] for _ in range(2))
+    losses = (
+        fused_linear_cross_entropy(*own[:2], target, own[2], ignore_index=-1, chunked=chunked),
+        plain(*expected[:2], target, expected[2], ignore_index=-1),
+    )
+    for loss, given in zip(losses, (own, expected), strict=True):
+        loss.backward()
+        assert loss.isnan() and all(each.grad.count_nonzero() == 0 for each in given)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

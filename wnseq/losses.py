@@ -53,12 +53,15 @@ def fused_linear_cross_entropy(
 
     Raises:
         ShapeError: The shapes do not fit together.
+        TypeError: Targets or ignore_index are no whole numbers; without autocast, input and weight differ in dtype.
         ValueError: reduction is neither ``mean`` nor ``sum``.
         IndexError: A target is no class; on a GPU, where this would have to wait, torch's assertion.
+        RuntimeError: In backward, a second derivative or another backward is asked for.
 
     Note:
         It has no second derivative and no forward-mode one, and one backward: the gradients are handed over, not
-        copied. Float16 under a GradScaler is as safe as the plain pair, since small gradients are scaled in float32.
+        copied. Where no row counts, the mean is nan, and the gradients are 0. Float16 under a GradScaler is as safe as
+        the plain pair, since small gradients are scaled in float32.
         torch's ``F.linear_cross_entropy`` saves memory too, but on a CPU it is never faster than the plain pair.
 
     Example:
@@ -87,7 +90,15 @@ def fused_linear_cross_entropy(
             f"fused_linear_cross_entropy: bias must have shape {tuple(weight.shape[:1])}, one entry for each row "
             f"of the weight, got {tuple(bias.shape)}"
         )
-    x, y = input.reshape(-1, input.shape[-1]), target.reshape(-1)
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"fused_linear_cross_entropy: target must have whole numbers, got {target.dtype}")
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"fused_linear_cross_entropy: ignore_index must be a whole number, got {ignore_index!r}")
+    if input.dtype != weight.dtype and not is_autocast(input.device.type):
+        raise TypeError(
+            f"fused_linear_cross_entropy: input and weight must have one dtype, got {input.dtype} and {weight.dtype}"
+        )
+    x, y = input.reshape(-1, input.shape[-1]), target.reshape(-1).long()
     options = ignore_index, reduction == "mean", chunked, torch.is_grad_enabled()
     loss: Tensor = _FusedLinearCrossEntropy.apply(x, weight, bias, y, *options)  # type: ignore[no-untyped-call]
     return loss
@@ -116,11 +127,11 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
             target = target.masked_fill(~counted, 0).unsqueeze(1)
             _check_targets(target, len(weight))
             row_weight = counted.to(full)
-            late_scale = None
+            late_scale, number = None, row_weight.sum()
             if mean and dtype == torch.float16:  # too narrow for gradients over the number of rows: backward divides
-                late_scale = 1 / row_weight.sum()
+                late_scale = 1 / number.clamp(min=1)
             elif mean:
-                row_weight /= row_weight.sum()
+                row_weight /= number.clamp(min=1)
             x = input.to(dtype)
             work = _Work(
                 x,
@@ -139,11 +150,17 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         ctx.gradients = [work.grad_input, work.grad_weight, work.grad_bias]
         ctx.late_scale = late_scale
         ctx.dtypes = [None if t is None else t.dtype for t in (input, weight, bias)]
-        return loss if late_scale is None else loss * late_scale
+        if late_scale is not None:
+            loss *= late_scale
+        return loss / number.clamp(max=1) if mean else loss  # the mean of nothing is nan, with gradients of 0
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "fused_linear_cross_entropy has no second derivative: leave out create_graph=True, or compute "
+                "F.cross_entropy(F.linear(input, weight, bias), target)"
+            )
         if ctx.gradients is None:
             raise RuntimeError(
                 "fused_linear_cross_entropy: its gradients were handed over when backward was first called, and are "

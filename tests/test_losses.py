@@ -229,7 +229,7 @@ def test_one_half_of_a_tied_weight_may_go_unused(part: str) -> None:
         (TypeError, r"target must have whole numbers, got torch\.float32", {"target": torch.zeros(7, 3)}),
         (TypeError, r"target must have whole numbers, got torch\.bool", {"target": torch.zeros(7, 3).bool()}),
         (TypeError, "ignore_index must be a whole number, got None", {"ignore_index": None}),
-        (TypeError, r"one dtype, got torch\.float32 and torch\.float64", {"input": torch.zeros(7, 3, 8)}),
+        (TypeError, r"the weight's dtype torch\.float64, got torch\.float32", {"input": torch.zeros(7, 3, 8)}),
     ],
 )
 def test_errors(error: type[Exception], text: str, change: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import each, layer_cases
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from wnseq import WNGRU, WNLSTM, WNConvTranspose1d, WNGRUCell, WNLinear
 from wnseq.convert import slim
@@ -226,3 +226,31 @@ def test_a_penalty_that_cannot_work_is_refused():
     model["wn"].weight_hh_l0_g = nn.Parameter(torch.ones(16, 1))
     with pytest.raises(ValueError, match=r"shrink_units_: wn\.weight_hh_l0_g must have shape \(16,\), got \(16, 1\)"):
         shrink_units_(model, {"wn": "out"}, 0.1)
+
+
+def prune_part(module, part):
+    prune.random_unstructured(module, part, 1)
+
+
+def parametrize_part(module, part):
+    parametrize.register_parametrization(module, part, nn.Tanh())
+
+
+@pytest.mark.parametrize("compute", [prune_part, parametrize_part])
+def test_the_original_of_a_computed_v_or_g_is_in_its_group(compute):
+    for part in ("v", "g"):
+        model = nn.Sequential(WNLinear(3, 6))
+        compute(model[0], f"weight_{part}")
+        decayed, kept, of_v, of_g = param_groups(model, 0.1, v_decay=0.2, g_lr=0.3)
+        assert len(of_v["params"]) == len(of_g["params"]) == len(kept["params"]) == 1 and not decayed["params"]
+        (found,) = names(of_v if part == "v" else of_g, model)
+        assert found.startswith((f"0.weight_{part}_orig", f"0.parametrizations.weight_{part}.original"))
+
+
+@pytest.mark.parametrize("compute", [prune_part, parametrize_part])
+def test_a_computed_direction_is_not_renormalized_in_vain(compute):
+    model = nn.Sequential(WNLinear(3, 6))
+    norms = direction_norms(model)
+    compute(model[0], "weight_v")
+    with pytest.raises(RuntimeError, match=r"WNLinear\.weight_v is computed, by pruning or a parametrisation"):
+        renormalize_(model, norms)

@@ -94,10 +94,8 @@ def fused_linear_cross_entropy(
         raise TypeError(f"fused_linear_cross_entropy: target must have whole numbers, got {target.dtype}")
     if not isinstance(ignore_index, int):
         raise TypeError(f"fused_linear_cross_entropy: ignore_index must be a whole number, got {ignore_index!r}")
-    if input.dtype != weight.dtype and not is_autocast(input.device.type):
-        raise TypeError(
-            f"fused_linear_cross_entropy: input and weight must have one dtype, got {input.dtype} and {weight.dtype}"
-        )
+    if input.dtype != (dtype := weight.dtype) and not is_autocast(input.device.type):
+        raise TypeError(f"fused_linear_cross_entropy: input must have the weight's dtype {dtype}, got {input.dtype}")
     x, y = input.reshape(-1, input.shape[-1]), target.reshape(-1).long()
     options = ignore_index, reduction == "mean", chunked, torch.is_grad_enabled()
     loss: Tensor = _FusedLinearCrossEntropy.apply(x, weight, bias, y, *options)  # type: ignore[no-untyped-call]

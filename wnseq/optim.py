@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from wnseq.functional import compose, direction_norm, row_norm, shrinkage
 from wnseq.nn._module import WNModule
 from wnseq.nn._units import Readers, Units, find_units
-from wnseq.nn._weight_pairs import directions, find_weight_norm
+from wnseq.nn._weight_pairs import directions, find_weight_norm, parameters_of
 from wnseq.state_dict import param_names
 
 __all__ = ["direction_norms", "param_groups", "penalize_units", "renormalize_", "shrink_units_"]
@@ -44,8 +44,12 @@ def param_groups(
             continue
         if isinstance(value, bool) or not isinstance(value, Real | Tensor) or not 0 <= float(value) < math.inf:
             raise ValueError(f"param_groups: {label} must be a finite number and not negative, got {value!r}")
-    pairs = [pair for module in model.modules() for pair in find_weight_norm(module).values()]
-    vs, scales = {id(pair.v) for pair in pairs}, {id(pair.g) for pair in pairs}
+    vs: set[int] = set()
+    scales: set[int] = set()
+    for module in model.modules():
+        for name, pair in find_weight_norm(module).items():
+            for part, value, ids in zip(param_names(name), pair, (vs, scales), strict=False):
+                ids.update(map(id, parameters_of(module, part, value)))
     decayed: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
     others: dict[str, Any] = {"params": [], "weight_decay": 0.0}
     v_group: dict[str, Any] = {"params": [], "weight_decay": v_decay} if v_decay else others
@@ -80,7 +84,7 @@ def renormalize_(model: nn.Module, norms: Mapping[str, Tensor]) -> None:
     Source:
         Karras et al. 2023, arXiv 2312.02696; Heo et al. 2020, arXiv 2006.08217, on the growth of ‖v‖.
     """
-    found = dict(directions(model))
+    found = dict(directions(model, writable=True))
     if found.keys() != norms.keys():
         absent, left = sorted(found.keys() - norms.keys()), sorted(norms.keys() - found.keys())
         raise ValueError(
@@ -151,7 +155,7 @@ def penalize_units(
     Raises:
         TypeError, ValueError: As :func:`shrink_units_`.
     """
-    if not 0 <= penalty < math.inf:
+    if not isinstance(penalty, int | float) or not 0 <= penalty < math.inf:
         raise ValueError(f"penalize_units: penalty must be a finite number and not negative, got {penalty!r}")
     _check_scales(find_units(model, readers, "penalize_units"), "penalize_units")
 
@@ -188,7 +192,7 @@ def _scale_columns(module: Any, name: str, at: int, factor: Tensor) -> None:
     if not (isinstance(module, WNModule) and name in module.weight_names):
         getattr(module, name)[:, columns].mul_(factor)
         return
-    v, g = module.v_and_g(name)
+    v, g = module.writable_v_and_g(name)
     w, scaled = compose(v, g, *module.layouts[name]), v.clone()
     for each in (w, scaled):
         each[:, columns] *= factor

@@ -4,10 +4,13 @@ import pytest
 import torch
 from cases import sequence_cases
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 import wnseq
 from wnseq.convert import slim
+from wnseq.nn import MLSTM, WNMLSTM, MLSTMCell
 from wnseq.nn._units import find_units
+from wnseq.optim import shrink_units_
 
 MINIMAL = [
     (cls, {"num_layers": layers, "bidirectional": both, "bias": bias})
@@ -105,7 +108,7 @@ def test_the_tolerance_takes_the_weakest_units():
     torch.testing.assert_close(small["out"].weight, model["out"].weight[:, order[4:].sort().values])
     assert slim(model, {"rnn": "out"}, 1e9)["rnn"].hidden_size == 1
     assert slim(make(wnseq.WNLSTM, {"proj_size": 3}), {"rnn": ()}, 1e9)["rnn"].hidden_size == 4
-    with pytest.raises(ValueError, match="slim: tolerance must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="slim: tolerance must be a number and at least 0, got -1"):
         slim(model, {"rnn": "out"}, -1)
 
 
@@ -127,3 +130,48 @@ def test_a_tied_softmax_gets_a_weight_of_its_own_and_a_stack_is_slimmed_layer_by
     assert small["embed"].weight.shape == (7, 9) and small["out"].weight.shape == (7, 8)
     torch.testing.assert_close(run(small, tokens), run(model, tokens))
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reader", [MLSTM, WNMLSTM, MLSTMCell], ids=lambda cls: cls.__name__)
+def test_a_multiplicative_lstm_reads_by_two_weights(reader):
+    model = nn.ModuleDict({"rnn": nn.LSTM(3, 6), "out": reader(6, 4)}).double()
+    ends = "" if reader is MLSTMCell else "_l0"
+
+    def unread(name, units):
+        weight = getattr(model["out"], name + ends).detach().as_subclass(torch.Tensor).clone()
+        weight[:, units] = 0
+        setattr(model["out"], name + ends, weight if reader is WNMLSTM else nn.Parameter(weight))
+
+    with torch.no_grad():
+        model["rnn"].weight_hh_l0[:, 2:] = 0
+        unread("weight_ih", slice(2, 6))
+        unread("weight_im", slice(4, 6))  # which still reads units 2 and 3
+    small, x = slim(model, {"rnn": "out"}), torch.randn(3, 2, 3, dtype=torch.float64)
+    assert small["rnn"].hidden_size == small["out"].input_size == 4
+
+    def run(net):
+        y = net["rnn"](x)[0]
+        return net["out"](y[-1] if reader is MLSTMCell else y)[0]
+
+    torch.testing.assert_close(run(small), run(model))
+
+
+def test_a_computed_v_or_g_is_refused():
+    for change in (
+        lambda rnn: prune.l1_unstructured(rnn, "weight_hh_l0_v", 1),
+        lambda rnn: parametrize.register_parametrization(rnn, "weight_ih_l0_g", nn.Softplus()),
+    ):
+        model = make(wnseq.WNGRU, {})
+        change(model["rnn"])
+        for call in (
+            lambda model: slim(model, {"rnn": "out"}),
+            lambda model: shrink_units_(model, {"rnn": "out"}, 0.1),
+        ):
+            with pytest.raises(ValueError, match=r"rnn\.weight_(hh_l0_v|ih_l0_g) is computed, not a parameter"):
+                call(model)
+
+
+@pytest.mark.parametrize("readers", ["rnn", {"rnn": None}])
+def test_readers_of_another_type_are_named(readers):
+    with pytest.raises(TypeError, match="slim: readers"):
+        slim(make(wnseq.WNGRU, {}), readers)

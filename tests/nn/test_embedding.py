@@ -139,3 +139,11 @@ def test_the_cases_cover_every_option():
     assert set().union(*(case.kwargs for case in embedding_cases())) == {
         "padding_idx", "max_norm", "scale_grad_by_freq", "sparse"
     }  # fmt: skip
+
+
+def test_a_bound_look_up_that_shortens_rows_can_be_repeated():
+    table, twin = WNEmbedding(6, 3, max_norm=0.5), nn.Embedding(6, 3, max_norm=0.5)
+    table.weight = twin.weight.detach()
+    bound = table.bind()
+    for x in (torch.tensor([1, 2]), torch.tensor([3, 1])):
+        torch.testing.assert_close(bound(x), twin(x))

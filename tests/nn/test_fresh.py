@@ -11,7 +11,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad
 from torch.nn import init
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import wnseq
 from wnseq import WNLSTM, WNGRUCell, WNLinear
@@ -219,3 +219,16 @@ def test_a_fresh_g_is_else_a_parameter_like_any_other():
     g.data = torch.ones(4)
     g.data.mul_(2)
     assert layer(torch.randn(2, 3)).isfinite().all() and type(g) is nn.Parameter and g.tolist() == [2.0] * 4
+
+
+def test_an_average_of_a_trained_module_says_nothing():
+    rnn, x = WNLSTM(8, 16), torch.randn(3, 2, 8)
+    average = AveragedModel(rnn, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    optimizer = torch.optim.Adam(rnn.parameters(), lr=0.1)
+    for _ in range(3):
+        rnn(x)[0].square().sum().backward()
+        optimizer.step()
+        average.update_parameters(rnn)
+    for copied in (average, copy.deepcopy(average), pickle.loads(pickle.dumps(average.module))):
+        copied(x)[0].sum().backward()
+    assert type(average.module.weight_ih_l0_g) is nn.Parameter  # as an optimiser's fast loops need it

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import wnseq
+from wnseq.errors import ShapeError
 from wnseq.nn import MLSTM, WNMLSTM, MinLSTM, WNMinGRU, WNMinLSTM, gate_values
 
 T, N, F, H = 6, 3, 4, 5  # steps, sequences, features, units
@@ -105,3 +107,28 @@ def test_a_border_resets_the_state_before_its_gates() -> None:
 
 def test_an_elman_net_has_no_gate() -> None:
     assert gate_values(wnseq.WNRNN(F, H), torch.randn(T, N, F)) == {"l0": {}}
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["pruned", "weight_norm"])
+def test_weights_that_a_hook_computes_are_those_of_now(kind: str) -> None:
+    module: nn.Module = wnseq.WNGRU(F, H) if kind == "pruned" else nn.utils.weight_norm(nn.GRU(F, H), "weight_hh_l0")
+    if kind == "pruned":
+        prune.random_unstructured(module, "weight_hh_l0_v", 0.5)
+    x = torch.randn(T, N, F)
+    module(x)
+    with torch.no_grad():
+        v = module.get_parameter("weight_hh_l0_v_orig" if kind == "pruned" else "weight_hh_l0_v")
+        v.add_(torch.randn(3 * H, H))
+    early = gate_values(module, x)["l0"]["reset"]
+    module(x)
+    assert torch.equal(early, gate_values(module, x)["l0"]["reset"])
+
+
+def test_what_has_no_gates_to_read_is_named() -> None:
+    for module in (nn.Linear(F, H), wnseq.WNLSTMCell(F, H), wnseq.RNNStack([wnseq.WNLSTM(F, H)])):
+        with pytest.raises(TypeError, match=f"must be recurrent layers, as WNLSTM, got {type(module).__name__}"):
+            gate_values(module, torch.randn(T, N, F))
+    for module in (wnseq.WNLSTM(F, H), WNMLSTM(F, H)):
+        with pytest.raises(ShapeError, match="Expected sequence length to be larger than 0"):
+            gate_values(module, torch.randn(0, N, F))

@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+import threading
 import warnings
 from contextlib import contextmanager
 
@@ -314,3 +315,61 @@ def test_a_replaced_parameter_is_seen_by_a_bound_step():
     cell.load_state_dict(WNLSTMCell(5, 6).state_dict(), assign=True)
     with pytest.raises(RuntimeError, match="was changed after bind"):
         step(x)
+
+
+@each_form
+@pytest.mark.parametrize("part", ["v", "g"])
+def test_what_would_be_lost_on_a_computed_v_or_g_is_refused(case, part):
+    module, x = case.make(), case.input()
+    name = module.weight_names[-1]
+    parametrize.register_parametrization(module, f"{name}_{part}", nn.Tanh())
+    expected = module(x)
+    lost = f"{type(module).__name__}.{name}_{part} is computed, by pruning or a parametrisation"
+    with pytest.raises(RuntimeError, match=lost):
+        setattr(module, name, getattr(module, name).detach())
+    with pytest.raises(RuntimeError, match=lost):
+        module.reset_parameters()
+    close(module(x), expected)
+
+
+@pytest.mark.parametrize("module", [WNLSTM(3, 4), WNLSTMCell(3, 4)], ids=["layers", "cell"])
+def test_gates_of_a_computed_g_are_no_view(module):
+    name = module.weight_names[1]
+    prune.l1_unstructured(module, f"{name}_g", 2)
+    with pytest.raises(RuntimeError, match=f"{name}_g is computed"):
+        module.gate_g("forget")
+
+
+def test_starts_that_write_v_or_g_refuse_computed_ones_or_say_what_they_skip():
+    model = nn.Sequential(wnseq.WNLinear(3, 4), wnseq.WNLinear(4, 5))
+    prune.random_unstructured(model[0], "weight_v", 0.5)
+    with pytest.raises(RuntimeError, match=r"WNLinear\.weight_v is computed"):
+        wnseq.init.draw_directions(model)
+    report = wnseq.init.data_init(model, torch.randn(64, 3))
+    assert "0: its weight_v is computed, by pruning or a parametrisation" in str(report)
+
+
+def test_weights_bound_in_one_thread_are_not_those_of_another():
+    module, x = WNLSTMCell(3, 4), torch.randn(2, 3)
+    inside, done, first = threading.Event(), threading.Event(), threading.get_ident()
+
+    def wait(*_):
+        if threading.get_ident() != first:
+            inside.set()
+            assert done.wait(60)
+
+    module.register_forward_pre_hook(wait)
+
+    def call():
+        with torch.no_grad():
+            module.bind()(x)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert inside.wait(60)
+    with torch.no_grad():
+        module.weight_ih_g.mul_(3)
+    during = module(x)[0]
+    done.set()
+    thread.join()
+    assert torch.equal(during, module(x)[0]) and during.requires_grad

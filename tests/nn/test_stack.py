@@ -79,8 +79,26 @@ def test_what_one_layer_reads_is_dropped_by_one_mask_for_all_steps(monkeypatch):
         (lambda: RNNStack([WNRNN(3, 4, batch_first=True)]), ValueError, "with batch_first=False, got True"),
         (lambda: RNNStack([nn.Linear(3, 4)]), ValueError, "with num_layers=1, got a Linear"),
         (lambda: RNNStack([WNRNN(3, 4)])(torch.zeros(2, 1, 3), torch.zeros(1, 1, 5)), ShapeError, "4 features.* got 5"),
+        (
+            lambda: RNNStack([WNRNN(3, 4)])(torch.zeros(2, 1, 3), [torch.zeros(1, 1, 4)] * 3),
+            ShapeError,
+            "got 3 tensors",
+        ),
+        (lambda: RNNStack([WNRNN(3, 4)])(torch.zeros(2, 1, 3), 3), TypeError, "each state must be a tensor, got int"),
     ],
 )
 def test_what_does_not_fit_is_refused(make, error, text):
     with pytest.raises(error, match=f"RNNStack: .*{text}"):
         make()
+
+
+def test_bound_calls_run_the_hooks_of_the_stack_too():
+    rnn, seen = RNNStack([WNRNN(3, 4), WNRNN(4, 2)]), []
+    x = torch.randn(2, 1, 3)
+    bound, expected = rnn.bind(), rnn(x)[0]
+    rnn.register_forward_hook(lambda *call: seen.append(call))
+    composed = []
+    for layer in rnn.layers:
+        layer._weights = lambda compose=layer._weights: composed.append(1) or compose()
+    assert torch.equal(bound(x)[0], expected)
+    assert len(seen) == 1 and not composed

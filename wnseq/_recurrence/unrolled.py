@@ -11,6 +11,7 @@ from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.resets import mask_state, split_mask
 from wnseq._recurrence.steps import gru_step, lstm_step, min_step, mlstm_step, rnn_step
 from wnseq._recurrence.zoneout import regularise
+from wnseq.errors import ShapeError
 
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
 
@@ -50,6 +51,8 @@ def unroll(
 ) -> tuple[Tensor, States]:
     """Run one layer in one direction by its step."""
     inputs = list(x.unbind(0) if batch_sizes is None else torch.split(x, batch_sizes.tolist()))
+    if not inputs:
+        raise ShapeError("Expected sequence length to be larger than 0 in RNN, got no step")
     masks = [None] * len(inputs) if reset is None else split_mask(reset, batch_sizes, reverse)
     steps = list(zip(inputs, masks, strict=True))
     outputs: list[Tensor] = []

@@ -52,8 +52,8 @@ def slim(model: nn.Module, readers: Readers, tolerance: float = 0.0) -> nn.Modul
     Source:
         Wen et al. 2018, arXiv 1709.05027, whose intrinsic sparse structures these are.
     """
-    if not tolerance >= 0:
-        raise ValueError(f"slim: tolerance must be at least 0, got {tolerance}")
+    if not isinstance(tolerance, int | float) or not tolerance >= 0:
+        raise ValueError(f"slim: tolerance must be a number and at least 0, got {tolerance!r}")
     smaller = Copies(model).of(model)
     keep: dict[tuple[int, str, int], dict[int, Tensor]] = defaultdict(dict)  # of a weight's axis, by the first place
     modules: dict[int, Any] = {id(module): module for module in smaller.modules()}

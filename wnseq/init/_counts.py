@@ -39,7 +39,7 @@ def g_from_counts_(layer: WNEmbedding | WNLinear, counts: Tensor) -> None:
         Herold, Gao & Ney 2018, Improving neural language models with weight norm initialization and regularization,
         https://aclanthology.org/W18-6310, section 4.
     """
-    g = layer.v_and_g("weight")[1]
+    g = layer.writable_v_and_g("weight")[1]
     length = _check_counts("g_from_counts_", counts, g).log1p()
     g.copy_(length * (g.double().square().mean() / length.square().mean()).sqrt())
 

@@ -185,7 +185,7 @@ class _Direction(NamedTuple):
         return "_l0_reverse" if self.reverse else "_l0"
 
     def g(self, weight: str) -> Tensor:
-        g: Tensor = self.layer.v_and_g(f"weight_{weight}{self.suffix}")[1]
+        g: Tensor = self.layer.writable_v_and_g(f"weight_{weight}{self.suffix}")[1]
         return g
 
     def bias(self, weight: str) -> Tensor:

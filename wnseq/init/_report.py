@@ -124,6 +124,8 @@ def _why_skipped(layer: Any, scale: str) -> str:
     """Return why a weight-normalised layer cannot be set, or ""; ``scale`` is the name of what is frozen."""
     if not isinstance(layer, (*FEEDFORWARD, *RECURRENT, *CELLS)):
         return f"{type(layer).__name__} has no pre-activation to set"
+    if computed := layer.computed_v_and_g():
+        return f"its {computed[0]} is computed, by pruning or a parametrisation"
     scales = [layer.v_and_g(name)[1] for name in layer.weight_names]
     if any(g.ndim != 1 for g in scales):
         return "its g does not lie along the output axis"

@@ -92,7 +92,7 @@ def draw_directions(model: nn.Module, std: float = 0.05) -> None:
         Salimans & Kingma 2016, arXiv 1602.07868, section 3.
     """
     std = check_inside("draw_directions", "std", std, 0, math.inf, "a number greater than 0")
-    for _, params in directions(model):
+    for _, params in directions(model, writable=True):
         params.v.normal_(0, std)
     for module in model.modules():
         if isinstance(module, WNModule):
@@ -175,7 +175,7 @@ def init_recurrent_without_data_(module: WNModule, scale: float, input_share: fl
     hidden, square = hidden_scales(*recurrence_of(module), scale, input_share)
     for layer, suffix in _suffixes(module):
         of_input = scale * math.sqrt(input_share) / (math.sqrt(square) if layer else 1.0)
-        module.v_and_g(f"weight_ih{suffix}")[1].fill_(of_input)
+        module.writable_v_and_g(f"weight_ih{suffix}")[1].fill_(of_input)
         set_hidden_scales_(module, suffix, hidden)
         if module.bias:
             means = gate_means(module)
@@ -211,8 +211,8 @@ def gate_means(module: Any) -> Tensor:
 
 def set_hidden_scales_(module: Any, suffix: str, scales: list[float]) -> None:
     """Set g of a recurrent weight, one scale for each gate, and g of a projection to 1."""
-    g = module.v_and_g(f"weight_hh{suffix}")[1]
+    g = module.writable_v_and_g(f"weight_hh{suffix}")[1]
     for rows, scale in zip(gate_rows(module), scales, strict=True):
         g[rows] = scale
     if getattr(module, "proj_size", 0):
-        module.v_and_g(f"weight_hr{suffix}")[1].fill_(1.0)
+        module.writable_v_and_g(f"weight_hr{suffix}")[1].fill_(1.0)

@@ -97,7 +97,8 @@ class _MeanOnlyBatchNorm(nn.Module):
             return
         seen = count > 0  # an empty batch changes nothing
         self.num_batches_tracked.add_(seen)
-        share: Any = 1 / self.num_batches_tracked.clamp(min=1) if self.momentum is None else self.momentum
+        number = self.num_batches_tracked.clamp(min=1).to(torch.promote_types(mean.dtype, torch.float32))
+        share: Any = 1 / number if self.momentum is None else self.momentum
         self.running_mean.add_(seen * share * (mean.to(self.running_mean.dtype) - self.running_mean))
 
     def _check(self, x: Tensor) -> None:
@@ -154,6 +155,11 @@ class MeanOnlyBatchNorm1d(_MeanOnlyBatchNorm):
 
     State:
         bias ``(C,)``, zeros. Buffers: running_mean ``(C,)``; num_batches_tracked.
+
+    Note:
+        ``torch.optim.swa_utils.update_bn`` passes it by, since it is no batch norm with a scale: after averaging
+        weights, set momentum to None, call ``reset_running_stats()``, and run the training data through in training
+        mode.
 
     Example:
         >>> import torch

@@ -24,13 +24,13 @@ def reset_rnn_parameters_(module: WNModule, hidden_size: int) -> None:
     Every v and bias ~ U(−1/√H, 1/√H), in torch's order; g = ‖v‖
     """
     bound = 1 / math.sqrt(hidden_size) if hidden_size else 0.0
-    scales = {id(module.v_and_g(name)[1]) for name in module.weight_names}
+    scales = {id(module.writable_v_and_g(name)[1]) for name in module.weight_names}
     with torch.no_grad():
         for parameter in module.parameters():
             if id(parameter) not in scales:
                 parameter.uniform_(-bound, bound)
         for name in module.weight_names:
-            v, g = module.v_and_g(name)
+            v, g = module.writable_v_and_g(name)
             g.copy_(direction_norm(v, g, *module.layouts[name]))
     module.accept_v_and_g()
 
@@ -49,6 +49,7 @@ def gate_view(module: WNModule, name: str, gate: str) -> Tensor:
             f"{type(module).__name__}.gate_g: {g_name} is sharded, so that no process has a whole gate to view; read "
             f"it as module.{g_name}.full_tensor()[{rows.start}:{rows.stop}], and write into gates before sharding"
         )
+    module.refuse_computed(g_name)
     return g[rows]
 
 

@@ -1,5 +1,6 @@
 """WNEmbedding: a table of vectors, each with a scale of its own."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class WNEmbedding(WNModule):
 
     def reset_parameters(self) -> None:
         """Initialise all parameters as torch does; g is the norm of v."""
-        v, g = self.v_and_g("weight")
+        v, g = self.writable_v_and_g("weight")
         nn.init.normal_(v)
         with torch.no_grad():
             if self.padding_idx is not None and g.ndim != 1:
@@ -136,6 +137,11 @@ class WNEmbedding(WNModule):
         if self is not tracer.root:
             return super()._record(tracer, args)
         return self._look_up(record_compose(self, tracer, "weight"), *args)
+
+    def bind(self) -> Callable[..., Tensor]:
+        """Return a function that looks up rows, as a call of the module does."""
+        bound: Callable[..., Tensor] = super().bind() if self.max_norm is None else self  # a look-up changes g itself
+        return bound
 
     def _weights(self) -> tuple[Tensor, Tensor]:
         """Return v and g, of which a call composes the rows that it looks up."""

@@ -79,6 +79,27 @@ class _FreshData(Tensor):
         return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
 
+class Origin:
+    """Whether a module has run with gradients, and of which module it is a copy.
+
+    An average or a target network is a copy whose v and g follow those of a trained module, and were not drawn.
+    """
+
+    def __init__(self, parent: "Origin | None" = None, follows: bool = False) -> None:
+        self.parent, self.is_trained, self._follows = parent, False, follows
+
+    def follows_trained(self) -> bool:
+        """Return True if a module has been trained of which this one is a copy, or the copy of a copy."""
+        before = self.parent
+        return self._follows or (before is not None and (before.is_trained or before.follows_trained()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Origin":
+        return Origin(self)
+
+    def __reduce__(self) -> Any:
+        return Origin, (None, self.follows_trained())
+
+
 def guard(g: Tensor) -> None:
     """Turn a plain g into a FreshScale."""
     if type(g) is nn.Parameter:

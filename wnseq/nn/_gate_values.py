@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from wnseq._recurrence.call import Call, make_call
 from wnseq._recurrence.steps import gates_of_step
 from wnseq._recurrence.unrolled import Unrolled
+from wnseq.nn._module import refresh_computed
 
 
 class _GateReader(Unrolled):
@@ -51,6 +52,9 @@ def gate_values(
         ``forget`` and ``output`` of LSTMs, ``reset`` and ``update`` of GRUs, ``keep`` of minGRU and minLSTM, the share
         of the state that stays. What keeps the state is ``forget``, ``update`` or ``keep``.
 
+    Raises:
+        TypeError: The module has no recurrent layers of its own, as a cell and an RNNStack, each of whose layers has.
+
     Note:
         It runs step by step, without a gradient, and much slower than the layers themselves. Between the layers of a
         module in training mode there is its dropout.
@@ -62,8 +66,11 @@ def gate_values(
         (['l0', 'l1'], ['reset', 'update'], torch.Size([5, 3, 6]))
     """
     layers: Any = module
+    if not (hasattr(layers, "mode") and hasattr(layers, "num_layers")):
+        raise TypeError(f"gate_values: module must be recurrent layers, as WNLSTM, got {type(layers).__name__}")
     reader = _GateReader()
     with torch.no_grad():
+        refresh_computed(layers)
         own = hasattr(layers, "_weights")  # which torch's layers have not
         flat = layers._weights() if own else [getattr(layers, name) for name in layers._flat_weights_names]
         reader.run(make_call(layers, flat, input, hx, reset))

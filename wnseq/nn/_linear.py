@@ -36,7 +36,7 @@ class _WNLayer(WNModule):
 
     def reset_parameters(self) -> None:
         """Initialise all parameters as torch does; g is the norm of v."""
-        v, g = self.v_and_g("weight")
+        v, g = self.writable_v_and_g("weight")
         nn.init.kaiming_uniform_(v, a=math.sqrt(5))
         with torch.no_grad():
             g.copy_(direction_norm(v, g, *self.layouts["weight"]))

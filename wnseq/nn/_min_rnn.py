@@ -55,7 +55,7 @@ class _Minimal(nn.Module):
         """Initialise all parameters as ``torch.nn.Linear`` does; g is the norm of v."""
         bound = 0.0
         for name in self._flat_weights_names:
-            v_and_g = self.v_and_g(name) if isinstance(self, WNModule) and name in self.weight_names else None
+            v_and_g = self.writable_v_and_g(name) if isinstance(self, WNModule) and name in self.weight_names else None
             values = v_and_g[0] if v_and_g else getattr(self, name)
             if values.ndim == 2:  # a bias has the bound of its weight
                 bound = 1 / math.sqrt(values.shape[1]) if values.shape[1] else 0.0

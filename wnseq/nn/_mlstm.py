@@ -34,7 +34,7 @@ class _Multiplicative(_Minimal):
         bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for name in self._flat_weights_names:
             if isinstance(self, WNModule) and name in self.weight_names:
-                v, g = self.v_and_g(name)
+                v, g = self.writable_v_and_g(name)
                 g.copy_(direction_norm(nn.init.uniform_(v, -bound, bound), g))
             else:
                 nn.init.uniform_(getattr(self, name), -bound, bound)

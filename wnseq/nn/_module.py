@@ -1,5 +1,6 @@
 """WNModule, the base of every weight-normalised module: two parameters for each weight, composed once a forward."""
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
@@ -7,15 +8,41 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.nn.utils.weight_norm import WeightNorm
 
 from wnseq._torch_internals import constant_in_graph, has_hooks, is_recording
 from wnseq.errors import ShapeError
 from wnseq.functional import Layout, compose, decompose_like, direction_norm
 from wnseq.nn._composed_weight import ComposedWeight, Parameters, is_held
-from wnseq.nn._fresh import fingerprint, guard, warn_if_redrawn
+from wnseq.nn._fresh import Origin, fingerprint, guard, warn_if_redrawn
 from wnseq.nn._fx import record_call, tracer_of
 from wnseq.nn._reused_weight import Memory, compose_in
 from wnseq.state_dict import param_names, to_wnseq
+
+
+def refresh_computed(module: nn.Module) -> None:
+    """Compute what pruning and torch's older weight norm compute in a hook before each forward."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod | WeightNorm):
+            hook(module, ())
+
+
+def call_with(module: Any, bound: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a module and its hooks with bound weights, which other threads that call it do not see."""
+    thread = threading.get_ident()
+    before = module._bound.get(thread)
+    module._bound[thread] = bound
+    try:
+        return module(*args, **kwargs)
+    finally:
+        module._bound.pop(thread)
+        if before is not None:
+            module._bound[thread] = before
+
+
+def bound_of(module: Any) -> Any:
+    """Return the weights that a module is called with by :func:`call_with` in this thread, or None."""
+    return module._bound.get(threading.get_ident()) if module._bound else None
 
 
 class WNModule(nn.Module):
@@ -49,7 +76,8 @@ class WNModule(nn.Module):
         self._g_shapes: dict[str, tuple[int, ...]] = {}  # of those along another axis by the constructor
         self._parameters = Parameters(self.weight_names)
         self._memory: dict[str, Memory] = {}  # of each composed weight
-        self._bound: Any = None  # weights of the bound step that is calling
+        self._bound: dict[int, Any] = {}  # weights of the bound step that is calling, by its thread
+        self._origin = Origin()
         self._drawn: dict[str, list[float]] | None = {}  # fingerprint of each v, until the first forward with gradients
 
     def register_weight(
@@ -90,6 +118,24 @@ class WNModule(nn.Module):
             v, g = (getattr(self, part) for part in param_names(name))
         return v, g
 
+    def computed_v_and_g(self) -> list[str]:
+        """Return the names of v's and g's that are no parameters, but computed by pruning or a parametrisation."""
+        parts = (part for name in self.weight_names for part in param_names(name))
+        return [part for part in parts if self._parameters.get(part) is None]
+
+    def refuse_computed(self, *parts: str) -> None:
+        """Raise RuntimeError if one of the named v's and g's is computed: what is written into it would be lost."""
+        for part in (part for part in parts if self._parameters.get(part) is None):
+            raise RuntimeError(
+                f"{type(self).__name__}.{part} is computed, by pruning or a parametrisation, and what is written into "
+                "it would be lost: remove that first, or write into its original"
+            )
+
+    def writable_v_and_g(self, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+        """Return v and g of a weight, to write into; raise RuntimeError if one is computed."""
+        self.refuse_computed(*param_names(name))
+        return self.v_and_g(name)
+
     def _describe_g(self, name: str) -> str:
         """Return the axis along which g lies, for ``extra_repr``; nothing where it has an entry for each output."""
         v, g = self.v_and_g(name)
@@ -126,7 +172,8 @@ class WNModule(nn.Module):
         # not where they are replaced, pruned, sharded, without values, or frozen
         values = all(type(v) is nn.Parameter and g is not None and not v.is_meta for v, g in pairs.values())
         if values and any(v.requires_grad for v, _ in pairs.values()):
-            self._drawn = None
+            self._drawn, self._origin.is_trained = None, True
+            drawn = {} if self._origin.follows_trained() else drawn  # an average, whose v and g moved together
             warn_if_redrawn(type(self).__name__, drawn, pairs, self.layouts)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -137,7 +184,8 @@ class WNModule(nn.Module):
         tracer = tracer_of(args)
         if tracer is not None:
             return self._record(tracer, args)
-        return self._with_weights(self._weights() if self._bound is None else self._bound, *args, **kwargs)
+        bound = bound_of(self)
+        return self._with_weights(self._weights() if bound is None else bound, *args, **kwargs)
 
     def _record(self, tracer: Any, args: tuple[Any, ...]) -> Any:
         """Record a call in a graph of torch.fx."""
@@ -159,20 +207,14 @@ class WNModule(nn.Module):
         ``parameter.data = …`` (``.to``, ``.half``, ``.double``), fused optimisers, or writes in a compiled function.
         With reentrant checkpointing, bind inside the checkpointed function.
         """
-        for hook in self._forward_pre_hooks.values():
-            if isinstance(hook, prune.BasePruningMethod):
-                hook(self, ())  # v is what it was at the last call
+        refresh_computed(self)
         weights, check = self._weights(), self.version_guard()
 
         def call(*args: Any, **kwargs: Any) -> Any:
             check()
             if not has_hooks(self):
                 return self._with_weights(weights, *args, **kwargs)
-            before, self._bound = self._bound, weights
-            try:
-                return self(*args, **kwargs)
-            finally:
-                self._bound = before
+            return call_with(self, weights, *args, **kwargs)
 
         return call
 
@@ -226,7 +268,7 @@ class WNModule(nn.Module):
             super().__setattr__(name, value)
 
     def _assign(self, name: str, value: Any) -> None:
-        v, g = self.v_and_g(name)
+        v, g = self.writable_v_and_g(name)
         label = f"{type(self).__name__}.{name}"
         if not isinstance(value, Tensor):
             raise TypeError(f"{label}: assign a tensor of shape {tuple(v.shape)}, got {type(value).__name__}")
@@ -336,13 +378,14 @@ class WNModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Store the parameters in a plain dictionary, the only kind that ``weights_only`` loading fills."""
-        return {**self.__dict__, "_parameters": dict(self._parameters), "_memory": None}
+        return {**self.__dict__, "_parameters": dict(self._parameters), "_memory": None, "_bound": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._parameters = Parameters(self.weight_names)
         self._parameters.update(state["_parameters"])
         self._memory = {name: Memory() for name in self.weight_names}
+        self._bound, self._origin = {}, state.get("_origin") or Origin()  # a module stored by an older release has none
 
 
 def add_safe_globals() -> None:
@@ -350,4 +393,6 @@ def add_safe_globals() -> None:
     classes: list[type] = [nn.Module]
     for parent in classes:
         classes += set(parent.__subclasses__()).difference(classes)
-    torch.serialization.add_safe_globals([cls for cls in classes if cls.__module__.partition(".")[0] == "wnseq"])
+    torch.serialization.add_safe_globals(
+        [Origin, *(cls for cls in classes if cls.__module__.partition(".")[0] == "wnseq")]
+    )

@@ -1,6 +1,5 @@
 """RNNStack: recurrent layers of different widths on top of each other."""
 
-import functools
 import itertools
 from collections import abc
 from collections.abc import Callable, Iterable
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wnseq._recurrence.call import Sequence
+from wnseq._torch_internals import has_hooks
 from wnseq.errors import ShapeError
 from wnseq.nn._dropout import LockedDropout
+from wnseq.nn._module import bound_of, call_with
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -55,6 +56,7 @@ class RNNStack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.dropout = LockedDropout(dropout)
+        self._bound: dict[int, Any] = {}  # as of a WNModule
         if not self.layers:
             raise ValueError("RNNStack: layers must have at least one layer, got none")
         features = None
@@ -74,13 +76,19 @@ class RNNStack(nn.Module):
         self, input: Sequence, hx: State | None = None, reset: Sequence | None = None
     ) -> tuple[Sequence, State]:
         """Run over a sequence."""
-        return self._advance(self.layers, input, hx, reset)
+        return self._advance(bound_of(self) or self.layers, input, hx, reset)
 
     def bind(self) -> Callable[..., tuple[Sequence, State]]:
-        """Compose the weights once, for a loop; return a function that calls the layers with them."""
+        """Compose the weights once, for a loop; return a function that calls the stack with them, hooks and all."""
         layers: list[Any] = list(self.layers)
         calls = [layer.bind() if hasattr(layer, "bind") else layer for layer in layers]
-        return functools.partial(self._advance, calls)
+
+        def call(*args: Any, **kwargs: Any) -> tuple[Sequence, State]:
+            if has_hooks(self):
+                return call_with(self, calls, *args, **kwargs)  # type: ignore[no-any-return]
+            return self._advance(calls, *args, **kwargs)
+
+        return call
 
     def _advance(
         self, calls: Iterable[Callable[..., Any]], x: Sequence, hx: State | None = None, reset: Sequence | None = None
@@ -100,6 +108,11 @@ class RNNStack(nn.Module):
         if hx is None:
             return [None] * len(self.layers)
         parts = list(hx) if isinstance(hx, tuple | list) else [hx]
+        if len(parts) > 2:
+            raise ShapeError(f"RNNStack: the state must be a tensor or a pair (h, c), got {len(parts)} tensors")
+        for part in parts:
+            if not isinstance(part, Tensor):
+                raise TypeError(f"RNNStack: each state must be a tensor, got {type(part).__name__}")
         sizes = list(zip(*map(_sizes, self.layers), strict=True))[: len(parts)]
         for part, of_layers in zip(parts, sizes, strict=False):
             if part.shape[-1] != sum(of_layers):

@@ -78,11 +78,16 @@ def find_units(model: nn.Module, readers: Readers, function: str) -> Iterator[tu
     """Yield the path of each recurrent module that ``readers`` names, and its units by layer and direction.
 
     Raises:
-        TypeError: A module is not recurrent, or a reader is neither a linear nor a recurrent layer nor a cell.
+        TypeError: ``readers`` is not as above, a module is not recurrent, or a reader is neither a linear nor a
+            recurrent layer nor a cell.
         ValueError: There is no such module; a weight is computed; readers are missing or of another width.
     """
+    if not isinstance(readers, Mapping):
+        raise TypeError(f"{function}: readers must be a dict such as {{'rnn': 'decoder'}}, got {readers!r}")
     modules = dict(model.named_modules())
     for path, names in readers.items():
+        if not isinstance(names, Iterable):
+            raise TypeError(f"{function}: readers[{path!r}] must be a name or several, got {names!r}")
         paths = [path, *([names] if isinstance(names, str) else names)]
         if absent := [repr(each) for each in paths if each not in modules]:
             raise ValueError(
@@ -124,10 +129,13 @@ def _units(rnn: Any, kind: str, projected: bool, outer: list[tuple[Any, str]]) -
 
 def _reading(path: str, module: Any, function: str) -> list[str]:
     """Return the names of the weights of a layer by which it reads its input."""
+    ends = []
     if hasattr(module, "num_layers") and hasattr(module, "mode"):
-        return ["weight_ih_l0", *(["weight_ih_l0_reverse"] if module.bidirectional else [])]
-    if hasattr(module, "hidden_size") and hasattr(module, "weight_ih"):
-        return ["weight_ih"]
+        ends = ["_l0", *(["_l0_reverse"] if module.bidirectional else [])]
+    elif hasattr(module, "hidden_size") and hasattr(module, "weight_ih"):
+        ends = [""]
+    if ends:  # a multiplicative LSTM reads by two weights
+        return [name for end in ends for name in (f"weight_ih{end}", f"weight_im{end}") if hasattr(module, name)]
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
         return ["weight"]
     raise TypeError(
@@ -136,8 +144,8 @@ def _reading(path: str, module: Any, function: str) -> list[str]:
 
 
 def _check_weights(path: str, module: nn.Module, function: str) -> None:
-    """Raise ValueError if a weight is computed by torch's weight norm, pruning or a parametrisation."""
-    names = {*find_weight_norm(module)} if not isinstance(module, WNModule) else set()
+    """Raise ValueError if a weight, or its v or g, is computed by torch's weight norm, pruning or a parametrisation."""
+    names = {*find_weight_norm(module)} if not isinstance(module, WNModule) else {*module.computed_v_and_g()}
     usual = getattr(module, "_flat_weights_names", ["weight", "weight_ih", "weight_hh"])
     own = set(module._parameters) | set(getattr(module, "weight_names", ()))
     names |= {name for name in usual if hasattr(module, name) and name not in own}

@@ -36,6 +36,22 @@ def find_weight_norm(module: nn.Module) -> dict[str, WeightNormParams]:
     return found
 
 
+def parameters_of(module: nn.Module, part: str, value: Any) -> list[nn.Parameter]:
+    """Return the parameters behind a v or g: itself, or the originals from which pruning or a parametrisation makes it.
+
+    Args:
+        module: Where it is.
+        part: Its name there.
+        value: v or g, as :func:`find_weight_norm` returns it.
+    """
+    if isinstance(value, nn.Parameter):
+        return [value]
+    pruned = module._parameters.get(f"{part}_orig")
+    chain = dict(_chains(module)).get(part)
+    stored = [parameter for name, parameter in chain.named_parameters() if name.startswith("original")] if chain else []
+    return stored if pruned is None else [pruned]
+
+
 def further_parametrizations(module: nn.Module) -> str:
     """Return why torch's weight norm cannot be removed from a module, or an empty text.
 
@@ -60,13 +76,18 @@ def is_torch_hook(hook: Any) -> bool:
     return isinstance(hook, WeightNorm) or getattr(inner, "__name__", "") == "_weight_norm_compat_hook"
 
 
-def directions(model: nn.Module) -> Iterator[tuple[str, WeightNormParams]]:
-    """Yield the qualified name of each v of a model's WNModules, once, with its v, g and layout."""
+def directions(model: nn.Module, *, writable: bool = False) -> Iterator[tuple[str, WeightNormParams]]:
+    """Yield the qualified name of each v of a model's WNModules, once, with its v, g and layout.
+
+    Where v shall be writable, RuntimeError says that one is computed.
+    """
     seen = set()
     for path, module in model.named_modules():
         for name, params in find_weight_norm(module).items() if isinstance(module, WNModule) else ():
             if id(params.v) not in seen:
                 seen.add(id(params.v))
+                if writable:
+                    module.refuse_computed(param_names(name)[0])
                 yield qualified_name(path, param_names(name)[0]), params
 
 

@@ -383,6 +383,22 @@ def test_every_hyper_parameter_of_a_resumed_run_is_refused_or_takes_effect(recip
     assert set(getattr(model, "resume_may_change", ())) <= set(model.hparams)
 
 
+@every_recipe
+def test_a_run_goes_on_without_the_file_that_it_started_from(recipe):
+    model, data = make(recipe)
+    fit(model, data, max_steps=1).save_checkpoint("start.ckpt")
+    own = [f"--data.{name}={value}" for name, value in data.checkpoint_options().items()]
+    few = ["--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+    few += ["--model.sampling.number=1"] if hasattr(model, "sampling") else []
+    main, run = sys.modules[type(model).__module__].main, Path("runs", recipe, "1")
+    main(["fit", "--model.init_from=start.ckpt", *own, *few, "--trainer.max_steps=2"])
+    Path("start.ckpt").unlink()
+    for steps, words in ((3, [f"--resume={run}"]), (4, ["--ckpt_path=last", "--model.init_from=start.ckpt", *few])):
+        main(["fit", *words, f"--trainer.max_steps={steps}"])
+        assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == steps
+    assert "init_from: start.ckpt" in (run / "config.yaml").read_text()
+
+
 def test_another_optimizer_is_refused_before_its_state_is_loaded():
     fit(*make("language_model"), max_steps=1).save_checkpoint("model.ckpt")
     model, data = make("language_model", optimizer="sgd", schedule="constant")

@@ -127,6 +127,19 @@ def test_what_cannot_be_resumed_is_refused(here: Path, words: list[str], error: 
         expand_resume(words, "toy")
 
 
+def test_resume_leaves_out_what_the_run_started_from(here: Path) -> None:
+    make(RUN, "last", config="model: {init_from: a.pt, init_vocabulary: w}\ndata: {tokenizer: a/b}\n")
+    words, _ = expand_resume(["fit", "--resume=last", "--data.tokenizer=x"], "toy")
+    assert words[3:-2] == [
+        "--model.init_from=null",
+        "--model.init_vocabulary=null",
+        "--data.tokenizer=null",
+        "--data.tokenizer=x",
+    ]
+    make(RUN, "last", config="model: {init_from: null}\ndata: {tokenizer: char}\n")
+    assert len(expand_resume(["fit", "--resume=last"], "toy")[0]) == 5
+
+
 def test_resume_brings_config_and_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(RUN, "last", "best")
     expected = ["fit", "--config", "runs/toy/1/config.yaml", "--x=1", "--ckpt_path", "last"]

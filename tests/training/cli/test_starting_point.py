@@ -52,6 +52,19 @@ def test_a_checkpoint_is_found_by_both_options(saved: Path, tmp_path: Path, name
     assert (given.ckpt_path if resumed else given.model.init_from) == str(saved)
 
 
+def test_a_run_that_goes_on_reads_nothing_again_that_it_started_from(saved: Path) -> None:
+    start = StartingPoint(saved, {"width": 6, "lr": 0.5, "decay": 2.6}, INFO, resumed=True)
+    model = {"width": 6, "lr": None, "decay": None, "init_from": "gone.pt", "init_vocabulary": "gone.txt"}
+    given = options(ckpt_path=str(saved), model=model)
+    start.apply(given, "fit", ("lr",))
+    decided = {"width": 6, "lr": None, "decay": 2.6, "init_from": None, "init_vocabulary": None}
+    assert given.model.as_dict() == decided
+    for command in ("test", "validate", "predict"):
+        given = options(ckpt_path=str(saved), model={"width": 6, "lr": 0.5, "init_from": "b.pt"})
+        with pytest.raises(ValueError, match=r"best\.ckpt has all weights: --model\.init_from b\.pt would do nothing"):
+            start.apply(given, command, ())
+
+
 def test_nothing_named_is_no_start(tmp_path: Path) -> None:
     assert find_start(options(ckpt_path=None), tmp_path, "toy") is None
 

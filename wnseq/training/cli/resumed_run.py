@@ -34,6 +34,7 @@ WORDS = ("best", "last")
 CONFIG = "config.yaml"
 SAME = ("config", "ckpt_path", "resume", "matmul_precision", "data.root", "model.init_from", "model.init_vocabulary")
 RESUME = "--resume"
+STARTS = ("model.init_from", "model.init_vocabulary")  # what a run started from, and never reads again
 
 
 def find_runs(runs: Path) -> list[Path]:
@@ -191,6 +192,8 @@ def changed_flags(run: Path, trainer: Namespace) -> list[str]:
 def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path | None]:
     """Return a command line with the config of a run, and ``last``, in the place of ``--resume``; and its folder.
 
+    Files that the run started from are left out: its checkpoint has their weights and their tokenizer.
+
     Args:
         arguments: The command line, the subcommand first.
         name: Name of the folder of the recipe's runs.
@@ -221,7 +224,19 @@ def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path 
         )
     words = iter(arguments[1:])
     rest = [word for word in words if not (word == RESUME and next(words)) and not word.startswith(f"{RESUME}=")]
-    return [arguments[0], "--config", str(run / CONFIG), *rest, "--ckpt_path", "last"], run
+    started = [f"--{name}=null" for name in _started_from(run)]
+    return [arguments[0], "--config", str(run / CONFIG), *started, *rest, "--ckpt_path", "last"], run
+
+
+def _started_from(run: Path) -> dict[str, Any]:
+    """Return the options of a run that name files which it started from: its checkpoint replaces them."""
+    config = read_config(run)
+    model, data = (group if isinstance(group := config.get(name), Mapping) else {} for name in ("model", "data"))
+    found = {name: model.get(name.removeprefix("model.")) for name in STARTS}
+    tokenizer = data.get("tokenizer")
+    if isinstance(tokenizer, str) and (len(Path(tokenizer).parts) > 1 or Path(tokenizer).suffix):  # else it is a kind
+        found["data.tokenizer"] = tokenizer
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @contextmanager
@@ -244,10 +259,14 @@ class SaveConfig(SaveConfigCallback):
     """Lightning's, with a file that is whole, and that a run keeps when it goes on and when its folder is moved."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the options, without the checkpoint that the command named."""
+        """Write the options, without the checkpoint that the command named, and with what the run started from."""
         config = self.config.clone()
         checkpoint, config.ckpt_path = config.get("ckpt_path"), None
         if checkpoint is not None and config.get("data.tokenizer") == checkpoint:
             config.data.tokenizer = None
-        with atomic_write(Path(trainer.default_root_dir, CONFIG)) as file:
+        run = Path(trainer.default_root_dir)
+        for name, value in ({} if checkpoint is None else _started_from(run)).items():
+            if config.get(name) is None:
+                config[name] = value
+        with atomic_write(run / CONFIG) as file:
             file.write(self.parser.dump(config, skip_unset=False).encode())

@@ -62,20 +62,33 @@ class StartingPoint:
     def apply(self, options: Namespace, subcommand: str, may_change: Iterable[str]) -> None:
         """Write the path of the file into the options, and check that those of a run that goes on still fit it.
 
+        Such a run does not read again what it started from, which may be gone. Hyper-parameters that are left open, as
+        in the file of its options, are those of the checkpoint.
+
         Args:
             options: Options of the subcommand.
             subcommand: fit, validate, test or predict.
             may_change: Hyper-parameters that take effect in a resumed run.
 
         Raises:
-            ValueError: A hyper-parameter is another.
+            ValueError: A hyper-parameter is another, or an evaluation names weights to start from.
         """
+        model, path = options.model, os.path.relpath(self.path)
         if not self.resumed:
-            options.model.init_from = str(self.path)
+            model.init_from = str(self.path)
             return
         options.ckpt_path = str(self.path)
-        check = check_resumed if subcommand == "fit" else check_evaluated
-        check(self.hparams, options.model.as_dict(), may_change, os.path.relpath(self.path))
+        if subcommand == "fit":
+            check_resumed(self.hparams, model.as_dict(), may_change, path)
+        else:
+            check_evaluated(self.hparams, model.as_dict(), may_change, path)
+        for name in (name for name in ("init_from", "init_vocabulary") if model.get(name) is not None):
+            if subcommand != "fit":
+                raise ValueError(f"{path} has all weights: --model.{name} {model[name]} would do nothing. Leave it out")
+            model[name] = None
+        for name, value in self.hparams.items():
+            if name not in may_change and model.get(name) is None:
+                model[name] = value
 
     def take_content(self) -> dict[str, Any]:
         """Return what the file holds, and keep none of it, which may be large."""

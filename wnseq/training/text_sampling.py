@@ -59,10 +59,17 @@ class Sampling:
 
 
 def draw_token(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Draw one token from its logits, of shape ``(V,)``."""
-    if sampling.temperature == 0:
+    """Draw one token from its logits, of shape ``(V,)``.
+
+    Args:
+        logits: Some are finite, none is NaN; -inf is never drawn.
+        sampling: How. Where the temperature is so small that the logits overflow, it is the limit: the likeliest token.
+        generator: Source of the random numbers.
+    """
+    temperature = min(sampling.temperature, torch.finfo(logits.dtype).max)  # by which -inf can be divided
+    if not (logits.max() / temperature).isfinite():
         return int(logits.argmax())
-    logits = logits / sampling.temperature
+    logits = logits / temperature
     if sampling.top_k is not None:
         logits, order = logits.topk(min(sampling.top_k, len(logits)))
         probabilities = logits.softmax(0)
@@ -74,6 +81,7 @@ def draw_token(logits: Tensor, sampling: Sampling, generator: torch.Generator) -
         if probabilities.sum() < sampling.top_p:
             probabilities, order = every.sort(descending=True)
     beyond = probabilities.cumsum(0) - probabilities >= sampling.top_p  # the token that crosses top_p stays in
+    beyond[0] = False  # a top_p below the least number of the type is 0 in the comparison
     return int(order[torch.multinomial(probabilities.masked_fill(beyond, 0), 1, generator=generator)])
 
 

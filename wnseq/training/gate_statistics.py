@@ -102,6 +102,13 @@ class UnitStatistics:
 
             self._hooks.append(module.register_forward_pre_hook(look, with_kwargs=True))
 
+    def missed_compiled(self, model: nn.Module) -> bool:
+        """Return True if nothing was seen, in a model that is compiled: a graph has no hooks that were added later."""
+        if not self._hooks or any(self._read.values()):
+            return False
+        marks = ("_compiled_call_impl", "_orig_mod", "_compiler_ctx")  # of compile(), torch.compile, and in Lightning
+        return any(getattr(each, mark, None) is not None for each in model.modules() for mark in marks)
+
     def stop(self) -> None:
         """Look no more."""
         for hook in self._hooks:

@@ -236,6 +236,37 @@ def test_units_are_measured_in_the_validations_of_a_fit(tmp_path: Path) -> None:
     assert not model.rnn._forward_pre_hooks and (tmp_path / "units.csv").read_bytes() == written
 
 
+class Tagged(Validated):
+    """The same with its recurrent net inside a forward, which can be compiled as a whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.rnn(x)[0]
+        return output
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        return self(torch.randn(6, 2, 3)).square().mean()
+
+    def validation_step(self, batch: Tensor, index: int) -> None:
+        self(torch.randn(6, 2, 3))
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_compiled_model_whose_gates_are_not_seen_says_so_once(
+    whole: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model: Any = Tagged()
+    if whole:
+        model = torch.compile(model, backend="eager")
+    else:
+        model.rnn.compile(backend="eager")
+    options: Any = {**PLAIN, "default_root_dir": tmp_path, "accelerator": "cpu", "max_epochs": 2}
+    with filter_lightning_logs():
+        Trainer(callbacks=[GateMonitor()], num_sanity_val_steps=1, **options).fit(model)
+    assert (tmp_path / "units.csv").exists() != whole
+    assert capsys.readouterr().out.count("compiled as a whole") == whole
+
+
 def fit(folder: Path, steps: int, **resumed: Any) -> Path:
     """Train, and return a checkpoint of the end."""
     kwargs: Any = {**PLAIN, "default_root_dir": folder, "accelerator": "cpu"}

@@ -103,8 +103,15 @@ class GateMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if self._units is not None and self._log is not None:
+            missed = self._units.missed_compiled(pl_module)
             self._units.stop()
             self._units.write(self._log.with_name("units.csv"))
+            if missed:
+                print(
+                    "units.csv is not of this validation: the model was compiled as a whole, and calls no hooks of its "
+                    "recurrent layers; compile those alone, as in model.rnn.compile()"
+                )
+                self._units = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
         if self._units is not None:

@@ -4,18 +4,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import forked
 import pytest
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins import TorchCheckpointIO
 
+from wnseq.training.adaptation import Evaluation
 from wnseq.training.checkpoint_io import WholeCheckpointIO
-from wnseq.training.cli.run_parts import NoProfiler, build_plugins, check_processes
+from wnseq.training.cli.run_parts import NoProfiler, build_plugins, check_trainer
 
 Main = Callable[..., dict[str, float]]
 LAST = Path("runs/toy/1/checkpoints/last.ckpt")
@@ -72,11 +73,42 @@ def test_a_users_plugin_for_checkpoints_replaces_the_projects() -> None:
 def test_more_processes_than_cores_are_refused() -> None:
     cores = os.cpu_count() or 1
     quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False}
-    check_processes(Trainer(devices=1, **quiet))
+    check_trainer(Trainer(devices=1, **quiet), LightningModule(), "fit")
     with pytest.raises(
         ValueError, match=rf"--trainer\.devices {cores + 1} on a CPU are as many processes, and there are"
     ):
-        check_processes(Trainer(devices=cores + 1, **quiet))
+        check_trainer(Trainer(devices=cores + 1, **quiet), LightningModule(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [("test", "limit_test_batches"), ("validate", "limit_val_batches"), ("predict", "limit_predict_batches")],
+)
+def test_a_command_without_batches_is_refused(
+    after: dict[str, float], fails: Callable[..., str], main: Main, command: str, limit: str
+) -> None:
+    assert f"--trainer.{limit} 0 leaves {command} nothing to do: give" in fails(
+        1, command, "--ckpt_path=last", f"--trainer.{limit}=0"
+    )
+    main(command, "--ckpt_path=last", f"--trainer.{limit}=0", "--trainer.fast_dev_run=true")  # of one batch
+
+
+def test_an_adaptation_that_the_test_would_refuse_is_refused_before_the_training() -> None:
+    model: Any = LightningModule()
+    model.evaluation = Evaluation(cache_window=5, tune=True)
+    quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "limit_val_batches": 0}
+    with pytest.raises(ValueError, match=r"tune needs validation batches, .*, got --trainer\.limit_val_batches 0"):
+        check_trainer(Trainer(**quiet), model, "fit")
+    for command, options in (
+        ("test", quiet),
+        ("fit", {**quiet, "limit_test_batches": 0}),
+        ("fit", {**quiet, "limit_val_batches": 1}),
+    ):
+        check_trainer(Trainer(**options), model, command)
+    model.evaluation = Evaluation(dynamic_rate=0.1)
+    check_trainer(Trainer(**quiet), model, "fit")
+    with pytest.raises(ValueError, match=r"adapts the weights of one process, got 2: train with --trainer\.devices 1"):
+        check_trainer(SimpleNamespace(accelerator=None, world_size=2, limit_test_batches=1.0), model, "fit")  # type: ignore
 
 
 def test_contexts_of_no_profiler_nest() -> None:

@@ -36,7 +36,7 @@ from wnseq.training.cli.run_parts import (
     best_checkpoint,
     build_callbacks,
     build_plugins,
-    check_processes,
+    check_trainer,
     give_checkpoint,
 )
 from wnseq.training.cli.starting_point import StartingPoint, describe_start, find_start, given_options
@@ -260,7 +260,7 @@ class RecipeCLI(FlagsFirstCLI):
             if any(isinstance(callback, CheckMonitors) for callback in kwargs["callbacks"]):
                 kwargs["num_sanity_val_steps"] = options.num_sanity_val_steps or 1
         try:
-            return check_processes(super().instantiate_trainer(**kwargs))
+            return check_trainer(super().instantiate_trainer(**kwargs), self.model, self.subcommand)
         except BaseException:
             if self.run_dir is not None and self.run_dir.is_dir() and self.run_dir != self.resumed_run:
                 self.run_dir.rmdir()

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
@@ -32,9 +32,11 @@ __all__ = [
     "best_checkpoint",
     "build_callbacks",
     "build_plugins",
-    "check_processes",
+    "check_trainer",
     "give_checkpoint",
 ]
+
+MEASURED = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 
 
 class NoProfiler(PassThroughProfiler):
@@ -154,15 +156,31 @@ def give_checkpoint(trainer: Trainer, path: Path) -> dict[str, Any]:
     return content
 
 
-def check_processes(trainer: Trainer) -> Trainer:
-    """Return a Trainer, unless it would start more processes on a CPU than it has cores, which may wait for ever.
+def check_trainer(trainer: Trainer, model: LightningModule, subcommand: str | None) -> Trainer:
+    """Return a Trainer that suits a command and its model.
 
     Raises:
-        ValueError: It would.
+        ValueError: It would start more processes on a CPU than it has cores, which may wait for ever; it leaves the
+            command nothing to do; or the test after a training, for which the model adapts, would fail.
     """
     if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > (os.cpu_count() or 1):
         raise ValueError(
             f"--trainer.devices {trainer.num_devices} on a CPU are as many processes, and there are {os.cpu_count()} "
             "cores: give at most that many, or leave it out"
+        )
+    if (limit := MEASURED.get(subcommand or "")) and getattr(trainer, limit) == 0:
+        raise ValueError(f"--trainer.{limit} 0 leaves {subcommand} nothing to do: give a larger one, or leave it out")
+    adaptation: Any = getattr(model, "evaluation", None)
+    if adaptation is None or subcommand != "fit" or trainer.limit_test_batches == 0:
+        return trainer
+    if adaptation.tune and trainer.limit_val_batches == 0:
+        raise ValueError(
+            "evaluation.tune needs validation batches, for the test after the training, got "
+            "--trainer.limit_val_batches 0: leave one of them out"
+        )
+    if adaptation.dynamic_rate and trainer.world_size > 1:
+        raise ValueError(
+            "dynamic evaluation, in the test after the training, adapts the weights of one process, got "
+            f"{trainer.world_size}: train with --trainer.devices 1, or evaluate with the command test afterwards"
         )
     return trainer

@@ -286,6 +286,10 @@ def test_a_given_part_is_not_cut_from_the_corpus(tmp_path: Path) -> None:
     both = open_corpus(str(tmp_path / "a.txt"), given={"val": str(tmp_path / "t.txt"), **given})
     assert both.parts["train"].read().decode() == lines(1000) and both.files.startswith("files: a.txt\nval part: ")
     assert "test" in open_corpus("python", given=given).parts
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("naïve\n".encode("cp1252"))
+    mixed = open_corpus("python", encoding="cp1252", given={"test": str(latin)})  # the encoding is that of the file
+    assert mixed.parts["test"].read().decode() == "naïve\n"
 
 
 def test_a_given_part_alone_reads_no_corpus(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def check_name(name: str, encoding: str | None = None) -> None:
         FileNotFoundError: A path where nothing is.
     """
     check_encoding(encoding)
-    if _is_known(name):
+    if is_known(name):
         if encoding is not None:
             raise ValueError(f"Corpus {name!r} is UTF-8. Leave encoding out; it is for files of your own.")
         return
@@ -231,8 +231,8 @@ def open_corpus(
         return Corpus(
             " and ".join(given[part] for part in only), {part: parts[part] for part in only}, "\n".join(lines)
         )
-    check_name(name, encoding)
-    if _is_known(name):
+    check_name(name, None if given else encoding)  # a standard corpus beside files of the user's has its own
+    if is_known(name):
         if name == LABELLED or name in SETS:
             own = _unlabelled(name, root)
         else:
@@ -304,8 +304,8 @@ def _embedded() -> dict[str, Text]:
     return {part: Text.of(b"".join(parts[part])) for part in PARTS}
 
 
-def _is_known(name: str) -> bool:
-    """Return True if it is no path."""
+def is_known(name: str) -> bool:
+    """Return True if it is the name of a corpus, which has priority over a file or folder of that name."""
     return name in (EMBEDDED, LABELLED) or name in CORPORA or name in SETS
 
 

@@ -129,6 +129,11 @@ def check_labels(rows: Iterable[Row], classes: Sequence[str]) -> None:
             )
 
 
+def is_known(name: str) -> bool:
+    """Return True if it is the name of a set, which has priority over a file of that name."""
+    return name == EMBEDDED or name in SETS
+
+
 def check_name(name: str) -> None:
     """Check that a set is a known name or the path of a table.
 
@@ -136,7 +141,7 @@ def check_name(name: str) -> None:
         ValueError: A misspelt name.
         FileNotFoundError: A path where no file is.
     """
-    if name == EMBEDDED or name in SETS or Path(name).expanduser().is_file():
+    if is_known(name) or Path(name).expanduser().is_file():
         return
     if "/" in name or Path(name).suffix:
         raise FileNotFoundError(f"There is no table at {name!r} (looked in {Path.cwd()}). Check the path of dataset.")

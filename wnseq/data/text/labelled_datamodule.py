@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 
 from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
 from wnseq.data.text.decoding import check_encoding, utf8_file
-from wnseq.data.text.labelled import PARTS, LabelledText, check_labels, check_name, open_labelled
+from wnseq.data.text.labelled import PARTS, LabelledText, check_labels, check_name, is_known, open_labelled
 from wnseq.data.text.labelled_batches import LabelledBatch, LabelledBatches, OrderedBatches, encode_whole
 from wnseq.data.text.options import check_integer, check_tokenizer
 from wnseq.data.text.stream import Text
@@ -214,7 +214,8 @@ class LabelledTextDataModule(LightningDataModule):
         options = {
             name: getattr(self, name) for name in (*WHICH, "max_tokens", "batch_size", "eval_batch_size", "seed")
         }
-        for name in ("dataset", "val", "test", "root"):
+        paths = ("val", "test", "root") if is_known(self.dataset) else ("dataset", "val", "test", "root")
+        for name in paths:
             if options[name] is not None and Path(options[name]).expanduser().exists():
                 options[name] = str(Path(options[name]).expanduser().absolute())
         return {name: value for name, value in options.items() if value is not None}

@@ -274,3 +274,9 @@ def test_a_text_in_memory_has_the_ids_and_the_sizes_of_a_file(kind: str) -> None
     assert found.tokens.tolist() == expected.tokens.tolist() and found.counts == expected.counts
     with pytest.raises(ValueError, match="the text is empty"):
         encode_text("", tokenizer)
+
+
+def test_a_text_without_a_token_is_refused() -> None:
+    tokenizer = train_tokenizer("word", Text.of(PROSE.encode()))
+    with pytest.raises(ValueError, match="the text has no token: there is nothing to measure"):
+        encode_text("   ", tokenizer)

@@ -147,11 +147,12 @@ def encode_text(text: str, tokenizer: Tokenizer) -> Split:
     """Return the ids of a text in memory, and its sizes.
 
     Raises:
-        ValueError: The text is empty.
+        ValueError: The text has no token: it is empty, or blanks to a tokenizer of words.
     """
-    if not text:
-        raise ValueError("the text is empty: there is nothing to measure")
     tokens = np.asarray(tokenizer.encode(text))
+    if not len(tokens):
+        what = "has no token" if text else "is empty"
+        raise ValueError(f"the text {what}: there is nothing to measure")
     return Split(tokens, _counts([_count(text, tokens, tokenizer)]))
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from wnseq.adaptation import ContinuousCache, DynamicEvaluation, gradient_rms
 from wnseq.training.carried_state import State
+from wnseq.training.checkpoint_files import load
+from wnseq.training.evaluation import evaluation_stage
 from wnseq.training.hparams import check_arguments
 from wnseq.training.run_info import find_datamodule
 
@@ -182,9 +185,7 @@ def adapted_model(
                 "dynamic evaluation and evaluation.tune read the training and the validation part: give the Trainer a "
                 "TextDataModule instead of loaders, or leave both out"
             )
-        data = type(own)(**own.checkpoint_options())  # with all parts, and a position in training that nobody resumes
-        data.tokenizer = own.tokenizer
-        data.setup("fit")
+        data = _all_parts(model, own, options)
     with torch.inference_mode(False), torch.enable_grad(), trainer.precision_plugin.forward_context():
         if options.dynamic_rate:
             batches = itertools.islice(data.train_dataloader(), options.rms_batches)
@@ -193,6 +194,23 @@ def adapted_model(
             options = _tune(model, network, recurrent, replace(options, tune=False), rms, data)
     model.print(f"evaluated with a {options}" if options.cache_window else f"evaluated with {options}")
     return AdaptedModel(network, recurrent, options, rms)
+
+
+def _all_parts(model: LightningModule, own: Any, options: Evaluation) -> Any:
+    """Return a data module with the parts that the model was trained and validated on, whatever is measured now."""
+    part, checkpoint, found = evaluation_stage(model.trainer), model.trainer.ckpt_path, own.checkpoint_options()
+    if checkpoint is not None and part in own.given:  # a text by its path, which may be all that the command reads
+        saved = load(Path(checkpoint)).get("wnseq", {}).get("data", {})
+        found = own.training_options(saved, part)
+    data = type(own)(**found)  # with a position in training that nobody resumes
+    data.tokenizer = own.tokenizer
+    data.setup("fit")
+    if data.corpus_sha256 != own.corpus_sha256:
+        uses = {"train": "gradients of" if options.dynamic_rate else "", "val": "tuned on" if options.tune else ""}
+        for part, use in uses.items():
+            if use:
+                model.print(f"{use} {data.describe_part(part)}")
+    return data
 
 
 def _losses(network: nn.Module, batches: Iterable[Any], device: torch.device) -> Iterator[Tensor]:

@@ -51,11 +51,33 @@ def test_documents_are_wanted_of_a_text_that_has_them(tmp_path: Path) -> None:
     lines.write_text("a line\n" * 200)
     with pytest.raises(ValueError, match=r"lines\.txt' has no blank line between documents; leave out documents, or"):
         prepared(str(lines), "char", documents=True)
+    lines.write_text("a line\n" * 200 + "\nanother\n\n" + "a line\n" * 200)
+    data = prepared(str(lines), "char", documents=True)  # the parts that are measured are a document each
+    assert not any(batch.reset[1:].any() for batch in data.test_dataloader() if batch.reset is not None)
     lines.write_text("a line\n\n" * 200)
     data = prepared(str(lines), "char", documents=True)
     assert data.checkpoint_options()["documents"] and data.resume_settings()["documents"]
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert all(batch.reset is not None for batch in loader)
+
+
+def test_documents_need_the_end_of_a_line_in_whatever_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "line.txt").write_text("a single line " * 200)
+    (tmp_path / "other.txt").write_text("a document\n\nand one\n" * 20)
+    alone = prepared(str(tmp_path / "line.txt"), "char")
+    data = TextDataModule(TEXT, test=str(tmp_path / "other.txt"), eval_batch_size=1, documents=True)
+    data.tokenizer = alone.tokenizer
+    with pytest.raises(ValueError, match=r"the tokenizer has no entry for the end of a line, .*; leave out documents"):
+        data.setup("test")
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_measured_text_without_a_token_is_refused(tmp_path: Path, reset: bool) -> None:
+    (tmp_path / "blank.txt").write_text("   ")
+    data = TextDataModule(TEXT, test=str(tmp_path / "blank.txt"), eval_reset_state=reset)
+    data.tokenizer = prepared(tokenizer="word").tokenizer
+    with pytest.raises(ValueError, match=r"The test part of corpus '.*blank\.txt' has 0 tokens, which is shorter than"):
+        data.setup("test")
 
 
 def test_the_text_can_be_read_back_from_the_batches() -> None:
@@ -356,6 +378,33 @@ def test_a_position_in_other_batches_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=f"The run to be resumed had {name}"):
             prepared(**options).load_state_dict(state)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "text"),
+    [
+        ({}, {"eval_reset_state": True}, "eval_reset_state False, this one has True"),
+        ({"eval_reset_state": True}, {}, "eval_reset_state True, this one has False"),
+        ({"eval_reset_state": True}, {"eval_reset_state": True, "eval_bptt": 8}, "eval_bptt 64, this one has 8"),
+        ({}, {"eval_batch_size": 2}, "eval_batch_size 3, this one has 2"),
+        ({}, {"eval_bptt": 8}, None),
+        ({"eval_reset_state": True}, {"eval_reset_state": True, "eval_batch_size": 2}, None),
+    ],
+)
+def test_losses_that_cannot_be_compared_are_no_resumed_run(
+    before: dict[str, Any], now: dict[str, Any], text: str | None
+) -> None:
+    data, resumed = prepared(**before), prepared(**now)
+    resumed.load_state_dict(data.state_dict())  # of a run without a step, which has no loss
+    next(iter(data.train_dataloader()))
+    state = data.state_dict()
+    if text is None:
+        resumed.load_state_dict(state)
+    else:
+        with pytest.raises(ValueError, match=f"was validated with {text}: .*not comparable"):
+            resumed.load_state_dict(state)
+    older = {name: value for name, value in state.items() if not name.startswith("eval_")}
+    resumed.load_state_dict(older)
 
 
 def test_positions_are_plain_numbers_and_words() -> None:

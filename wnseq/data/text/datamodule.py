@@ -19,7 +19,6 @@ from wnseq.data.text.bptt import (
     TextBatch,
     Windows,
     fixed_cuts,
-    has_documents,
     random_cuts,
 )
 from wnseq.data.text.corpora import PARTS, check_name, fetch_corpus, open_corpus
@@ -27,12 +26,16 @@ from wnseq.data.text.decoding import check_encoding
 from wnseq.data.text.encoding import Split, encode
 from wnseq.data.text.options import (
     MEASURED,
+    check_documents,
+    check_evaluation,
     check_flags,
     check_integer,
     check_tokenizer,
     estimate_tokens,
+    evaluation_settings,
     options_from_checkpoint,
     saved_options,
+    training_options,
 )
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
@@ -158,7 +161,8 @@ class TextDataModule(LightningDataModule):
                 raise FileNotFoundError(f"There is no text file or folder at {path!r} (looked in {Path.cwd()}).")
         if self.given:
             check_encoding(encoding)  # a standard corpus beside them has its own
-            check_name(corpus)
+            with contextlib.suppress(FileNotFoundError):  # it is missed when it is read, if it is
+                check_name(corpus)
         else:
             check_name(corpus, encoding)
         kind = "subword" if tokenizer is None else tokenizer
@@ -213,13 +217,13 @@ class TextDataModule(LightningDataModule):
         if stage == "predict" or set(wanted := self._wanted(stage)) <= set(self.splits):
             return
         splits = self._read(wanted)
-        if stage in (None, "fit"):
-            self._check_length("train", splits["train"], self._num_streams(), self.bptt)
-            if self.documents:
-                self._check_documents(splits["train"])
-        if not self.eval_reset_state:
-            for part in wanted[-2:]:
-                self._check_length(part, splits[part], self.eval_batch_size, 1)
+        train = splits["train"] if stage in (None, "fit") else None
+        if train is not None:
+            self._check_length("train", train, self._num_streams(), self.bptt)
+        if self.documents and self.tokenizer is not None:
+            check_documents(self.corpus, self.tokenizer, None if train is None else train.tokens)
+        for part in wanted[-2:]:
+            self._check_length(part, splits[part], 1 if self.eval_reset_state else self.eval_batch_size, 1)
         self.splits = splits
 
     def _wanted(self, stage: str | None = None) -> Sequence[str]:
@@ -280,15 +284,11 @@ class TextDataModule(LightningDataModule):
         """Return which corpus this is, for loggers and checkpoints."""
         return {"corpus": self.text.name, "corpus_sha256": self.corpus_sha256}
 
-    def checkpoint_options(self) -> dict[str, Any]:
-        """Return the options by which the same batches are found again, paths in full."""
-        return saved_options(self)
-
-    def estimate_tokens(self) -> tuple[int, int]:
-        """Return about how many tokens the training part has, and how many entries its tokenizer, which is not made."""
-        return estimate_tokens(self)
-
+    checkpoint_options = saved_options
+    training_options = training_options
+    estimate_tokens = estimate_tokens
     options_from_checkpoint = staticmethod(options_from_checkpoint)
+
     # ---- batches
 
     def train_dataloader(self) -> EpochLoader[TextBatch]:
@@ -336,15 +336,18 @@ class TextDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the next training batch; before ``setup`` nothing."""
-        return self.position.state_dict(self.trainer, self.resume_settings()) if self.splits else {}
+        if not self.splits:
+            return {}
+        return self.position.state_dict(self.trainer, self.resume_settings() | evaluation_settings(self))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a position saved by ``state_dict``.
 
         Raises:
-            ValueError: The batches are other ones now.
+            ValueError: The batches are other ones now, or the validation is.
         """
-        self.position.load_state_dict(state_dict, self.trainer, self.resume_settings)
+        if self.position.load_state_dict(state_dict, self.trainer, self.resume_settings):
+            check_evaluation(self, state_dict)
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""
@@ -372,29 +375,21 @@ class TextDataModule(LightningDataModule):
             raise RuntimeError("TextDataModule: there are no batches before setup(); call it, or let a Trainer do so.")
         return self.tokenizer
 
-    def _check_documents(self, split: Split) -> None:
-        tokenizer = self.tokenizer
-        start = None if tokenizer is None or tokenizer.start == tokenizer.unknown else tokenizer.start
-        if start is None or not has_documents(split.tokens, start):
-            raise ValueError(
-                f"The train part of corpus {self.corpus!r} has no blank line between documents; leave out documents, "
-                "or separate them by an empty line each."
-            )
-
     def _check_length(self, part: str, split: Split, num_streams: int, rows: int) -> None:
         tokens = split.counts.tokens
         if tokens >= num_streams * rows:
             return
+        corpus = self.given.get(part, self.corpus)
         processes = rank_and_world_size(self.trainer)[1] if part == "train" else 1
         option = "batch_size" if part == "train" else "eval_batch_size"
         of_each = f" on {processes} processes" if processes > 1 else ""
         if tokens < rows * processes:
             raise ValueError(
-                f"The {part} part of corpus {self.corpus!r} has {tokens:,} tokens, which is shorter than one batch of "
+                f"The {part} part of corpus {corpus!r} has {tokens:,} tokens, which is shorter than one batch of "
                 f"bptt {rows}{of_each}. Give a longer text or a smaller bptt."
             )
         raise ValueError(
-            f"The {part} part of corpus {self.corpus!r} has {tokens:,} tokens, too few for {option} "
+            f"The {part} part of corpus {corpus!r} has {tokens:,} tokens, too few for {option} "
             f"{num_streams // processes}{of_each} times bptt {rows}, which is {num_streams * rows:,}. The largest "
             f"{option} that fits is {tokens // rows // processes}."
         )

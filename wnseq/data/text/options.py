@@ -5,8 +5,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from wnseq.data.text.corpora import fetch_corpus, open_corpus
+from wnseq.data.text.bptt import has_documents
+from wnseq.data.text.corpora import fetch_corpus, is_known, open_corpus
 from wnseq.data.text.decoding import HEAD
+from wnseq.data.text.encoding import Ids
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import SUBWORDS
 
@@ -21,7 +23,8 @@ MEASURED = {"validate": "val", "test": "test"}  # subcommand or stage → part
 def saved_options(data: Any) -> dict[str, Any]:
     """Return the options of a data module by which the same batches are found again, paths in full."""
     options = {name: getattr(data, name) for name in (*CORPUS, *BATCHES)}
-    for name in ("corpus", "val", "test", "root"):
+    paths = ("val", "test", "root") if is_known(data.corpus) else ("corpus", "val", "test", "root")
+    for name in paths:
         if options[name] is not None and Path(options[name]).expanduser().exists():
             options[name] = str(Path(options[name]).expanduser().absolute())
     return {name: value for name, value in options.items() if value is not None}
@@ -30,26 +33,60 @@ def saved_options(data: Any) -> dict[str, Any]:
 def options_from_checkpoint(saved: Mapping[str, Any], given: Collection[str], subcommand: str) -> dict[str, Any]:
     """Return which of a checkpoint's options become the defaults of a command.
 
+    Where the command names the part that it measures, that alone is read, as the command says; the corpus stays the
+    checkpoint's, whose other parts :func:`training_options` finds again for what adapts or is tuned.
+
     Args:
         saved: What :func:`saved_options` returned.
         given: Options that the command has by itself: another corpus brings its own encoding, say.
         subcommand: fit, validate, test or predict, which needs no corpus.
 
     Raises:
-        FileNotFoundError: The checkpoint's corpus is not there any more.
+        FileNotFoundError: The checkpoint's corpus is not there any more, and would be read.
     """
     if subcommand == "predict":
         return {}
-    measured = MEASURED.get(subcommand)
-    own = CORPUS if "corpus" in given or measured in given else ("encoding", "field") if "test" in given else ()
+    alone = MEASURED.get(subcommand) in given
+    if "corpus" in given:
+        own: Collection[str] = CORPUS
+    elif alone:
+        own = set(CORPUS) - {"corpus", "root"}
+    else:
+        own = ("encoding", "field") if "test" in given else ()
     options = {name: value for name, value in saved.items() if name not in own}
     path = Path(options.get("corpus", ""))
-    if path.is_absolute() and not path.exists():
+    if not alone and path.is_absolute() and not path.exists():
         raise FileNotFoundError(
             f"the corpus of the checkpoint, {path}, is not there any more: name a text by --data.corpus PATH, or one "
             "that is measured as a whole by --data.test PATH"
         )
     return options
+
+
+def training_options(data: Any, saved: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return the options of a data module that reads all parts of the text that a checkpoint was trained on.
+
+    Args:
+        data: That of an evaluation. If it measures a text by its path, and has the checkpoint's corpus beside it, that
+            corpus is found and cut as it was in training; a validation part of its own stays.
+        saved: What :func:`saved_options` returned in training; empty if that is not known.
+        part: What is measured: ``val`` or ``test``.
+
+    Raises:
+        FileNotFoundError: The checkpoint's corpus is not there any more.
+    """
+    options = saved_options(data)
+    if part not in data.given or options["corpus"] != saved.get("corpus"):
+        return options
+    if not is_known(path := options["corpus"]) and not Path(path).exists():
+        raise FileNotFoundError(
+            f"the corpus of the checkpoint, {path}, is not there any more: dynamic evaluation and evaluation.tune read "
+            "its training and its validation part. Name another one by --data.corpus PATH beside the text that is "
+            "measured, or leave both out"
+        )
+    own = {"corpus", "root", *BATCHES, *(set(data.given) - {part})}
+    text = {name: value for name, value in saved.items() if name in set(CORPUS) - own}
+    return text | {name: value for name, value in options.items() if name in own}
 
 
 def estimate_tokens(data: Any) -> tuple[int, int]:
@@ -74,6 +111,58 @@ def estimate_tokens(data: Any) -> tuple[int, int]:
         tokenizer = Tokenizer.from_checkpoint(kind)
         tokens, entries = len(tokenizer.encode(head)), len(tokenizer)
     return round(tokens * train.size / max(1, size)), data.vocabulary_size or entries
+
+
+def evaluation_settings(data: Any) -> dict[str, Any]:
+    """Return the options, beside the text, on which the loss of a validation depends."""
+    size = "eval_bptt" if data.eval_reset_state else "eval_batch_size"  # the other one changes the speed alone
+    return {"eval_reset_state": data.eval_reset_state, size: getattr(data, size)}
+
+
+def check_evaluation(data: Any, state_dict: Mapping[str, Any]) -> None:
+    """Check that a resumed run validates as before.
+
+    Args:
+        data: The data module.
+        state_dict: Its state in the checkpoint; an older one does not say how it validated.
+
+    Raises:
+        ValueError: Its losses could not be compared with those before.
+    """
+    if state_dict["epoch"] == state_dict["batch"] == 0:  # there is no loss to compare with
+        return
+    for name, now in evaluation_settings(data).items():
+        if (before := state_dict.get(name, now)) != now:
+            raise ValueError(
+                f"The run to be resumed was validated with {name} {before}, this one has {now}: the best checkpoint, "
+                "and what else goes by the validation loss, would compare figures that are not comparable. Give the "
+                f"same {name}, or start a new run from the checkpoint's weights. test and validate may have another."
+            )
+
+
+def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None) -> None:
+    """Check that documents can be told apart.
+
+    A text that is measured may be a single one.
+
+    Args:
+        corpus: Name of the corpus.
+        tokenizer: The tokenizer.
+        train: The training part, where there is training.
+
+    Raises:
+        ValueError: The tokenizer has no entry for the end of a line, or the training part has no blank line.
+    """
+    if tokenizer.start == tokenizer.unknown:
+        raise ValueError(
+            "documents end in a blank line, and the tokenizer has no entry for the end of a line, since its training "
+            "text had none; leave out documents"
+        )
+    if train is not None and not has_documents(train, tokenizer.start):
+        raise ValueError(
+            f"The train part of corpus {corpus!r} has no blank line between documents; leave out documents, or "
+            "separate them by an empty line each."
+        )
 
 
 def check_flags(owner: str, **flags: Any) -> None:

@@ -125,6 +125,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
     """
 
     resume_may_change = (*RATES, "activation_penalty", "temporal_penalty", "chunked_softmax")  # in a resumed run
+    evaluation_may_change = ("chunked_softmax",)
 
     @fill_from_checkpoint
     def __init__(
@@ -170,9 +171,8 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers", "average_patience"), "at least 1")
         at_least_0 = ("weight_decay", "embedding_decay", "v_decay", "activation_penalty", "temporal_penalty")
         ranges |= dict.fromkeys((*at_least_0, "slim_penalty", "warmup", "decay_after"), "at least 0")
-        ranges |= dict.fromkeys(RATES, "at least 0 and less than 1")
+        ranges |= dict.fromkeys(RATES, "at least 0 and less than 1") | {"decay_factor": "greater than 0 and less than 1"}
         ranges |= dict.fromkeys(("learning_rate", "average_epochs"), "greater than 0")
-        ranges |= {"decay_factor": "greater than 0 and less than 1"}
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling, "evaluation": evaluation}, **ranges)
         own_widths = tied and embedding_size not in (None, hidden_size)
         if own_widths and num_layers == 1:
@@ -198,7 +198,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         self.adapted: AdaptedModel | None = None  # in a test
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
-        self.reads_backward = False  # whether the text is read from its end
+        self.reads_backward = self.documents = False  # whether a text from its end; whether each from the zero state
         self.totals = EvaluationTotals()
         self.states = CarriedStates()  # from batch to batch, one for each stage
 
@@ -217,7 +217,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         tokenizer = getattr(data := find_datamodule(self), "tokenizer", None)
         if tokenizer is None:  # the checkpoint that is about to be loaded has one
             return
-        self.reads_backward = getattr(data, "backward", False)
+        self.reads_backward, self.documents = (getattr(data, name, False) for name in ("backward", "documents"))
         if self.tokenizer is not None:
             self.tokenizer.check_same(tokenizer)
             return
@@ -355,7 +355,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         tokenizer.check_same(self.tokenizer or tokenizer)
         if self.network is None:
             self.build(tokenizer)
-        self.reads_backward = info.get("data", {}).get("backward", False)
+        self.reads_backward, self.documents = (info.get("data", {}).get(x, False) for x in ("backward", "documents"))
         self.states.restore(self, checkpoint["carried_state"])
 
     def _match_tokenizer(self, loaded: dict[str, Any]) -> None:
@@ -510,21 +510,22 @@ def score(model: LanguageModel | str | Path, text: str, evaluation: Evaluation |
 
     Args:
         model: The model, on any device, or the path of a checkpoint of this recipe.
-        text: The text, read from the zero state on; ``share_unknown`` of its tokens are no entries of the vocabulary.
+        text: The text, read from the zero state on, and each document of it, if the model was trained so by
+            ``data.documents``; ``share_unknown`` of its tokens are no entries of the vocabulary.
         evaluation: Its cache is used, by default that of the model's own; dynamic evaluation needs training data: the
             command ``test --data.test PATH``.
     """
     model = forward_model(model, evaluation)
-    batches, counts = text_batches(text, model.tokenizer)
+    batches, counts = text_batches(text, model.tokenizer, documents=model.documents)
     nats, state, how = 0.0, None, evaluation or model.evaluation
     adapted = AdaptedModel(model.network, model.network.rnn, how) if how.adapts else None
     with evaluation_mode(model.network):
-        for inputs, targets, *_ in batches:
-            inputs, targets = inputs.to(model.device), targets.to(model.device)
+        for batch in batches:
+            inputs, targets, _, reset = model.transfer_batch_to_device(batch, model.device, 0)
             if adapted is not None:
-                loss, state = adapted.nats(inputs, targets, state)
+                loss, state = adapted.nats(inputs, targets, state, reset)
             else:
-                loss, state = model.network(inputs, state, targets, "sum", model.hparams.chunked_softmax)
+                loss, state = model.network(inputs, state, targets, "sum", model.hparams.chunked_softmax, reset=reset)
             nats += loss.item()
     units = counts.units(nats / counts.tokens, model.tokenizer)
     return units | {"tokens": counts.tokens, "share_unknown": counts.unknown / counts.tokens}

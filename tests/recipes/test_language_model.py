@@ -314,7 +314,15 @@ def test_documents_are_read_as_if_each_were_alone(folder):
     torch.testing.assert_close(nats, expected)
     evaluated = sum(model._step(batch, "val")[0] for batch in data.val_dataloader())
     assert 0 < evaluated < nats
-    assert fit("--data.documents=true", "--data.tokenizer=byte", steps=2)["test/nats_per_token"] > 0
+    one_stream = ["--data.documents=true", "--data.tokenizer=byte", "--data.eval_batch_size=1"]
+    measured = fit(*one_stream, steps=2)["test/nats_per_token"]
+    text = data.text.parts["test"].read().decode()
+    assert text.count("\n\n") > 1
+    assert score(newest(), text)["nats_per_token"] == pytest.approx(measured, rel=1e-5)
+    cached = main(["test", "--ckpt_path=last", "--model.evaluation.cache_window=9"])["test/nats_per_token"]
+    assert score(newest(), text, Evaluation(cache_window=9))["nats_per_token"] == pytest.approx(cached, rel=1e-5)
+    fit(*one_stream[1:], steps=2)
+    assert abs(score(newest(), text)["nats_per_token"] - measured) > 1e-4
     for kind in ("lstm", "gru", "rnn"):
         network = Network(256, kind, "none", 8, 8, 1, 0.0, True, 1.0)
         torch.testing.assert_close(network(ids, reset=ids >= 0)[0][-1:], network(ids[-1:])[0])
@@ -429,8 +437,14 @@ def test_a_test_adapts_to_its_text(capsys):
     assert abs(adapted - static) > 1e-4
     assert adapted == pytest.approx(nats(*dynamic, "--data.eval_bptt=5"), rel=1e-5)  # cut where a step is taken
     Path("other.txt").write_text(part)
-    other = nats(*dynamic, "--data.test=other.txt")  # gradients are those of the corpus, cut without a test part now
-    assert other == pytest.approx(adapted, rel=0.02)
+    capsys.readouterr()
+    other = nats(*dynamic, "--data.test=other.txt")  # gradients are those of the checkpoint's own training part
+    assert other == pytest.approx(adapted, rel=1e-6)
+    assert re.search(r"^gradients of corpus .*/text\.txt \(sha256 .*\), train part: ", capsys.readouterr().out, re.M)
+    same[0] = "validate"
+    of_validation = main([*same, f"--ckpt_path={path}", *dynamic, "--data.val=other.txt"])
+    assert of_validation["val/nats_per_token"] == pytest.approx(adapted, rel=1e-6)
+    same[0] = "test"
     capsys.readouterr()
     both = nats(*cache, *dynamic, "--model.evaluation.tune=true", "--trainer.limit_val_batches=2")
     printed = capsys.readouterr().out
@@ -443,6 +457,27 @@ def test_a_test_adapts_to_its_text(capsys):
     assert "evaluation.tune needs validation batches, got limit_val_batches 0 of" in capsys.readouterr().err
     again = weights(path)
     assert all(torch.equal(before[name], again[name]) for name in before)
+
+
+def test_a_test_of_another_text_is_tuned_on_the_checkpoint_s_own(folder, capsys):
+    (folder / "other.txt").write_text("the weight of another text is its direction\n" * 30)
+    fit("--data.tokenizer=char", "--data.cut=blocks")
+    tune = ["test", f"--ckpt_path={newest()}", "--model.evaluation.cache_window=30", "--model.evaluation.tune=true"]
+    chosen = []
+    for text in ([], ["--data.test=other.txt"]):
+        capsys.readouterr()
+        main([*tune, *text])
+        said = capsys.readouterr().out
+        chosen.append(re.findall(r".* nats per token of the validation part: .*", said))
+        assert ("tuned on corpus" in said) is bool(text) and "gradients of" not in said
+    assert len(chosen[0]) == 5 and chosen[0] == chosen[1]
+    assert re.search(r"^tuned on corpus .*/text\.txt \(sha256 .*\), val part: ", said, re.M)
+    main([*tune, "--data.corpus=other.txt", "--data.test=other.txt"])  # a text that the command names is taken
+    assert re.search(r"^tuned on corpus .*/other\.txt \(sha256 .*\), val part: ", capsys.readouterr().out, re.M)
+    (folder / "text.txt").unlink()
+    with pytest.raises(SystemExit):
+        main([*tune, "--data.test=other.txt"])
+    assert "text.txt, is not there any more: dynamic evaluation and evaluation.tune" in capsys.readouterr().err
 
 
 def test_a_model_that_reads_backward_adapts_to_its_text_as_one_to_the_reversed_text(capsys):

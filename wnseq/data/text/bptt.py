@@ -255,11 +255,13 @@ class ResetLoader(_IndependentSequences):
             yield self._batch(offsets[first : first + self.batch_size], circular=False)
 
 
-def text_batches(text: str, tokenizer: Tokenizer, bptt: int = 256) -> tuple[StreamLoader, Counts]:
+def text_batches(
+    text: str, tokenizer: Tokenizer, bptt: int = 256, *, documents: bool = False
+) -> tuple[StreamLoader, Counts]:
     """Return a text in memory as the batches of one stream, every token a target once, and its sizes.
 
     Raises:
-        ValueError: The text is empty.
+        ValueError: The text has no token.
     """
     split = encode_text(text, tokenizer)
-    return StreamLoader(Streams(split.tokens, 1, tokenizer.start), bptt), split.counts
+    return StreamLoader(Streams(split.tokens, 1, tokenizer.start, documents=documents), bptt), split.counts

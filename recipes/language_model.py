@@ -168,10 +168,10 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["init_from", "init_vocabulary", "sampling", "evaluation"])
-        ranges = dict.fromkeys(("hidden_size", "embedding_size", "num_layers", "average_patience"), "at least 1")
+        ranges = dict.fromkeys(RATES, "at least 0 and less than 1") | {"decay_factor": "greater than 0 and less than 1"}
+        ranges |= dict.fromkeys(("hidden_size", "embedding_size", "num_layers", "average_patience"), "at least 1")
         at_least_0 = ("weight_decay", "embedding_decay", "v_decay", "activation_penalty", "temporal_penalty")
         ranges |= dict.fromkeys((*at_least_0, "slim_penalty", "warmup", "decay_after"), "at least 0")
-        ranges |= dict.fromkeys(RATES, "at least 0 and less than 1") | {"decay_factor": "greater than 0 and less than 1"}
         ranges |= dict.fromkeys(("learning_rate", "average_epochs"), "greater than 0")
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling, "evaluation": evaluation}, **ranges)
         own_widths = tied and embedding_size not in (None, hidden_size)

@@ -12,6 +12,7 @@ from torch.export import Dim
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import wnseq.onnx
+from wnseq.nn import RECURRENT_LAYERS
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'wnseq[export]'")
 pytest.importorskip("onnxscript", reason="pip install 'wnseq[export]'")
@@ -141,6 +142,14 @@ def test_a_node_that_onnx_lacks_is_refused(kind, argument, reason):
     arguments = dict.fromkeys(inspect.signature(translate).parameters)
     with pytest.raises(ValueError, match=reason):
         translate(**{**arguments, argument: torch.tensor([1])})
+
+
+@pytest.mark.parametrize("kind", ["mingru", "minlstm", "mlstm"])
+def test_a_recurrence_without_a_node_is_refused_before_it_is_exported(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("it was exported"))
+    network = nn.ModuleDict({"rnn": RECURRENT_LAYERS[kind, "weight"](4, 4)})
+    with pytest.raises(ValueError, match="there is no ONNX node for this recurrence"):
+        wnseq.onnx.export_language_model(network, tmp_path / "a.onnx")
 
 
 def test_resets_are_those_of_torch_at_other_lengths():

@@ -25,6 +25,12 @@ NO_PACKING = (
 )
 ORDERS = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # ONNX has i o f c and z r h, torch i f g o and r z n
 
+NO_NODE = (
+    "there is no ONNX node for this recurrence, whose steps would be those of one length: export a model with an LSTM, "
+    "a GRU or an RNN"
+)
+MODES = {"LSTM", "GRU", "RNN_TANH", "RNN_RELU"}  # of recurrences that ONNX has a node for
+
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the ``custom_translation_table`` of ``torch.onnx.export`` for wnseq's custom operators.
@@ -187,7 +193,7 @@ def export_language_model(network: nn.Module, path: str | Path) -> float:
     Args:
         network: On a CPU, in evaluation mode. ``network(tokens, state, last_only=True)`` returns the last logits,
             ``(1, N, V)``, and the state; None is the state of the start.
-        path: The file to write.
+        path: The file to write, whose missing folders are made.
 
     Returns:
         The largest difference of a logit between ONNX Runtime and torch, over two windows of several streams.
@@ -196,8 +202,11 @@ def export_language_model(network: nn.Module, path: str | Path) -> float:
         ImportError: onnxscript or onnxruntime is missing; ``pip install 'wnseq[export]'``.
         ValueError: The recurrence has no ONNX node, or the two disagree by more than rounding.
     """
+    if {part.mode for part in network.modules() if hasattr(part, "mode") and hasattr(part, "hidden_size")} - MODES:
+        raise ValueError(NO_NODE)  # before the minutes that its unrolled steps take
     import onnxruntime  # type: ignore[import-untyped]
 
+    path = Path(path).expanduser()
     tokens = torch.arange(10).view(5, 2) % 2
     logits, state = network(tokens, None, last_only=True)
     states = state if isinstance(state, tuple) else (state,)
@@ -206,24 +215,24 @@ def export_language_model(network: nn.Module, path: str | Path) -> float:
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)  # it warns of itself, and that torchvision is missing
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            _Step(network).eval(),
-            (tokens, *states),
-            input_names=["tokens", *names],
-            output_names=["logits", *(f"next_{name}" for name in names)],
-            dynamo=True,
-            dynamic_shapes=({0: steps, 1: streams}, tuple({1: streams} for _ in states)),
-            custom_translation_table=translations(),
-            verbose=False,
-        )
-    exporter.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(
+                _Step(network).eval(),
+                (tokens, *states),
+                input_names=["tokens", *names],
+                output_names=["logits", *(f"next_{name}" for name in names)],
+                dynamo=True,
+                dynamic_shapes=({0: steps, 1: streams}, tuple({1: streams} for _ in states)),
+                custom_translation_table=translations(),
+                verbose=False,
+            )
+    finally:
+        exporter.setLevel(level)
     if not {"LSTM", "GRU", "RNN"} & {node.op_type for node in program.model.graph}:
-        raise ValueError(
-            "there is no ONNX node for this recurrence, whose steps would be those of one length: export a model with "
-            "an LSTM, a GRU or an RNN"
-        )
+        raise ValueError(NO_NODE)
+    path.parent.mkdir(parents=True, exist_ok=True)
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path))
     ours, difference = [torch.zeros(len(part), 3, part.shape[2]).numpy() for part in states], 0.0

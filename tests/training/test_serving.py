@@ -99,6 +99,16 @@ def test_an_exported_model_streams_text_by_the_code_of_the_page(here, capsys):
     assert generate(model, max_new_tokens=12, temperature=0) == [model.tokenizer.decode(likeliest)]
 
 
+def test_an_export_makes_folders_expands_the_home_folder_and_refuses_a_cell_at_once(here, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="pip install 'wnseq[export]'")
+    pytest.importorskip("onnxscript", reason="pip install 'wnseq[export]'")
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    main(["export", "--ckpt_path=last", "--output=~/a/b/model.onnx"])
+    assert "a/b/model.tokenizer.json" in capsys.readouterr().out
+    assert Path("a/b/model.onnx").is_file() and Path("a/b/model.tokenizer.json").is_file() and not Path("~").exists()
+    assert "--output: a is a folder" in fails(capsys, "export", "--ckpt_path=last", "--output=a")
+
+
 def test_a_file_that_is_no_tokenizer_is_refused(here):
     Path("a.json").write_text(json.dumps({"kind": "char"}))
     with pytest.raises(ValueError, match=r"a\.json can't be read as a file of a tokenizer"):

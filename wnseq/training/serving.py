@@ -48,12 +48,13 @@ def export(model: Any, checkpoint: Mapping[str, Any], output: str) -> None:
     Args:
         model: The model.
         checkpoint: What its file holds.
-        output: The file to write, as ``model.onnx``; the tokenizer goes to ``model.tokenizer.json``.
+        output: The file to write, as ``model.onnx``, its folder made; the tokenizer goes to ``model.tokenizer.json``.
 
     Raises:
         ImportError: onnxscript or onnxruntime is missing; ``pip install 'wnseq[export]'``.
         ValueError: The model cannot be exported, or ONNX Runtime computes something else.
     """
-    difference, tokenizer = export_language_model(model.network, output), Path(output).with_suffix(".tokenizer.json")
+    path = Path(output).expanduser()
+    difference, tokenizer = export_language_model(model.network, path), path.with_suffix(".tokenizer.json")
     model.tokenizer.save(tokenizer)
     print(f"written to {output}, whose logits differ from torch's by {difference:.1g} at most; and {tokenizer}")

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from wnseq.training.checkpoint_files import load_run_checkpoint
-from wnseq.training.cli.checkpoint_commands import describe_commands, run_checkpoint_command, write_changed_checkpoint
+from wnseq.training.cli.checkpoint_commands import (
+    check_output,
+    describe_commands,
+    run_checkpoint_command,
+    write_changed_checkpoint,
+)
 
 
 def count(model, checkpoint, output: str, times: int = 2) -> None:
@@ -41,6 +46,22 @@ def test_its_help_and_its_mistakes_are_those_of_a_recipe(toy, after, here, capsy
     assert "toy count: error: unknown option --time. Did you mean --times?" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="--ckpt_path: there is no checkpoint at none"):
         run(toy, "count", "--ckpt_path=none", "--output=a.txt")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(toy, after, here, monkeypatch):
+    monkeypatch.setattr(toy.ToyModel, "load_from_checkpoint", lambda *_, **__: pytest.fail("work was done"))
+    with pytest.raises(IsADirectoryError, match=r"--output: runs is a folder\. Name the file"):
+        run(toy, "count", "--ckpt_path=last", "--output=runs")
+    Path("file").touch()
+    with pytest.raises(NotADirectoryError, match=r"--output: file/a/b can't be written: .*file is a file\. Choose"):
+        run(toy, "count", "--ckpt_path=last", "--output=file/a/b")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match=r"-o: a/b can't be written: .* is read-only"):
+        check_output("a/b", "-o")
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    check_output("a/b")
+    assert not Path("a").exists()
 
 
 def test_the_general_help_names_each_command():

@@ -57,6 +57,16 @@ def test_it_copies_a_recipe_out(tmp_path: Path, toy_recipes: Path, capsys: pytes
     assert capsys.readouterr().out == f"copied to {target}; run it with: python {target}\n"
 
 
+def test_a_path_may_begin_at_the_home_folder(
+    tmp_path: Path, toy_recipes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert command.main(["copy", "echo", "~/mine.py"]) == 0
+    assert (tmp_path / "mine.py").is_file()
+    assert command.main(["checkpoint", "~/none.pt", "~/out.pt", "--fold"]) == 1
+    assert f"{tmp_path / 'none.pt'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [

@@ -1,5 +1,6 @@
 """Commands of a recipe that make another file of a checkpoint, without data and without a Trainer."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from wnseq.training.cli.resumed_run import read_named
 from wnseq.training.cli.run_folder import name_of_runs
 from wnseq.training.resume import check_checkpoint
 
-__all__ = ["Command", "describe_commands", "run_checkpoint_command", "write_changed_checkpoint"]
+__all__ = ["Command", "check_output", "describe_commands", "run_checkpoint_command", "write_changed_checkpoint"]
 
 Command = Callable[..., None]
 GIVEN: set[str | int] = {"model", "checkpoint"}
@@ -37,6 +38,8 @@ def run_checkpoint_command(
 ) -> bool:
     """Run a command on the checkpoint of ``--ckpt_path``; return True if the command line begins with one.
 
+    An option ``output`` is a file to write, checked before the work.
+
     Args:
         commands: Functions, each a command of its name, whose docstring is the help. The arguments of one are the
             options but for ``model``, the model of the checkpoint, and ``checkpoint``, what the file holds.
@@ -47,6 +50,7 @@ def run_checkpoint_command(
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
+        OSError: The output can't be written.
         ValueError: It is of another recipe.
     """
     command = {each.__name__: each for each in commands}.get(words[0] if words else "")
@@ -59,9 +63,31 @@ def run_checkpoint_command(
     options = parser.parse_args(list(words[1:])).as_dict()
     path, checkpoint = read_named(options.pop("ckpt_path"), Path("runs") / name_of_runs(model_class, recipe))
     check_checkpoint(checkpoint, recipe, str(path))
+    if "output" in options:
+        check_output(options["output"])
     model = model_class.load_from_checkpoint(path, map_location="cpu").eval()
     command(model=model, checkpoint=checkpoint, **options)
     return True
+
+
+def check_output(output: str | Path, option: str = "--output") -> None:
+    """Check that a file can be written, whose folders may be missing.
+
+    Args:
+        output: The file.
+        option: Option that names it, for the error.
+
+    Raises:
+        OSError: A folder has its name, a file the name of one of its folders, or its folder is read-only.
+    """
+    path = Path(output).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{option}: {path} is a folder. Name the file to write in it.")
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{option}: {path} can't be written: {folder} is a file. Choose another folder.")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{option}: {path} can't be written: {folder} is read-only. Choose another folder.")
 
 
 def write_changed_checkpoint(

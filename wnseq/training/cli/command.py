@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="the recipe's own arguments")
     copy = commands.add_parser("copy", help="copy a recipe to a file of your own, to run and to change")
     copy.add_argument("name", help="a recipe, by the name that wnseq lists")
-    copy.add_argument("file", type=Path, help="the file to write, which must not exist")
+    copy.add_argument("file", type=_path, help="the file to write, which must not exist")
     _add_checkpoint(commands)
     with safe_output():
         given = parser.parse_args(argv)
@@ -91,14 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _path(word: str) -> Path:
+    return Path(word).expanduser()
+
+
 def _add_checkpoint(commands: Any) -> None:
     checkpoint = commands.add_parser(
         "checkpoint",
         help="convert the weight norm in a checkpoint file: wnseq checkpoint IN OUT --form plain",
         description="Convert the weight-normalised weights of a .pt, .bin, .ckpt or .safetensors file to another form.",
     )
-    checkpoint.add_argument("source", type=Path, metavar="IN", help="the file to read")
-    checkpoint.add_argument("target", type=Path, metavar="OUT", nargs="?", help="the file to write")
+    checkpoint.add_argument("source", type=_path, metavar="IN", help="the file to read")
+    checkpoint.add_argument("target", type=_path, metavar="OUT", nargs="?", help="the file to write")
     form = checkpoint.add_mutually_exclusive_group(required=True)
     form.add_argument(
         "--form", choices=["plain", "wnseq", "torch_hooks", "torch_parametrizations"], help="form to write"

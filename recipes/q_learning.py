@@ -122,6 +122,7 @@ class QLearning(CheckedLoading, LightningModule):
     """
 
     resume_may_change = ("eval_epsilon", "save_replay")
+    evaluation_may_change = ("eval_epsilon",)
 
     @fill_from_checkpoint
     @defaults_by("algorithm", DEFAULTS)

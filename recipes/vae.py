@@ -107,6 +107,7 @@ class VAE(CheckedLoading, LightningModule):
     """
 
     resume_may_change = ("polyak_epochs", "importance_samples")  # what takes effect in a resumed run
+    evaluation_may_change = ("importance_samples",)
 
     @fill_from_checkpoint
     def __init__(

@@ -380,7 +380,8 @@ def test_a_checkpoint_is_examined_before_it_is_used(recipe):
 @every_recipe
 def test_every_hyper_parameter_of_a_resumed_run_is_refused_or_takes_effect(recipe):
     model = make(recipe)[0]
-    assert set(getattr(model, "resume_may_change", ())) <= set(model.hparams)
+    resumed = set(getattr(model, "resume_may_change", ()))
+    assert set(getattr(model, "evaluation_may_change", ())) <= resumed <= set(model.hparams)
 
 
 @every_recipe

@@ -1,12 +1,42 @@
 """A command line whose predict draws samples."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.sampling import SamplingCLI
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--data.corpus=x", "--data.windows", "3"], "--data.corpus, --data.windows would do nothing"),
+        (["--model.sampling.output=runs"], "--model.sampling.output: runs is a folder. Name the file to write in it"),
+    ],
+    ids=["data", "output"],
+)
+def test_predict_refuses_what_it_does_not_read_or_cannot_write(
+    toy: ModuleType, after: dict[str, float], capsys: pytest.CaptureFixture[str], words: list[str], text: str
+) -> None:
+    @dataclass
+    class Sampling:
+        temperature: float = 1.0
+        output: str | None = None
+
+    class Model(toy.ToyModel):  # type: ignore[misc, name-defined]
+        def __init__(self, width: int = 4, sampling: Sampling = Sampling(), **rest: Any) -> None:  # noqa: B008
+            super().__init__(width=width, **rest)
+
+    with pytest.raises(SystemExit) as raised:
+        run(Model, toy.ToyData, recipe="toy", monitor="val/loss", cli_class=SamplingCLI,
+            args=["predict", "--ckpt_path=runs/toy/1/checkpoints/last.ckpt", *words])  # fmt: skip
+    assert raised.value.code == 1
+    printed = capsys.readouterr()
+    assert text in printed.err and "sample at" not in printed.out
 
 
 def test_predict_reads_no_data(toy: ModuleType, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

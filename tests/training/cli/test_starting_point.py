@@ -48,7 +48,7 @@ def test_a_checkpoint_is_found_by_both_options(saved: Path, tmp_path: Path, name
     select = SimpleNamespace(options_from_checkpoint=lambda data, given, command: {command: (data, given)})
     if resumed:
         assert start.defaults(select, {"data.x"}, "test")["data.test"] == ({"size": 8}, {"x"})
-    start.apply(given, "fit", ("width", "lr"))
+    start.apply(given, "fit", SimpleNamespace(resume_may_change=("width", "lr")))
     assert (given.ckpt_path if resumed else given.model.init_from) == str(saved)
 
 
@@ -56,13 +56,22 @@ def test_a_run_that_goes_on_reads_nothing_again_that_it_started_from(saved: Path
     start = StartingPoint(saved, {"width": 6, "lr": 0.5, "decay": 2.6}, INFO, resumed=True)
     model = {"width": 6, "lr": None, "decay": None, "init_from": "gone.pt", "init_vocabulary": "gone.txt"}
     given = options(ckpt_path=str(saved), model=model)
-    start.apply(given, "fit", ("lr",))
+    start.apply(given, "fit", SimpleNamespace(resume_may_change=("lr",)))
     decided = {"width": 6, "lr": None, "decay": 2.6, "init_from": None, "init_vocabulary": None}
     assert given.model.as_dict() == decided
     for command in ("test", "validate", "predict"):
         given = options(ckpt_path=str(saved), model={"width": 6, "lr": 0.5, "init_from": "b.pt"})
         with pytest.raises(ValueError, match=r"best\.ckpt has all weights: --model\.init_from b\.pt would do nothing"):
-            start.apply(given, command, ())
+            start.apply(given, command)
+
+
+def test_an_evaluation_takes_no_hyper_parameter_that_would_do_nothing_in_it(saved: Path) -> None:
+    start = StartingPoint(saved, {"width": 6, "lr": 0.5}, INFO, resumed=True)
+    model_class = SimpleNamespace(resume_may_change=("lr", "width"), evaluation_may_change=("width",))
+    start.apply(options(ckpt_path="x", model={"width": 7, "lr": 0.5}), "test", model_class)
+    start.apply(options(ckpt_path="x", model={"width": 7, "lr": 0.1}), "fit", model_class)
+    with pytest.raises(ValueError, match=r"was made with lr 0\.5: --model\.lr 0\.1 would not fit its weights, or do"):
+        start.apply(options(ckpt_path="x", model={"width": 7, "lr": 0.1}), "test", model_class)
 
 
 def test_nothing_named_is_no_start(tmp_path: Path) -> None:

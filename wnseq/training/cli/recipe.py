@@ -202,7 +202,7 @@ class RecipeCLI(FlagsFirstCLI):
             if subcommand != "fit" and start.progress and os.environ.get("LOCAL_RANK", "0") == "0":
                 print(f"{os.path.relpath(start.path)}: {start.progress}", file=sys.stderr)
             with user_errors():
-                start.apply(self.config[subcommand], subcommand, getattr(self.model_class, "resume_may_change", ()))
+                start.apply(self.config[subcommand], subcommand, self.model_class)
                 if self.resumed_run is not None:
                     self.notes += changed_flags(self.resumed_run, self.config[subcommand].trainer)
 

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule
 
 from wnseq.training.batches import get_tensor
 from wnseq.training.callbacks.basic import Throughput
+from wnseq.training.cli.checkpoint_commands import check_output
 from wnseq.training.cli.recipe import RecipeCLI
 
 __all__ = ["ImageCLI", "ImageSamplingCLI", "SamplingCLI"]
@@ -23,6 +24,19 @@ class ImageCLI(RecipeCLI):
 class SamplingCLI(RecipeCLI):
     """RecipeCLI whose ``predict`` reads no data: it calls the model's ``predict_step`` once."""
 
+    ending = ""  # of the file that the option sampling.output names
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse options of data to ``predict``, and check the file that it writes before it draws."""
+        super().before_instantiate_classes()
+        if self.subcommand != "predict":
+            return
+        words = [word.partition("=")[0] for word in self.typed]
+        if named := [word for word in words if word.partition(".")[0] == "--data"]:
+            raise ValueError(f"predict draws from the checkpoint alone: {', '.join(named)} would do nothing")
+        if output := self.config[self.subcommand].get("model.sampling.output"):
+            check_output(f"{output}{self.ending}", "--model.sampling.output")
+
     def predict(self, model: LightningModule, ckpt_path: str | None, **kwargs: Any) -> None:
         """Draw samples from the checkpoint alone."""
         self.trainer.predict(model, range(1), ckpt_path=ckpt_path)
@@ -30,6 +44,8 @@ class SamplingCLI(RecipeCLI):
 
 class ImageSamplingCLI(SamplingCLI, ImageCLI):
     """SamplingCLI that draws images into the folder of a run. A recipe overrides :meth:`draw`."""
+
+    ending = ".npz"
 
     def draw(self, folder: Path) -> list[Path]:
         """Draw images into files of a folder; return the files. None by default."""

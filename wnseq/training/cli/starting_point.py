@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ class StartingPoint:
             found |= {f"data.{name}": value for name, value in data.items()}
         return found
 
-    def apply(self, options: Namespace, subcommand: str, may_change: Iterable[str]) -> None:
+    def apply(self, options: Namespace, subcommand: str, model_class: Any = None) -> None:
         """Write the path of the file into the options, and check that those of a run that goes on still fit it.
 
         Such a run does not read again what it started from, which may be gone. Hyper-parameters that are left open, as
@@ -68,7 +68,8 @@ class StartingPoint:
         Args:
             options: Options of the subcommand.
             subcommand: fit, validate, test or predict.
-            may_change: Hyper-parameters that take effect in a resumed run.
+            model_class: Class of the model: ``resume_may_change`` has the hyper-parameters that take effect when a run
+                goes on, ``evaluation_may_change`` those that take effect in another command.
 
         Raises:
             ValueError: A hyper-parameter is another, or an evaluation names weights to start from.
@@ -78,6 +79,7 @@ class StartingPoint:
             model.init_from = str(self.path)
             return
         options.ckpt_path = str(self.path)
+        may_change = getattr(model_class, f"{'resume' if subcommand == 'fit' else 'evaluation'}_may_change", ())
         if subcommand == "fit":
             check_resumed(self.hparams, model.as_dict(), may_change, path)
         else:

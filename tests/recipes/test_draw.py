@@ -379,7 +379,6 @@ def test_a_checkpoint_alone_draws(capsys):
                 "predict",
                 flag,
                 *sizes,
-                "--data.root=nowhere",
                 "--model.sampling.number=7",
                 "--model.sampling.output=to/x",
             ]

@@ -251,6 +251,24 @@ def test_a_resumed_average_is_the_uninterrupted_one_to_the_bit(more, capsys):
         assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
 
 
+@pytest.mark.parametrize("refused", ["--data.bptt=7", "--data.eval_batch_size=3", "--model.hidden_size=9"])
+def test_a_refused_resume_leaves_the_run_as_it_was(refused, capsys):
+    fit("--data.tokenizer=char", steps=3)
+    run = Path("runs/language_model/1")
+
+    def content():  # but for the file that TensorBoard's writer opens at once
+        files = (path for path in run.rglob("*") if path.is_file() and "tfevents" not in path.name)
+        return {path: path.read_bytes() for path in files}
+
+    before = content()
+    resume = ["fit", f"--resume={run}", "--trainer.max_steps=5"]
+    with pytest.raises(SystemExit):
+        main([*resume, refused])
+    assert refused.partition("=")[0].rpartition(".")[2] in capsys.readouterr().err
+    assert content() == before
+    main(resume)
+
+
 @pytest.mark.parametrize("order", ["--data.partial_shuffle=true", "--data.reset_state=true"])
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(order):
     options = ("--model.dropout=0.3", "--model.schedule=constant", "--trainer.limit_val_batches=2")

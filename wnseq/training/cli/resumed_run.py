@@ -256,7 +256,19 @@ def training_in(run: Path | None) -> Iterator[None]:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Lightning's, with a file that is whole, and that a run keeps when it goes on and when its folder is moved."""
+    """Lightning's, with a file that is whole, and that a run keeps when it goes on and when its folder is moved.
+
+    A run that goes on keeps the file that it has until everything that its checkpoint restores has been accepted.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the options of a new run."""
+        if self.config.get("ckpt_path") is None:
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the options of a run that goes on."""
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the options, without the checkpoint that the command named, and with what the run started from."""

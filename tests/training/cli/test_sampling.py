@@ -14,12 +14,23 @@ from wnseq.training.cli.sampling import SamplingCLI
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--data.corpus=x", "--data.windows", "3"], "--data.corpus, --data.windows would do nothing"),
-        (["--model.sampling.output=runs"], "--model.sampling.output: runs is a folder. Name the file to write in it"),
+        (["predict", "--data.corpus=x", "--data.windows", "3"], "--data.corpus, --data.windows would do nothing"),
+        (
+            ["test", "--model.sampling.temperature=3"],
+            "test draws nothing: --model.sampling.temperature would do nothing",
+        ),
+        (
+            ["validate", "--model.sampling.output", "a"],
+            "validate draws nothing: --model.sampling.output would do nothing",
+        ),
+        (
+            ["predict", "--model.sampling.output=runs"],
+            "--model.sampling.output: runs is a folder. Name the file to write in it",
+        ),
     ],
-    ids=["data", "output"],
+    ids=["data", "test", "validate", "output"],
 )
-def test_predict_refuses_what_it_does_not_read_or_cannot_write(
+def test_a_command_refuses_what_it_ignores_or_cannot_write(
     toy: ModuleType, after: dict[str, float], capsys: pytest.CaptureFixture[str], words: list[str], text: str
 ) -> None:
     @dataclass
@@ -33,7 +44,7 @@ def test_predict_refuses_what_it_does_not_read_or_cannot_write(
 
     with pytest.raises(SystemExit) as raised:
         run(Model, toy.ToyData, recipe="toy", monitor="val/loss", cli_class=SamplingCLI,
-            args=["predict", "--ckpt_path=runs/toy/1/checkpoints/last.ckpt", *words])  # fmt: skip
+            args=[*words, "--ckpt_path=runs/toy/1/checkpoints/last.ckpt"])  # fmt: skip
     assert raised.value.code == 1
     printed = capsys.readouterr()
     assert text in printed.err and "sample at" not in printed.out

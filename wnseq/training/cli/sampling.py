@@ -13,6 +13,14 @@ from wnseq.training.cli.recipe import RecipeCLI
 __all__ = ["ImageCLI", "ImageSamplingCLI", "SamplingCLI"]
 
 
+# what a command makes, and the options that have no part in it
+IGNORED = {
+    "predict": ("draws from the checkpoint alone", "--data"),
+    "test": ("draws nothing", "--model.sampling"),
+    "validate": ("draws nothing", "--model.sampling"),
+}
+
+
 class ImageCLI(RecipeCLI):
     """RecipeCLI that counts images."""
 
@@ -27,14 +35,17 @@ class SamplingCLI(RecipeCLI):
     ending = ""  # of the file that the option sampling.output names
 
     def before_instantiate_classes(self) -> None:
-        """Refuse options of data to ``predict``, and check the file that it writes before it draws."""
+        """Refuse options that the command would ignore, and check the file of ``predict`` before it draws.
+
+        Those of a file of options, which may serve several commands, pass.
+        """
         super().before_instantiate_classes()
-        if self.subcommand != "predict":
-            return
-        words = [word.partition("=")[0] for word in self.typed]
-        if named := [word for word in words if word.partition(".")[0] == "--data"]:
-            raise ValueError(f"predict draws from the checkpoint alone: {', '.join(named)} would do nothing")
-        if output := self.config[self.subcommand].get("model.sampling.output"):
+        does, ignored = IGNORED.get(self.subcommand or "", ("", ""))
+        words = [word.partition("=")[0] for word in self.typed if ignored]
+        if named := [word for word in words if f"{word}.".startswith(f"{ignored}.")]:
+            raise ValueError(f"{self.subcommand} {does}: {', '.join(named)} would do nothing")
+        output = self.config[self.subcommand].get("model.sampling.output")
+        if output is not None and self.subcommand == "predict":
             check_output(f"{output}{self.ending}", "--model.sampling.output")
 
     def predict(self, model: LightningModule, ckpt_path: str | None, **kwargs: Any) -> None:

@@ -66,6 +66,13 @@ def test_the_cache_is_the_sum_of_its_equation_however_the_text_is_cut(window: in
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_the_sharpest_cache_is_that_of_the_nearest_position() -> None:
+    hidden = torch.tensor([1.0, 2.0, -3.0, 1.5]).view(4, 1, 1)
+    nats = ContinuousCache(9, 3e38, 0.5).nats(hidden, torch.tensor([[3], [5], [6], [5]]), torch.full((4, 1), 1.0))
+    expected = [0.0, 0.0, 0.0, 0.5]  # after 1.5, the largest product is with 2.0, which 5 followed
+    torch.testing.assert_close(nats[1:, 0].neg().exp(), 0.5 * math.exp(-1) + torch.tensor(expected[1:]))
+
+
 def test_all_probabilities_of_the_mixture_are_those_of_each_target() -> None:
     torch.manual_seed(0)
     hidden, targets = torch.randn(6, STREAMS, HIDDEN).double(), text(6)[1]

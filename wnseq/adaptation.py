@@ -123,10 +123,12 @@ class ContinuousCache:
     def _attention(self, hidden: Tensor, keys: Tensor, followed_by: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of L positions at T times, ``(T, N, L)``, and where a stream has none, ``(T, N)``."""
         with torch.autocast(hidden.device.type, enabled=False):  # a product's error is one of the exponent
-            scores = self.theta * torch.einsum("tnh,lnh->tnl", hidden.to(keys.dtype), keys)
-        allowed = seen.unsqueeze(1) & (followed_by.t() != self.ignore_index)
-        is_empty = ~allowed.any(-1)
-        return scores.masked_fill(~allowed, -math.inf).softmax(-1).nan_to_num(), is_empty
+            products = torch.einsum("tnh,lnh->tnl", hidden.to(keys.dtype), keys)
+        forbidden = ~(seen.unsqueeze(1) & (followed_by.t() != self.ignore_index))
+        if products.numel():  # the largest shall be 0, which no θ makes infinite
+            products -= products.masked_fill(forbidden, -math.inf).amax(-1, keepdim=True)
+        scores = products.mul_(self.theta).masked_fill_(forbidden, -math.inf)
+        return scores.softmax(-1).nan_to_num(), forbidden.all(-1)
 
 
 class DynamicEvaluation:

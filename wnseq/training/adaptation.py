@@ -51,7 +51,7 @@ class Evaluation:
     cache_theta: float = 0.3
     cache_lambda: float = 0.1
     dynamic_rate: float = 0.0
-    dynamic_decay: float = 0.01
+    dynamic_decay: float = 1e-3
     dynamic_epsilon: float = 1.0
     dynamic_bptt: int = 5
     rms_batches: int = 200

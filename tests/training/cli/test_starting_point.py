@@ -124,11 +124,16 @@ def test_the_screen_names_what_was_measured_and_another_text(saved: Path) -> Non
         provenance = {"corpus": "b.txt", "corpus_sha256": digest * 64}
         return SimpleNamespace(provenance=lambda: provenance, describe_part=lambda part: f"the {part} part")
 
-    same, other = list(start.describe_measured(data("1"), "val")), list(start.describe_measured(data("2"), "val"))
+    whole, first = (
+        SimpleNamespace(limit_val_batches=limit, num_val_batches=[number]) for limit, number in ((1.0, 7), (1, 1))
+    )
+    same, other = (list(start.describe_measured(data(digest), "val", whole)) for digest in "12")
     assert same[0].startswith("checkpoint   ") and same[0].endswith("best.ckpt")
     assert same[1:] == ["measured on  the val part"]
     assert other == [*same, "trained on   corpus a.txt (sha256 111111111111), which is another one"]
-    assert len(list(start.describe_measured(None, "val"))) == 1
+    (said,) = list(start.describe_measured(data("1"), "val", first))[2:]
+    assert said == "of these     1 batches, by limit_val_batches 1"
+    assert len(list(start.describe_measured(None, "val", whole))) == 1
 
 
 def test_given_options_are_named_in_full() -> None:

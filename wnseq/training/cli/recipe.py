@@ -336,7 +336,7 @@ class RecipeCLI(FlagsFirstCLI):
     def _print_measured(self, part: str) -> None:
         self._print_metrics()
         if self.trainer.is_global_zero and self.start is not None:
-            print("\n".join(self.start.describe_measured(self.datamodule, part)))
+            print("\n".join(self.start.describe_measured(self.datamodule, part, self.trainer)))
 
     def _print_metrics(self) -> None:
         if self.trainer.is_global_zero:

@@ -102,11 +102,14 @@ class StartingPoint:
         """Make the model of a block start from what has been read of the file, if that lends weights."""
         return nullcontext() if self.resumed else handed_over(self.path, self.take_content())
 
-    def describe_measured(self, data: Any, part: str) -> Iterator[str]:
-        """Yield lines about what an evaluation measured on what, for the screen."""
+    def describe_measured(self, data: Any, part: str, trainer: Any) -> Iterator[str]:
+        """Yield lines about what a Trainer's evaluation measured on what, for the screen."""
         yield f"{'checkpoint':<11}  {os.path.relpath(self.path)}"
         if hasattr(data, "describe_part"):
             yield f"{'measured on':<11}  {data.describe_part(part)}"
+        name = f"limit_{part}_batches"
+        if (limit := getattr(trainer, name)) != 1.0 or isinstance(limit, int):  # 1 is one batch, 1.0 all
+            yield f"{'of these':<11}  {sum(getattr(trainer, f'num_{part}_batches'))} batches, by {name} {limit}"
         for name, now in data.provenance().items() if hasattr(data, "provenance") else ():
             before = self.info.get(name, now)
             if name.endswith("_sha256") and before != now:

@@ -51,6 +51,7 @@ from wnseq.training.signals import exit_on_signal, handled_signals
 
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
 DIVERGED = "the training loss is"  # begins the error of TerminateOnNaN
+STARTED = "command.json"
 DONE = "finished.json"
 
 
@@ -66,7 +67,7 @@ class Plan:
         arguments: Arguments of all runs.
         seeds: Seeds of each variant.
         sweep: Option to sweep over, without its dashes.
-        values: Values of that option, numbers.
+        values: Values of that option, numbers. Each is passed in the fewest digits that are exactly it.
         returns: Whether the metric is a return: larger is better, and the table has the interquartile mean of the
             tests with its 95 % interval by the bootstrap, which is drawn with a dot for each seed.
     """
@@ -78,7 +79,7 @@ class Plan:
     arguments: str = ""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     sweep: str | None = None
-    values: list[float] = field(default_factory=list)
+    values: list[int | float] = field(default_factory=list)
     returns: bool = False
 
     def __post_init__(self) -> None:
@@ -111,8 +112,13 @@ class Run:
     folder: Path
     command: list[str]
 
+    @property
+    def arguments(self) -> list[str]:
+        """Return what makes it the same run: another interpreter or path of the recipe does not matter."""
+        return self.command[2:]
+
     def __str__(self) -> str:
-        return f"{self.variant}" + (f", {self.value:g}" if self.value is not None else "") + f", seed {self.seed}"
+        return ", ".join([self.variant, *([exact(self.value)] if self.value is not None else []), f"seed {self.seed}"])
 
 
 @dataclass
@@ -142,6 +148,11 @@ class Result:
         return median(values[1:] or values) if values else None
 
 
+def exact(value: float) -> str:
+    """Return the fewest digits that are exactly the value."""
+    return repr(value).removesuffix(".0")  # an option that is an integer refuses 2.0
+
+
 def runs(plan: Plan) -> Iterator[Run]:
     """Yield the runs, seed by seed, so that an interrupted comparison has all variants."""
     program = recipe_file(plan.recipe)
@@ -151,8 +162,8 @@ def runs(plan: Plan) -> Iterator[Run]:
                 folder = Path(plan.out) / variant / f"seed{seed}"
                 words = [*shlex.split(plan.arguments), *shlex.split(arguments), "--seed_everything", str(seed)]
                 if value is not None:
-                    folder = Path(plan.out) / variant / f"{plan.sweep}={value:g}" / f"seed{seed}"
-                    words += [f"--{plan.sweep}", f"{value:g}"]
+                    folder = Path(plan.out) / variant / f"{plan.sweep}={exact(value)}" / f"seed{seed}"
+                    words += [f"--{plan.sweep}", exact(value)]
                 words += [TIMER, "--trainer.default_root_dir", str(folder)]
                 yield Run(variant, seed, value, folder, [sys.executable, program, "fit", *words])
 
@@ -199,6 +210,21 @@ def check_variants(plan: Plan, layout: list[Run]) -> None:
             print("it runs", flush=True)
 
 
+def check_command(run: Run) -> None:
+    """Check that the run's folder, finished or not, holds no run of another command.
+
+    Raises:
+        ValueError: It does.
+    """
+    before = read_json(run.folder / STARTED)
+    # the last argument is the folder itself: one that was moved, or is given as another path, holds the same run
+    if before is not None and before[:-1] != run.arguments[:-1]:
+        raise ValueError(
+            f"{run.folder} holds a run of another command ({shlex.join(before)}). Delete the folder, or give another "
+            "name to the variant or another out."
+        )
+
+
 def execute(run: Run) -> None:
     """Run one process to its end, resumed from its last checkpoint if it has one.
 
@@ -206,15 +232,8 @@ def execute(run: Run) -> None:
         ValueError: The folder holds a run of another command, or the process failed.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    started = run.folder / "command.json"
-    arguments = run.command[2:]  # with another interpreter or path of the recipe it is the same run
-    before = read_json(started)
-    if before not in (None, arguments):
-        raise ValueError(
-            f"{run.folder} holds a run of another command ({shlex.join(before)}). Delete the folder, or give another "
-            "name to the variant or another out."
-        )
-    write_json(started, arguments)
+    check_command(run)  # again, since another comparison may have used the folder meanwhile
+    write_json(run.folder / STARTED, run.arguments)
     output = run.folder / "output.txt"
     with alone_in(run.folder) as held, output.open("ab") as file:
         newest = newest_whole(*run.folder.glob("*/*/checkpoints"))
@@ -271,7 +290,7 @@ def table(plan: Plan, results: list[Result]) -> str:
             failed = sum(result.diverged for result in of)
             figures = [spread([result.final(name) for result in of]) for name in metrics]
             count = f"{len(of)}" + (f" ({failed} diverged)" if failed else "")
-            at = [f"{value:g}"] if value is not None else []
+            at = [exact(value)] if value is not None else []
             tests = [value for value in (result.final(metrics[0]) for result in of) if value is not None]
             middle = [middle_half(tests)] if plan.returns else []
             lines.append([variant, *at, count, *middle, *figures, spread([result.seconds for result in of])])
@@ -286,9 +305,9 @@ def write(plan: Plan, results: list[Result]) -> None:
         rows = csv.writer(file)
         rows.writerow(["variant", plan.sweep or "", "seed", "diverged", *names, "seconds_per_epoch"])
         for each in results:
-            rows.writerow(
-                [each.run.variant, each.run.value, each.run.seed, each.diverged, *map(each.final, names), each.seconds]
-            )
+            value = "" if each.run.value is None else exact(each.run.value)
+            figures = [*map(each.final, names), each.seconds]
+            rows.writerow([each.run.variant, value, each.run.seed, each.diverged, *figures])
     (out / "table.md").write_text(table(plan, results), "utf-8")
     kept = [result for result in results if not result.diverged]
     title = Path(plan.recipe).stem.replace("_", " ")
@@ -315,6 +334,8 @@ def write(plan: Plan, results: list[Result]) -> None:
 def compare(plan: Plan) -> dict[str, float]:
     """Run what is not finished, write table and figure; return each variant's mean final test metric."""
     layout = list(runs(plan))
+    for run in layout:  # of finished ones too: their results would pass for those of this command
+        check_command(run)
     check_variants(plan, layout)
     results = []
     for number, run in enumerate(layout, start=1):
@@ -335,7 +356,7 @@ def compare(plan: Plan) -> dict[str, float]:
         for value in plan.values or [None]:
             of = [r for r in results if (r.run.variant, r.run.value) == (variant, value) and not r.diverged]
             if of:
-                name = variant if value is None else f"{variant}, {value:g}"
+                name = variant if value is None else f"{variant}, {exact(value)}"
                 means[name] = fmean(result.final(f"test/{plan.metric}") for result in of)
     return means
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import forked
 import pytest
 
-from wnseq.recipes.compare import main
+from wnseq.recipes.compare import TIMER, main
 
 FAKE = """
 import argparse, csv, pathlib, sys
@@ -161,6 +161,7 @@ def test_one_run_has_no_deviation():
         ((*TWO, "--metric=val/loss"), "metric must be given without train/, val/ or test/, got val/loss"),
         ((*TWO, "--seeds=[1, 0, 1]"), "seeds must differ, got [1, 0, 1]"),
         ((*TWO, "--sweep=rate", "--values=[0.1, 0.1]"), "values must differ, got [0.1, 0.1]"),
+        ((*TWO, "--sweep=rate", "--values=1,1.0"), "values must differ, got [1, 1.0]"),
     ],
 )
 def test_a_mistake_is_told(more, text, capsys):
@@ -201,6 +202,56 @@ def test_another_command_does_not_take_over_a_run(capsys):
         compare("--variants.one", "--rate 0.7")
     assert "out/one/seed0 holds a run of another command" in capsys.readouterr().err
     assert json.loads(Path("out/one/seed0/command.json").read_text())[1:3] == ["--rate", "0.5"]
+
+
+def test_a_finished_run_of_other_arguments_is_refused_before_any_run(capsys):
+    compare(*TWO)
+    table = Path("out/table.md").read_text()
+    for changed in (("--variants.two", "--rate 0.7"), ("--variants.two", "--rate 0.1", "--arguments=--wait 0")):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            compare("--variants.new", "--rate 0.2", *changed)
+        told = capsys.readouterr()
+        assert stop.value.code == 1 and told.out == ""
+        assert "out/two/seed0 holds a run of another command (fit --rate 0.1 --seed_everything 0" in told.err
+        assert "Delete the folder, or give another name to the variant or another out" in told.err
+    assert not Path("out/new").exists() and Path("out/table.md").read_text() == table
+
+
+def test_a_folder_that_was_moved_holds_the_same_runs(capsys):
+    before = compare(*TWO)
+    Path("out").rename("moved")
+    capsys.readouterr()
+    assert compare(*TWO, f"--out={Path('moved').resolve()}") == before
+    assert "seed 0 …" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "shown"),
+    [
+        ("seed_everything", "1234567,1234568", ["1234567", "1234568"]),
+        ("seed_everything", "1e6,9007199254740993", ["1000000", "9007199254740993"]),
+        ("rate", "0.1234567,0.1234568", ["0.1234567", "0.1234568"]),
+        ("rate", "1e-3,1e-5,1.0,0", ["0.001", "1e-05", "1", "0"]),
+    ],
+)
+def test_swept_values_are_exact(option, values, shown):
+    means = compare("--variants.a", "", f"--sweep={option}", f"--values={values}", seeds="[0]")
+    assert means == {f"a, {value}": float(value) for value in shown}
+    assert {path.name for path in Path("out/a").iterdir()} == {f"{option}={value}" for value in shown}
+    for value in shown:
+        command = json.loads(Path(f"out/a/{option}={value}/seed0/command.json").read_text())
+        assert command[command.index(TIMER) - 2 : command.index(TIMER)] == [f"--{option}", value]
+    assert [row.split(",")[1] for row in Path("out/runs.csv").read_text().splitlines()[1:]] == shown
+    assert [row.split(" | ")[1] for row in Path("out/table.md").read_text().splitlines()[2:]] == shown
+
+
+def test_another_spelling_of_a_value_is_the_same_run(capsys):
+    sweep = ("--variants.a", "", "--sweep=rate")
+    before = compare(*sweep, "--values=1e-3,1.0")
+    capsys.readouterr()
+    assert compare(*sweep, "--values=0.0010,1") == before
+    assert "seed 0 …" not in capsys.readouterr().out
 
 
 def test_it_runs_a_recipe(monkeypatch):

@@ -251,6 +251,19 @@ def test_a_resumed_average_is_the_uninterrupted_one_to_the_bit(more, capsys):
         assert all(torch.equal(value, resumed[part][name]) for name, value in whole[part].items())
 
 
+def test_a_run_whose_subwords_have_a_size_goes_on_with_the_same_words(capsys):
+    generator = random.Random(0)
+    Path("text.txt").write_text("".join(f"{generator.randrange(10**9)}\n" for _ in range(2000)))
+    size = "--data.vocabulary_size=300"
+    fit(size, steps=2)
+    fit(size, "--ckpt_path=last", steps=3)
+    main(["fit", "--resume=last", "--trainer.max_steps=4"])
+    assert torch.load("runs/language_model/1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    with pytest.raises(SystemExit):
+        main(["fit", "--resume=last", "--data.vocabulary_size=310"])
+    assert "has a size of its own, 300 entries, and vocabulary_size is 310" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("refused", ["--data.bptt=7", "--data.eval_batch_size=3", "--model.hidden_size=9"])
 def test_a_refused_resume_leaves_the_run_as_it_was(refused, capsys):
     fit("--data.tokenizer=char", steps=3)

@@ -193,7 +193,7 @@ def check_tokenizer(owner: str, source: str, size: int | None, words: str, min_c
     """Check that there is such a tokenizer, and that the other options suit it.
 
     Raises:
-        ValueError: There is none, or an option does nothing with it.
+        ValueError: There is none, an option does nothing with it, or that of a checkpoint has another size.
         FileNotFoundError: It is the path of a checkpoint that is not there.
     """
     if source not in KINDS and not Path(source).expanduser().is_file():
@@ -210,6 +210,13 @@ def check_tokenizer(owner: str, source: str, size: int | None, words: str, min_c
     if size is None:
         return
     least = {"word": 3, "char": 2, "subword": 300, "bpe": 300}.get(source)
+    if source not in KINDS:  # a resumed run has the size that its tokenizer was trained with
+        if (entries := len(Tokenizer.from_checkpoint(source))) != size:
+            raise ValueError(
+                f"{owner}: tokenizer {source!r} has a size of its own, {entries} entries, and vocabulary_size is "
+                f"{size}. Leave vocabulary_size out."
+            )
+        return
     if least is None:
         raise ValueError(f"{owner}: tokenizer {source!r} has a size of its own. Leave vocabulary_size out.")
     check_integer(owner, "vocabulary_size", size, least)

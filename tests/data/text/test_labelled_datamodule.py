@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from wnseq.data.text import LabelledTextDataModule
+from wnseq.data.text.labelled_datamodule import read_lines
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,15 @@ def test_lines_to_classify(source: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert batch.lengths.tolist() == [4, 1, 11] and (batch.labels == -1).all()
     with pytest.raises(ValueError, match="is for predict, not for training"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("source", ["lines.txt", "-"])
+def test_a_line_to_classify_ends_where_a_line_of_the_file_ends(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "one\u2028still\x0cthe\x85first\nsecond\r\nthird\rfourth\x1c\x0b\u2029"
+    Path("lines.txt").write_bytes(content.encode())
+    monkeypatch.setattr(sys, "stdin", io.StringIO(content))
+    found = [row.text for row in read_lines(source)]
+    assert found == ["one\u2028still\x0cthe\x85first", "second", "third", "fourth\x1c\x0b\u2029"]
 
 
 def test_classes_of_a_model_number_the_labels() -> None:

@@ -1,5 +1,6 @@
 """Labelled text for classifiers: a set, a tokenizer, and batches of whole texts."""
 
+import io
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -309,18 +310,21 @@ class LabelledTextDataModule(LightningDataModule):
 
 
 def read_lines(path: str) -> list[Row]:
-    """Return the lines of a UTF-8 file, or of standard input (``-``), as texts without labels.
+    r"""Return the lines of a UTF-8 file, or of standard input (``-``), as texts without labels.
+
+    They end in ``\n``, ``\r\n`` or ``\r``; a form feed or U+2028 is a character of its line.
 
     Raises:
         ValueError: It has no line, or is not UTF-8.
     """
     if path == STANDARD_INPUT:
-        lines = sys.stdin.read().splitlines()
+        content = sys.stdin.read()
     else:
         source, start = utf8_file(Path(path).expanduser())
         text = Text.of(source)
         text.check()
-        lines = text.slice(start, text.size).read().decode().splitlines()
+        content = text.slice(start, text.size).read().decode()
+    lines = [line.removesuffix("\n") for line in io.StringIO(content, newline=None)]  # str.splitlines ends more lines
     if not lines:
         raise ValueError(f"There is no line to classify in {'standard input' if path == STANDARD_INPUT else path}.")
     return [Row(line, None, f"{path}: line {number:,}") for number, line in enumerate(lines, 1)]

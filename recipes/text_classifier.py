@@ -158,6 +158,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         self.averaged: list[TextClassifier] = []  # the model of average_with; in a list it is no part of this one
         self.tokenizer: Tokenizer | None = None
         self.classes: tuple[str, ...] = ()
+        self.max_tokens: int | None = None  # of the texts that a loaded checkpoint was trained on; None if not known
         self.network: Network | None = None
         self.totals = EvaluationTotals()
         self.confusion: list[list[float]] = []  # of the last evaluation: texts by true and predicted class
@@ -338,6 +339,7 @@ class TextClassifier(CheckedLoading, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint, and number the classes of the data as it does."""
         info = open_checkpoint(self, checkpoint, "text_classifier")
+        self.max_tokens = info.get("data", {}).get("max_tokens")
         if self.network is None:
             self.build(Tokenizer.from_state(info["tokenizer"]), info["classes"])
         Tokenizer.from_state(info["tokenizer"]).check_same(self.tokenizer)
@@ -487,10 +489,15 @@ def macro_f1(confusion: Sequence[Sequence[float]]) -> float:
 
 @torch.no_grad()
 def classify(checkpoint: str | Path, texts: Sequence[str], average_with: str | Path | None = None) -> Tensor:
-    """Compute the classes' probabilities, ``(N, classes)``, of texts by a checkpoint alone, or the mean of two."""
+    """Compute the classes' probabilities, ``(N, classes)``, of texts by a checkpoint alone, or the mean of two.
+
+    A text is cut to the ``max_tokens`` of the checkpoint's data, as in its training and its test.
+    """
     model = TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     model.average_with = average_with
-    return model(*pad_texts(texts, model.tokenizer)).softmax(1)
+    tokens, lengths = pad_texts(texts, model.tokenizer)
+    most = len(tokens) if model.max_tokens is None else model.max_tokens
+    return model(tokens[:most], lengths.clamp(max=most)).softmax(1)
 
 
 class TextClassifierCLI(TokenizerCLI):

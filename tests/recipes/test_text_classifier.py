@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from wnseq import weight_norm
-from wnseq.data.text import ByteTokenizer, LabelledTextDataModule, pad_texts
+from wnseq.data.text import ByteTokenizer, LabelledTextDataModule, Tokenizer, pad_texts
 from wnseq.recipes import language_model
 from wnseq.recipes.text_classifier import (
     Network,
@@ -128,6 +128,26 @@ def test_the_step_size_rises_for_a_tenth_and_falls_back():
     )
 
 
+def predicted(capsys, text, *options):
+    Path("long.txt").write_text(text + "\n")
+    main(["predict", "--ckpt_path=best", "--data.predict=long.txt", *options])
+    return capsys.readouterr().out
+
+
+def test_a_run_whose_subwords_have_a_size_goes_on_with_the_same_words(capsys):
+    rows = [f"{'ab'[n % 2]} {n * 7919 % 1000003} {n * 104729 % 999983},{n % 2}" for n in range(200)]
+    Path("texts.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    options = [*(word for word in SMALL if "tokenizer" not in word), "--data.vocabulary_size=300"]
+    main([*options, "--trainer.max_epochs=1"])
+    main([*options, "--trainer.max_epochs=2", "--ckpt_path=last"])
+    main(["fit", "--resume=last", "--trainer.max_epochs=3"])
+    checkpoint = torch.load("runs/text_classifier/1/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 2 and len(Tokenizer.from_state(checkpoint["wnseq"]["tokenizer"])) == 300
+    with pytest.raises(SystemExit):
+        main(["fit", "--resume=last", "--data.vocabulary_size=310"])
+    assert "has a size of its own, 300 entries, and vocabulary_size is 310" in capsys.readouterr().err
+
+
 def test_macro_f1_is_the_mean_over_the_classes():
     assert macro_f1([[8, 2], [0, 0]]) == pytest.approx((2 * 8 / 18 + 0) / 2)
     assert macro_f1([[5, 0, 0], [0, 3, 0], [0, 0, 0]]) == 1
@@ -152,6 +172,17 @@ def test_a_run_learns_tells_its_mistakes_and_classifies_from_its_checkpoint(caps
     probabilities = classify(best, texts)
     assert [float(row[1]) for row in rows[1:]] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-4)
     assert [("bad", "good")[index] for index in probabilities.argmax(1).tolist()] == [row[0] for row in rows[1:]]
+
+    # a long text is cut as in training
+    text = "a great film " * 20
+    (row,) = csv.DictReader(io.StringIO(predicted(capsys, text, "--data.max_tokens=9")))
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["wnseq"]["data"]["max_tokens"] = 9
+    torch.save(checkpoint, "short.ckpt")
+    short, whole = (classify(path, ["the film", text]) for path in ("short.ckpt", best))
+    assert float(row["probability"]) == pytest.approx(short[1].max().item(), abs=1e-4)
+    assert not torch.allclose(short[1], whole[1], atol=1e-4)
+    torch.testing.assert_close(short[0], whole[0])
 
     # a table in which one class is missing, and one with an unknown class
     Path("good.csv").write_text("text,label\na great film,good\na superb film,good\n")

@@ -110,3 +110,11 @@ def test_errors() -> None:
         discretized_logistic_log_likelihood(torch.zeros(1), torch.zeros(1), torch.zeros(1), 1)
     with pytest.raises(ValueError, match="dimensions must be at least 1, got 0"):
         bits_per_dim(1.0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_of_a_discretized_logistic_sum_to_one(dtype: torch.dtype) -> None:
+    mean, log_scale = torch.linspace(-0.9, 0.9, 7).to(dtype), torch.tensor(-6.0, dtype=dtype)
+    each = discretized_logistic_log_likelihood(torch.arange(256).unsqueeze(1), mean, log_scale)
+    assert each.dtype == torch.float32
+    torch.testing.assert_close(each.exp().sum(0), torch.ones(7))

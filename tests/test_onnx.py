@@ -12,7 +12,7 @@ from torch.export import Dim
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import wnseq.onnx
-from wnseq.nn import RECURRENT_LAYERS
+from wnseq.nn import RECURRENT_LAYERS, WNMinGRU, WNMinLSTM
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'wnseq[export]'")
 pytest.importorskip("onnxscript", reason="pip install 'wnseq[export]'")
@@ -190,3 +190,16 @@ def test_resets_are_those_of_torch_at_other_lengths():
 
 def test_a_table_has_every_operator():
     assert {str(key) for key in wnseq.onnx.translations()} == {f"wnseq.{kind}.default" for kind in SEQUENCE}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("module", [WNMinGRU(3, 4), WNMinLSTM(3, 4)], ids=["WNMinGRU", "WNMinLSTM"])
+def test_a_scan_is_exported_for_one_length_alone(module):
+    x = torch.randn(5, 2, 3)
+    with pytest.raises(Exception, match="is exported for one length"):
+        export(module.eval(), (x,), ({0: Dim("steps")},))
+    with pytest.raises(RuntimeError, match="is exported for one length"):
+        torch.jit.trace(module, (x,))
+    program = export(module, (x,), None)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), module(x)[0].detach())

@@ -63,20 +63,24 @@ def discretized_logistic_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
         num_values: V.
 
     Note:
-        PixelCNN++ computes the difference, and the density times the width if that rounds to zero. Here it is the
-        product F(a) F(−b) (1 − e^(b−a)), each factor of which has an exact logarithm.
+        Half types are computed in float32. PixelCNN++ computes the difference, and the density times the width if that
+        rounds to zero. Here it is the product F(a) F(−b) (1 − e^(b−a)), each factor of which has an exact logarithm.
 
     Source:
         Kingma et al. 2016, arXiv 1606.04934; Salimans et al. 2017, arXiv 1701.05517, section 2.1.
     """
     _check_num_values(num_values, "discretized_logistic_log_likelihood")
-    half = 1 / (num_values - 1)
+    half, mean, log_scale = 1 / (num_values - 1), _at_least_float32(mean), _at_least_float32(log_scale)
     sharpness = torch.exp(-log_scale)
     distance = 2 * half * x.to(mean.dtype) - 1 - mean
     below = F.logsigmoid((distance + half) * sharpness)  # log F at the bin's upper end
     above = F.logsigmoid((half - distance) * sharpness)  # log (1 − F) at its lower end
     inside = below + above + torch.log(-torch.expm1(-2 * half * sharpness))
     return torch.where(x == 0, below, torch.where(x == num_values - 1, above, inside))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def logistic_mixture_channels(channels: int, components: int) -> int:
@@ -207,7 +211,7 @@ def _blocks(parameters: Tensor, channels: int, num_values: int, name: str) -> Te
             f"{name}: for images of {channels} channels the second axis of parameters must be a multiple of {each}, as "
             f"logistic_mixture_channels counts them, got {given} in {tuple(parameters.shape)}"
         )
-    wide = parameters.float() if parameters.dtype in (torch.float16, torch.bfloat16) else parameters
+    wide = _at_least_float32(parameters)
     return wide.view(len(wide), each, given // each, *wide.shape[2:])
 
 

@@ -308,6 +308,19 @@ def test_seeds_repeat():
     assert first == second != other
 
 
+def test_a_run_that_goes_on_without_the_average_has_the_weights_of_its_optimiser(monkeypatch):
+    fit("--model.polyak_epochs=0.5", steps=3)
+    before, seen = torch.load(newest(), weights_only=True), {}
+
+    def look(self, *_):
+        seen.update({name: value.clone() for name, value in self.state_dict().items()})
+
+    monkeypatch.setattr(VAE, "on_train_start", look)
+    fit("--model.polyak_epochs=0", "--ckpt_path=last", steps=4)
+    assert all(torch.equal(seen[name], value) for name, value in before["current_model_state"].items())
+    assert any(not torch.equal(value, before["state_dict"][name]) for name, value in seen.items())
+
+
 def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit():
     options = ("--model.likelihood=bernoulli", "--data.shift=1", "--trainer.max_epochs=1", "--model.polyak_epochs=0.5",
                "--trainer.limit_train_batches=4")  # fmt: skip

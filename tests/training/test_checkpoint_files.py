@@ -1,6 +1,7 @@
 """Which checkpoint is meant, what is taken from it, and what may be wrong with one."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,20 @@ def test_a_resumed_run_remembers_the_best_of_the_first(after: dict[str, float], 
     assert metrics["val/loss"] <= after["val/loss"]
     assert Path("moved/toy/1/checkpoints/best.ckpt").read_bytes() == old
     assert sorted(path.name for path in Path("runs/toy/1/checkpoints").iterdir())[-1:] == ["last.ckpt"]
+
+
+def test_a_fork_does_not_take_what_its_origin_has_become(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    best = Path("runs/toy/1/checkpoints/best.ckpt")
+    shutil.copy(best.with_name("last.ckpt"), "copy.ckpt")
+    later = torch.load(best, weights_only=True)
+    later["metrics"]["val/loss"] /= 2
+    torch.save(later, best)
+    capsys.readouterr()
+    metrics = main("--ckpt_path", "copy.ckpt", "--trainer.max_epochs", "4", "--trainer.default_root_dir", "fork")
+    assert "that run went on. The best is looked for from here on" in capsys.readouterr().out
+    own = torch.load("fork/toy/1/checkpoints/best.ckpt", weights_only=True)
+    assert metrics["val/loss"] == pytest.approx(own["metrics"]["val/loss"])
 
 
 def test_a_checkpoint_of_another_model_is_refused(after: dict[str, float], here: Path, fails: Fails) -> None:

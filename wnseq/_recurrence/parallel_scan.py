@@ -23,6 +23,13 @@ class ParallelScan(Unrolled):
 
     def run(self, call: Call) -> tuple[Tensor, States]:
         """Run all layers."""
+        strict = torch.compiler.is_dynamo_compiling()  # where a length does not show whether it is dynamic
+        exported = torch.compiler.is_exporting() and (strict or isinstance(call.steps, torch.SymInt))
+        if exported or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise RuntimeError(
+                f"a {call.kind} is exported for one length, by which the rounds of its scan are fixed: leave the "
+                "length out of dynamic_shapes, in torch.export that is not strict, or take an LSTM, a GRU or an RNN"
+            )
         if call.steps == 0:
             raise ShapeError(f"Expected sequence length to be larger than 0 in RNN; this {call.kind} got no step")
         if call.batch_sizes is not None and is_tracing():

@@ -15,6 +15,7 @@ from wnseq.errors import ShapeError
 from wnseq.training import checkpoint_files
 from wnseq.training._lightning_internals import train_loaders
 from wnseq.training.batches import get_labels, get_tensor
+from wnseq.training.callbacks.ema import drop_average
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import find_datamodule, find_trainer
@@ -158,18 +159,20 @@ def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
         _match_data(model)
 
 
-def restore_for_images(model: Any, checkpoint: Mapping[str, Any], recipe: str) -> None:
+def restore_for_images(model: Any, checkpoint: dict[str, Any], recipe: str) -> None:
     """Make the network of a checkpoint that a model is about to load, and prepare the images of a data module as its.
 
     Args:
         model: As in :func:`build_for_images`; its attribute ``images`` is the ``ImageSpec`` of its network.
-        checkpoint: Contents of the file, with the state of the ``ImageSpec`` under ``wnseq``.
+        checkpoint: Contents of the file, with the state of the ``ImageSpec`` under ``wnseq``. A training that goes on
+            without the average in it gets the weights before averaging.
         recipe: Name of the recipe.
 
     Raises:
         ValueError: The checkpoint cannot be used, or the images of the data module are of another kind.
     """
     images = ImageSpec.from_state(open_checkpoint(model, checkpoint, recipe))
+    drop_average(model, checkpoint)
     if model.network is None:
         model.build(images)
     else:

@@ -140,6 +140,15 @@ def test_two_optimisers_do_not_step_over_a_measurement(tmp_path: Path) -> None:
     assert [row["step"] for row in rows(tmp_path)][::2] == ["0", "6", "10"]
 
 
+def test_several_steps_a_batch_do_not_step_over_a_measurement(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"net": wnseq.WNGRU(3, 4)})
+    trainer, monitor = stub(tmp_path), GateMonitor(every_n_steps=10)
+    monitor.on_train_start(trainer, model)  # type: ignore[arg-type]
+    for _ in range(10):
+        step(monitor, trainer, model, taken=3)
+    assert [*dict.fromkeys(row["step"] for row in rows(tmp_path))] == ["0", "12", "21", "30"]
+
+
 def test_several_modules_have_names_of_their_own(tmp_path: Path) -> None:
     model = nn.ModuleDict({"encoder": wnseq.WNGRU(3, 4), "decoder": wnseq.WNLSTMCell(3, 4), "head": nn.Linear(4, 2)})
     GateMonitor().on_train_start(stub(tmp_path), model)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from wnseq.training.callbacks.exact_places import begin_validation, resumes_exactly, rewind_validation
 from wnseq.training.callbacks.graceful_stop import StopAtOnce
+from wnseq.training.checkpoint_io import load_checked
 from wnseq.training.cli.errors import suggest
 from wnseq.training.evaluation import is_fitting
 from wnseq.training.ranks import all_gather_object
@@ -288,7 +289,24 @@ class Checkpoint(ModelCheckpoint):
             beside = Path(os.path.realpath(str(resumed))).with_name(Path(path).name or "none")  # moved with its folder
             return str(beside) if resumed and path and beside.is_file() else path
 
-        if Path(best := found(state_dict["best_model_path"])).is_file():
+        if Path(best := found(state_dict["best_model_path"])).is_file() and self._is_the_best(Path(best), state_dict):
             scores = {found(path): score for path, score in state_dict["best_k_models"].items()}
             paths = {"best_model_path": best, "kth_best_model_path": found(state_dict["kth_best_model_path"])}
             super().load_state_dict({**state_dict, **paths, "best_k_models": scores, "dirpath": self.dirpath})
+
+    def _is_the_best(self, path: Path, state_dict: dict[str, Any]) -> bool:
+        """Return True if a file is still the best checkpoint of a state, and not a later one of a run that went on.
+
+        In the folder of the resumed run itself a later one is of the same run, which comes to it again.
+        """
+        score, monitor = state_dict["best_model_score"], state_dict["monitor"]
+        if score is None or path.parent.resolve() == Path(self.dirpath or ".").resolve():
+            return True
+        saved = load_checked(path).get("metrics", {}).get(monitor)
+        if saved is None or saved == float(score):
+            return True
+        print(
+            f"{path} has {monitor} {saved:.4g} now, and was the best with {float(score):.4g} when the resumed "
+            "checkpoint was saved: that run went on. The best is looked for from here on."
+        )
+        return False

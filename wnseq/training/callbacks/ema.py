@@ -11,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from wnseq.training.evaluation import is_fitting
 
-__all__ = ["PolyakAverage"]
+__all__ = ["PolyakAverage", "drop_average"]
 
 UNITS = ("steps", "epochs")
 
@@ -19,7 +19,7 @@ UNITS = ("steps", "epochs")
 class PolyakAverage(Callback):
     """Average the weights over the last steps of training, exponentially, for evaluation and for checkpoints.
 
-    ā ← ā + max(1/M, 9/(10 + t)) (w − ā) after each step of an optimiser, t the number of steps in ā
+    ā ← ā + max(1/M, 9/(10 + t)) (w − ā) after each batch with a step of an optimiser, t their number in ā
 
     The decay is 1 − 1/M. Over the first steps it is smaller: the average then covers about the last ninth of them, so
     that it soon forgets the initial weights. Validation uses the average, and so does everything after training. The
@@ -194,6 +194,14 @@ class PolyakAverage(Callback):
         self._average = {name: value.clone() for name, value in saved["average"].items()}
         self._taken = saved["taken"]
         pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
+
+
+def drop_average(model: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Make a training that goes on without an average load the weights before averaging, which the optimiser knows."""
+    trainer = model._trainer
+    is_averaged = any(isinstance(each, PolyakAverage) for each in trainer.callbacks) if trainer else True  # type: ignore[attr-defined]
+    if trainer and trainer.state.fn == TrainerFn.FITTING and not is_averaged and "polyak_average" in checkpoint:
+        checkpoint["state_dict"] = checkpoint["current_model_state"]
 
 
 def _at_least_float32(value: Tensor) -> Tensor:

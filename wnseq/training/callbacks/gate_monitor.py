@@ -66,9 +66,11 @@ class GateMonitor(Callback):
         self._before: dict[str, Tensor] = {}  # copies of v, during a step that will be measured
         self._equilibrium: dict[str, float | None] = {}  # the turn of each v that the optimiser leads to in that step
         self._copied_at = 0  # the step of those copies
+        self._began, self._stride = 0, 1  # the step at the begin of a batch, and how many the last one took
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._log, self._units, self._before = None, None, {}
+        self._stride = max(1, len(trainer.optimizers))
         folder = trainer.log_dir or trainer.default_root_dir  # on every rank, since Lightning broadcasts it
         found = list(gate_weights(pl_module))
         if not found or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -82,10 +84,10 @@ class GateMonitor(Callback):
             self._measure(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        now = self._began = trainer.global_step
         if self._log is None or self._before:  # a copy outlives a batch whose gradient is only accumulated
             return
-        now = trainer.global_step
-        if (now + max(1, len(trainer.optimizers))) // self.every_n_steps > now // self.every_n_steps:
+        if (now + self._stride) // self.every_n_steps > now // self.every_n_steps:
             self._before = {name: v.detach().clone() for name, _, v, _ in gate_weights(pl_module)}
             self._equilibrium = equilibrium_turns(trainer, pl_module)
             self._copied_at = now
@@ -93,6 +95,7 @@ class GateMonitor(Callback):
     def on_train_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._stride = trainer.global_step - self._began or self._stride
         if self._before and trainer.global_step > self._copied_at:
             self._measure(trainer, pl_module)
             self._before = {}

@@ -75,7 +75,13 @@ class Model(LightningModule):
         self.network: torch.nn.Module | None = None
         self.init_from: str | None = None
         source = SimpleNamespace(_data_source=SimpleNamespace(dataloader=lambda: loaders))
-        self._trainer: Any = SimpleNamespace(datamodule=data, state=SimpleNamespace(fn=fn), fit_loop=source)
+        self._trainer: Any = SimpleNamespace(
+            datamodule=data,
+            state=SimpleNamespace(fn=fn),
+            fit_loop=source,
+            is_global_zero=True,
+            progress_bar_callback=None,
+        )
 
     def build(self, images: ImageSpec) -> None:
         self.images = images
@@ -122,3 +128,22 @@ def test_a_model_of_pixels_refuses_other_scales(changes: dict[str, Any]) -> None
     model = Model("fit", data=SimpleNamespace(**{"whiten": False, "normalize": "symmetric", **changes}))
     with pytest.raises(ValueError, match="the likelihood is that of the pixels themselves"):
         build_for_images(model, "pixels", ())
+
+
+def test_an_output_layer_of_other_classes_is_said_or_refused(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def start(classes: tuple[str, ...], field: str = "images") -> str:
+        images = SimpleNamespace(num_values=2, classes=classes, name="x")
+        preprocess = SimpleNamespace(state=dict)
+        model = Model("fit", data=SimpleNamespace(image_shape=(1, 4, 3), images=images, preprocess=preprocess))
+        model.init_from = str(tmp_path / "a.ckpt")
+        build_for_images(model, field, ())
+        return capsys.readouterr().out
+
+    source = Model("fit")
+    source.build(ImageSpec((1, 4, 3), 2, ("ant", "bee")))
+    info = {"recipe": "toy", **source.images.state()}
+    torch.save({"state_dict": source.state_dict(), "wnseq": info}, tmp_path / "a.ckpt")
+    assert start(("ant", "bee")) == start(("bee", "cow"), "pixels") == ""
+    assert "trained for the classes ant, bee, and goes on from their rows as bee, cow" in start(("bee", "cow"))
+    with pytest.raises(ValueError, match=r"of 2 classes \(ant, bee\), these images have 3 \(ant, bee, cow\)"):
+        start(("ant", "bee", "cow"))

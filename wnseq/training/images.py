@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
     if model.network is None and (images := find_images(model, field)) is not None:
         model.build(images)
         if model.init_from is not None:
-            check = functools.partial(_check_channels, images)
+            check = functools.partial(_check_start, model, images, field)
             load_initial_weights(model.get_submodule("network"), model.init_from, sizes, check)
     if model.network is not None:
         _match_data(model)
@@ -179,6 +180,21 @@ def restore_for_images(model: Any, checkpoint: dict[str, Any], recipe: str) -> N
         _check_channels(model.images, checkpoint)
         model.images = images
     _match_data(model)
+
+
+def _check_start(model: Any, images: ImageSpec, field: str, checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint can start a model of images; say if its output layer is of other classes."""
+    _check_channels(images, checkpoint)
+    before = checkpoint.get("wnseq", {}).get("classes", [])
+    if field != "images" or not before or not images.classes or tuple(before) == images.classes:
+        return
+    one, other = (textwrap.shorten(", ".join(names), 80, placeholder=" …") for names in (before, images.classes))
+    if len(before) != len(images.classes):
+        raise ValueError(
+            f"the checkpoint is of {len(before)} classes ({one}), these images have {len(images.classes)} ({other}): "
+            "its output layer does not fit"
+        )
+    model.print(f"the output layer was trained for the classes {one}, and goes on from their rows as {other}")
 
 
 def _check_channels(images: ImageSpec, checkpoint: Mapping[str, Any]) -> None:

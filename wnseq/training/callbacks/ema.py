@@ -198,9 +198,10 @@ class PolyakAverage(Callback):
 
 def drop_average(model: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Make a training that goes on without an average load the weights before averaging, which the optimiser knows."""
-    trainer = model._trainer
-    is_averaged = any(isinstance(each, PolyakAverage) for each in trainer.callbacks) if trainer else True  # type: ignore[attr-defined]
-    if trainer and trainer.state.fn == TrainerFn.FITTING and not is_averaged and "polyak_average" in checkpoint:
+    trainer: Any = model._trainer
+    if trainer is None or trainer.state.fn != TrainerFn.FITTING or "polyak_average" not in checkpoint:
+        return
+    if not any(isinstance(each, PolyakAverage) for each in trainer.callbacks):
         checkpoint["state_dict"] = checkpoint["current_model_state"]
 
 

@@ -300,7 +300,9 @@ class Checkpoint(ModelCheckpoint):
         In the folder of the resumed run itself a later one is of the same run, which comes to it again.
         """
         score, monitor = state_dict["best_model_score"], state_dict["monitor"]
-        if score is None or path.parent.resolve() == Path(self.dirpath or ".").resolve():
+        resumed = self._trainer and self._trainer.ckpt_path
+        own = score is None or path.parent.resolve() == Path(self.dirpath or ".").resolve()
+        if own or (resumed and path.resolve() == Path(str(resumed)).resolve()):
             return True
         saved = load_checked(path).get("metrics", {}).get(monitor)
         if saved is None or saved == float(score):

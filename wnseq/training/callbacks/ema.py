@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from wnseq.training.evaluation import is_fitting
+from wnseq.training.run_info import find_trainer
 
 __all__ = ["PolyakAverage", "drop_average"]
 
@@ -198,7 +199,7 @@ class PolyakAverage(Callback):
 
 def drop_average(model: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Make a training that goes on without an average load the weights before averaging, which the optimiser knows."""
-    trainer: Any = model._trainer
+    trainer: Any = find_trainer(model)
     if trainer is None or trainer.state.fn != TrainerFn.FITTING or "polyak_average" not in checkpoint:
         return
     if not any(isinstance(each, PolyakAverage) for each in trainer.callbacks):

@@ -12,7 +12,7 @@ from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
 from wnseq.data.text.decoding import check_encoding, utf8_file
 from wnseq.data.text.labelled import PARTS, LabelledText, check_labels, check_name, is_known, open_labelled
 from wnseq.data.text.labelled_batches import LabelledBatch, LabelledBatches, OrderedBatches, encode_whole
-from wnseq.data.text.options import check_integer, check_tokenizer
+from wnseq.data.text.options import check_integer, check_tokenizer, paths_in_full
 from wnseq.data.text.stream import Text
 from wnseq.data.text.tables import Row
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
@@ -215,11 +215,8 @@ class LabelledTextDataModule(LightningDataModule):
         options = {
             name: getattr(self, name) for name in (*WHICH, "max_tokens", "batch_size", "eval_batch_size", "seed")
         }
-        paths = ("val", "test", "root") if is_known(self.dataset) else ("dataset", "val", "test", "root")
-        for name in paths:
-            if options[name] is not None and Path(options[name]).expanduser().exists():
-                options[name] = str(Path(options[name]).expanduser().absolute())
-        return {name: value for name, value in options.items() if value is not None}
+        names = {"val", "test", "root"} if is_known(self.dataset) else {"dataset", "val", "test", "root"}
+        return paths_in_full(options, names)
 
     @staticmethod
     def options_from_checkpoint(saved: Mapping[str, Any], given: Collection[str], subcommand: str) -> dict[str, Any]:

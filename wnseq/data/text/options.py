@@ -22,12 +22,18 @@ MEASURED = {"validate": "val", "test": "test"}  # subcommand or stage → part
 
 def saved_options(data: Any) -> dict[str, Any]:
     """Return the options of a data module by which the same batches are found again, paths in full."""
-    options = {name: getattr(data, name) for name in (*CORPUS, *BATCHES)}
-    paths = ("val", "test", "root") if is_known(data.corpus) else ("corpus", "val", "test", "root")
-    for name in paths:
-        if options[name] is not None and Path(options[name]).expanduser().exists():
-            options[name] = str(Path(options[name]).expanduser().absolute())
-    return {name: value for name, value in options.items() if value is not None}
+    names = {"val", "test", "root"} if is_known(data.corpus) else {"corpus", "val", "test", "root"}
+    return paths_in_full({name: getattr(data, name) for name in (*CORPUS, *BATCHES)}, names)
+
+
+def paths_in_full(options: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return the options that are not None, those of the given names in full where they are paths of what exists."""
+
+    def in_full(name: str, value: Any) -> Any:
+        path = Path(value).expanduser() if name in names else None
+        return value if path is None or not path.exists() else str(path.absolute())
+
+    return {name: in_full(name, value) for name, value in options.items() if value is not None}
 
 
 def options_from_checkpoint(saved: Mapping[str, Any], given: Collection[str], subcommand: str) -> dict[str, Any]:

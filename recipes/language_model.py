@@ -38,7 +38,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
@@ -47,13 +46,14 @@ from wnseq.losses import activation_penalty, fused_linear_cross_entropy, tied_em
 from wnseq.nn import RECURRENT_LAYERS, composed_weight, is_tied, memory_bound_linear, stack_layers, tie_weights
 from wnseq.optim import penalize_units
 from wnseq.training.adaptation import AdaptedModel, Evaluation, adapted_model
-from wnseq.training.batches import check_classes, check_finite
+from wnseq.training.batches import check_finite, check_tokens
 from wnseq.training.callbacks import GateMonitor, PolyakAverage, RowLengths, UnusedParameters, build_network_first
 from wnseq.training.carried_state import CarriedStates, State
 from wnseq.training.cli.loggers import log_texts
 from wnseq.training.cli.recipe import run
 from wnseq.training.cli.text import TextCLI
-from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage, is_fitting
+from wnseq.training.distillation import Teacher
+from wnseq.training.evaluation import EvaluationTotals, evaluation_mode, evaluation_stage
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_initial_weights
 from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import start_from_counts
@@ -61,7 +61,7 @@ from wnseq.training.length_rates import RateByLength
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts
-from wnseq.training.schedules import Schedule, check_warmup, schedule_steps, use_found_learning_rate
+from wnseq.training.schedules import Schedule, check_warmup, schedule_steps, step_plateau, use_found_learning_rate
 from wnseq.training.serving import READERS, export, slim
 from wnseq.training.text_sampling import Sampling, draw_token, print_texts
 
@@ -103,6 +103,8 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
         slim_penalty: Group lasso on the units of the recurrent net, by which idle ones become zero for ``slim``.
+        distill_from: Checkpoint of a teacher with the same tokenizer, as the model that ``slim`` cut: nine tenths of
+            what is learned are its predictions, the rest is the text.
         average: Average of the weights for evaluation and checkpoints: ``ema`` over the last average_epochs; ``asgd``
             over all steps since the validation loss was above its least of more than average_patience validations
             before (NT-ASGD of Merity et al. 2018, with a constant schedule).
@@ -126,6 +128,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
 
     resume_may_change = (*RATES, "activation_penalty", "temporal_penalty", "chunked_softmax")  # in a resumed run
     evaluation_may_change = ("chunked_softmax",)
+    never_lent = ("distill_from",)
 
     @fill_from_checkpoint
     def __init__(
@@ -157,6 +160,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         decay_factor: float = 0.5,
         decay_after: int = 4,
         slim_penalty: float = 0.0,
+        distill_from: str | None = None,
         average: Literal["none", "ema", "asgd"] = "none",
         average_epochs: float = 0.5,
         average_patience: int = 5,
@@ -176,10 +180,8 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         check_arguments(LanguageModel, {**self.hparams, "sampling": sampling, "evaluation": evaluation}, **ranges)
         own_widths = tied and embedding_size not in (None, hidden_size)
         if own_widths and num_layers == 1:
-            raise ValueError(
-                f"a tied softmax needs a last layer of embedding_size, got {embedding_size} and a single layer of "
-                f"hidden_size {hidden_size}; set --model.tied false, make them equal, or give it more layers"
-            )
+            sizes = f"hidden_size {embedding_size}, got {hidden_size}"
+            raise ValueError(f"a tied softmax on a single layer needs {sizes}; or set --model.tied false")
         if weight_drop and cell.startswith("m"):
             raise ValueError(f"weight_drop is for lstm, gru and rnn, got {cell}")
         if slim_penalty and (norm == "none" or cell == "mlstm" or own_widths):
@@ -196,6 +198,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
         self.sampling, self.evaluation = sampling, evaluation
         self.adapted: AdaptedModel | None = None  # in a test
+        self.teacher: Teacher | None = None  # in a fit
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
         self.reads_backward = self.documents = False  # whether a text from its end; whether each from the zero state
@@ -247,6 +250,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         """Print what is trained on what."""
         h = self.hparams
         use_found_learning_rate(self)
+        self.teacher = None if h.distill_from is None else Teacher(self, h.distill_from)
         print_header(self, f"{h.num_layers} x {h.hidden_size} {h.cell}, norm {h.norm}")
 
     def configure_optimizers(self) -> Any:
@@ -272,13 +276,13 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
 
     def _step(self, batch: TextBatch, stage: str, reduction: str = "sum", outputs: Any = None) -> tuple[Tensor, Tensor]:
         """Run one batch from the carried state; return the loss in nats and the number of tokens."""
-        check_classes(batch.inputs, len(self.tokenizer), "tokens")
-        check_classes(batch.targets, len(self.tokenizer), "targets", ignored=IGNORE)
-        if reduction == "mean" and batch.targets.is_cpu and bool((batch.targets == IGNORE).all()):
-            raise ValueError(f"a training batch must have a target that counts, all are {IGNORE}")
+        check_tokens(batch.inputs, batch.targets, len(self.tokenizer), IGNORE, training=stage == "train")
         state = None if batch.reset_state else self.states.carried(self, stage, batch.inputs.shape[1])
         if self.adapted is not None and stage != "train":
             nats, state = self.adapted.nats(batch.inputs, batch.targets, state, batch.reset)
+        elif self.teacher is not None and stage == "train":
+            logits, state = self.network(batch.inputs, state, reset=batch.reset, outputs=outputs)
+            nats = self.teacher.loss(self, batch, logits)
         else:
             how = {"reduction": reduction, "chunked": self.hparams.chunked_softmax, "outputs": outputs}
             nats, state = self.network(batch.inputs, state, batch.targets, reset=batch.reset, **how)
@@ -286,11 +290,12 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         return nats, (batch.targets != IGNORE).sum()
 
     def training_step(self, batch: TextBatch, index: int) -> Tensor:
-        """Compute the mean loss per token of one batch, and add the penalties, which are not logged."""
+        """Compute the mean loss per token of one batch; a teacher's share and the penalties are not logged."""
         factors = self.hparams.activation_penalty, self.hparams.temporal_penalty
         outputs: list[Tensor] | None = [] if any(factors) else None  # which would keep them through the softmax
         loss, _ = self._step(batch, "train", "mean", outputs)
-        self.log("train/nats_per_token", loss, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
+        nats = loss if self.teacher is None else self.teacher.nats
+        self.log("train/nats_per_token", nats, prog_bar=True, batch_size=batch.inputs.numel(), sync_dist=True)
         return loss if outputs is None else loss + activation_penalty(*outputs, *factors)
 
     def on_validation_epoch_start(self) -> None:
@@ -310,13 +315,10 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         nats, tokens = self.totals.reduce(self.trainer).values()
         if not tokens:
             raise ValueError(f"an evaluation must have a target that counts, all are {IGNORE}")
-        scheduler = self.lr_schedulers() if stage == "val" and is_fitting(self.trainer) else None
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(nats / tokens)
+        step_plateau(self, loss := nats / tokens)
+        values = {"nats_per_token": loss, "perplexity": exp(loss)}
         if isinstance(data, TextDataModule):
-            values = data.splits[stage].counts.units(nats / tokens, self.tokenizer)
-        else:
-            values = {"nats_per_token": nats / tokens, "perplexity": exp(nats / tokens)}
+            values = data.splits[stage].counts.units(loss, self.tokenizer)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     on_test_epoch_start = on_validation_epoch_start
@@ -346,7 +348,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         """Add what a checkpoint needs to stand alone, and the state carried between batches."""
         tokenizer = {"tokenizer": self.tokenizer.state(), "tokenizer_sha256": self.tokenizer.sha256}
         checkpoint["wnseq"] = checkpoint_info(self, "language_model", **tokenizer)
-        checkpoint["carried_state"] = self.states.gather(self.trainer)
+        checkpoint.update(self.states.gather(self.trainer))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the network of a checkpoint, and continue from its carried state."""
@@ -356,7 +358,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         if self.network is None:
             self.build(tokenizer)
         self.reads_backward, self.documents = (info.get("data", {}).get(x, False) for x in ("backward", "documents"))
-        self.states.restore(self, checkpoint["carried_state"])
+        self.states.restore(self, checkpoint)
 
     def _match_tokenizer(self, loaded: dict[str, Any]) -> None:
         """Refuse one that reads the other way; bring rows of other tokens into the tokenizer's order."""

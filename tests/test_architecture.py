@@ -38,6 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "data": set(),
     "_recurrence": set(),
     "losses": {"_recurrence"},
+    "distillation": {"losses"},
     "_onnx_steps": set(),
     "onnx": {"_onnx_steps", "_recurrence"},
     "nn": {"_recurrence", "functional", "state_dict"},
@@ -45,7 +46,8 @@ ARROWS: dict[str, set[str]] = {
     "optim": {"functional", "nn", "state_dict"},
     "init": {"_recurrence", "convert", "functional", "nn"},
     "__main__": {"training"},
-    "training": {"_recurrence", "adaptation", "convert", "functional", "init", "nn", "onnx", "optim", "state_dict"},
+    "training": {"_recurrence", "adaptation", "convert", "distillation", "functional", "init", "nn", "onnx", "optim"}
+    | {"state_dict"},
 }
 EVERYWHERE = {"errors", "_checksums", "_files", "_torch_internals"}
 FLOORS = 7

@@ -210,7 +210,7 @@ def _whole(work: _Work) -> Tensor:
     loss = row_weight.new_zeros(())
     w = work.weight.to(x.dtype)
     logits = linear_of_many(x, w) if _use_onednn(x, w) else x @ w.t()  # (N, V)
-    height = _block_rows(logits, len(w))
+    height = block_rows(logits, len(w))
     buffer = row_weight.new_empty(min(height, len(x)), len(w)) if logits.dtype != row_weight.dtype else None
     for top in range(0, len(x), height):
         loss += _softmax(work, logits, slice(top, top + height), buffer)
@@ -227,7 +227,7 @@ def _whole(work: _Work) -> Tensor:
 def _chunked(work: _Work) -> Tensor:
     """Return the loss from the logits of a few classes at a time."""
     x, weight, bias, target, row_weight, weighted, grad_input, grad_weight, grad_bias = work
-    width = min(len(weight), max(MIN_CHUNK_CLASSES, _block_rows(x, len(x))))
+    width = min(len(weight), max(MIN_CHUNK_CLASSES, block_rows(x, len(x))))
     buffer = row_weight.new_empty(len(x) * width)
 
     def chunks() -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
@@ -282,7 +282,7 @@ def _softmax(work: _Work, logits: Tensor, rows: slice, buffer: Tensor | None) ->
     return row_weight @ (log_sum - of_target)
 
 
-def _block_rows(x: Tensor, size: int) -> int:
+def block_rows(x: Tensor, size: int) -> int:
     """Return how many rows of a size make a block on a tensor's device."""
     return max(1, (CPU_CHUNK if x.is_cpu else GPU_CHUNK) // max(1, size))
 
@@ -297,7 +297,7 @@ def _multiply(left: Tensor, right: Tensor, *, out: Tensor, add: bool) -> None:
     if out.dtype == left.dtype and not _use_onednn(left, right):
         out.addmm_(left, right, beta=int(add))
         return
-    height = _block_rows(out, right.shape[1])
+    height = block_rows(out, right.shape[1])
     for top in range(0, len(out), height):
         part, rows = out[top : top + height], left[top : top + height]
         product = linear(rows, right.mT) if out.dtype == left.dtype else rows @ right

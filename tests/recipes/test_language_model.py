@@ -294,6 +294,43 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_bit(order):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_a_distilled_run_learns_what_its_teacher_predicts_and_resumes_to_the_bit(capsys):
+    fit("--model.hidden_size=24", steps=12)
+    teacher = str(newest())
+    options = ("--model.dropout=0.3", f"--model.distill_from={teacher}", "--trainer.limit_val_batches=2")
+    options += (f"--data.tokenizer={teacher}", "--model.schedule=constant", "--trainer.limit_train_batches=5")
+    fit(*options, steps=14)
+    assert f"distilled from {teacher}, " in capsys.readouterr().out
+    whole = torch.load(newest(), weights_only=True)
+    assert whole["teacher_state"][0].shape == (1, 4, 24) and whole["carried_state"][0].shape == (1, 4, 16)
+    assert not any("teacher" in name for name in whole["state_dict"])
+    fit(*options, steps=7)
+    fit(*(option for option in options if "distill" not in option), "--ckpt_path=last", steps=14)  # and with it again
+    resumed = torch.load(newest(), weights_only=True)
+    for key in ("carried_state", "teacher_state"):
+        assert all(torch.equal(*pair) for pair in zip(whole[key], resumed[key], strict=True))
+    for name, weight in whole["state_dict"].items():
+        assert torch.equal(weight, resumed["state_dict"][name])
+    fit(*(option for option in options if "distill" not in option), steps=14)
+    assert not torch.equal(whole["state_dict"]["network.decoder.bias"], weights(newest())["network.decoder.bias"])
+    fit(f"--model.init_from={Path('runs/language_model/2/checkpoints/last.ckpt')}", steps=1)  # a run without a teacher
+    assert torch.load(newest(), weights_only=True)["hyper_parameters"]["distill_from"] is None
+    model = LanguageModel(hidden_size=16, dropout=0.3, schedule="constant")
+    with pytest.raises(ValueError, match=re.escape(f"the run to be resumed has distill_from {teacher}")):
+        Trainer(max_steps=20, logger=False).fit(
+            model,
+            TextDataModule("text.txt", teacher, batch_size=4, bptt=8),
+            ckpt_path="runs/language_model/2/checkpoints/last.ckpt",
+        )
+
+
+def test_the_words_for_a_checkpoint_name_a_teacher_too():
+    fit(*EPOCH, steps=-1)
+    fit("--model.distill_from=best", f"--data.tokenizer={newest()}", steps=1)
+    saved = torch.load(newest(), weights_only=True)["hyper_parameters"]["distill_from"]
+    assert Path(saved) == Path("runs/language_model/1/checkpoints/best.ckpt")
+
+
 @pytest.mark.parametrize(("cell", "norm"), [*itertools.product(("lstm", "gru"), ("weight", "none")), ("rnn", "weight")])
 def test_the_weight_drop_of_the_recurrent_net(cell, norm):
     rates = [Network(11, cell, norm, 8, 8, 1, 0.0, True, 1.0, *given).rnn.weight_drop for given in ((), (0.4,))]
@@ -688,7 +725,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--model.tied=true", "--model.embedding_size=8"], "a last layer of embedding_size, got 8 and a single layer"),
+        (["--model.tied=true", "--model.embedding_size=8"], "a single layer needs hidden_size 8, got 16"),
         (
             ["--model.hidden_size=0", "--model.tied=false", "--model.embedding_size=0", "--model.num_layers=0",
              "--model.learning_rate=0", "--model.decay_factor=1", "--model.weight_decay=-1", "--model.warmup=-1",
@@ -717,6 +754,7 @@ def test_a_checkpoint_holds_plain_types_and_says_what_it_is():
         (["--data.tokenizer=words"], "Did you mean 'word'"),
         (["--model.hiden_size=3"], "hidden_size"),
         (["--model.init_from=nowhere.ckpt"], "nowhere.ckpt"),
+        (["--model.distill_from=nowhere.ckpt"], "--model.distill_from: there is no checkpoint at nowhere.ckpt"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_in_a_line_and_leaves_nothing(arguments, text, capsys):

@@ -11,6 +11,7 @@ from wnseq.training.batches import (
     check_image_multiple,
     check_image_shape,
     check_pixels,
+    check_tokens,
     get_labelled,
     get_labels,
     get_tensor,
@@ -90,3 +91,18 @@ def test_labels_of_a_batch_that_may_have_none() -> None:
     assert get_labels((IMAGES, LABELS)) is LABELS and get_labels([IMAGES, LABELS, PIXELS]) is LABELS
     for batch in (IMAGES, (IMAGES,), [], (IMAGES, None)):
         assert get_labels(batch) is None
+
+
+def test_tokens_and_targets_outside_the_vocabulary_are_refused() -> None:
+    tokens, none = torch.arange(6).view(3, 2), torch.full((3, 2), -100)
+    targets = tokens.clone()
+    targets[0] = -100
+    check_tokens(tokens, targets, 6, -100, training=True)
+    check_tokens(tokens, none, 6, -100, training=False)
+    for inputs, wanted, text in (
+        (tokens - 1, targets, "tokens must be from 0 to 5, got -1 to 4"),
+        (tokens, targets + 1, "targets must be from 0 to 5, got -99 to 6"),
+        (tokens, none, "a training batch must have a target that counts, all are -100"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            check_tokens(inputs, wanted, 6, -100, training=True)

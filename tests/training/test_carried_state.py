@@ -36,25 +36,27 @@ def test_a_state_is_carried_without_its_graph_and_only_to_as_many_streams(pair: 
 @pytest.mark.parametrize("pair", [False, True])
 def test_a_checkpoint_has_the_streams_of_all_processes_and_each_takes_its_own(pair: bool) -> None:
     states = CarriedStates()
-    assert states.gather(stub().trainer) == []
+    assert states.gather(stub().trainer) == {"carried_state": []}
     h = torch.arange(4.0).reshape(1, 2, 2)
     states.carry("train", (h, h + 1) if pair else h)
+    states.carry("teacher", h + 5)
     saved = states.gather(stub(ranks=2).trainer)
-    assert saved is not None and saved[0].shape == (1, 4, 2)
+    assert saved["carried_state"] is not None and saved["carried_state"][0].shape == (1, 4, 2)
     for rank in (0, 1):
         own = CarriedStates()
         own.restore(stub(rank, 2), saved)
         found = own["train"]
         assert torch.equal(found[0] if isinstance(found, tuple) else found, h + 10 * rank)
+        assert torch.equal(own["teacher"], h + 5 + 10 * rank)
 
 
 def test_a_state_is_restored_in_a_fit_alone() -> None:
     for states, stage, saved in ((CarriedStates(), "test", [torch.ones(1, 1, 1)]), (CarriedStates(), "fit", [])):
-        states.restore(stub(stage=stage), saved)
+        states.restore(stub(stage=stage), {"carried_state": saved, "teacher_state": saved})
         assert not states
     said: list[str] = []
-    states = CarriedStates(train=torch.ones(1, 1, 1))  # a tuner's
-    states.restore(stub(said=said), None)
+    states = CarriedStates(train=torch.ones(1, 1, 1), teacher=torch.ones(1, 1, 1))  # a tuner's
+    states.restore(stub(said=said), {"carried_state": None})
     assert not states and said == [
         "the checkpoint was saved as several processes were stopped: the carried state starts from zero"
     ]

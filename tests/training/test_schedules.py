@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.lr_scheduler import LambdaLR
 
 from wnseq.training.schedules import (
     one_cycle,
     scaled_rates,
     schedule_steps,
+    step_plateau,
     total_steps,
     use_found_learning_rate,
 )
@@ -91,6 +93,22 @@ def test_rates_are_scaled_for_one_step_whatever_happens_in_it() -> None:
         assert sgd.param_groups[0]["lr"] == 0.5
         raise KeyboardInterrupt
     assert sgd.param_groups[0]["lr"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("stage", "checked", "factor"), [("fit", False, 0.5), ("fit", True, 1.0), ("test", False, 1.0)]
+)
+def test_the_plateau_is_stepped_by_the_validations_of_a_fit_alone(stage: str, checks: bool, factor: float) -> None:
+    sgd = optimizer(2.0)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=0)
+    state = SimpleNamespace(fn=TrainerFn.FITTING if stage == "fit" else TrainerFn.TESTING)
+    model: Any = SimpleNamespace(trainer=SimpleNamespace(state=state, sanity_checking=checks))
+    model.lr_schedulers = lambda: schedule
+    for loss in (1.0, 2.0):
+        step_plateau(model, loss)
+    assert sgd.param_groups[0]["lr"] == 2.0 * factor
+    model.lr_schedulers = lambda: None  # the schedule constant
+    step_plateau(model, 3.0)
 
 
 def test_a_learning_rate_that_was_found_starts_the_schedules() -> None:

@@ -13,6 +13,7 @@ __all__ = [
     "check_image_multiple",
     "check_image_shape",
     "check_pixels",
+    "check_tokens",
     "get_labelled",
     "get_labels",
     "get_tensor",
@@ -122,6 +123,26 @@ def check_classes(labels: Any, number: int, name: str = "labels", ignored: int |
         least, most = (int(bound) for bound in counted.aminmax())
         if least < 0 or most >= number:
             raise ValueError(f"{name} must be from 0 to {number - 1}, got {least} to {most}")
+
+
+def check_tokens(inputs: Tensor, targets: Tensor, number: int, ignored: int, training: bool) -> None:
+    """Check the tokens of a batch, and their targets, as :func:`check_classes` does.
+
+    Args:
+        inputs: The tokens.
+        targets: What follows each of them, or ``ignored``.
+        number: Entries of the vocabulary.
+        ignored: Target that does not count.
+        training: Whether a target must count, without which there is nothing to learn; on a GPU this is not looked at.
+
+    Raises:
+        TypeError: They are no tensors of integers.
+        ValueError: One is out of its range, or no target counts.
+    """
+    check_classes(inputs, number, "tokens")
+    check_classes(targets, number, "targets", ignored)
+    if training and targets.is_cpu and bool((targets == ignored).all()):
+        raise ValueError(f"a training batch must have a target that counts, all are {ignored}")
 
 
 def check_pixels(pixels: Tensor, num_values: int, channels: int | None = None) -> None:

@@ -1,6 +1,6 @@
 """The recurrent state that a model carries from batch to batch, one for each stage, in memory and in checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from wnseq.training.run_info import find_trainer
 __all__ = ["CarriedStates", "State"]
 
 State = Tensor | tuple[Tensor, Tensor]
+TRAINING = {"train": "carried_state", "teacher": "teacher_state"}  # stages of a training, and their keys in checkpoints
 
 
 class CarriedStates(dict[str, State]):
@@ -32,30 +33,36 @@ class CarriedStates(dict[str, State]):
             return None
         return _state([part.to(model.device) for part in parts])
 
-    def gather(self, trainer: Trainer) -> list[Tensor] | None:
-        """Return the training state of the streams of all processes, in their order, for a checkpoint.
+    def gather(self, trainer: Trainer) -> dict[str, list[Tensor] | None]:
+        """Return the states of training, of the streams of all processes in their order, for a checkpoint.
 
-        It is empty before the first batch, and None where the other processes may not answer.
+        One is empty before the first batch, and None where the other processes may not answer.
         """
-        state: Any = self.get("train", ())
-        own = [part.cpu() for part in (state if isinstance(state, tuple) else (state,))]
-        of_all = all_gather_object(trainer, own)
-        return of_all and [torch.cat(streams, 1) for streams in zip(*of_all, strict=True)]
+        found = {}
+        for stage, key in TRAINING.items():
+            if stage == "train" or stage in self:
+                state: Any = self.get(stage, ())
+                own = [part.cpu() for part in (state if isinstance(state, tuple) else (state,))]
+                of_all = all_gather_object(trainer, own)
+                found[key] = of_all and [torch.cat(streams, 1) for streams in zip(*of_all, strict=True)]
+        return found
 
-    def restore(self, model: LightningModule, saved: Sequence[Tensor] | None) -> None:
-        """Restore this process's streams of the state in a checkpoint, if the model resumes a training."""
+    def restore(self, model: LightningModule, checkpoint: Mapping[str, Any]) -> None:
+        """Restore this process's streams of the states in a checkpoint, if the model resumes a training."""
         trainer = find_trainer(model)
         if trainer is None or trainer.state.fn != "fit":
             return
-        self.pop("train", None)  # a tuner's
-        if saved is None:
-            model.print(
-                "the checkpoint was saved as several processes were stopped: the carried state starts from zero"
-            )
-        elif saved:
-            rank, ranks = trainer.global_rank, trainer.world_size
-            streams = saved[0].shape[1]
-            self["train"] = _state([s[:, rank * streams // ranks : (rank + 1) * streams // ranks] for s in saved])
+        for stage, key in TRAINING.items():
+            self.pop(stage, None)  # a tuner's
+            saved = checkpoint.get(key, ())
+            if saved is None:
+                model.print(
+                    "the checkpoint was saved as several processes were stopped: the carried state starts from zero"
+                )
+            elif saved:
+                rank, ranks = trainer.global_rank, trainer.world_size
+                streams = saved[0].shape[1]
+                self[stage] = _state([s[:, rank * streams // ranks : (rank + 1) * streams // ranks] for s in saved])
 
 
 def _state(parts: Sequence[Tensor]) -> State:

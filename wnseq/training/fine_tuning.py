@@ -84,17 +84,19 @@ def fill_from_checkpoint(init: Constructor) -> Constructor:
     return cast("Constructor", filled)
 
 
-def lent_arguments(model_class: Any, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+def lent_arguments(model_class: Any, loaded: Mapping[str, Any], resumed: bool = False) -> Mapping[str, Any]:
     """Return the hyper-parameters of a checkpoint that hold for a model which starts from it.
 
     Args:
         model_class: Class of the model. Its ``lent_by``, if any, says for each recipe of other models whose checkpoints
-            it can start from which hyper-parameters it takes over.
+            it can start from which hyper-parameters it takes over; its ``never_lent``, which are those of one run.
         loaded: Content of the file; a plain state dict has none.
+        resumed: Whether the run itself goes on, with all of them.
     """
     if "wnseq" not in loaded:
         return {}
-    saved: Mapping[str, Any] = loaded.get("hyper_parameters", {})
+    never = () if resumed else getattr(model_class, "never_lent", ())
+    saved = {name: value for name, value in loaded.get("hyper_parameters", {}).items() if name not in never}
     lent = getattr(model_class, "lent_by", {}).get(loaded["wnseq"].get("recipe"))
     return saved if lent is None else {name: saved[name] for name in lent if name in saved}
 

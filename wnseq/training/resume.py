@@ -108,7 +108,8 @@ def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recip
     Unless the run is resumed, a checkpoint of an unfinished run warns.
 
     Args:
-        model: The model. Its ``resume_may_change`` names the hyper-parameters that take effect in a resumed run.
+        model: The model. Its ``resume_may_change`` names the hyper-parameters that take effect in a resumed run, its
+            ``never_lent`` those that name what a run needs.
         checkpoint: Contents of the file.
         recipe: Name of the recipe.
 
@@ -123,7 +124,13 @@ def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recip
     check_checkpoint(checkpoint, recipe)
     trainer = find_trainer(model)
     if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-        check_resumed(checkpoint.get("hyper_parameters", {}), model.hparams, getattr(model, "resume_may_change", ()))
+        saved = checkpoint.get("hyper_parameters", {})
+        check_resumed(saved, model.hparams, getattr(model, "resume_may_change", ()))
+        for name in getattr(model, "never_lent", ()):
+            if saved.get(name) is not None and model.hparams[name] is None:
+                raise ValueError(
+                    f"the run to be resumed has {name} {saved[name]}, which it needs to go on: give it again"
+                )
     else:
         warn_if_unfinished(checkpoint, "the checkpoint")
     info: Mapping[str, Any] = checkpoint["wnseq"]

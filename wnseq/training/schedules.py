@@ -10,12 +10,15 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from wnseq.training.evaluation import is_fitting
+
 __all__ = [
     "Schedule",
     "check_warmup",
     "one_cycle",
     "scaled_rates",
     "schedule_steps",
+    "step_plateau",
     "total_steps",
     "use_found_learning_rate",
 ]
@@ -52,8 +55,7 @@ def schedule_steps(
         warmup: Steps over which it first rises from zero, in a straight line.
         decay_factor: Factor of ``plateau`` and ``decay``.
         decay_after: Epochs before ``decay`` begins.
-        metric: Metric of ``plateau``, whose scheduler the model steps itself at the end of each validation: Lightning's
-            own step comes after the checkpoints of the epoch's end, and not at all in an epoch that was resumed.
+        metric: Metric of ``plateau``, which the model steps by :func:`step_plateau`.
 
     Raises:
         ValueError: The run has no end, and the schedule needs one; there is no validation, or there is a warm-up, with
@@ -91,6 +93,20 @@ def schedule_steps(
         return 1.0
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def step_plateau(model: LightningModule, loss: float) -> None:
+    """Step the schedule ``plateau`` of a fit; do nothing elsewhere. Call it at the end of each validation.
+
+    Lightning's own step comes after the checkpoints of the epoch's end, and not at all in an epoch that was resumed.
+
+    Args:
+        model: Model that is validated.
+        loss: Its loss.
+    """
+    schedule = model.lr_schedulers() if is_fitting(model.trainer) else None
+    if isinstance(schedule, ReduceLROnPlateau):
+        schedule.step(loss)
 
 
 def _cosine(start: float, end: float, done: float) -> float:

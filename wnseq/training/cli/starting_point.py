@@ -157,7 +157,7 @@ def find_start(
         raise ValueError(f"{path} has no state of an optimiser, so that no run goes on from it. {way_on}")
     lends = not resumed and info.get("recipe") in getattr(model_class, "lent_by", {})
     check_checkpoint(checkpoint, info["recipe"] if lends else recipe, str(path))
-    hparams = lent_arguments(model_class, checkpoint)  # those of another program mean something else
+    hparams = lent_arguments(model_class, checkpoint, resumed)  # those of another program mean something else
     check_hyper_parameters(path, hparams, known=known)
     if resumed and given and run is None:
         run = run_of_checkpoint(path, runs)

@@ -7,7 +7,9 @@ import torch
 from jsonargparse import Namespace
 
 from wnseq._torch_internals import processor_capabilities
+from wnseq.training.checkpoint_files import load
 from wnseq.training.cli.recipe import RecipeCLI
+from wnseq.training.cli.resumed_run import read_named
 from wnseq.training.cli.sampling import SamplingCLI
 
 __all__ = ["TextCLI", "TokenizerCLI", "compressed_bits_per_byte", "has_fast_bfloat16"]
@@ -16,12 +18,18 @@ XZ_WINDOW = 64 * 2**20  # xz looks no further back
 
 
 class TokenizerCLI(RecipeCLI):
-    """RecipeCLI whose data are encoded by the tokenizer of the checkpoint that the run starts from, if any."""
+    """RecipeCLI whose data are encoded by the tokenizer of the checkpoint that the run starts from, if any.
+
+    A checkpoint to distil from may be named as others are, by path or as ``best``.
+    """
 
     def before_instantiate_classes(self) -> None:
-        """Use the tokenizer of the checkpoint that the run starts from, unless another is given."""
+        """Use the tokenizer of the checkpoint that the run starts from, unless another is given; find a teacher."""
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
+        if self.subcommand == "fit" and (teacher := config.model.get("distill_from")) is not None:
+            path, _ = read_named(teacher, self._runs_folder(config), "--model.distill_from", load)
+            config.model.distill_from = str(path)
         if config.data.tokenizer is None:
             config.data.tokenizer = config.get("ckpt_path") or config.model.init_from
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -126,6 +127,44 @@ def test_classes_are_found_by_their_names(recipe, place, monkeypatch, capsys):
         assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "norm"),
+    [
+        *(("image_classifier", norm) for norm in ("weight", "none", "batch", "weight_mean_only")),
+        ("sequential_images", "weight"),
+    ],
+)
+def test_a_classifier_goes_on_to_other_classes(recipe, norm, place, tmp_path, monkeypatch):
+    """Of birds, cats and dogs to cats and dogs, and back, where birds are new; with a step that changes nothing."""
+    monkeypatch.chdir(place)
+    small = ["--data.resize=8", "--data.batch_size=4", "--data.channels=1", *SMALL[recipe], *STEP]
+    small += [f"--trainer.default_root_dir={tmp_path}"]
+    for name in ("cat", "dog"):
+        shutil.copytree(place / "photos" / name, tmp_path / "pets" / name)
+
+    def fit(source: str, *options: str) -> tuple[str, dict[str, torch.Tensor]]:
+        text = run(recipe, "fit", f"--data.dataset={source}", *small, *options)
+        (path,) = max(tmp_path.glob(f"**/{recipe}/*/"), key=lambda run: int(run.name)).glob("checkpoints/last.ckpt")
+        return text, torch.load(path, weights_only=True)["state_dict"]
+
+    _, three = fit("photos", f"--model.norm={norm}")
+    for source, places, said in (
+        (str(tmp_path / "pets"), [1, 2], "2 of 2 classes keep their rows of the output layer\n"),
+        (
+            "photos",
+            [2, 0, 1],
+            "2 of 3 classes keep their rows of the output layer; of bird it starts with the mean row\n",
+        ),
+    ):
+        text, found = fit(source, "--model.init_from=last", "--model.learning_rate=1e-12")
+        assert said in text
+        for name in (name for name in three if name.startswith("network.output.") and "running" not in name):
+            before = three[name]
+            rows = torch.cat([before, before.mean(0, keepdim=True)])[places] if before.ndim else before
+            assert not before.ndim or torch.allclose(found[name], rows, atol=1e-6)
+        three = found
+
+
 def test_the_page_s_commands_and_programs_run(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     lines = ["time,a,b", *(f"{t},{np.sin(t / 5):.4f},{np.cos(t / 7):.4f}" for t in range(120))]
@@ -140,7 +179,7 @@ def test_the_page_s_commands_and_programs_run(place, monkeypatch, capsys):
     text = PAGE.read_text("utf-8")
     commands = [line for _, block in blocks(text, "sh") for line in block.splitlines() if line.startswith("wnseq run ")]
     images = [command.split()[2:] for command in commands if command.split()[2] in MODULES]
-    assert len(images) == 7
+    assert len(images) == 8
     for recipe, *words in images:
         quick = [*SMALL[recipe], "--trainer.max_epochs=1", "--data.batch_size=8"] if words[0].startswith("--") else []
         quick = [word for word in quick if word.partition("=")[0] not in words]  # what the page gives counts

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+import wnseq
 from wnseq.errors import ShapeError
 from wnseq.training.images import ImageSpec, build_for_images, find_images, restore_for_images, scan_images
 
@@ -85,7 +86,8 @@ class Model(LightningModule):
 
     def build(self, images: ImageSpec) -> None:
         self.images = images
-        self.network = torch.nn.Linear(images.shape[2], 1)
+        output = wnseq.WNLinear(images.shape[2], len(images.classes) or 1)
+        self.network = torch.nn.ModuleDict({"features": torch.nn.Linear(2, 2), "output": output})
 
 
 X: Tensor = torch.ones(2, 1, 4, 3)
@@ -130,20 +132,33 @@ def test_a_model_of_pixels_refuses_other_scales(changes: dict[str, Any]) -> None
         build_for_images(model, "pixels", ())
 
 
-def test_an_output_layer_of_other_classes_is_said_or_refused(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    def start(classes: tuple[str, ...], field: str = "images") -> str:
+def test_the_rows_of_an_output_layer_follow_the_names_of_the_classes(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(classes: tuple[str, ...], field: str = "images") -> tuple[dict[str, Tensor], str]:
         images = SimpleNamespace(num_values=2, classes=classes, name="x")
         preprocess = SimpleNamespace(state=dict)
         model = Model("fit", data=SimpleNamespace(image_shape=(1, 4, 3), images=images, preprocess=preprocess))
         model.init_from = str(tmp_path / "a.ckpt")
         build_for_images(model, field, ())
-        return capsys.readouterr().out
+        return model.state_dict(), capsys.readouterr().out
 
     source = Model("fit")
     source.build(ImageSpec((1, 4, 3), 2, ("ant", "bee")))
     info = {"recipe": "toy", **source.images.state()}
-    torch.save({"state_dict": source.state_dict(), "wnseq": info}, tmp_path / "a.ckpt")
-    assert start(("ant", "bee")) == start(("bee", "cow"), "pixels") == ""
-    assert "trained for the classes ant, bee, and goes on from their rows as bee, cow" in start(("bee", "cow"))
-    with pytest.raises(ValueError, match=r"of 2 classes \(ant, bee\), these images have 3 \(ant, bee, cow\)"):
-        start(("ant", "bee", "cow"))
+    weights = source.state_dict()
+    torch.save({"state_dict": weights, "wnseq": info}, tmp_path / "a.ckpt")
+    for classes, field in ((("ant", "bee"), "images"), (("bee", "cow"), "pixels")):
+        found, said = start(classes, field)
+        assert said == "" and all(torch.equal(found[name], weights[name]) for name in weights)
+    for classes, places, text in (
+        (("bee", "ant"), [1, 0], "2 of 2 classes keep their rows of the output layer"),
+        (("ant", "bee", "cow"), [0, 1, 2], "2 of 3 classes keep their rows of the output layer; of cow it starts with"),
+        (("bee",), [1], "1 of 1 classes keep their rows"),
+        (("eel", "fly"), [2, 2], "0 of 2 classes keep their rows of the output layer; of eel, fly it starts with the"),
+    ):
+        found, said = start(classes)
+        assert text in said
+        for name, before in weights.items():
+            rows = torch.cat([before, before.mean(0, keepdim=True)])[places]
+            assert torch.equal(found[name], rows if "output" in name else before)

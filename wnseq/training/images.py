@@ -3,7 +3,7 @@
 import functools
 import itertools
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from wnseq.errors import ShapeError
 from wnseq.training import checkpoint_files
@@ -182,19 +183,27 @@ def restore_for_images(model: Any, checkpoint: dict[str, Any], recipe: str) -> N
     _match_data(model)
 
 
-def _check_start(model: Any, images: ImageSpec, field: str, checkpoint: Mapping[str, Any]) -> None:
-    """Check that a checkpoint can start a model of images; say if its output layer is of other classes."""
+def _check_start(model: Any, images: ImageSpec, field: str, checkpoint: MutableMapping[str, Any]) -> None:
+    """Check that a checkpoint can start a model of images, and fit its output layer to the classes, which it says."""
     _check_channels(images, checkpoint)
-    before = checkpoint.get("wnseq", {}).get("classes", [])
-    if field != "images" or not before or not images.classes or tuple(before) == images.classes:
+    before = tuple(checkpoint.get("wnseq", {}).get("classes", ()))
+    if field != "images" or not before or not images.classes or before == images.classes:
         return
-    one, other = (textwrap.shorten(", ".join(names), 80, placeholder=" …") for names in (before, images.classes))
-    if len(before) != len(images.classes):
-        raise ValueError(
-            f"the checkpoint is of {len(before)} classes ({one}), these images have {len(images.classes)} ({other}): "
-            "its output layer does not fit"
-        )
-    model.print(f"the output layer was trained for the classes {one}, and goes on from their rows as {other}")
+    checkpoint["state_dict"] = _match_rows(checkpoint["state_dict"], before, images.classes)
+    new = [name for name in images.classes if name not in before]
+    kept = f"{len(images.classes) - len(new)} of {len(images.classes)} classes keep their rows of the output layer"
+    names = textwrap.shorten(", ".join(new), 80, placeholder=" …")
+    model.print(f"{kept}; of {names} it starts with the mean row" if new else kept)
+
+
+def _match_rows(weights: Mapping[str, Tensor], before: Sequence[str], now: Sequence[str]) -> dict[str, Tensor]:
+    """Return weights whose output layer has a row for each class: that of the same name, or else the mean of all."""
+    places = [before.index(name) if name in before else len(before) for name in now]
+    matched = dict(weights)
+    for name, rows in weights.items():
+        if name.startswith("network.output.") and rows.ndim:  # not the counter of a batch norm
+            matched[name] = torch.cat([rows, rows.mean(0, keepdim=True)])[places]
+    return matched
 
 
 def _check_channels(images: ImageSpec, checkpoint: Mapping[str, Any]) -> None:

@@ -56,6 +56,7 @@ def test_a_slim_checkpoint_is_the_same_model_and_can_be_trained_on(here, capsys)
     assert "written to small.ckpt: 6 of 8 units a layer" in capsys.readouterr().out
     large, small = (LanguageModel.load_from_checkpoint(path) for path in (here, "small.ckpt"))
     assert (small.network.rnn.hidden_size, small.hparams.embedding_size, small.hparams.tied) == (6, 8, False)
+    assert (large.hparams.slim_penalty, small.hparams.slim_penalty) == (1, 0)
     assert small.network.rnn.weight_ih_l0_v.shape == (24, 8)
     text = TEXT[:400]
     assert score(small, text)["nats_per_token"] == pytest.approx(score(large, text)["nats_per_token"], rel=1e-5)

@@ -38,6 +38,7 @@ def slim(model: Any, checkpoint: Mapping[str, Any], output: str, tolerance: floa
             "or raise the tolerance"
         )
     sizes = {"hidden_size": after, "embedding_size": network.encoder.embedding_dim, "tied": False}
+    sizes["slim_penalty"] = 0.0  # what goes on from here is to keep its units
     write_changed_checkpoint(output, checkpoint, nn.ModuleDict({"network": network}).state_dict(), sizes)
     print(f"written to {output}: {after} of {before} units a layer")
 

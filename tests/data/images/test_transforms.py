@@ -49,7 +49,7 @@ def test_another_state_is_refused(state: dict) -> None:
 
 
 def test_a_size_below_the_images_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"size must be at least that of the images, 2 x 2, got 1"):
+    with pytest.raises(ValueError, match=r"size must be at least that of the images, 2 x 2, got 1: --data.size 2"):
         Preprocess(17, (8.0,), (8.5,), size=1)(PIXELS)
 
 

@@ -115,7 +115,10 @@ class Preprocess:
         height, width = images.shape[2:]
         times = min(self.size // height, self.size // width)
         if not times:
-            raise ValueError(f"size must be at least that of the images, {height} x {width}, got {self.size}")
+            raise ValueError(
+                f"size must be at least that of the images, {height} x {width}, got {self.size}: --data.size "
+                f"{max(height, width)}"
+            )
         images = images.repeat_interleave(times, 2).repeat_interleave(times, 3)
         above, left = (self.size - times * height) // 2, (self.size - times * width) // 2
         return F.pad(images, (left, self.size - times * width - left, above, self.size - times * height - above))

@@ -95,9 +95,7 @@ def test_rates_are_scaled_for_one_step_whatever_happens_in_it() -> None:
     assert sgd.param_groups[0]["lr"] == 2.0
 
 
-@pytest.mark.parametrize(
-    ("stage", "checked", "factor"), [("fit", False, 0.5), ("fit", True, 1.0), ("test", False, 1.0)]
-)
+@pytest.mark.parametrize(("stage", "checks", "factor"), [("fit", False, 0.5), ("fit", True, 1.0), ("test", False, 1.0)])
 def test_the_plateau_is_stepped_by_the_validations_of_a_fit_alone(stage: str, checks: bool, factor: float) -> None:
     sgd = optimizer(2.0)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(sgd, factor=0.5, patience=0)

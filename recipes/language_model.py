@@ -277,7 +277,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
     def _step(self, batch: TextBatch, stage: str, reduction: str = "sum", outputs: Any = None) -> tuple[Tensor, Tensor]:
         """Run one batch from the carried state; return the loss in nats and the number of tokens."""
         check_tokens(batch.inputs, batch.targets, len(self.tokenizer), IGNORE, training=stage == "train")
-        state = None if batch.reset_state else self.states.carried(self, stage, batch.inputs.shape[1])
+        state = self.states.carried(self, stage, batch)
         if self.adapted is not None and stage != "train":
             nats, state = self.adapted.nats(batch.inputs, batch.targets, state, batch.reset)
         elif self.teacher is not None and stage == "train":

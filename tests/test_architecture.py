@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "_checksums": set(),
     "_files": set(),
+    "_rows": set(),
     "_command_start": set(),
     "_torch_internals": set(),
     "adaptation": set(),
@@ -35,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "state_dict": {"functional"},
     "distributions": set(),
     "pixelcnn": set(),
-    "data": set(),
+    "data": {"_rows"},
     "_recurrence": set(),
     "losses": {"_recurrence"},
     "distillation": {"losses"},
@@ -46,8 +47,8 @@ ARROWS: dict[str, set[str]] = {
     "optim": {"functional", "nn", "state_dict"},
     "init": {"_recurrence", "convert", "functional", "nn"},
     "__main__": {"training"},
-    "training": {"_recurrence", "adaptation", "convert", "distillation", "functional", "init", "nn", "onnx", "optim"}
-    | {"state_dict"},
+    "training": {"_recurrence", "_rows", "adaptation", "convert", "distillation", "functional", "init", "nn", "onnx"}
+    | {"optim", "state_dict"},
 }
 EVERYWHERE = {"errors", "_checksums", "_files", "_torch_internals"}
 FLOORS = 7

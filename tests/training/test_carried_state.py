@@ -18,18 +18,23 @@ def stub(rank: int = 0, ranks: int = 1, stage: str = "fit", said: list[str] | No
     return SimpleNamespace(device=torch.device("cpu"), print=said.append, trainer=trainer)
 
 
+def batch(streams: int, reset_state: bool = False) -> Any:
+    return SimpleNamespace(inputs=torch.zeros(5, streams), reset_state=reset_state)
+
+
 @pytest.mark.parametrize("pair", [False, True])
 def test_a_state_is_carried_without_its_graph_and_only_to_as_many_streams(pair: bool) -> None:
     states, said = CarriedStates(), []
     h = torch.ones(1, 3, 2, requires_grad=True) * 2
     states.carry("val", (h, h + 1) if pair else h)
     model = stub(said=said)
-    found = states.carried(model, "val", 3)
+    found = states.carried(model, "val", batch(3))
     parts = found if isinstance(found, tuple) else (found,)
     assert len(parts) == 1 + pair
     assert all(isinstance(part, Tensor) and not part.requires_grad for part in parts)
-    assert torch.equal(parts[0], h) and states.carried(model, "train", 3) is None
-    assert not said and states.carried(model, "val", 4) is None
+    assert torch.equal(parts[0], h) and states.carried(model, "train", batch(3)) is None
+    assert states.carried(model, "val", batch(3, reset_state=True)) is None
+    assert not said and states.carried(model, "val", batch(4)) is None
     assert said == ["the state carried so far has 3 streams, this batch 4: starting from zero"]
 
 

@@ -23,12 +23,20 @@ class CarriedStates(dict[str, State]):
         """Keep the state after a batch, without its graph."""
         self[stage] = (state[0].detach(), state[1].detach()) if isinstance(state, tuple) else state.detach()
 
-    def carried(self, model: LightningModule, stage: str, streams: int) -> State | None:
-        """Return the state that the batch before left, on the model's device; None if it has other streams."""
-        if (state := self.get(stage)) is None:
+    def carried(self, model: LightningModule, stage: str, batch: Any) -> State | None:
+        """Return the state that a batch begins with, on the model's device; None for zeros.
+
+        It is the one that the batch before left, unless this one resets it or has other streams.
+
+        Args:
+            model: The model, which says on the screen that the streams are others.
+            stage: What the state is of, as ``train``.
+            batch: A ``TextBatch``.
+        """
+        if batch.reset_state or (state := self.get(stage)) is None:
             return None
         parts = state if isinstance(state, tuple) else (state,)
-        if (kept := parts[0].shape[1]) != streams:
+        if (kept := parts[0].shape[1]) != (streams := batch.inputs.shape[1]):
             model.print(f"the state carried so far has {kept} streams, this batch {streams}: starting from zero")
             return None
         return _state([part.to(model.device) for part in parts])

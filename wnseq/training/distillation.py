@@ -45,7 +45,7 @@ class Teacher:
 
     def loss(self, model: Any, batch: Any, logits: Tensor) -> Tensor:
         """Return the loss of a batch, of which the model predicts the logits ``(T, N, V)``, and keep its ``nats``."""
-        state = None if batch.reset_state else model.states.carried(model, "teacher", batch.inputs.shape[1])
+        state = model.states.carried(model, "teacher", batch)
         with torch.no_grad():
             aim, state = self._step(batch.inputs, state, reset=batch.reset)
         model.states.carry("teacher", state)

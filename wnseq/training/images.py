@@ -3,7 +3,7 @@
 import functools
 import itertools
 import textwrap
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
+from wnseq._rows import carry_weights
 from wnseq.errors import ShapeError
 from wnseq.training import checkpoint_files
 from wnseq.training._lightning_internals import train_loaders
@@ -155,7 +155,7 @@ def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
     if model.network is None and (images := find_images(model, field)) is not None:
         model.build(images)
         if model.init_from is not None:
-            check = functools.partial(_check_start, model, images, field)
+            check = functools.partial(_fit_start, model, images, field)
             load_initial_weights(model.get_submodule("network"), model.init_from, sizes, check)
     if model.network is not None:
         _match_data(model)
@@ -183,27 +183,19 @@ def restore_for_images(model: Any, checkpoint: dict[str, Any], recipe: str) -> N
     _match_data(model)
 
 
-def _check_start(model: Any, images: ImageSpec, field: str, checkpoint: MutableMapping[str, Any]) -> None:
+def _fit_start(model: Any, images: ImageSpec, field: str, checkpoint: MutableMapping[str, Any]) -> None:
     """Check that a checkpoint can start a model of images, and fit its output layer to the classes, which it says."""
     _check_channels(images, checkpoint)
     before = tuple(checkpoint.get("wnseq", {}).get("classes", ()))
     if field != "images" or not before or not images.classes or before == images.classes:
         return
-    checkpoint["state_dict"] = _match_rows(checkpoint["state_dict"], before, images.classes)
+    weights = checkpoint["state_dict"] = dict(checkpoint["state_dict"])
+    rows = [name for name in weights if name.startswith("network.output.") and weights[name].ndim]  # not a counter
+    carry_weights(weights, rows, [[before.index(name)] if name in before else [] for name in images.classes])
     new = [name for name in images.classes if name not in before]
     kept = f"{len(images.classes) - len(new)} of {len(images.classes)} classes keep their rows of the output layer"
     names = textwrap.shorten(", ".join(new), 80, placeholder=" …")
     model.print(f"{kept}; of {names} it starts with the mean row" if new else kept)
-
-
-def _match_rows(weights: Mapping[str, Tensor], before: Sequence[str], now: Sequence[str]) -> dict[str, Tensor]:
-    """Return weights whose output layer has a row for each class: that of the same name, or else the mean of all."""
-    places = [before.index(name) if name in before else len(before) for name in now]
-    matched = dict(weights)
-    for name, rows in weights.items():
-        if name.startswith("network.output.") and rows.ndim:  # not the counter of a batch norm
-            matched[name] = torch.cat([rows, rows.mean(0, keepdim=True)])[places]
-    return matched
 
 
 def _check_channels(images: ImageSpec, checkpoint: Mapping[str, Any]) -> None:

@@ -37,9 +37,13 @@ def slim(model: Any, checkpoint: Mapping[str, Any], output: str, tolerance: floa
             f"each of the {before} units is stronger than --tolerance {tolerance:g}: train with --model.slim_penalty, "
             "or raise the tolerance"
         )
-    sizes = {"hidden_size": after, "embedding_size": network.encoder.embedding_dim, "tied": False}
-    sizes["slim_penalty"] = 0.0  # what goes on from here is to keep its units
-    write_changed_checkpoint(output, checkpoint, nn.ModuleDict({"network": network}).state_dict(), sizes)
+    changes = {
+        "hidden_size": after,
+        "embedding_size": network.encoder.embedding_dim,
+        "tied": False,
+        "slim_penalty": 0.0,  # what goes on from here is to keep its units
+    }
+    write_changed_checkpoint(output, checkpoint, nn.ModuleDict({"network": network}).state_dict(), changes)
     print(f"written to {output}: {after} of {before} units a layer")
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torchtext.vocab import Vocab
 
+from wnseq._rows import carry_rows
 from wnseq.data.text import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, match_tokens, train_tokenizer
 from wnseq.data.text.stream import Text
 from wnseq.data.text.vocabulary import (
-    carry_normalized_rows,
-    carry_rows,
     find_sources,
     match_rows,
     read_vocabulary,
@@ -117,24 +116,6 @@ def test_subwords_start_from_their_pieces() -> None:
     assert old.decode(whole[2]) == " weight"
 
 
-def test_rows_are_means_and_the_rest_starts_with_the_mean_row() -> None:
-    rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
-    assert carry_rows(rows, [[2], [0, 1], []]).tolist() == [[5, 9], [2, 3], [3, 5]]
-    assert carry_rows(rows[:, 0], [[], [1]]).tolist() == [3, 3]
-
-
-def test_normalized_rows_are_means_of_what_they_compose_to() -> None:
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(5, 3, generator=generator, dtype=torch.float64) * torch.tensor([[9.0], [1], [3], [2], [5]])
-    g = torch.tensor([0.5, 2, 1, 3, 1], dtype=torch.float64)
-    sources = [[2], [0, 1], [], [1, 3, 4]]
-    new_v, new_g = carry_normalized_rows(v, g, sources)
-    assert torch.equal(new_v[0], v[2]) and torch.equal(new_g[0], g[2])
-    composed = [compose(direction, scale) for direction, scale in ((v, g), (new_v, new_g))]
-    torch.testing.assert_close(composed[1], carry_rows(composed[0], sources))
-    torch.testing.assert_close(new_v.norm(dim=1), carry_rows(v.norm(dim=1), sources))
-
-
 def test_a_normalized_weight_of_a_checkpoint_is_carried_with_its_g() -> None:
     v, g = torch.tensor([[1.0, 2], [3, 4], [6, 8], [0, 2]]), torch.tensor([1.0, 2, 3, 4])
     state = {"network.encoder.weight_v": v, "network.encoder.weight_g": g}
@@ -144,11 +125,6 @@ def test_a_normalized_weight_of_a_checkpoint_is_carried_with_its_g() -> None:
     match_tokens(new, "lm.ckpt", loaded, None, names, {})
     sources, _ = find_sources(words("a", "b"), new)
     torch.testing.assert_close(compose(*state.values()), carry_rows(compose(v, g), sources))
-
-
-def test_rows_that_cancel_keep_a_direction() -> None:
-    v, g = carry_normalized_rows(torch.tensor([[1.0, 0], [-3, 0], [0, 2]]), torch.ones(3), [[0, 1]])
-    assert v.tolist() == [[-1, 0]] and g.tolist() == [1]
 
 
 def test_a_checkpoint_of_another_vocabulary_is_carried_over_and_the_line_says_how_much() -> None:

@@ -30,7 +30,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # inside torch
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # of the checks of shapes
 ]
-# T×N×H, and how: in training and float32 if nothing else is said; "-" where a kind has no such form
+# T×N×H, and how: in training, float32 and of 8 features (1,016 if "wide") if nothing else is said; "-" where there is
+# no such form
 TABLE = """
 how                            rnn          lstm         gru          mingru       minlstm      mlstm
 35x20x512                      CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
@@ -51,6 +52,8 @@ how                            rnn          lstm         gru          mingru    
 1x33x16                        TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 1x33x16 inference              TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 32x16x640 autocast             TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+32x16x384 autocast             TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+32x16x384 autocast wide        TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
 32x16x640 autocast inference   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 32x16x640 autocast packed      TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
 35x20x64 autocast              TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
@@ -110,8 +113,9 @@ def chosen(kind, size, how):
     device = next((name for name in ("meta", "cuda") if name in how), "cpu")
     dtype = torch.float64 if "float64" in how else torch.float32
     kwargs = {key: value for word, given in options.items() if word in how for key, value in given.items()}
-    module = MODULES[kind](8, hidden, device=device, dtype=dtype, **kwargs)
-    x = torch.zeros(steps, batch, 8, device=device, dtype=dtype)
+    features = 1016 if "wide" in how else 8
+    module = MODULES[kind](features, hidden, device=device, dtype=dtype, **kwargs)
+    x = torch.zeros(steps, batch, features, device=device, dtype=dtype)
     reset = torch.zeros(steps, batch, dtype=torch.bool, device=device) if "reset" in how else None
     if "packed" in how:
         x, reset = (part if part is None else pack_padded_sequence(part, [steps] * batch) for part in (x, reset))

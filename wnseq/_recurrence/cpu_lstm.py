@@ -15,12 +15,13 @@ from wnseq._recurrence import unrolled
 from wnseq._recurrence.backend import unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import CPULoop
-from wnseq._recurrence.matmul import prepacked_linear, weight_grad
+from wnseq._recurrence.matmul import prepacked_linear, transpose, weight_grads
 from wnseq._torch_internals import needs_grad
 
 BF16 = torch.bfloat16
 # Below them, and in inference, torch's LSTM is the faster (docs/speed.md, "The bf16 recurrence").
 MIN_STEPS_TRAIN, MIN_BATCH_TRAIN, MIN_HIDDEN_TRAIN = 32, 16, 640
+MIN_HIDDEN_WIDE, MIN_COLUMNS_WIDE = 384, 1400  # H is enough with so many columns of both weights, I + H
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
@@ -28,7 +29,10 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 class CPULSTM(CPULoop):
     """Runs a padded LSTM without a projection."""
 
-    rule = f"{MIN_STEPS_TRAIN} steps with N of {MIN_BATCH_TRAIN} and H of {MIN_HIDDEN_TRAIN} in training"
+    rule = (
+        f"{MIN_STEPS_TRAIN} steps with N of {MIN_BATCH_TRAIN} and H of {MIN_HIDDEN_TRAIN} in training, or H of "
+        f"{MIN_HIDDEN_WIDE} and I + H of {MIN_COLUMNS_WIDE}"
+    )
 
     def why_not(self, call: Call) -> str | None:
         """Return None if the products are in bfloat16, and no state is reset."""
@@ -41,7 +45,8 @@ class CPULSTM(CPULoop):
     def is_faster(self, call: Call) -> bool:
         """Return True if large layers train."""
         _, batch, size = call.states[0].shape
-        is_large = call.steps >= MIN_STEPS_TRAIN and batch >= MIN_BATCH_TRAIN and size >= MIN_HIDDEN_TRAIN
+        is_wide = size >= MIN_HIDDEN_WIDE and size + call.x.shape[-1] >= MIN_COLUMNS_WIDE
+        is_large = call.steps >= MIN_STEPS_TRAIN and batch >= MIN_BATCH_TRAIN and (size >= MIN_HIDDEN_TRAIN or is_wide)
         return is_large and needs_grad(call.x, *call.states, *call.flat)
 
     def layer(
@@ -112,8 +117,7 @@ class _LSTM(torch.autograd.Function):
         features = x.shape[2]
         d, d_h, d_c, d_bias = _walk_back(d_output, d_h, d_c, weight[:, features:], gates, cells, tanhs)
         rows = d.flatten(0, 1)
-        d_weight = weight_grad(rows, inputs[:-1].flatten(0, 1))
-        d_ih, d_hh = d_weight[:, :features].float(), d_weight[:, features:].float()
+        d_ih, d_hh = weight_grads(rows, inputs[:-1].flatten(0, 1), features)
         d_x = (rows @ weight[:, :features]).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
         d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
         return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, *d_biases
@@ -124,40 +128,38 @@ def _walk_back(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of what enters the gates, of h, of c and of each bias.
 
-    A function of its own, so that its memory is free again when the gradients of the weights are made.
+    A step computes its local derivatives while its gates are in the cache; over all steps at once they would not be.
     """
-    steps, batch, size = d_output.shape
-    i, f, g, o = gates.chunk(4, 2)
-    local = torch.empty_like(gates)  # first ∂h/∂a of o and ∂c/∂a of the others, then the gradients of a
-    d_i, d_f, d_g, d_o = local.chunk(4, 2)
-    _sigmoid_backward(tanhs, o, grad_input=d_o)
-    _sigmoid_backward(g, i, grad_input=d_i)
-    _sigmoid_backward(cells[:-1], f, grad_input=d_f)
-    _tanh_backward(i, g, grad_input=d_g)
-    to_c = torch.ops.aten.tanh_backward(o, tanhs)  # ∂h/∂c
-    d = torch.empty_like(local, dtype=BF16)
-    # rows a power of two apart share cache lines, and take three times as long to transpose
-    recurrent = w_hh.new_empty(4 * size, size + 32)[:, :size].copy_(w_hh)
-    multiply = prepacked_linear(recurrent.mT, None, batch)
+    batch, size = d_h.shape
+    d = torch.empty_like(gates, dtype=BF16)
+    multiply = prepacked_linear(transpose(w_hh), None, batch)
     d_h, d_c = d_h.float(), d_c.to(torch.float32, copy=True)
+    d_bias = gates.new_zeros(4 * size)
+    now, to_c, local = (gates.new_empty(batch, columns) for columns in (size, size, 4 * size))
+    d_i, d_f, d_g, d_o = local.chunk(4, 1)
+    d_ifg = local[:, : 3 * size].view(batch, 3, size)
     parts = zip(
-        d_output.to(torch.float32, copy=True).unbind(0),
-        to_c.unbind(0),
-        f.unbind(0),
-        local.unbind(0),
-        d_o.unbind(0),
-        local[..., : 3 * size].view(steps, batch, 3, size).unbind(0),
+        d_output.unbind(0),
+        *(part.unbind(0) for part in gates.chunk(4, 2)),
+        cells.unbind(0),
+        tanhs.unbind(0),
         d.unbind(0),
-        strict=True,
+        strict=False,
     )
-    for now, to_c_t, f_t, all_t, d_o_t, d_ifg_t, d_t in reversed(list(parts)):
-        now.add_(d_h)
-        d_c.addcmul_(now, to_c_t)
-        d_o_t.mul_(now)
-        d_ifg_t.mul_(d_c.unsqueeze(1))
-        d_c.mul_(f_t)
-        d_h = multiply(d_t.copy_(all_t))
-    return d, d_h, d_c, local.sum((0, 1))
+    for d_output_t, i, f, g, o, old, tanh, d_t in reversed(list(parts)):
+        _sigmoid_backward(tanh, o, grad_input=d_o)  # ∂h/∂a of o, and ∂c/∂a of the others
+        _sigmoid_backward(g, i, grad_input=d_i)
+        _sigmoid_backward(old, f, grad_input=d_f)
+        _tanh_backward(i, g, grad_input=d_g)
+        _tanh_backward(o, tanh, grad_input=to_c)  # ∂h/∂c
+        now.copy_(d_output_t).add_(d_h)
+        d_c.addcmul_(now, to_c)
+        d_o.mul_(now)
+        d_ifg.mul_(d_c.unsqueeze(1))
+        d_c.mul_(f)
+        d_bias.add_(local.sum(0))
+        d_h = multiply(d_t.copy_(local))
+    return d, d_h, d_c, d_bias
 
 
 def _join_weights(w_ih: Tensor, w_hh: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ MIN_ENTRIES_WEIGHT_GRAD = (
     2**16
 )  # entries of a weight's gradient; oneDNN transposes first, which smaller ones do not repay
 MIN_FLOPS_AMX = 2**31  # multiplications from which on a transposed copy repays itself
-TRANSPOSED_ROWS = 128  # a block of which the caches hold
+TRANSPOSED_ROWS = 64  # a block of which the caches hold
 
 
 def onednn_supports(*tensors: Tensor | None) -> bool:
@@ -103,7 +103,7 @@ def prepacked_add(w: Tensor, rows: int, fixed: bool = False) -> Callable[[Tensor
 
 def linear_of_many(x: Tensor, w: Tensor) -> Tensor:
     """Return x Wᵀ for many rows, without a gradient."""
-    return x @ _transposed(w) if by_tiles(x, len(w)) else linear(x, w)
+    return x @ transpose(w) if by_tiles(x, len(w)) else linear(x, w)
 
 
 def by_tiles(x: Tensor, outputs: int) -> bool:
@@ -111,10 +111,10 @@ def by_tiles(x: Tensor, outputs: int) -> bool:
     return HAS_AMX and x.numel() * outputs >= MIN_FLOPS_AMX and x.dtype == torch.bfloat16 and x.is_cpu
 
 
-def _transposed(w: Tensor) -> Tensor:
-    """Return the transpose as a tensor of its own, in a quarter of the time of ``contiguous``."""
+def transpose(w: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the transpose as a tensor of its own, in a dtype, by blocks: up to five times as fast as torch's."""
     rows, columns = w.shape
-    result = w.new_empty(columns, rows)
+    result = w.new_empty(columns, rows, dtype=dtype)
     for top in range(0, rows, TRANSPOSED_ROWS):
         part = slice(top, top + TRANSPOSED_ROWS)
         result[:, part] = w[part].mT
@@ -124,12 +124,24 @@ def _transposed(w: Tensor) -> Tensor:
 def weight_grad(d: Tensor, x: Tensor) -> Tensor:
     """Return dᵀ x ``(O, I)``, the gradient of a weight, from d ``(N, O)`` and x ``(N, I)``, without a gradient."""
     if by_tiles(x, d.shape[1]):
-        return _transposed(_transposed(x) @ d)
+        return transpose(transpose(x) @ d)
     if IS_MKL_FAST and d.dtype == torch.float32:
         return d.mT @ x
     if d.dtype == torch.float32 and d.shape[1] * x.shape[1] >= MIN_ENTRIES_WEIGHT_GRAD and onednn_supports(d, x):
         return onednn_linear(d.mT, x.contiguous().mT, None)
     return d.mT @ x
+
+
+def weight_grads(d: Tensor, x: Tensor, features: int) -> tuple[Tensor, Tensor]:
+    """Return :func:`weight_grad` of two weights whose inputs, the first of so many features, lie side by side in x.
+
+    Both are float32.
+    """
+    if by_tiles(x, d.shape[1]):
+        product = transpose(x) @ d
+        return transpose(product[:features], torch.float32), transpose(product[features:], torch.float32)
+    both = weight_grad(d, x)
+    return both[:, :features].float(), both[:, features:].float()
 
 
 def memory_bound_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from wnseq._recurrence import unrolled
 from wnseq._recurrence.backend import unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import CPULoop
+from wnseq._recurrence.lstm_gradient import is_gradient_wrong
 from wnseq._recurrence.matmul import prepacked_linear, transpose, weight_grads
 from wnseq._torch_internals import needs_grad
 
@@ -43,11 +44,11 @@ class CPULSTM(CPULoop):
         return super().why_not(call)
 
     def is_faster(self, call: Call) -> bool:
-        """Return True if large layers train."""
+        """Return True if large layers train, or layers of which torch's LSTM has a wrong gradient."""
         _, batch, size = call.states[0].shape
         is_wide = size >= MIN_HIDDEN_WIDE and size + call.x.shape[-1] >= MIN_COLUMNS_WIDE
         is_large = call.steps >= MIN_STEPS_TRAIN and batch >= MIN_BATCH_TRAIN and (size >= MIN_HIDDEN_TRAIN or is_wide)
-        return is_large and needs_grad(call.x, *call.states, *call.flat)
+        return (is_large and needs_grad(call.x, *call.states, *call.flat)) or is_gradient_wrong(call)
 
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool

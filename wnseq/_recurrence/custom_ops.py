@@ -19,6 +19,7 @@ from wnseq._recurrence import cpu_loops as loops
 from wnseq._recurrence.backend import LayerBackend, autocast, unpack
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cpu_loops import as_rows, step_sizes
+from wnseq._recurrence.lstm_gradient import has_right_gradient
 from wnseq._torch_internals import (
     HAS_ONEDNN_LSTM,
     has_vmap_or_jvp,
@@ -145,7 +146,8 @@ def lstm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, h, c, w_ih, w_hh, of each bias, and of w_hr."""
     with torch.autocast(x.device.type, enabled=False):
-        if not gates.numel() and reset is None and has_onednn(x, batch_sizes, w_hr):
+        by_onednn = not gates.numel() and reset is None and has_onednn(x, batch_sizes, w_hr)
+        if by_onednn and (x.dtype != torch.bfloat16 or has_right_gradient(c.shape[1])):
             weights = [w_ih, w_hh, *_or_zeros(w_ih, b_ih, b_hh)]
             return *onednn_lstm_backward(d_output, d_h, d_c, x, h, c, weights, reverse), x.new_empty(0)
         rows, sizes = as_rows(x), step_sizes(x, batch_sizes)

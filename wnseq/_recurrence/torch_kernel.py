@@ -6,6 +6,7 @@ from torch import Tensor
 from wnseq._recurrence.backend import Backend
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.cudnn_weights import one_buffer, uses_cudnn
+from wnseq._recurrence.lstm_gradient import WRONG_GRADIENT, is_gradient_wrong
 from wnseq._torch_internals import has_vmap_or_jvp, is_autocast
 
 
@@ -15,9 +16,11 @@ class TorchKernel(Backend):
     name = "torch"
 
     def why_not(self, call: Call) -> str | None:
-        """Return None if neither ``torch.func.vmap`` nor ``jvp`` is active, and no state is reset."""
+        """Return None if no state is reset, ``torch.func.vmap`` and ``jvp`` are inactive, and its gradient is right."""
         if call.reset is not None:
             return "it resets no state"
+        if is_gradient_wrong(call):
+            return WRONG_GRADIENT
         return "torch.func.vmap or jvp is active" if has_vmap_or_jvp(call.x, *call.states, *call.flat) else None
 
     def run(self, call: Call) -> tuple[Tensor, States]:

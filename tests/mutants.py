@@ -125,9 +125,16 @@ MUTANTS = [
     Mutant(
         "bfloat16 lstm loop: forget gate left out of the cell's gradient",
         "_recurrence/cpu_lstm.py",
-        "d_c.mul_(f_t)",
+        "d_c.mul_(f)",
         "d_c.mul_(1)",
         CPU_LSTM,
+    ),
+    Mutant(
+        "bfloat16 lstm: torch's wrong gradient taken",
+        "_recurrence/lstm_gradient.py",
+        "<= LARGEST_ERROR *",
+        "<= 100 *",
+        ("tests/recurrence/test_lstm_gradient.py",),
     ),
     Mutant(
         "lstm step: order of the gates",

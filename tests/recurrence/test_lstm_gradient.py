@@ -31,10 +31,10 @@ def gradients(rnn: torch.nn.Module, low: bool, steps: int = 3, reset: bool = Fal
     return list(torch.autograd.grad((output.float() * d).sum(), [x, *rnn.parameters()]))
 
 
-@pytest.mark.parametrize("size", [16, 1008, 1024, 1056])
-@pytest.mark.parametrize("steps", [1, 2, 33])
+@pytest.mark.parametrize("size", [16, 1008, 1024])
+@pytest.mark.parametrize("steps", [2, 33])
 def test_every_gradient_is_right(size: int, steps: int) -> None:
-    """On a processor with AMX, torch's own is off by its norm at 1024 and 1056."""
+    """On a processor with AMX, torch's own is off by its norm at 1024."""
     torch.manual_seed(0)
     rnn = wnseq.LSTM(FEATURES, size)
     for reset in (False, True):

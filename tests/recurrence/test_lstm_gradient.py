@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import wnseq
@@ -78,11 +79,24 @@ def test_a_captured_graph_takes_the_loop_s_gradient(wrong: None, monkeypatch: py
         assert float((found - right).norm()) <= 0.02 * float(right.norm())
 
 
-def test_a_size_is_tried_once_and_leaves_the_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_is_tried_in_transforms_too() -> None:
+    rnn = wnseq.WNLSTM(FEATURES, UNITS)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return (rnn(x)[0].float() * y).sum()
+
+    x, y = torch.randn(2, 3, 2, FEATURES), torch.randn(2, 3, 2, UNITS)
+    for run, inputs in ((vmap(grad(loss)), x), (vmap(grad(loss), (None, 0)), x[0])):
+        lstm_gradient.has_right_gradient.cache_clear()
+        assert run(inputs, y).shape == x.shape
+
+
+def test_a_size_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lstm_gradient.has_right_gradient.cache_clear()
-    before = torch.random.get_rng_state()
     assert lstm_gradient.has_right_gradient(UNITS)
-    assert torch.equal(torch.random.get_rng_state(), before)
     monkeypatch.setattr(lstm_gradient, "_gradient", lambda size, dtype: torch.tensor(float(dtype == torch.float32)))
     assert lstm_gradient.has_right_gradient(UNITS) and not lstm_gradient.has_right_gradient(UNITS + 1)
+    monkeypatch.setattr(lstm_gradient, "HAS_ONEDNN_BF16", False)
+    assert lstm_gradient.has_right_gradient(UNITS + 2)
     lstm_gradient.has_right_gradient.cache_clear()

@@ -22,7 +22,7 @@ from wnseq._torch_internals import needs_grad
 BF16 = torch.bfloat16
 # Below them, and in inference, torch's LSTM is the faster (docs/speed.md, "The bf16 recurrence").
 MIN_STEPS_TRAIN, MIN_BATCH_TRAIN, MIN_HIDDEN_TRAIN = 32, 16, 640
-MIN_HIDDEN_WIDE, MIN_COLUMNS_WIDE = 384, 1400  # H is enough with so many columns of both weights, I + H
+MIN_HIDDEN_WIDE, MIN_COLUMNS_WIDE = 384, 1400  # a smaller H, if both weights together have so many columns, I + H
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
@@ -142,10 +142,10 @@ def _walk_back(
     parts = zip(
         d_output.unbind(0),
         *(part.unbind(0) for part in gates.chunk(4, 2)),
-        cells.unbind(0),
+        cells[:-1].unbind(0),
         tanhs.unbind(0),
         d.unbind(0),
-        strict=False,
+        strict=True,
     )
     for d_output_t, i, f, g, o, old, tanh, d_t in reversed(list(parts)):
         _sigmoid_backward(tanh, o, grad_input=d_o)  # ∂h/∂a of o, and ∂c/∂a of the others

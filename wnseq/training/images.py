@@ -189,7 +189,7 @@ def _fit_start(model: Any, images: ImageSpec, field: str, checkpoint: MutableMap
     before = tuple(checkpoint.get("wnseq", {}).get("classes", ()))
     if field != "images" or not before or not images.classes or before == images.classes:
         return
-    weights = checkpoint["state_dict"] = dict(checkpoint["state_dict"])
+    weights = checkpoint["state_dict"]
     rows = [name for name in weights if name.startswith("network.output.") and weights[name].ndim]  # not a counter
     carry_weights(weights, rows, [[before.index(name)] if name in before else [] for name in images.classes])
     new = [name for name in images.classes if name not in before]

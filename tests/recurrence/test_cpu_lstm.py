@@ -3,7 +3,6 @@
 import pytest
 import torch
 from cases import SEQUENCE, Case, count_calls, each, tensors
-from torch import nn
 from torch.func import functional_call, grad
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -116,15 +115,19 @@ def test_a_gradient_by_torch_func_is_torchs(calls):
 
 
 def test_the_rule_takes_large_layers_in_training_only(calls):
-    small, large = nn.Sequential(WNLSTM(8, 16)), WNLSTM(8, cpu_lstm.MIN_HIDDEN_TRAIN)
-    x = torch.randn(cpu_lstm.MIN_STEPS_TRAIN, cpu_lstm.MIN_BATCH_TRAIN, 8)
+    size, wide = cpu_lstm.MIN_HIDDEN, cpu_lstm.MIN_HIDDEN_WIDE
+    columns = cpu_lstm.MIN_COLUMNS_WIDE - wide
     with torch.autocast("cpu", torch.bfloat16):
-        small(x), large(x[1:]), large(x[:, 1:])
-        with torch.no_grad():
-            large(x)
+        for features, units in ((8, size - 1), (columns - 1, wide), (columns + 1, wide - 1)):
+            WNLSTM(features, units)(torch.randn(2, 1, features))
         assert not calls
-        large(x)
-        assert len(calls) == 1
-        with backend("torch"):
+        for features, units in ((8, size), (columns, wide)):
+            large, x = WNLSTM(features, units), torch.randn(2, 1, features)
+            calls.clear()
+            with torch.no_grad():
+                large(x)
+            with backend("torch"):
+                large(x)
+            assert not calls
             large(x)
-    assert len(calls) == 1
+            assert len(calls) == 1

@@ -99,8 +99,8 @@ def test_in_bfloat16_autocast(features, calls):
 @pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16 products of oneDNN's")
 def test_large_layers_in_bfloat16_run_by_the_loop_without_resets(calls, monkeypatch):
     loops = count_calls(monkeypatch, cpu_lstm.CPULSTM, "layer")
-    module = WNLSTM(8, cpu_lstm.MIN_HIDDEN_TRAIN)
-    x = torch.randn(cpu_lstm.MIN_STEPS_TRAIN, cpu_lstm.MIN_BATCH_TRAIN, 8)
+    module = WNLSTM(8, cpu_lstm.MIN_HIDDEN)
+    x = torch.randn(12, 4, 8)
     reset = torch.zeros(x.shape[:2], dtype=torch.bool)
     reset[9, 3] = True
     expected = module(x, reset=reset)[0]

@@ -21,7 +21,7 @@ from wnseq._torch_internals import needs_grad
 
 BF16 = torch.bfloat16
 # Below them, and in inference, torch's LSTM is the faster (docs/speed.md, "The bf16 recurrence").
-MIN_STEPS_TRAIN, MIN_BATCH_TRAIN, MIN_HIDDEN_TRAIN = 32, 16, 640
+MIN_HIDDEN = 640
 MIN_HIDDEN_WIDE, MIN_COLUMNS_WIDE = 384, 1400  # a smaller H, if both weights together have so many columns, I + H
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
@@ -30,10 +30,7 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 class CPULSTM(CPULoop):
     """Runs a padded LSTM without a projection."""
 
-    rule = (
-        f"{MIN_STEPS_TRAIN} steps with N of {MIN_BATCH_TRAIN} and H of {MIN_HIDDEN_TRAIN} in training, or H of "
-        f"{MIN_HIDDEN_WIDE} and I + H of {MIN_COLUMNS_WIDE}"
-    )
+    rule = f"H of {MIN_HIDDEN} in training, or of {MIN_HIDDEN_WIDE} with I + H of {MIN_COLUMNS_WIDE}"
 
     def why_not(self, call: Call) -> str | None:
         """Return None if the products are in bfloat16, and no state is reset."""
@@ -45,10 +42,10 @@ class CPULSTM(CPULoop):
 
     def is_faster(self, call: Call) -> bool:
         """Return True if large layers train, or layers of which torch's LSTM has a wrong gradient."""
-        _, batch, size = call.states[0].shape
+        size = call.states[0].shape[2]
         is_wide = size >= MIN_HIDDEN_WIDE and size + call.x.shape[-1] >= MIN_COLUMNS_WIDE
-        is_large = call.steps >= MIN_STEPS_TRAIN and batch >= MIN_BATCH_TRAIN and (size >= MIN_HIDDEN_TRAIN or is_wide)
-        return (is_large and needs_grad(call.x, *call.states, *call.flat)) or is_gradient_wrong(call)
+        trains = needs_grad(call.x, *call.states, *call.flat)
+        return (trains and (size >= MIN_HIDDEN or is_wide)) or is_gradient_wrong(call)
 
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool

@@ -5,6 +5,7 @@ import torch
 from cases import tensors
 
 from wnseq import WNGRU, WNLSTM
+from wnseq._recurrence import single_step
 from wnseq._recurrence.call import make_call
 from wnseq._recurrence.matmul import MIN_FLOPS_ONEDNN
 from wnseq._recurrence.single_step import LSTM_LIMITS, MAX_ROWS_GRU, SINGLE_STEP
@@ -43,7 +44,8 @@ def test_a_projection_is_left_to_torch_under_autocast():
         assert SINGLE_STEP.is_faster(call_of(plain, 1)) and not SINGLE_STEP.is_faster(call_of(projected, 1))
 
 
-def test_a_gru_is_faster_in_inference_by_a_large_weight():
+def test_a_gru_is_faster_in_inference_by_a_large_weight(monkeypatch):
+    monkeypatch.setattr(single_step, "IS_MKL_FAST", False)
     module = WNGRU(8, 256)
     rows = -(-MIN_FLOPS_ONEDNN // module.weight_hh_l0_v.numel())
     assert not SINGLE_STEP.is_faster(call_of(module, rows))
@@ -51,6 +53,8 @@ def test_a_gru_is_faster_in_inference_by_a_large_weight():
         assert SINGLE_STEP.is_faster(call_of(module, rows)) and not SINGLE_STEP.is_faster(call_of(module, rows - 1))
         assert SINGLE_STEP.is_faster(call_of(module, MAX_ROWS_GRU))
         assert not SINGLE_STEP.is_faster(call_of(module, MAX_ROWS_GRU + 1))
+        monkeypatch.setattr(single_step, "IS_MKL_FAST", True)
+        assert not SINGLE_STEP.is_faster(call_of(module, rows))
 
 
 @pytest.mark.parametrize(("cls", "lowered"), [(WNLSTM, False), (WNLSTM, True), (WNGRU, False)])

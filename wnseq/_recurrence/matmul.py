@@ -25,6 +25,7 @@ from wnseq._torch_internals import (
 )
 
 MIN_FLOPS_ONEDNN = 2**20  # multiplications from which on oneDNN is the faster for few rows
+MIN_ROWS_ONEDNN, MIN_ENTRIES_ONEDNN = 4, 2**20  # and on Intel's, where MKL reads a weight for fewer rows as fast
 # Of a step's product on Intel's: from so many rows on MKL is the faster. It prepacks weights of so many entries, which
 # smaller ones do not repay: those are transposed. A weight that lies transposed, as in a backward, is read as it is.
 MIN_ROWS_MKL, MIN_ENTRIES_MKL_PREPACKED = 16, 2**16
@@ -150,7 +151,8 @@ def memory_bound_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor
     y = x Wᵀ + b
 
     In inference with float32 on a CPU a large product is oneDNN's. MKL's, torch's choice there, uses one thread for one
-    row, and reads a weight that no cache holds at a third of the memory's rate.
+    row on an AMD EPYC, and reads a weight that no cache holds at a third of the memory's rate; on an Intel Xeon it is
+    slower from four rows on.
 
     Args:
         x: Rows.
@@ -169,14 +171,23 @@ def memory_bound_linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor
         ...     memory_bound_linear(torch.randn(1, 512), w).shape
         torch.Size([1, 2048])
     """
-    if (
+    return onednn_linear(x, w, b) if is_memory_bound(x, w, b) else F.linear(x, w, b)
+
+
+def is_memory_bound(x: Tensor, w: Tensor, b: Tensor | None) -> bool:
+    """Return True if the product of few rows is faster by oneDNN, and may be its."""
+    return (
         not is_recording(x, w, b)
         and x.dim() == w.dim() == 2
-        and x.shape[0] * w.numel() >= MIN_FLOPS_ONEDNN
+        and _is_large(x.shape[0], w.numel())
         and onednn_supports(x, w, b)
         and all(tensor is None or tensor.dtype == torch.float32 for tensor in (x, w, b))
         and not torch.is_autocast_enabled("cpu")
         and not needs_grad(x, w, b)
-    ):
-        return onednn_linear(x, w, b)
-    return F.linear(x, w, b)
+    )
+
+
+def _is_large(rows: int, entries: int) -> bool:
+    if IS_MKL_FAST:
+        return rows >= MIN_ROWS_ONEDNN and entries >= MIN_ENTRIES_ONEDNN
+    return rows * entries >= MIN_FLOPS_ONEDNN

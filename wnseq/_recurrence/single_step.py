@@ -7,7 +7,7 @@ from wnseq._recurrence.backend import autocast
 from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.matmul import MIN_FLOPS_ONEDNN
 from wnseq._recurrence.unrolled import Unrolled
-from wnseq._torch_internals import has_vmap_or_jvp, is_tracing, needs_grad
+from wnseq._torch_internals import IS_MKL_FAST, has_vmap_or_jvp, is_tracing, needs_grad
 
 # By the dtype of the products and whether there may be a backward: most rows, fewest entries of w_hh. Beyond them
 # torch's kernel is the faster (docs/speed.md, "Single steps").
@@ -40,7 +40,7 @@ class SingleStep(Unrolled):
         """Return True if there are few rows; of a GRU in float32 inference only."""
         batch, entries = call.batch, call.flat[1].numel()
         if call.kind == "gru":
-            is_large = batch <= MAX_ROWS_GRU and batch * entries >= MIN_FLOPS_ONEDNN
+            is_large = batch <= MAX_ROWS_GRU and batch * entries >= MIN_FLOPS_ONEDNN and not IS_MKL_FAST
             return is_large and call.product_dtype == torch.float32 and not needs_grad(call.x, *call.states, *call.flat)
         dtype = call.product_dtype
         if batch == 0 or (call.projected and dtype != torch.float32):  # torch's own lowers a projection less

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wnseq._recurrence.matmul import memory_bound_linear
+from wnseq._recurrence.matmul import is_memory_bound, memory_bound_linear
+from wnseq._torch_internals import is_recording
 
 GATES = {
     "rnn": ("hidden",),
@@ -81,6 +82,8 @@ def lstm_step(
         The next hidden and cell state.
     """
     h, c = state
+    if not recurrent_dropout and _is_of_torch(x, h, c, w_ih, w_hh, b_ih, b_hh):
+        return torch.lstm_cell(x, (h, c), w_ih, w_hh, b_ih, b_hh)
     total = memory_bound_linear(x, w_ih, b_ih) + memory_bound_linear(h, w_hh, b_hh)  # (N, 4·H)
     i, f, g, o = total.chunk(4, -1)
     g = g.tanh()
@@ -88,6 +91,21 @@ def lstm_step(
         g = F.dropout(g, recurrent_dropout)
     c = f.sigmoid() * c + i.sigmoid() * g
     return o.sigmoid() * c.tanh(), c
+
+
+def _is_of_torch(
+    x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None
+) -> bool:
+    """Return True if torch.lstm_cell computes the same numbers by fewer calls."""
+    return (
+        x.is_cpu
+        and x.dim() == h.dim() == 2
+        and len(x) == len(h)
+        and h.shape == c.shape  # with a projection they differ
+        and not is_recording(x, h, c, w_ih, w_hh)
+        and not is_memory_bound(x, w_ih, b_ih)
+        and not is_memory_bound(h, w_hh, b_hh)
+    )
 
 
 def mlstm_step(

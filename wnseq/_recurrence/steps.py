@@ -49,8 +49,24 @@ def rnn_step(
     Returns:
         The next hidden state, of h's shape.
     """
+    if _is_of_torch(x, (h,), w_ih, w_hh, b_ih, b_hh):
+        return (torch.rnn_tanh_cell if nonlinearity == "tanh" else torch.rnn_relu_cell)(x, h, w_ih, w_hh, b_ih, b_hh)
     total = memory_bound_linear(x, w_ih, b_ih) + memory_bound_linear(h, w_hh, b_hh)
     return total.tanh() if nonlinearity == "tanh" else total.relu()
+
+
+def _is_of_torch(
+    x: Tensor, states: Sequence[Tensor], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None
+) -> bool:
+    """Return True if a cell of torch computes the same numbers by fewer calls."""
+    return (
+        x.is_cpu
+        and x.dim() == 2
+        and all(state.shape == (len(x), w_hh.shape[1]) for state in states)  # a projected h is not as long as c
+        and not is_recording(x, *states, w_ih, w_hh)
+        and not is_memory_bound(x, w_ih, b_ih)
+        and not is_memory_bound(states[0], w_hh, b_hh)
+    )
 
 
 def lstm_step(
@@ -82,7 +98,7 @@ def lstm_step(
         The next hidden and cell state.
     """
     h, c = state
-    if not recurrent_dropout and _is_of_torch(x, h, c, w_ih, w_hh, b_ih, b_hh):
+    if not recurrent_dropout and _is_of_torch(x, state, w_ih, w_hh, b_ih, b_hh):
         return torch.lstm_cell(x, (h, c), w_ih, w_hh, b_ih, b_hh)
     total = memory_bound_linear(x, w_ih, b_ih) + memory_bound_linear(h, w_hh, b_hh)  # (N, 4·H)
     i, f, g, o = total.chunk(4, -1)
@@ -91,21 +107,6 @@ def lstm_step(
         g = F.dropout(g, recurrent_dropout)
     c = f.sigmoid() * c + i.sigmoid() * g
     return o.sigmoid() * c.tanh(), c
-
-
-def _is_of_torch(
-    x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None
-) -> bool:
-    """Return True if torch.lstm_cell computes the same numbers by fewer calls."""
-    return (
-        x.is_cpu
-        and x.dim() == h.dim() == 2
-        and len(x) == len(h)
-        and h.shape == c.shape  # with a projection they differ
-        and not is_recording(x, h, c, w_ih, w_hh)
-        and not is_memory_bound(x, w_ih, b_ih)
-        and not is_memory_bound(h, w_hh, b_hh)
-    )
 
 
 def mlstm_step(
@@ -151,6 +152,8 @@ def gru_step(
     Returns:
         The next hidden state, of h's shape.
     """
+    if not recurrent_dropout and _is_of_torch(x, (h,), w_ih, w_hh, b_ih, b_hh):
+        return torch.gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
     r_x, z_x, n_x = memory_bound_linear(x, w_ih, b_ih).chunk(3, -1)  # (N, H) each
     r_h, z_h, n_h = memory_bound_linear(h, w_hh, b_hh).chunk(3, -1)
     r = (r_x + r_h).sigmoid()

@@ -44,8 +44,8 @@ class CPULSTM(CPULoop):
         """Return True if large layers train, or layers of which torch's LSTM has a wrong gradient."""
         size = call.states[0].shape[2]
         is_wide = size >= MIN_HIDDEN_WIDE and size + call.x.shape[-1] >= MIN_COLUMNS_WIDE
-        trains = needs_grad(call.x, *call.states, *call.flat)
-        return (trains and (size >= MIN_HIDDEN or is_wide)) or is_gradient_wrong(call)
+        is_large = size >= MIN_HIDDEN or is_wide
+        return (is_large and needs_grad(call.x, *call.states, *call.flat)) or is_gradient_wrong(call)
 
     def layer(
         self, call: Call, x: Tensor, states: States, weights: list[Tensor], reverse: bool

@@ -109,7 +109,7 @@ class Draw(CheckedLoading, LightningModule):
         ValueError: An argument is out of its range, a checkpoint does not fit, or images do not.
     """
 
-    resume_may_change = evaluation_may_change = ("glimpses", "binarize")  # what takes effect with a checkpoint
+    evaluation_may_change = ("glimpses", "binarize")
 
     @fill_from_checkpoint
     def __init__(

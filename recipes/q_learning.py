@@ -121,7 +121,7 @@ class QLearning(CheckedLoading, LightningModule):
         ValueError: An argument is out of its range, or a checkpoint does not fit.
     """
 
-    resume_may_change = ("eval_epsilon", "save_replay")
+    resume_may_change = ("save_replay",)
     evaluation_may_change = ("eval_epsilon",)
 
     @fill_from_checkpoint

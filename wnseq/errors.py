@@ -22,6 +22,15 @@ def raise_as_torch(run: Callable[[], Any], problem: str, error: type[Exception] 
     raise error(problem)
 
 
+def not_comparable(name: str, before: object, now: object) -> str:
+    """Return what is wrong with a resumed run whose validations have another setting, and the ways to go on."""
+    return (
+        f"The run to be resumed was validated with {name} {before}, this one has {now}: the best checkpoint, and what "
+        f"else goes by the validation, would compare figures that are not comparable. Give the same {name}, or start a "
+        "new run from the checkpoint's weights. test and validate may have another."
+    )
+
+
 class FileFormatError(ValueError):
     """A file that is damaged, cut short, or of another kind than its reader expects."""
 

@@ -112,7 +112,7 @@ def folder(tmp_path, monkeypatch):
 
 def make(recipe: str, **options: Any) -> tuple[LightningModule, LightningDataModule]:
     kind, sizes, data, _ = RECIPES[recipe]
-    return kind(**sizes, **options), data()
+    return kind(**sizes | options), data()
 
 
 def fit(model: LightningModule, data: LightningDataModule, *callbacks: Callback, **options: Any) -> Trainer:
@@ -381,7 +381,15 @@ def test_a_checkpoint_is_examined_before_it_is_used(recipe):
 def test_every_hyper_parameter_of_a_resumed_run_is_refused_or_takes_effect(recipe):
     model = make(recipe)[0]
     resumed = set(getattr(model, "resume_may_change", ()))
-    assert set(getattr(model, "evaluation_may_change", ())) <= resumed <= set(model.hparams)
+    assert set(getattr(model, "evaluation_may_change", ())) | resumed <= set(model.hparams)
+
+
+@pytest.mark.parametrize(("recipe", "option"), [("draw", {"glimpses": 3}), ("q_learning", {"eval_epsilon": 0.5})])
+def test_what_a_validation_depends_on_is_refused_in_a_resumed_run_alone(recipe, option):
+    saved(recipe)
+    with pytest.raises(ValueError, match=f"and goes on with it: --model.{next(iter(option))} .* would do nothing"):
+        Trainer(**TRAINER).fit(*make(recipe, **option), ckpt_path="model.ckpt")
+    Trainer(**TRAINER).validate(*make(recipe, **option), ckpt_path="model.ckpt", verbose=False)
 
 
 @every_recipe

@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from wnseq.errors import not_comparable
+
 Batch = TypeVar("Batch")
 
 
@@ -114,6 +116,23 @@ class EpochLoader(Generic[Batch]):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Do nothing: the data module has loaded the position."""
+
+
+def check_evaluation(state_dict: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Check that a resumed run validates as before.
+
+    Args:
+        state_dict: State of the data module in the checkpoint; an older one does not say how it validated.
+        settings: All that changes the figures of a validation, now.
+
+    Raises:
+        ValueError: They could not be compared with those before.
+    """
+    if state_dict["epoch"] == state_dict["batch"] == 0:  # there is none to compare with
+        return
+    for name, now in settings.items():
+        if (before := state_dict.get(name, now)) != now:
+            raise ValueError(not_comparable(name, before, now))
 
 
 def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:

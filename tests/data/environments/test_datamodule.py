@@ -50,6 +50,11 @@ def test_a_state_goes_on_in_the_middle_of_an_epoch():
     with pytest.raises(ValueError, match="had passes 3, this one has 1"):
         other.load_state_dict(half.state_dict())
     assert EnvironmentDataModule().state_dict() == {}
+    for name in ("val_episodes", "eval_max_steps"):
+        other = EnvironmentDataModule(**SMALL | {"epoch_frames": 190, name: 2}, seed=1)
+        other.setup("fit")
+        with pytest.raises(ValueError, match=rf"was validated with {name} \d+, this one has 2: .*not comparable"):
+            other.load_state_dict(half.state_dict())
 
 
 def test_the_seed_is_torch_s_unless_it_is_given():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from wnseq.training.callbacks import basic
@@ -166,3 +167,21 @@ def test_one_of_several_processes_that_fails_alone_saves_nothing(
     monkeypatch.setattr(basic.ModelCheckpoint, "on_exception", lambda *args: saved.append(args[-1]))
     basic.Checkpoint(save_on_exception=True).on_exception(Process(), None, exception)  # type: ignore[arg-type]
     assert bool(saved) is saves
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory .* exists")
+def test_a_resumed_run_validates_on_as_many_batches_or_on_none(toy: ModuleType, tmp_path: Path) -> None:
+    def run(command: str, steps: int, ckpt_path: Path | None = None, **limits: float) -> None:
+        callback = basic.Checkpoint(tmp_path, filename="best", monitor="val/loss", save_on_train_epoch_end=False)
+        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(**quiet, accelerator="cpu", max_steps=steps, callbacks=[callback], **limits)
+        getattr(trainer, command)(toy.ToyModel(), toy.ToyData(), ckpt_path=ckpt_path)
+
+    run("fit", 12, limit_val_batches=1)
+    best = tmp_path / "best.ckpt"
+    for limit in (1.0, 2):
+        with pytest.raises(ValueError, match=f"with limit_val_batches 1, this one has {limit}: .*not comparable"):
+            run("fit", 24, best, limit_val_batches=limit)
+    run("test", 24, best)
+    run("fit", 24, best, limit_val_batches=1)
+    run("fit", 36, best, limit_val_batches=0)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from wnseq.data._position import DataPosition, EpochLoader
+from wnseq.data._position import DataPosition, EpochLoader, check_evaluation
 from wnseq.data.environments.play import Episodes, Turn
 from wnseq.data.environments.several import Environments, make_environments
 from wnseq.data.environments.single import EnvironmentSpec, make_environment
@@ -216,20 +216,24 @@ class EnvironmentDataModule(LightningDataModule):
         """Return the position of the next update and the state of the environments; before a training nothing."""
         if not hasattr(self, "environments"):
             return {}
-        position = self.position.state_dict(self.trainer, self._settings())
+        position = self.position.state_dict(self.trainer, self._settings() | self._evaluation_settings())
         return {**position, "environments": self.environments.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from what ``state_dict`` returned.
 
         Raises:
-            ValueError: The turns are other ones now.
+            ValueError: The turns are other ones now, or the validation is.
         """
         if state_dict and self.position.load_state_dict(state_dict, self.trainer, self._settings):
+            check_evaluation(state_dict, self._evaluation_settings())
             self.environments.load_state_dict(state_dict["environments"])
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in RESUMED}
+
+    def _evaluation_settings(self) -> dict[str, Any]:
+        return {"val_episodes": self.val_episodes, "eval_max_steps": self.eval_max_steps}
 
 
 class EpisodeLoader:

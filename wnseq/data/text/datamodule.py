@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
-from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
+from wnseq.data._position import DataPosition, EpochLoader, check_evaluation, rank_and_world_size
 from wnseq.data.text.bptt import (
     Cuts,
     ResetLoader,
@@ -27,7 +27,6 @@ from wnseq.data.text.encoding import Split, encode
 from wnseq.data.text.options import (
     MEASURED,
     check_documents,
-    check_evaluation,
     check_flags,
     check_integer,
     check_tokenizer,
@@ -347,7 +346,7 @@ class TextDataModule(LightningDataModule):
             ValueError: The batches are other ones now, or the validation is.
         """
         if self.position.load_state_dict(state_dict, self.trainer, self.resume_settings):
-            check_evaluation(self, state_dict)
+            check_evaluation(state_dict, evaluation_settings(self))
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""

@@ -125,27 +125,6 @@ def evaluation_settings(data: Any) -> dict[str, Any]:
     return {"eval_reset_state": data.eval_reset_state, size: getattr(data, size)}
 
 
-def check_evaluation(data: Any, state_dict: Mapping[str, Any]) -> None:
-    """Check that a resumed run validates as before.
-
-    Args:
-        data: The data module.
-        state_dict: Its state in the checkpoint; an older one does not say how it validated.
-
-    Raises:
-        ValueError: Its losses could not be compared with those before.
-    """
-    if state_dict["epoch"] == state_dict["batch"] == 0:  # there is no loss to compare with
-        return
-    for name, now in evaluation_settings(data).items():
-        if (before := state_dict.get(name, now)) != now:
-            raise ValueError(
-                f"The run to be resumed was validated with {name} {before}, this one has {now}: the best checkpoint, "
-                "and what else goes by the validation loss, would compare figures that are not comparable. Give the "
-                f"same {name}, or start a new run from the checkpoint's weights. test and validate may have another."
-            )
-
-
 def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None) -> None:
     """Check that documents can be told apart.
 

@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from wnseq.errors import not_comparable
 from wnseq.training.callbacks.exact_places import begin_validation, resumes_exactly, rewind_validation
 from wnseq.training.callbacks.graceful_stop import StopAtOnce
 from wnseq.training.checkpoint_io import load_checked
@@ -27,6 +28,7 @@ from wnseq.training.ranks import all_gather_object
 __all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput"]
 
 LOG_AFTER = 0.5  # seconds between two figures of the throughput: Lightning takes up to a millisecond to log a number
+LIMIT = "limit_val_batches"
 ASK_EVERY = 10  # batches between two questions for the time since the last checkpoint
 
 
@@ -234,6 +236,9 @@ class Checkpoint(ModelCheckpoint):
 
     Each file also holds the metrics at that time, under ``metrics``.
 
+    Raises:
+        ValueError: A resumed run validates on another number of batches than the losses that it compares with.
+
     Note:
         A resumed run finds the best checkpoint so far beside the one that it resumes from, or where it was saved.
         Lightning alone would forget its score where the folder is another, and call a worse checkpoint the best.
@@ -282,7 +287,13 @@ class Checkpoint(ModelCheckpoint):
         if isinstance(exception, SIGTERMException) or not (trainer.validating or trainer.world_size > 1):
             super().on_exception(trainer, pl_module, exception)
 
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        own = {LIMIT: getattr(self._trainer, LIMIT)} if self._trainer and self.best_model_score is not None else {}
+        return {**super().state_dict(), **own}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
+        if self._trainer and self._trainer.state.fn == TrainerFn.FITTING and LIMIT in state_dict:
+            check_limit(state_dict[LIMIT], getattr(self._trainer, LIMIT))
         resumed = self._trainer and self._trainer.ckpt_path
 
         def found(path: str) -> str:
@@ -312,3 +323,13 @@ class Checkpoint(ModelCheckpoint):
             "checkpoint was saved: that run went on. The best is looked for from here on."
         )
         return False
+
+
+def check_limit(before: float, now: float) -> None:
+    """Check that a resumed run validates on as many batches as before, or on none.
+
+    Raises:
+        ValueError: Its losses could not be compared with those before.
+    """
+    if now != 0 and repr(before) != repr(now):  # 1 is one batch, 1.0 all
+        raise ValueError(not_comparable(LIMIT, before, now))

@@ -118,3 +118,16 @@ def test_half_types_of_a_discretized_logistic_sum_to_one(dtype: torch.dtype) -> 
     each = discretized_logistic_log_likelihood(torch.arange(256).unsqueeze(1), mean, log_scale)
     assert each.dtype == torch.float32
     torch.testing.assert_close(each.exp().sum(0), torch.ones(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_have_the_values_of_float32(dtype: torch.dtype) -> None:
+    x, mean, log_std = (value.to(dtype) for value in draw(3, 200, scale=0.5))
+    zeros_and_ones = (x > 0).to(dtype)
+    for compute, arguments in (
+        (gaussian_kl, (mean, log_std)),
+        (gaussian_kl, (mean, log_std, x, mean)),
+        (gaussian_log_density, (x, mean, log_std)),
+        (bernoulli_log_likelihood, (zeros_and_ones, mean)),
+    ):
+        assert torch.equal(compute(*arguments), compute(*(value.float() for value in arguments)))

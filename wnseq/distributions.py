@@ -1,6 +1,10 @@
-"""Log-densities, divergences and samples of what generative models are made of, in nats for each element."""
+"""Log-densities, divergences and samples of what generative models are made of, in nats for each element.
+
+Half types are computed in float32.
+"""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +33,7 @@ def gaussian_kl(
 
     KL(N(m, σ²) ‖ N(m₀, σ₀²)) = ½ [(σ/σ₀)² − 1 + ((m − m₀)/σ₀)²] − log(σ/σ₀)
     """
+    mean, log_std, prior_mean, prior_log_std = map(_at_least_float32, (mean, log_std, prior_mean, prior_log_std))
     ratio = log_std - prior_log_std
     shift = (mean - prior_mean) * torch.exp(-torch.as_tensor(prior_log_std))
     return 0.5 * (torch.expm1(2 * ratio) + shift.square()) - ratio
@@ -36,6 +41,7 @@ def gaussian_kl(
 
 def gaussian_log_density(x: Tensor, mean: Tensor | float = 0.0, log_std: Tensor | float = 0.0) -> Tensor:
     """Compute log N(x; m, σ²) = −½ ((x − m)/σ)² − log σ − ½ log 2π, by default of the standard normal."""
+    x, mean, log_std = map(_at_least_float32, (x, mean, log_std))
     standard = (x - mean) * torch.exp(-torch.as_tensor(log_std))
     return -0.5 * standard.square() - log_std - 0.5 * math.log(2 * math.pi)
 
@@ -47,6 +53,7 @@ def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
 
     A value of x between them gives the expectation over x ~ Bernoulli(value), which is no likelihood of the value.
     """
+    logits = _at_least_float32(logits)
     return F.logsigmoid(logits) - (1 - x.to(logits.dtype)) * logits
 
 
@@ -63,7 +70,7 @@ def discretized_logistic_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
         num_values: V.
 
     Note:
-        Half types are computed in float32. PixelCNN++ computes the difference, and the density times the width if that
+        PixelCNN++ computes the difference, and the density times the width if that
         rounds to zero. Here it is the product F(a) F(−b) (1 − e^(b−a)), each factor of which has an exact logarithm.
 
     Source:
@@ -79,8 +86,8 @@ def discretized_logistic_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
     return torch.where(x == 0, below, torch.where(x == num_values - 1, above, inside))
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _at_least_float32(x: Any) -> Any:
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if isinstance(x, Tensor) else x
 
 
 def logistic_mixture_channels(channels: int, components: int) -> int:
@@ -211,7 +218,7 @@ def _blocks(parameters: Tensor, channels: int, num_values: int, name: str) -> Te
             f"{name}: for images of {channels} channels the second axis of parameters must be a multiple of {each}, as "
             f"logistic_mixture_channels counts them, got {given} in {tuple(parameters.shape)}"
         )
-    wide = _at_least_float32(parameters)
+    wide: Tensor = _at_least_float32(parameters)
     return wide.view(len(wide), each, given // each, *wide.shape[2:])
 
 

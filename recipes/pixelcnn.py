@@ -328,7 +328,8 @@ class Network(BatchInitialised):
         """Draw one pixel of each image, ``(N, C)``, by its parameters, ``(N, P)``, and noise from 0 to 1."""
         if self.output == "logistic":
             return distributions.logistic_mixture_sample(parameters, uniform, self.shape[0], self.num_values)
-        return (uniform >= parameters.softmax(1).cumsum(1)[:, :-1]).sum(1, keepdim=True)
+        wide = torch.promote_types(parameters.dtype, torch.float32)  # mixed precision's probabilities add up to another
+        return (uniform >= parameters.softmax(1, wide).cumsum(1)[:, :-1]).sum(1, keepdim=True)
 
 
 def initialise_from_batch(network: Network, x: Tensor, label: Tensor | None) -> None:

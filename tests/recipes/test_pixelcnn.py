@@ -152,6 +152,13 @@ def test_a_categorical_pixel_is_drawn_with_its_probabilities():
     assert network.sample(parameters, torch.ones(1, 1).double()).tolist() == [[16]]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_categorical_pixel_of_mixed_precision_is_drawn_with_the_probabilities_of_float32(dtype):
+    network = make(num_values=256, started=False)
+    parameters, uniform = torch.randn(1000, 256).to(dtype), torch.rand(1000, 1)
+    assert torch.equal(network.sample(parameters, uniform), network.sample(parameters.float(), uniform))
+
+
 # ---- sampling
 
 

@@ -114,8 +114,8 @@ class Run:
 
     @property
     def arguments(self) -> list[str]:
-        """Return what makes it the same run: another interpreter or path of the recipe does not matter."""
-        return self.command[2:]
+        """Return what makes it the same run: another interpreter or folder of the recipe does not matter."""
+        return [Path(self.command[1]).stem, *self.command[2:]]
 
     def __str__(self) -> str:
         return ", ".join([self.variant, *([exact(self.value)] if self.value is not None else []), f"seed {self.seed}"])

@@ -201,7 +201,7 @@ def test_another_command_does_not_take_over_a_run(capsys):
     with pytest.raises(SystemExit):
         compare("--variants.one", "--rate 0.7")
     assert "out/one/seed0 holds a run of another command" in capsys.readouterr().err
-    assert json.loads(Path("out/one/seed0/command.json").read_text())[1:3] == ["--rate", "0.5"]
+    assert json.loads(Path("out/one/seed0/command.json").read_text())[:4] == ["fake", "fit", "--rate", "0.5"]
 
 
 def test_a_finished_run_of_other_arguments_is_refused_before_any_run(capsys):
@@ -213,9 +213,20 @@ def test_a_finished_run_of_other_arguments_is_refused_before_any_run(capsys):
             compare("--variants.new", "--rate 0.2", *changed)
         told = capsys.readouterr()
         assert stop.value.code == 1 and told.out == ""
-        assert "out/two/seed0 holds a run of another command (fit --rate 0.1 --seed_everything 0" in told.err
+        assert "out/two/seed0 holds a run of another command (fake fit --rate 0.1 --seed_everything 0" in told.err
         assert "Delete the folder, or give another name to the variant or another out" in told.err
     assert not Path("out/new").exists() and Path("out/table.md").read_text() == table
+
+
+def test_a_finished_run_of_another_recipe_is_refused(capsys):
+    compare(*TWO)
+    Path("fake.py").rename("other.py")
+    with pytest.raises(SystemExit):
+        compare(*TWO, "--recipe=other.py")
+    assert "out/one/seed0 holds a run of another command (fake fit" in capsys.readouterr().err
+    Path("elsewhere").mkdir()
+    Path("other.py").rename("elsewhere/fake.py")
+    assert compare(*TWO, "--recipe=elsewhere/fake.py")
 
 
 def test_a_folder_that_was_moved_holds_the_same_runs(capsys):

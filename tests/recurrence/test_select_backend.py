@@ -36,15 +36,15 @@ pytestmark = [
 # no such form
 TABLE = """
 how                            rnn          lstm         gru          mingru       minlstm      mlstm
-35x20x512                      CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x512                      CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
 35x20x512 inference            TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
 35x20x512 packed               CPURNN       TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
 35x20x512 float64              TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 35x20x512 projected            -            TorchKernel  -            -            -            -
-35x20x64                       TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x64                       TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
 35x20x64 inference             TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 8x20x512                       TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
-64x2x16                        TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
+64x2x16                        TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan CPUMLSTM
 64x2x16 packed                 TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 2x2x16                         TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 1x4x512                        TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
@@ -53,12 +53,12 @@ how                            rnn          lstm         gru          mingru    
 1x4x512 projected              -            SingleStep   -            -            -            -
 1x33x16                        TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 1x33x16 inference              TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
-32x16x640 autocast             TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
-32x16x384 autocast             TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
-32x16x384 autocast wide        TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
-32x16x640 autocast inference   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
+32x16x640 autocast             TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
+32x16x384 autocast             TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
+32x16x384 autocast wide        TorchKernel  CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
+32x16x640 autocast inference   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    CPUMLSTM
 32x16x640 autocast packed      TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
-35x20x64 autocast              TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
+35x20x64 autocast              TorchKernel  TorchKernel  CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
 1x4x512 autocast               TorchKernel  SingleStep   TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 2x2x16 reset                   CPURNN       ResetSteps   CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
 2x2x16 reset packed            CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    Unrolled
@@ -80,14 +80,14 @@ how                            rnn          lstm         gru          mingru    
 2x2x16 meta                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
 2x2x16 cuda                    TorchKernel  TorchKernel  TorchKernel  ParallelScan ParallelScan Unrolled
 2x2x16 cuda reset              Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
-2x2x16 cpu_loop                CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    refused
-2x2x16 cpu_loop autocast       refused      CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    refused
+2x2x16 cpu_loop                CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
+2x2x16 cpu_loop autocast       refused      CPULSTM      CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
 2x2x16 cpu_loop float64        refused      refused      refused      CPUMinRNN    CPUMinRNN    refused
 2x2x16 cpu_loop vmap           refused      refused      refused      refused      refused      refused
 2x2x16 cpu_loop,auto vmap      Unrolled     Unrolled     Unrolled     ParallelScan ParallelScan Unrolled
 2x2x16 cpu_loop,auto float64   TorchKernel  TorchKernel  TorchKernel  CPUMinRNN    CPUMinRNN    Unrolled
 2x2x16 cpu_loop zoneout        refused      refused      refused      -            -            -
-1x4x512 cpu_loop inference     CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    refused
+1x4x512 cpu_loop inference     CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    CPUMLSTM
 35x20x512 torch                TorchKernel  TorchKernel  TorchKernel  refused      refused      refused
 2x2x16 torch reset             refused      refused      refused      refused      refused      refused
 2x2x16 torch,cpu_loop reset    CPURNN       CPULSTMFloat CPUGRU       CPUMinRNN    CPUMinRNN    refused

@@ -6,6 +6,7 @@ the gates are computed from it in float32, and h is rounded for the next product
 product over all steps, and so is that of x. A backward direction runs on the reversed sequence.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class _LSTM(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         steps, batch, features = x.shape
         size = h.shape[1]
-        weight = _join_weights(w_ih, w_hh)
+        weight = join_weights(w_ih, w_hh, BF16)
         bias = None if b_ih is None or b_hh is None else b_ih + b_hh
         inputs = _inputs(x, h)  # (T + 1, N, I + H)
         gates = x.new_empty(steps, batch, 4 * size, dtype=torch.float32)  # i f g o
@@ -81,27 +82,7 @@ class _LSTM(torch.autograd.Function):
         cells[0] = c
         tanhs = torch.empty_like(cells[1:])
         multiply = prepacked_linear(weight, bias, batch)
-        hidden = inputs[1:, :, features:].unbind(0)
-        parts = zip(
-            inputs.unbind(0),
-            gates.unbind(0),
-            *(part.unbind(0) for part in gates.chunk(4, 2)),
-            cells.unbind(0),
-            cells[1:].unbind(0),
-            tanhs.unbind(0),
-            hidden,
-            strict=False,
-        )
-        minus_one = gates.new_tensor(-1.0)
-        for x_and_h, a, i, f, g, o, old, new, tanh, h_t in parts:
-            a.copy_(multiply(x_and_h))
-            g.mul_(2)
-            a.sigmoid_()
-            torch.add(minus_one, g, alpha=2, out=g)  # tanh x = 2σ(2x) − 1, and torch's σ is ten times as fast
-            torch.mul(f, old, out=new).addcmul_(i, g)
-            torch.mul(new, 2, out=tanh).sigmoid_()
-            torch.add(minus_one, tanh, alpha=2, out=tanh)
-            torch.mul(o, tanh, out=h_t)
+        run_gates(map(multiply, inputs.unbind(0)), gates, cells, tanhs, inputs[1:, :, features:])
         ctx.save_for_backward(x, h, c, w_ih, w_hh, b_ih, b_hh, weight, inputs, gates, cells, tanhs)
         output = inputs[1:, :, features:].contiguous()
         return output, output[-1].clone(), cells[-1].to(BF16)
@@ -113,7 +94,8 @@ class _LSTM(torch.autograd.Function):
             gradients, weights = (d_output, d_h, d_c), [w_ih, w_hh, b_ih, b_hh]
             return tuple(unrolled.differentiable_backward(unrolled.lstm, gradients, x, None, (h, c), weights, False))
         features = x.shape[2]
-        d, d_h, d_c, d_bias = _walk_back(d_output, d_h, d_c, weight[:, features:], gates, cells, tanhs)
+        multiply = prepacked_linear(transpose(weight[:, features:]), None, len(h))
+        d, d_h, d_c, d_bias = walk_back(d_output, d_h, d_c, lambda t, d: multiply(d), BF16, gates, cells, tanhs)
         rows = d.flatten(0, 1)
         d_ih, d_hh = weight_grads(rows, inputs[:-1].flatten(0, 1), features)
         d_x = (rows @ weight[:, :features]).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
@@ -121,22 +103,63 @@ class _LSTM(torch.autograd.Function):
         return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, *d_biases
 
 
-def _walk_back(
-    d_output: Tensor, d_h: Tensor, d_c: Tensor, w_hh: Tensor, gates: Tensor, cells: Tensor, tanhs: Tensor
+def run_gates(products: Iterator[Tensor], gates: Tensor, cells: Tensor, tanhs: Tensor, hidden: Tensor) -> None:
+    """Compute gates, cell states and outputs of all steps.
+
+    Args:
+        products: Computes for one step after the other what enters the gates, ``(N, 4·H)``; it may read the output of
+            the step before.
+        gates: To be filled with i, f, g and o, ``(T, N, 4·H)``.
+        cells: To be filled, ``(T + 1, N, H)``; the first is given.
+        tanhs: To be filled with tanh c, ``(T, N, H)``.
+        hidden: To be filled with h, ``(T, N, H)``.
+    """
+    parts = zip(
+        gates.unbind(0),
+        *(part.unbind(0) for part in gates.chunk(4, 2)),
+        cells.unbind(0),
+        cells[1:].unbind(0),
+        tanhs.unbind(0),
+        hidden.unbind(0),
+        products,
+        strict=False,
+    )
+    minus_one = gates.new_tensor(-1.0)
+    for a, i, f, g, o, old, new, tanh, h, product in parts:
+        a.copy_(product)
+        g.mul_(2)
+        a.sigmoid_()
+        torch.add(minus_one, g, alpha=2, out=g)  # tanh x = 2σ(2x) − 1, and torch's σ is ten times as fast
+        torch.mul(f, old, out=new).addcmul_(i, g)
+        torch.mul(new, 2, out=tanh).sigmoid_()
+        torch.add(minus_one, tanh, alpha=2, out=tanh)
+        torch.mul(o, tanh, out=h)
+
+
+def walk_back(
+    d_output: Tensor,
+    d_h: Tensor,
+    d_c: Tensor,
+    to_h: Callable[[int, Tensor], Tensor],
+    dtype: torch.dtype,
+    gates: Tensor,
+    cells: Tensor,
+    tanhs: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of what enters the gates, of h, of c and of each bias.
+    """Return the gradients of what enters the gates, in a dtype, of h, of c and of the bias.
 
     A step computes its local derivatives while its gates are in the cache; over all steps at once they would not be.
+    ``to_h`` maps a step and the gradient of what enters its gates to that of the h before.
     """
     batch, size = d_h.shape
-    d = torch.empty_like(gates, dtype=BF16)
-    multiply = prepacked_linear(transpose(w_hh), None, batch)
+    d = torch.empty_like(gates, dtype=dtype)
     d_h, d_c = d_h.float(), d_c.to(torch.float32, copy=True)
     d_bias = gates.new_zeros(4 * size)
     now, to_c, local = (gates.new_empty(batch, columns) for columns in (size, size, 4 * size))
     d_i, d_f, d_g, d_o = local.chunk(4, 1)
     d_ifg = local[:, : 3 * size].view(batch, 3, size)
     parts = zip(
+        range(len(d)),
         d_output.unbind(0),
         *(part.unbind(0) for part in gates.chunk(4, 2)),
         cells[:-1].unbind(0),
@@ -144,7 +167,7 @@ def _walk_back(
         d.unbind(0),
         strict=True,
     )
-    for d_output_t, i, f, g, o, old, tanh, d_t in reversed(list(parts)):
+    for t, d_output_t, i, f, g, o, old, tanh, d_t in reversed(list(parts)):
         _sigmoid_backward(tanh, o, grad_input=d_o)  # ∂h/∂a of o, and ∂c/∂a of the others
         _sigmoid_backward(g, i, grad_input=d_i)
         _sigmoid_backward(old, f, grad_input=d_f)
@@ -156,14 +179,14 @@ def _walk_back(
         d_ifg.mul_(d_c.unsqueeze(1))
         d_c.mul_(f)
         d_bias.add_(local.sum(0))
-        d_h = multiply(d_t.copy_(local))
+        d_h = to_h(t, d_t.copy_(local))
     return d, d_h, d_c, d_bias
 
 
-def _join_weights(w_ih: Tensor, w_hh: Tensor) -> Tensor:
-    """Return both weights side by side in bfloat16: ``(4·H, I + H)``."""
+def join_weights(w_ih: Tensor, w_hh: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return both weights side by side in a dtype: ``(4·H, I + H)``."""
     features, size = w_ih.shape[1], w_hh.shape[1]
-    weight = w_ih.new_empty(len(w_ih), features + size, dtype=BF16)
+    weight = w_ih.new_empty(len(w_ih), features + size, dtype=dtype)
     weight[:, :features] = w_ih
     weight[:, features:] = w_hh
     return weight

@@ -17,6 +17,7 @@ from wnseq._recurrence.cpu_gru import CPU_GRU
 from wnseq._recurrence.cpu_lstm import CPU_LSTM
 from wnseq._recurrence.cpu_lstm_float import CPU_LSTM_FLOAT
 from wnseq._recurrence.cpu_min_rnn import CPU_MIN_RNN
+from wnseq._recurrence.cpu_mlstm import CPU_MLSTM
 from wnseq._recurrence.cpu_rnn import CPU_RNN
 from wnseq._recurrence.custom_ops import CUSTOM_OPS
 from wnseq._recurrence.parallel_scan import PARALLEL_SCAN
@@ -32,7 +33,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "gru": (CUSTOM_OPS, SINGLE_STEP, CPU_GRU, TORCH_KERNEL, UNROLLED),
     "mingru": (CPU_MIN_RNN, PARALLEL_SCAN, UNROLLED),
     "minlstm": (CPU_MIN_RNN, PARALLEL_SCAN, UNROLLED),
-    "mlstm": (UNROLLED,),
+    "mlstm": (CPU_MLSTM, UNROLLED),
 }
 
 

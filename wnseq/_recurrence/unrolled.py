@@ -17,7 +17,7 @@ Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_h
 
 
 class Unrolled(LayerBackend):
-    """Runs what no other back end supports: transforms of ``torch.func``, zoneout, recurrent dropout, mLSTM."""
+    """Runs what no other back end supports: transforms of ``torch.func``, zoneout, recurrent dropout."""
 
     name = "unrolled"
 

@@ -121,7 +121,7 @@ def run_gates(products: Iterator[Tensor], gates: Tensor, cells: Tensor, tanhs: T
         cells[1:].unbind(0),
         tanhs.unbind(0),
         hidden.unbind(0),
-        products,
+        products,  # the last, so that none is computed beyond the last step
         strict=False,
     )
     minus_one = gates.new_tensor(-1.0)

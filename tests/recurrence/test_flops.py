@@ -64,3 +64,12 @@ def test_a_single_step_is_counted():
         for name, gates in MODULES.items():
             rnn, x = getattr(wnseq, name)(INPUT, 600), torch.randn(1, 1, INPUT)
             assert counted(partial(rnn, x)) == 2 * gates * 600 * (INPUT + 600)
+
+
+@pytest.mark.parametrize("how", ["cpu_loop", "unrolled"])
+def test_a_multiplicative_lstm_is_counted(how):
+    rnn, states = wnseq.WNMLSTM(INPUT, H), tuple(torch.randn(1, N, H, requires_grad=True) for _ in range(2))
+    x, products, outputs = torch.randn(T, N, INPUT, requires_grad=True), 2 * T * N * 5 * H * (INPUT + H), []
+    with backend(how):
+        assert counted(lambda: outputs.append(rnn(x, states)[0])) == products
+    assert counted(outputs[0].sum().backward) == 2 * products

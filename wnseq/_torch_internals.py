@@ -7,6 +7,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -130,6 +131,10 @@ def _raise_unless(condition: bool) -> None:
 
 # for torch.compile: a condition on sizes that are known at run time only
 check_size: Callable[[bool], None] = _probe("torch._check", lambda: torch._check, _raise_unless)
+# a context whose operators no mode sees, as a counter of products
+unseen_by_modes: Callable[[], AbstractContextManager[None]] = _probe(
+    "torch.utils._mode_utils.no_dispatch", lambda: torch.utils._mode_utils.no_dispatch, nullcontext
+)
 
 
 # ---- Modules

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
 import wnseq
 from wnseq._recurrence import custom_ops, lstm_gradient
@@ -100,3 +101,14 @@ def test_a_size_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lstm_gradient, "HAS_ONEDNN_BF16", False)
     assert lstm_gradient.has_right_gradient(UNITS + 2)
     lstm_gradient.has_right_gradient.cache_clear()
+
+
+def test_a_counter_does_not_see_the_trial() -> None:
+    rnn, x, counts = wnseq.LSTM(FEATURES, UNITS), torch.randn(3, 2, FEATURES), []
+    lstm_gradient.has_right_gradient.cache_clear()
+    for _ in range(2):
+        with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
+            rnn(x)
+        counts.append(counter.get_total_flops())
+    assert lstm_gradient.has_right_gradient.cache_info().misses == 1
+    assert counts[0] == counts[1] > 0

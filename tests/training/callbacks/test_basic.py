@@ -185,3 +185,11 @@ def test_a_resumed_run_validates_on_as_many_batches_or_on_none(toy: ModuleType, 
     run("test", 24, best)
     run("fit", 24, best, limit_val_batches=1)
     run("fit", 36, best, limit_val_batches=0)
+
+
+def test_a_run_without_validations_keeps_the_limit_of_its_figures() -> None:
+    callback: Any = basic.Checkpoint(monitor="val/loss")
+    callback.best_model_score, callback._limit = torch.tensor(1.0), 2
+    for now, saved in ((0, 2), (0.5, 0.5)):
+        callback._trainer = SimpleNamespace(limit_val_batches=now)
+        assert callback.state_dict()["limit_val_batches"] == saved

@@ -247,6 +247,7 @@ class Checkpoint(ModelCheckpoint):
     _trainer: Trainer | None = None
     _validates = False
     _places = 0
+    _limit: float = 0  # of the validations so far
 
     @cached_property
     def state_key(self) -> str:  # noqa: D102  # type: ignore[override]
@@ -288,12 +289,13 @@ class Checkpoint(ModelCheckpoint):
             super().on_exception(trainer, pl_module, exception)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        own = {LIMIT: getattr(self._trainer, LIMIT)} if self._trainer and self.best_model_score is not None else {}
-        return {**super().state_dict(), **own}
+        limit = getattr(self._trainer, LIMIT, 0) or self._limit  # a run without validations keeps that of its figures
+        return {**super().state_dict(), **({LIMIT: limit} if limit and self.best_model_score is not None else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
         if self._trainer and self._trainer.state.fn == TrainerFn.FITTING and LIMIT in state_dict:
-            check_limit(state_dict[LIMIT], getattr(self._trainer, LIMIT))
+            self._limit = state_dict[LIMIT]
+            check_limit(self._limit, getattr(self._trainer, LIMIT))
         resumed = self._trainer and self._trainer.ckpt_path
 
         def found(path: str) -> str:

@@ -70,8 +70,8 @@ def discretized_logistic_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
         num_values: V.
 
     Note:
-        PixelCNN++ computes the difference, and the density times the width if that
-        rounds to zero. Here it is the product F(a) F(−b) (1 − e^(b−a)), each factor of which has an exact logarithm.
+        PixelCNN++ computes the difference, and the density times the width if that rounds to zero. Here it is the
+        product F(a) F(−b) (1 − e^(b−a)), each factor of which has an exact logarithm.
 
     Source:
         Kingma et al. 2016, arXiv 1606.04934; Salimans et al. 2017, arXiv 1701.05517, section 2.1.

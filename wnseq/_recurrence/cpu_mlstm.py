@@ -108,11 +108,11 @@ class _MLSTM(torch.autograd.Function):
             return (*unrolled.differentiable_backward(step, gradients, x, None, (h, c), weights, False), None)
         weight, inputs, hidden, of_x, of_h, gates, cells, tanhs = ctx.saved_tensors[8:]
         features, batch, dtype = x.shape[2], len(h), weight.dtype
-        w_im, w_hm = weights[2].to(dtype), weights[3].to(dtype)
+        _, _, w_im, w_hm, bias = weights
         d_of_x, d_of_h = torch.empty_like(of_x), torch.empty_like(of_h)
         with torch.autocast("cpu", enabled=False):
             to_m = prepacked_linear(transpose(weight[:, features:]), None, batch)
-            through = prepacked_linear(transpose(w_hm), None, batch)
+            through = prepacked_linear(transpose(w_hm, dtype), None, batch)
 
             def to_h(t: int, d: Tensor) -> Tensor:
                 d_m = to_m(d)
@@ -126,8 +126,8 @@ class _MLSTM(torch.autograd.Function):
             d_hm = weight_grad(d_of_h.flatten(0, 1), hidden[:-1].flatten(0, 1)).float()
             d_x = None
             if ctx.needs_input_grad[0]:
-                d_x = (rows @ weight[:, :features] + of_x_rows @ w_im).view(x.shape).to(x.dtype)
-        d_weights = d_ih, d_hh, d_im, d_hm, d_bias if weights[4] is not None else None
+                d_x = (rows @ weight[:, :features] + of_x_rows @ w_im.to(dtype)).view(x.shape).to(x.dtype)
+        d_weights = d_ih, d_hh, d_im, d_hm, d_bias if bias is not None else None
         return d_x, d_h.to(h.dtype), d_c.to(c.dtype), *d_weights, None
 
 

@@ -41,8 +41,14 @@ Fails = Callable[..., str]
         (["--trainer.logger", "CSVLogger"], "option --trainer.logger: CSVLogger needs --trainer.logger.save_dir."),
         (
             ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dr", "x"],
-            "unknown option --trainer.logger.save_dr: CSVLogger has none of that name.",
+            "unknown option --trainer.logger.save_dr: CSVLogger has none of that name. Did you mean save_dir?",
         ),
+        (
+            ["--trainer.callbacks", "wnseq.training.Renormalise"],
+            "expected list[Callback] or Callback or null, got wnseq.training.Renormalise. Did you mean Renormalize?",
+        ),
+        (["--trainer.callbacks+=EarlyStoping"], "got EarlyStoping. Did you mean EarlyStopping?"),
+        (["--trainer.logger=TensorBoardLoger"], "got TensorBoardLoger. Did you mean TensorBoardLogger?"),
         (
             ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=x", "--trainer.callbacks.patience=no"],
             "option --trainer.callbacks.patience: expected int, got False.",

@@ -1,13 +1,16 @@
 """Lightning's argument parser with short errors: one line that names the option and suggests the nearest."""
 
+import inspect
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
+from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
 
 from wnseq.training._lightning_internals import option_names, subparsers
 from wnseq.training.cli.arguments import option_values
@@ -99,7 +102,9 @@ class RecipeParser(LightningArgumentParser):
             needed = [f"--{option}.{argument.strip()}" for argument in missing[1].split(",")]
             return f"option --{option}: {name} needs {' and '.join(needed)}."
         if unknown := re.match(r"Option '(.+?)' is not accepted", problem):
-            return f"unknown option --{option}.{unknown[1]}: {name} has none of that name."
+            named = [each for each in _subclasses(Callback, Logger) if each.__name__ == name]
+            near = suggest(unknown[1], [argument for each in named for argument in inspect.signature(each).parameters])
+            return f"unknown option --{option}.{unknown[1]}: {name} has none of that name.{near}"
         if problem.startswith(KEY):
             return self._shorten(problem.replace(KEY, f"{KEY}{option}.", 1))
         return ""
@@ -113,8 +118,18 @@ class RecipeParser(LightningArgumentParser):
         if wrong := re.search(types, complaint, re.DOTALL):
             kinds, got = (part.strip() for part in wrong.groups() if part is not None)
             kinds = re.sub(r"<class '(.+?)'>|Literal\[(.+?)\]", r"\1\2", kinds).replace("NoneType", "null")
-            return f"expected {re.sub(DOTTED, '', kinds).replace(', ', ' or ')}, got {got}."
+            kinds = re.sub(DOTTED, "", kinds).replace(", ", " or ")
+            bases = [base for base in (Callback, Logger) if base.__name__ in kinds]
+            near = suggest(re.sub(DOTTED, "", got), [each.__name__ for each in _subclasses(*bases)])
+            return f"expected {kinds}, got {got}.{near}"
         return " ".join(complaint.split()) + "."
+
+
+def _subclasses(*bases: type) -> Iterator[type]:
+    for base in bases:
+        direct: list[type] = base.__subclasses__()
+        yield from direct
+        yield from _subclasses(*direct)
 
 
 def _without_option(words: Sequence[str], message: str) -> list[str]:

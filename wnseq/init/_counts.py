@@ -32,7 +32,7 @@ def g_from_counts_(layer: WNEmbedding | WNLinear, counts: Tensor) -> None:
     Example:
         >>> embedding = WNEmbedding(3, 4)
         >>> g_from_counts_(embedding, torch.tensor([1, 3, 7]))
-        >>> (embedding.weight_g / embedding.weight_g[0]).tolist()
+        >>> [round(ratio, 4) for ratio in (embedding.weight_g / embedding.weight_g[0]).tolist()]
         [1.0, 2.0, 3.0]
 
     Source:

@@ -157,9 +157,13 @@ def test_a_signal_while_torch_reads_is_no_other_error(path: Path, monkeypatch: p
         signal.raise_signal(signal.SIGINT)
         return io.FileIO.seek(file, *place)
 
-    with pytest.raises(KeyboardInterrupt), open_checked(path) as file:
-        monkeypatch.setattr(CheckedFile, "seek", seek)
-        torch.load(file, weights_only=True)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), open_checked(path) as file:
+            monkeypatch.setattr(CheckedFile, "seek", seek)
+            torch.load(file, weights_only=True)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import torch
 from wnseq import _checksums
 from wnseq._checksums import CheckedFile, find_damage
 from wnseq.training.checkpoint_io import load_checked, open_checked
+from wnseq.training.signals import handled_signals
 
 CONTENT = {"long": torch.arange(3000.0), "short": torch.ones(7), "none": torch.ones(0), "names": ["a"] * 50}
 WRONG = "it is damaged or cut short (bad CRC-32 of a tensor)"
@@ -157,13 +158,10 @@ def test_a_signal_while_torch_reads_is_no_other_error(path: Path, monkeypatch: p
         signal.raise_signal(signal.SIGINT)
         return io.FileIO.seek(file, *place)
 
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        with pytest.raises(KeyboardInterrupt), open_checked(path) as file:
-            monkeypatch.setattr(CheckedFile, "seek", seek)
-            torch.load(file, weights_only=True)
-    finally:
-        signal.signal(signal.SIGINT, inherited)
+    by_python = handled_signals(signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    with by_python, pytest.raises(KeyboardInterrupt), open_checked(path) as file:
+        monkeypatch.setattr(CheckedFile, "seek", seek)
+        torch.load(file, weights_only=True)
 
 
 @pytest.mark.slow

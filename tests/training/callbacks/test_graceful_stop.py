@@ -13,6 +13,7 @@ import torch
 
 from wnseq.training.callbacks import basic, graceful_stop
 from wnseq.training.cli import recipe
+from wnseq.training.signals import handled_signals
 
 Main = Callable[..., dict[str, float]]
 LAST = Path("runs/toy/1/checkpoints/last.ckpt")
@@ -183,11 +184,8 @@ def test_ctrl_c_before_training_leaves_no_trace(
     main: Main, toy: ModuleType, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(toy.ToyData, "setup", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        with pytest.raises(SystemExit) as exit:
-            main()
-    finally:
-        signal.signal(signal.SIGINT, inherited)
+    by_python = handled_signals(signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    with by_python, pytest.raises(SystemExit) as exit:
+        main()
     assert exit.value.code == 130
     assert list(here.glob("runs/toy/*")) == []

@@ -502,6 +502,8 @@ def test_a_test_adapts_to_its_text(capsys):
     assert score(path, part)["nats_per_token"] == pytest.approx(static, rel=1e-5)
     assert "evaluated with a cache of 30 positions, theta 0.5, lambda 0.1\n" in capsys.readouterr().out
     adapted = nats(*dynamic)
+    said = "evaluated with dynamic evaluation each 5 tokens, rate 0.001, decay 0.001, epsilon 1\n"
+    assert said in capsys.readouterr().out
     assert abs(adapted - static) > 1e-4
     assert adapted == pytest.approx(nats(*dynamic, "--data.eval_bptt=5"), rel=1e-5)  # cut where a step is taken
     Path("other.txt").write_text(part)

@@ -89,9 +89,9 @@ class Evaluation:
     def __str__(self) -> str:
         """Return what is in use, for the screen."""
         cache = f"cache of {self.cache_window} positions, theta {self.cache_theta:g}, lambda {self.cache_lambda:g}"
-        dynamic = f"dynamic evaluation each {self.dynamic_bptt} tokens, rate {self.dynamic_rate:g}, decay "
-        used = [cache] * bool(self.cache_window) + [f"{dynamic}{self.dynamic_decay:g}"] * bool(self.dynamic_rate)
-        return ", and ".join(used)
+        scale = f"rate {self.dynamic_rate:g}, decay {self.dynamic_decay:g}, epsilon {self.dynamic_epsilon:g}"
+        dynamic = f"dynamic evaluation each {self.dynamic_bptt} tokens, {scale}"
+        return ", and ".join([cache] * bool(self.cache_window) + [dynamic] * bool(self.dynamic_rate))
 
 
 class AdaptedModel:

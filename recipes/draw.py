@@ -31,7 +31,7 @@ Deviations from the paper:
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -135,7 +135,7 @@ class Draw(CheckedLoading, LightningModule):
         check_arguments(Draw, {**self.hparams, "sampling": sampling}, **ranges)
         if g_start == "one" and norm != "weight":
             raise ValueError(f"g_start must be norm where the norm is not weight, got {g_start}")
-        self.sampling, self.init_from = sampling, init_from
+        self.sampling, self.init_from = replace(sampling), init_from
         self.network: Network | None = None
         self.kl_per_glimpse: list[float] = []  # nats, of the last evaluation
         self.totals = EvaluationTotals()

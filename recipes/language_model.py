@@ -31,16 +31,17 @@ Deviations from the paper:
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, exp, match_tokens, text_batches
+from wnseq.data.text.bptt import ends_blank_line
 from wnseq.init import memory_bias_
 from wnseq.losses import activation_penalty, fused_linear_cross_entropy, tied_embedding
 from wnseq.nn import RECURRENT_LAYERS, composed_weight, is_tied, memory_bound_linear, stack_layers, tie_weights
@@ -58,6 +59,7 @@ from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, loa
 from wnseq.training.hparams import check_arguments
 from wnseq.training.initialisation import start_from_counts
 from wnseq.training.length_rates import RateByLength
+from wnseq.training.reading import ReadsText, check_direction
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.sample_files import append_texts
@@ -69,7 +71,7 @@ DROPOUTS = ("dropout", "input_dropout", "hidden_dropout", "output_dropout")
 RATES = (*DROPOUTS, "embedding_dropout", "weight_drop")
 
 
-class LanguageModel(CheckedLoading, RateByLength, LightningModule):
+class LanguageModel(CheckedLoading, RateByLength, ReadsText):
     """A recurrent language model and how it is trained.
 
     Args:
@@ -196,12 +198,11 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         if init_vocabulary is not None and init_from is None:
             raise ValueError("init_vocabulary is that of init_from, which must be given too")
         self.init_from, self.init_vocabulary = init_from, init_vocabulary
-        self.sampling, self.evaluation = sampling, evaluation
+        self.sampling, self.evaluation = replace(sampling), replace(evaluation)
         self.adapted: AdaptedModel | None = None  # in a test
         self.teacher: Teacher | None = None  # in a fit
         self.tokenizer: Tokenizer | None = None
         self.network: Network | None = None
-        self.reads_backward = self.documents = False  # whether a text from its end; whether each from the zero state
         self.totals = EvaluationTotals()
         self.states = CarriedStates()  # from batch to batch, one for each stage
 
@@ -220,7 +221,7 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         tokenizer = getattr(data := find_datamodule(self), "tokenizer", None)
         if tokenizer is None:  # the checkpoint that is about to be loaded has one
             return
-        self.reads_backward, self.documents = (getattr(data, name, False) for name in ("backward", "documents"))
+        self.read_as_data()
         if self.tokenizer is not None:
             self.tokenizer.check_same(tokenizer)
             return
@@ -357,13 +358,12 @@ class LanguageModel(CheckedLoading, RateByLength, LightningModule):
         tokenizer.check_same(self.tokenizer or tokenizer)
         if self.network is None:
             self.build(tokenizer)
-        self.reads_backward, self.documents = (info.get("data", {}).get(x, False) for x in ("backward", "documents"))
+        self.read_as_trained(info)
         self.states.restore(self, checkpoint)
 
     def _match_tokenizer(self, loaded: dict[str, Any]) -> None:
         """Refuse one that reads the other way; bring rows of other tokens into the tokenizer's order."""
-        if loaded.get("wnseq", {}).get("data", {}).get("backward", self.reads_backward) != self.reads_backward:
-            raise ValueError(f"{self.init_from} reads the other way: give --data.backward {not self.reads_backward}")
+        check_direction(loaded.get("wnseq", {}).get("data", {}).get("backward"), self.reads_backward, self.init_from)
         rows = [f"{part}.weight{end}" for part in ("encoder", "decoder") for end in ("", "_v", "_g")] + ["decoder.bias"]
         fresh = {**self.network.state_dict(), **wnseq.state_dict_as(self.network, "plain")}
         if said := match_tokens(self.tokenizer, self.init_from, loaded, self.init_vocabulary, rows, fresh):
@@ -454,24 +454,24 @@ def sample(model: LanguageModel, sampling: Sampling) -> Iterator[list[int]]:
     """
     network, tokenizer = model.network, model.tokenizer
     generators = [torch.Generator().manual_seed(sampling.seed + index) for index in range(sampling.number)]
-    prompt = torch.tensor([tokenizer.start, *tokenizer.encode(sampling.prompt)])
-    tokens = prompt.unsqueeze(1).repeat(1, sampling.number)  # (T, N)
-    cache, state, step = model.evaluation.cache(), None, None
+    prompt = [tokenizer.start, *tokenizer.encode(sampling.prompt)]
+    tokens = torch.tensor([prompt] * sampling.number, device=model.device).T  # (T, N)
+    cache, state, step, last = model.evaluation.cache(), None, None, tokens[:1]
     for _ in range(sampling.max_new_tokens):
+        reset = ends_blank_line(torch.cat([last, tokens[:-1]]), tokens, tokenizer.start) if model.documents else None
         with evaluation_mode(network):
-            step, tokens, outputs = step or network.bind(), tokens.to(model.device), []
-            logits, state = step(tokens, state, last_only=True, outputs=outputs)  # (1, N, V)
+            step, outputs = step or network.bind(), []
+            logits, state = step(tokens, state, last_only=True, outputs=outputs, reset=reset)  # (1, N, V)
         logits = logits[0].float()  # (N, V)
         check_finite(logits, "the logits of the next token")
         if cache is not None:
             cache.read(tokens, outputs[0])
             logits = cache.mix(logits.softmax(1)).log()
-        logits = logits.cpu()
         if not sampling.allow_unknown and tokenizer.unknown is not None:
             logits[:, tokenizer.unknown] = -math.inf
-        drawn = [draw_token(row, sampling, generator) for row, generator in zip(logits, generators, strict=True)]
+        drawn = [draw_token(row, sampling, generator) for row, generator in zip(logits.cpu(), generators, strict=True)]
         yield drawn
-        tokens = torch.tensor([drawn])
+        last, tokens = tokens[-1:], torch.tensor([drawn], device=model.device)
 
 
 def forward_model(model: LanguageModel | str | Path, evaluation: Evaluation | None = None) -> LanguageModel:
@@ -518,7 +518,7 @@ def score(model: LanguageModel | str | Path, text: str, evaluation: Evaluation |
             command ``test --data.test PATH``.
     """
     model = forward_model(model, evaluation)
-    batches, counts = text_batches(text, model.tokenizer, documents=model.documents)
+    batches, counts = text_batches(text, model.tokenizer, documents=bool(model.documents))
     nats, state, how = 0.0, None, evaluation or model.evaluation
     adapted = AdaptedModel(model.network, model.network.rnn, how) if how.adapts else None
     with evaluation_mode(model.network):

@@ -33,7 +33,7 @@ Deviations from the paper:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -150,7 +150,7 @@ class PixelCNN(CheckedLoading, LightningModule):
         ranges = dict.fromkeys(("channels", "blocks", "mixtures"), "at least 1")
         ranges |= {"dropout": "at least 0 and less than 1", "learning_rate": "greater than 0"}
         check_arguments(PixelCNN, {**self.hparams, "sampling": sampling}, **ranges, polyak_steps="at least 0")
-        self.sampling, self.init_from = sampling, init_from
+        self.sampling, self.init_from = replace(sampling), init_from
         self.network: Network | None = None
 
     def build(self, images: ImageSpec) -> None:

@@ -31,7 +31,7 @@ Deviations from the paper:
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -132,7 +132,7 @@ class VAE(CheckedLoading, LightningModule):
         ranges = dict.fromkeys(positive, "at least 1") | {"polyak_epochs": "at least 0"}
         ranges |= {"width": "greater than 0", "learning_rate": "greater than 0"}
         check_arguments(VAE, {**self.hparams, "sampling": sampling}, **ranges)
-        self.sampling, self.init_from = sampling, init_from
+        self.sampling, self.init_from = replace(sampling), init_from
         self.network: Network | None = None
         self.generators = ExampleGenerators()
         self._estimates: list[Tensor] = []  # of log p(x), a row an image, a column a number of samples

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import math
 from collections import Counter
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import wnseq.onnx
 from wnseq.nn import RECURRENT_LAYERS, WNMinGRU, WNMinLSTM
+from wnseq.recipes import language_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'wnseq[export]'")
 pytest.importorskip("onnxscript", reason="pip install 'wnseq[export]'")
@@ -149,6 +151,13 @@ def test_a_recurrence_without_a_node_is_refused_before_it_is_exported(kind, monk
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("it was exported"))
     network = nn.ModuleDict({"rnn": RECURRENT_LAYERS[kind, "weight"](4, 4)})
     with pytest.raises(ValueError, match="there is no ONNX node for this recurrence"):
+        wnseq.onnx.export_language_model(network, tmp_path / "a.onnx")
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path):
+    network = language_model.Network(5, "rnn", "weight", 4, 4, 1, 0.0, True, 1.0).eval()
+    network.decoder.bias.data[0] = math.nan
+    with pytest.raises(ValueError, match="logits that differ from torch's by nan"):
         wnseq.onnx.export_language_model(network, tmp_path / "a.onnx")
 
 

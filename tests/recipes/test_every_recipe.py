@@ -145,6 +145,17 @@ def test_sampling_leaves_the_model_in_the_mode_it_had(name):
     assert torch.is_grad_enabled()
 
 
+@each_sampler
+def test_each_model_has_options_of_its_own(name):
+    one, other = RECIPES[name].model(), RECIPES[name].model()
+    for options in {"sampling", "evaluation"} & vars(one).keys():
+        before = dataclasses.asdict(getattr(other, options))
+        for field in before:
+            setattr(getattr(one, options), field, "changed")
+        assert dataclasses.asdict(getattr(other, options)) == before
+        assert dataclasses.asdict(getattr(RECIPES[name].model(), options)) == before
+
+
 @pytest.mark.parametrize("how", ["break", "raise", "kept", "from within"])
 def test_leaving_a_sample_half_way_leaves_the_model_training(how, monkeypatch):
     model, _ = RECIPES["language_model"].make()

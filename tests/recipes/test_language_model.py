@@ -1,5 +1,7 @@
 import copy
 import csv
+import dataclasses
+import functools
 import itertools
 import math
 import random
@@ -8,6 +10,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -16,6 +19,7 @@ from torch import nn
 
 import wnseq
 from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
+from wnseq.data.text.bptt import Streams
 from wnseq.nn import WNModule, composed_weight, explain_backend
 from wnseq.nn._reused_weight import compose_in
 from wnseq.recipes import language_model
@@ -373,7 +377,7 @@ def test_documents_are_read_as_if_each_were_alone(folder):
     model.build(data.tokenizer)
     nats = sum(model._step(batch, "train")[0] for batch in data.train_dataloader())
     text = data.text.parts["train"].read().decode()
-    apart = re.findall(r"(?s).+?\n\n+|.+$", text)
+    apart = re.findall(r"(?s)\n|.+?\n\n|.+$", text)  # each further blank line is one of its own
     assert len(apart) > 20
     expected = 0.0
     for document in apart:
@@ -561,8 +565,11 @@ def test_a_model_that_reads_backward_adapts_to_its_text_as_one_to_the_reversed_t
     said = capsys.readouterr().out
     for name, part in open_corpus("text.txt").parts.items():
         Path(f"{name}.txt").write_text(part.read().decode()[::-1])
-    parts = ["--data.corpus=train.txt", "--data.val=val.txt", "--data.test=test.txt", "--data.backward=false"]
-    assert main([*same, f"--ckpt_path={path}", *parts])["test/nats_per_token"] == pytest.approx(found, rel=1e-6)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["wnseq"]["data"]["backward"] = False
+    torch.save(checkpoint, "reversed.ckpt")
+    parts = ["--data.corpus=train.txt", "--data.val=val.txt", "--data.test=test.txt"]
+    assert main([*same, "--ckpt_path=reversed.ckpt", *parts])["test/nats_per_token"] == pytest.approx(found, rel=1e-6)
     told = [line for line in said.splitlines() if "validation part" in line or "evaluated with" in line]
     assert len(told) >= 3 + 3 + 5 + 1 and told[-1] in capsys.readouterr().out
 
@@ -610,6 +617,43 @@ def test_a_cache_makes_what_was_read_likelier_in_samples():
     assert set(b"ab") <= set(drawn) and sum(drawn.count(letter) for letter in b"ab") > 20
     model.evaluation = Evaluation()
     assert sum(ids[0] in b"ab" for ids in sample(model, how)) < 10
+
+
+@pytest.mark.parametrize("prompt", ["", "one\ntwo", "one\n\n", "\n\n\n"])
+def test_a_sample_of_documents_begins_again_after_a_blank_line(prompt):
+    model, masks = built(), []
+    end, model.documents = model.tokenizer.start, True
+    model.network.decoder.bias.data[end] = math.log(len(model.tokenizer))  # which is drawn half of the time
+    model.network.register_forward_pre_hook(lambda _, __, options: masks.append(options["reset"]), with_kwargs=True)
+    drawn = list(sample(model, how := Sampling(prompt=prompt, number=2, max_new_tokens=40, temperature=1.0, top_p=1.0)))
+    for n in range(2):
+        text = np.array([*model.tokenizer.encode(prompt), *(ids[n] for ids in drawn)])
+        expected = Streams(text, 1, end, documents=True).batch(0, len(text), reset_state=True).reset
+        assert torch.cat(masks)[:, n].tolist() == expected.flatten().tolist() and expected.sum() > 3
+    if prompt.endswith("\n\n"):
+        assert list(sample(model, dataclasses.replace(how, prompt=""))) == drawn
+    model.documents = False
+    list(sample(model, how))
+    assert masks[-1] is None
+
+
+def test_a_model_is_measured_as_it_reads(capsys):
+    fit("--data.tokenizer=char", "--data.backward=true", "--trainer.limit_test_batches=1")
+    Path("two.txt").write_text("the weight\n\nof a word\n\n" * 40)
+    trainer = functools.partial(Trainer, logger=False, enable_progress_bar=False, accelerator="cpu")
+    for path in (newest(), None):
+        model = LanguageModel.load_from_checkpoint(newest()) if path is None else LanguageModel(hidden_size=16)
+        with pytest.raises(ValueError, match=r"^the \w+ reads the other way: give --data\.backward True"):
+            trainer().test(model, TextDataModule("text.txt", newest()), ckpt_path=path, verbose=False)
+    assert model.reads_backward
+    with pytest.raises(ValueError, match="reads from the end"):
+        generate(model)
+    fit("--data.tokenizer=char", "--data.corpus=two.txt", "--data.documents=true")
+    model, line = LanguageModel.load_from_checkpoint(newest()), "trained with data.documents True, measured with False"
+    for documents, told in ((True, False), (False, True)):
+        capsys.readouterr()
+        trainer().test(model, TextDataModule("two.txt", newest(), documents=documents), verbose=False)
+        assert (line in capsys.readouterr().out) == told and model.documents
 
 
 @pytest.mark.parametrize("sizes", [{}, {"num_layers": 2, "embedding_size": 6, "embedding_norm": "weight"}])

@@ -84,5 +84,6 @@ def test_a_teacher_that_does_not_fit_is_refused(teacher: LanguageModel, tmp_path
     with pytest.raises(ValueError, match=r"must have the tokenizer of the data, got .*teacher\.ckpt with another one"):
         Teacher(model, path)
     save(teacher, tmp_path / "teacher.ckpt", backward=True)
+    (own := built()).reads_backward = False
     with pytest.raises(ValueError, match=r"reads the other way: give --data\.backward True"):
-        Teacher(built(), path)
+        Teacher(own, path)

@@ -16,6 +16,7 @@ from wnseq.training.gate_statistics import UnitStatistics, equilibrium_turn, tex
 def test_a_unit_whose_gate_is_constant_decays_at_its_timescale() -> None:
     keep = torch.tensor([0.5, 0.9, 0.999], dtype=torch.float64)
     torch.testing.assert_close(keep**7, torch.exp(-7 / timescale(keep)), rtol=1e-12, atol=0)
+    assert timescale(torch.ones(1)).item() == math.inf
 
 
 def test_the_law_of_text_is_the_mixture_that_decays_as_a_power() -> None:

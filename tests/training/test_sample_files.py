@@ -43,8 +43,9 @@ def test_texts_are_kept_below_how_they_were_drawn(tmp_path: Path) -> None:
 
 def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
-    path.write_bytes(" über\n\nand\n".encode())
-    assert read_prompts(path) == [" über", "and"]
+    for mark in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(mark + " über\n\nand\r\n".encode())
+        assert read_prompts(path) == [" über", "and"]
     for content, text in ((b"\n", "has no prompt: write one a line"), (b"\xff", "is not UTF-8 text")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=text):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from wnseq.distillation import distillation_loss
+from wnseq.training.reading import check_direction
 from wnseq.training.run_info import find_trainer
 
 __all__ = ["Teacher"]
@@ -34,8 +35,7 @@ class Teacher:
                 f"distill_from must have the tokenizer of the data, got {path} with another one (sha256 {before[:12]}, "
                 f"the data {now[:12]}): give --data.tokenizer {path}"
             )
-        if teacher.reads_backward != model.reads_backward:
-            raise ValueError(f"distill_from {path} reads the other way: give --data.backward {teacher.reads_backward}")
+        check_direction(teacher.reads_backward, model.reads_backward, f"distill_from {path}")
         self.nats = torch.tensor(torch.nan)
         network = teacher.network.eval()
         with torch.no_grad():

@@ -25,7 +25,7 @@ def timescale(keep: Tensor) -> Tensor:
     Source:
         Mahto, Vo, Turek & Huth 2021, arXiv 2009.12727.
     """
-    return -1 / keep.log()
+    return 1 / keep.log().abs()  # a gate of 1 forgets nothing, whatever the sign of its log's zero
 
 
 def text_law(steps: Tensor, shape: float = 0.56) -> Tensor:

@@ -79,7 +79,7 @@ def read_prompts(path: str | Path) -> list[str]:
     if path.is_dir() or not path.exists():  # a pipe is a file here
         raise FileNotFoundError(f"there is no file of prompts at {path}")
     try:
-        prompts = [line for line in path.read_text("utf-8").split("\n") if line]
+        prompts = [line for line in path.read_text("utf-8-sig").split("\n") if line]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     if not prompts:

@@ -1,6 +1,7 @@
 """Commands that make what serves a language model of its checkpoint: a smaller checkpoint, and a file for ONNX Runtime.
 
-They take a model with a ``network`` of the parts ``encoder``, ``rnn`` and ``decoder``, and a ``tokenizer``.
+They take a model with a ``network`` of the parts ``encoder``, ``rnn`` and ``decoder``, a ``tokenizer``, and
+``documents``, whether each document is read from the zero state.
 """
 
 from collections.abc import Mapping
@@ -63,3 +64,5 @@ def export(model: Any, checkpoint: Mapping[str, Any], output: str) -> None:
     difference, tokenizer = export_language_model(model.network, path), path.with_suffix(".tokenizer.json")
     model.tokenizer.save(tokenizer)
     print(f"written to {output}, whose logits differ from torch's by {difference:.1g} at most; and {tokenizer}")
+    if model.documents:
+        print("it was trained on documents: set the state to zeros before the line end that ends a blank line")

@@ -1,4 +1,4 @@
-from itertools import chain
+from itertools import chain, product
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from wnseq.data.text.bptt import (
     Streams,
     TextBatch,
     Windows,
+    count_documents,
     fixed_cuts,
-    has_documents,
     random_cuts,
 )
 
@@ -167,7 +167,7 @@ def test_processes_divide_the_reset_batches(processes: int) -> None:
 
 
 TEXT_WITH_DOCUMENTS = np.array([5, 0, 0, 6, 7, 0, 0, 0, 8, 0, 9, 0, 0], np.uint16)  # 0 ends a line
-BEGINNINGS = [0, 3, 8]  # of the documents, where the input is the end of the line before
+BEGINNINGS = [0, 3, 7, 8]  # of the documents, where the input is the end of a blank line
 
 
 @pytest.mark.parametrize("bptt", [1, 2, 5, 13])
@@ -182,6 +182,13 @@ def test_documents_begin_after_blank_lines_wherever_batches_are_cut(bptt: int) -
     assert all(batch.reset is None for batch in StreamLoader(Streams(TEXT_WITH_DOCUMENTS, 1, 0), bptt))
 
 
+def test_a_border_does_not_depend_on_what_follows() -> None:
+    for read in product((0, 1), repeat=5):
+        texts = [np.array([*read, after]) for after in (0, 1)]
+        masks = [Streams(text, 1, 0, documents=True).batch(0, 6, reset_state=True).reset for text in texts]
+        assert all(mask is not None and torch.equal(mask, masks[1]) for mask in masks)
+
+
 def test_streams_side_by_side_have_the_borders_of_the_text() -> None:
     batch = Streams(TEXT_WITH_DOCUMENTS, 3, 0, documents=True).batch(0, 5, reset_state=True)
     assert batch.reset is not None
@@ -190,9 +197,9 @@ def test_streams_side_by_side_have_the_borders_of_the_text() -> None:
 
 
 def test_a_text_without_blank_lines_has_no_documents() -> None:
-    assert has_documents(TEXT_WITH_DOCUMENTS, 0)
-    assert not has_documents(np.array([1, 0, 2, 0, 3, 0, 0]), 0)
-    assert not has_documents(np.array([0]), 0)
+    assert count_documents(TEXT_WITH_DOCUMENTS, 0) == 3
+    assert count_documents(np.array([1, 0, 2, 0, 3, 0, 0]), 0) == 1
+    assert count_documents(np.array([0]), 0) == 1
 
 
 @pytest.mark.parametrize("bptt", [3, 20])

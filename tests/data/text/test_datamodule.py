@@ -56,6 +56,8 @@ def test_documents_are_wanted_of_a_text_that_has_them(tmp_path: Path) -> None:
     assert not any(batch.reset[1:].any() for batch in data.test_dataloader() if batch.reset is not None)
     lines.write_text("a line\n\n" * 200)
     data = prepared(str(lines), "char", documents=True)
+    assert ", 200 documents\n" in data.describe()
+    assert " documents\n" not in prepared(str(lines), "char").describe()
     assert data.checkpoint_options()["documents"] and data.resume_settings()["documents"]
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert all(batch.reset is not None for batch in loader)

@@ -59,6 +59,14 @@ def test_unknown_counts_what_the_vocabulary_lacks_not_what_the_text_calls_unknow
     assert char.counts.unknown == 50
 
 
+@pytest.mark.parametrize("words", ["blank", "punctuation", "basic_english"])
+def test_a_written_unknown_is_counted_as_the_words_are(words: str) -> None:
+    text = "the <unk> , the <unk> . the rat <unk>\n" if words == "blank" else "the <unk>, the <unk>. the rat <unk>\n"
+    counts = encode_text(text, WordTokenizer(["<unk>", "<eos>", "the", ",", "."], words)).counts
+    assert (counts.tokens, counts.unknown, counts.written) == (10, 1, 3)
+    assert counts.spelling == len("rat ") + 3 * len("<unk> ")
+
+
 @pytest.mark.parametrize("kind", ["word", "char"])
 def test_unknown_tokens_cost_their_spelling(kind: str) -> None:
     """A text in which all is unknown, as random words are, costs at least as many bits as it has bytes to spell."""

@@ -33,9 +33,10 @@ def test_what_torch_saved(tmp_path: Path, content: Any) -> None:
     assert read_vocabulary(tmp_path / "words.pt") == WORDS
 
 
-@pytest.mark.parametrize("end", ["", "\n"])
-def test_one_word_a_line(tmp_path: Path, end: str) -> None:
-    (tmp_path / "words.txt").write_text("\n".join(WORDS) + end, "utf-8")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_one_word_a_line(tmp_path: Path, end: str, encoding: str) -> None:
+    (tmp_path / "words.txt").write_bytes(((end or "\n").join(WORDS) + end).encode(encoding))
     assert read_vocabulary(str(tmp_path / "words.txt")) == WORDS
 
 

@@ -1,4 +1,5 @@
 import sys
+import unicodedata
 from typing import get_args
 
 import pytest
@@ -19,6 +20,21 @@ LINE = "Der Text, «größer» — don't <unk> end."
 )
 def test_a_line_is_split(words: str, expected: list[str]) -> None:
     assert word_splitter(words)(LINE) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "हिन्दी भाषा में लिखा है ।",
+        "בְּרֵאשִׁית בָּרָא",
+        unicodedata.normalize("NFD", "déjà größer Việt l'été"),
+        "می\u200cخواهم کتاب‌ها",  # noqa: RUF001 - Persian
+        "தமிழ் মাতৃভাষা กำลัง",
+        "⚠\ufe0f 1\ufe0f\u20e3",
+    ],
+)
+def test_a_sign_that_combines_stays_with_what_it_follows(line: str) -> None:
+    assert word_splitter("punctuation")(line) == line.split()
 
 
 def test_another_tokenizer_is_refused() -> None:

@@ -336,9 +336,23 @@ def test_a_checkpoint_without_an_average_begins_one(capsys: pytest.CaptureFixtur
         own.save_checkpoint("plain.ckpt", weights_only=False)
     moves = Moves()
     _, model = fit([moves, PolyakAverage(2)], resume="plain.ckpt")
-    assert "the checkpoint has no average of the weights: one begins with the next step" in capsys.readouterr().out
+    assert (
+        "the checkpoint has no average of the weights to go on with: one begins with the next step"
+        in capsys.readouterr().out
+    )
     close(model.first, mean(moves.after, 2))
     assert len(moves.after) == BATCHES
+
+
+def test_an_average_that_waits_does_not_go_on_with_an_exponential_one(capsys: pytest.CaptureFixture[str]) -> None:
+    moves, resumed = Moves(), Moves()
+    own, _ = fit([moves, PolyakAverage(2)], max_epochs=1)
+    with filter_lightning_logs():
+        own.save_checkpoint("exponential.ckpt", weights_only=False)
+    _, model = triggered(resumed, resume="exponential.ckpt")
+    assert "to go on with: one begins once val/own stays above its least" in capsys.readouterr().out
+    assert torch.equal(resumed.before[0], moves.after[-1])
+    assert torch.equal(model.first, resumed.after[-1])  # it was still to begin
 
 
 def test_half_types_are_averaged_in_single_precision() -> None:

@@ -1,7 +1,7 @@
 """A stream of tokens cut into batches for truncated back-propagation through time."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ class TextBatch(NamedTuple):
         inputs: Token ids.
         targets: Token ids, each the one that follows its input; ``IGNORE`` where nothing is predicted.
         reset_state: True: start from the zero state; False: from the final state of the batch before.
-        reset: True where a document begins, so that the state is zero before that input; None to reset nowhere.
+        reset: True at the input that ends a blank line, so that the state is zero before it; None to reset nowhere.
 
     Shape:
         - inputs, targets: ``(T, N)``, int64; reset: ``(T, N)``, bool
@@ -52,6 +52,19 @@ def _ids(tokens: Ids, places: npt.NDArray[np.int64], start: int) -> npt.NDArray[
     return ids
 
 
+def ends_blank_line(before: Any, ids: Any, end: int) -> Any:
+    """Return True where an id ends a blank line: the input before a document, as ``start`` is that before a text.
+
+    What follows does not count, since the model would read its target off the state.
+
+    Args:
+        before: The ids one place before, an array or a tensor as ``ids``.
+        ids: Ids of tokens.
+        end: The id of the end of a line.
+    """
+    return (before == end) & (ids == end)
+
+
 def _make_batch(
     tokens: Ids,
     places: npt.NDArray[np.int64],
@@ -64,16 +77,15 @@ def _make_batch(
     ids = _ids(tokens, places, start)
     targets = np.where(places[1:] < ends, ids[1:], IGNORE)
     reset = None
-    if documents:  # the end of a blank line is the input before a document, as ``start`` is that before a text
-        is_end = ids == start
-        reset = torch.from_numpy((_ids(tokens, places[:-1] - 1, start) == start) & is_end[:-1] & ~is_end[1:])
+    if documents:
+        reset = torch.from_numpy(ends_blank_line(_ids(tokens, places[:-1] - 1, start), ids[:-1], start))
     return TextBatch(torch.from_numpy(ids[:-1]), torch.from_numpy(targets), reset_state, reset)
 
 
-def has_documents(tokens: Ids, start: int) -> bool:
-    """Return True if a text has a blank line and something after it."""
-    is_end = np.asarray(tokens) == start
-    return bool((is_end[:-2] & is_end[1:-1] & ~is_end[2:]).any())
+def count_documents(tokens: Ids, start: int) -> int:
+    """Return how many documents a text has that are more than line ends, if it has any: one, and one a blank line."""
+    ids = np.asarray(tokens)
+    return 1 + int((ends_blank_line(ids[:-2], ids[1:-1], start) & (ids[2:] != start)).sum())
 
 
 class Streams:

@@ -18,6 +18,7 @@ from wnseq.data.text.bptt import (
     Streams,
     TextBatch,
     Windows,
+    count_documents,
     fixed_cuts,
     random_cuts,
 )
@@ -73,8 +74,8 @@ class TextDataModule(LightningDataModule):
         root: Folder of the standard corpora; default $WNSEQ_DATA, else ./data.
         encoding: Encoding of the text files of a path, e.g. cp1252, utf-16 or gb18030, or auto to recognise it; default
             UTF-8.
-        field: Key of the text in files of JSON lines (.jsonl, .ndjson), each of whose records is a document; column of
-            the text in a .csv or .tsv file, each of whose rows then is a line.
+        field: Key of the text in files of JSON lines (.jsonl, .ndjson), each of whose records ends in a blank line;
+            column of the text in a .csv or .tsv file, each of whose rows then is a line.
         batch_size: Streams read side by side in training, by each process.
         bptt: Tokens of each stream in a training step; gradients reach no further back.
         reset_state: Whether to train on independent sequences of bptt tokens, each from the zero state, in an order of
@@ -88,7 +89,7 @@ class TextDataModule(LightningDataModule):
         eval_reset_state: Whether to evaluate on independent sequences of eval_bptt tokens, each from the zero state, as
             some published figures are measured; else the state is carried through each stream.
         documents: Whether blank lines end documents, so that the state is zero where the next one begins, in training
-            and evaluation; a record of JSON lines ends in one.
+            and evaluation. A record of JSON lines ends in one; one inside it ends a document too.
         seed: Seed of the random lengths and turns.
 
     Raises:
@@ -257,9 +258,10 @@ class TextDataModule(LightningDataModule):
         characters = sum(split.counts.characters for split in self.splits.values())
         words = f" ({self.words})" if tokenizer.kind == "word" and self.words != "blank" else ""
         files = f"\n{self.text.files}" if self.text.files else ""
+        documents = sum(count_documents(split.tokens, tokenizer.start) for split in self.splits.values())
         return (
             f"corpus {self.text.name} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens, {characters:,} characters"
-            f"{', read backward' if self.backward else ''}\n"
+            f"{f', {documents:,} documents' if self.documents else ''}{', read backward' if self.backward else ''}\n"
             f"tokenizer: {tokenizer.kind}{words}, {len(tokenizer):,} entries{self._unknown('test')}{files}"
         )
 

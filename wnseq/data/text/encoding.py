@@ -17,7 +17,7 @@ from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import UNKNOWN, Tokenizer
 from wnseq.errors import FileFormatError
 
-FORMAT = 4  # of the cached files; changes with everything that changes their content
+FORMAT = 5  # of the cached files; changes with everything that changes their content
 # Runs of characters whose words no spaces separate: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
@@ -174,13 +174,11 @@ def _encode(text: Text, tokenizer: Tokenizer, path: Path, dtype: np.dtype[np.int
 
 def _count(chunk: str, ids: Ids, tokenizer: Tokenizer) -> Counts:
     """Return the sizes of a chunk of a text, in which what is written as <unk> needs no spelling."""
-    lines, seen = chunk.count("\n"), chunk.split()
-    words = len(ids) if tokenizer.kind == "word" else len(seen) + lines
+    words = len(ids) if tokenizer.kind == "word" else len(chunk.split()) + chunk.count("\n")
     unknown = written = spelling = 0
     if tokenizer.unknown is not None and (found := int((ids == tokenizer.unknown).sum())):
-        written = seen.count(UNKNOWN) if tokenizer.kind == "word" else 0  # only there is it the same entry
-        unknown = found - written
-        spelling = tokenizer.spelling_bytes(chunk)
+        unknown, spelling = tokenizer.spelling(chunk)
+        written = found - unknown
     unspaced = 0 if chunk.isascii() else sum(map(len, UNSPACED.findall(chunk)))
     return Counts(len(ids), words, len(chunk), len(chunk.encode()), unknown, written, spelling, unspaced)
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from wnseq.data.text.bptt import has_documents
+from wnseq.data.text.bptt import count_documents
 from wnseq.data.text.corpora import fetch_corpus, is_known, open_corpus
 from wnseq.data.text.decoding import HEAD
 from wnseq.data.text.encoding import Ids
@@ -143,7 +143,7 @@ def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None) -> Non
             "documents end in a blank line, and the tokenizer has no entry for the end of a line, since its training "
             "text had none; leave out documents"
         )
-    if train is not None and not has_documents(train, tokenizer.start):
+    if train is not None and count_documents(train, tokenizer.start) < 2:
         raise ValueError(
             f"The train part of corpus {corpus!r} has no blank line between documents; leave out documents, or "
             "separate them by an empty line each."

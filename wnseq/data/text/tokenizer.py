@@ -57,9 +57,9 @@ class Tokenizer(ABC):
     def state(self) -> dict[str, Any]:
         """Return plain types for ``from_state``, which load with ``weights_only=True``."""
 
-    def spelling_bytes(self, text: str) -> int:
-        """Return the bytes that spell what of a text is outside the vocabulary; a word ends in one byte more."""
-        return 0
+    def spelling(self, text: str) -> tuple[int, int]:
+        """Return how many tokens of a text are no entries, and the bytes that spell them; a word ends in one more."""
+        return 0, 0
 
     @property
     def keeps_text(self) -> bool:
@@ -217,9 +217,10 @@ class WordTokenizer(Tokenizer):
             )
         return ids[:-1]  # the last line has no newline
 
-    def spelling_bytes(self, text: str) -> int:
-        """Return the bytes of the unknown words, each with one that ends it."""
-        return sum(len(word.encode()) + 1 for word in self._split(text) if word not in self._ids)
+    def spelling(self, text: str) -> tuple[int, int]:
+        """Return the number of the unknown words, and their bytes, each with one that ends it."""
+        sizes = [len(w.encode()) + 1 for line in text.split("\n") for w in self._split(line) if w not in self._ids]
+        return len(sizes), sum(sizes)
 
     @property
     def keeps_text(self) -> bool:
@@ -271,9 +272,10 @@ class CharTokenizer(Tokenizer):
         get = self._ids.get
         return [get(character, 0) for character in text]
 
-    def spelling_bytes(self, text: str) -> int:
-        """Return the bytes of the unknown characters."""
-        return sum(len(character.encode()) for character in text if character not in self._ids)
+    def spelling(self, text: str) -> tuple[int, int]:
+        """Return the number of the unknown characters, and their bytes."""
+        sizes = [len(character.encode()) for character in text if character not in self._ids]
+        return len(sizes), sum(sizes)
 
     def stream(self, ids: Iterable[int], after: str = "") -> Iterator[str]:
         """Yield the characters; U+FFFD for the unknown one."""

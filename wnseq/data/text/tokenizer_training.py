@@ -33,7 +33,7 @@ SENTENCE = 4192  # bytes; sentencepiece skips longer lines
 # Characters; longer runs without white space are cut. In long runs of characters of several bytes sentencepiece finds
 # few pieces: it looks for byte strings that recur, and most of those end inside of a character.
 RUN = 32
-FORMAT = 2  # of the cached file; changes with everything that changes the tokenizer
+FORMAT = 3  # of the cached file; changes with everything that changes the tokenizer
 
 
 def train_tokenizer(

@@ -37,7 +37,7 @@ def read_vocabulary(path: str | Path) -> list[str]:
         raise FileNotFoundError(f"there is no vocabulary at {path}")
     content = path.read_bytes()
     with reading(path, "a vocabulary", EXPECTED):
-        words = _from_torch(path) if content.startswith(BINARY) else content.decode().removesuffix("\n").split("\n")
+        words = _from_torch(path) if content.startswith(BINARY) else _lines(content.decode("utf-8-sig"))
     seen: set[str] = set()
     for number, word in enumerate(words, 1):
         if len(word.split()) > 1:
@@ -46,6 +46,10 @@ def read_vocabulary(path: str | Path) -> list[str]:
             raise ValueError(f"{path}: each word has one row, and {word!r} in line {number} is there already")
         seen.add(word)
     return words
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def _from_torch(path: Path) -> list[str]:

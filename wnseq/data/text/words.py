@@ -1,15 +1,16 @@
 """What a word is: blank-separated, apart from punctuation, or as a tokenizer of torchtext splits."""
 
 import contextlib
+import functools
 import io
 import re
+import sys
+import unicodedata
 from collections.abc import Callable
 from typing import Literal, get_args
 
 BLANK = "blank"
 Words = Literal["blank", "punctuation", "basic_english", "moses", "toktok", "spacy"]
-# <unk> as it is written in a text, words with an apostrophe inside, every other sign by itself
-PUNCTUATION = re.compile(r"<unk>|\w+(?:['\u2019]\w+)*|[^\w\s]")
 
 
 def word_splitter(words: str) -> Callable[[str], list[str]]:
@@ -31,7 +32,7 @@ def word_splitter(words: str) -> Callable[[str], list[str]]:
     if words == BLANK:
         return str.split
     if words == "punctuation":
-        return PUNCTUATION.findall
+        return _words_and_signs().findall
     if words not in get_args(Words):
         raise ValueError(f"words must be one of {', '.join(get_args(Words))}, got {words!r}.")
     try:
@@ -45,3 +46,20 @@ def word_splitter(words: str) -> Callable[[str], list[str]]:
             f"words {words!r} need a package that failed to load ({error}): pip install {package}"
         ) from error
     return split
+
+
+@functools.cache
+def _words_and_signs() -> re.Pattern[str]:
+    """Return what matches <unk> as a text writes it, a word with apostrophes inside, and every other sign by itself.
+
+    Combining marks, as the vowel signs of Hindi are, and the joiners of Persian belong to what they follow.
+    """
+    marks = [*filter(_is_mark, map(chr, range(sys.maxunicode + 1)))]
+    mark = rf"(?:(?=[{marks[0]}-{chr(sys.maxunicode)}])[{''.join(marks)}])"  # the first test spares others the long one
+    word = rf"\w+(?:{mark}+\w*)*"
+    return re.compile(rf"<unk>|{word}(?:['\u2019]{word})*|[^\w\s]{mark}*")
+
+
+def _is_mark(character: str) -> bool:
+    """Return True if a character combines with the one before it."""
+    return unicodedata.category(character).startswith("M") or character in "\u200c\u200d"

@@ -183,18 +183,18 @@ class PolyakAverage(Callback):
         self._reset()
         if trainer.state.fn != TrainerFn.FITTING:
             return  # the model has loaded the average
-        if self.trigger is not None and "average_trigger" in checkpoint:
-            trigger = checkpoint["average_trigger"]
-            self._metrics, self._waits = list(trigger["metrics"]), trigger["waits"]
-            if "polyak_average" not in checkpoint:
-                return
-        if "polyak_average" not in checkpoint:
-            pl_module.print("the checkpoint has no average of the weights: one begins with the next step")
+        trigger, saved = checkpoint.get("average_trigger"), checkpoint.get("polyak_average")
+        if saved is not None:
+            pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
+        if (saved if self.trigger is None else trigger) is None:  # an exponential one is none that begins by a trigger
+            begins = "with the next step" if self.trigger is None else f"once {self.trigger} stays above its least"
+            pl_module.print(f"the checkpoint has no average of the weights to go on with: one begins {begins}")
             return
-        saved = checkpoint["polyak_average"]
-        self._average = {name: value.clone() for name, value in saved["average"].items()}
-        self._taken = saved["taken"]
-        pl_module.load_state_dict(checkpoint["current_model_state"], strict=pl_module.strict_loading)
+        if trigger is not None and self.trigger is not None:
+            self._metrics, self._waits = list(trigger["metrics"]), trigger["waits"]
+        if saved is not None:
+            self._average = {name: value.clone() for name, value in saved["average"].items()}
+            self._taken = saved["taken"]
 
 
 def drop_average(model: LightningModule, checkpoint: dict[str, Any]) -> None:

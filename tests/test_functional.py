@@ -239,6 +239,35 @@ def test_the_fused_kernel_has_the_derivatives_of_the_formula(zero, plain):
     torch.testing.assert_close(fused, formula, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "lay",
+    [lambda g: g[:1].expand(4), lambda g: torch.stack([g, -g], 1)[:, 0]],
+)
+def test_a_scale_may_lie_anywhere_in_memory(lay):
+    v, g = pair()
+    probe = torch.randn(4, 3, dtype=torch.float64)
+    found = derivatives(lambda v, g: weight_norm(v, lay(g)), v, g, probe, True)
+    expected = derivatives(lambda v, g: weight_norm(v, lay(g).contiguous()), v, g, probe, True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(weight_norm(v, lay(g)), lay(g)[:, None] * v / v.norm(dim=1, keepdim=True))
+
+
+def test_a_gradient_that_is_not_there_has_no_derivative():
+    class Passes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, d):
+            return d, None
+
+    (v, g), x = pair(), torch.ones((), requires_grad=True)
+    found = torch.autograd.grad(Passes.apply(x, weight_norm(v, g)), (x, v, g), create_graph=True, allow_unused=True)
+    assert found[0] == 1 and found[1] is found[2] is None
+
+
 def test_many_gradients_in_one_go():
     v, g = pair()
     probes = torch.randn(5, 4, 3, dtype=torch.float64)

@@ -141,6 +141,25 @@ def test_classes_that_a_bias_rules_out(chunked: bool) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_that_is_ignored_may_cost_anything(chunked: bool, value: float) -> None:
+    x, weight, target, bias = draw()
+    target[target == 0] = 1
+    target.view(-1)[::2] = -100
+    expected = plain(x, weight, target, bias)
+    torch.testing.assert_close(
+        fused_linear_cross_entropy(
+            x.detach().clone().masked_fill(target.unsqueeze(-1) == -100, value), weight, target, bias, chunked=chunked
+        ),
+        expected,
+    )
+    bias = bias.detach().clone()
+    bias[0] = -torch.inf  # the class that a padded target stands for
+    tensors = x, weight, target, bias
+    ours, theirs = gradients(fused_linear_cross_entropy, tensors, chunked=chunked), gradients(plain, tensors)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_no_rows_at_all_are_what_they_are_for_torch(chunked: bool) -> None:
     weight = torch.randn(ENTRIES, SIZE, requires_grad=True)
     target = torch.full((4,), -100)

@@ -336,7 +336,7 @@ _probe("torch.utils.flop_counter", _register_flops)
 
 def mkl_linear(x: Tensor, packed: Tensor, w: Tensor, b: Tensor | None, rows: int) -> Tensor:
     """Return x Wᵀ + b by a weight packed for so many rows, of others by w itself; no derivative is recorded."""
-    y: Tensor = _mkl_linear(x, packed, w, b, rows)
+    y: Tensor = _mkl_linear(x, packed, w, _dense(b), rows)
     return y
 
 
@@ -348,8 +348,13 @@ def mkl_prepack(w: Tensor, rows: int) -> Tensor:
 
 def onednn_linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """Return x Wᵀ + b, w dense or prepacked; no derivative is recorded."""
-    y: Tensor = _linear_pointwise(x, w, b, "none", [], "")
+    y: Tensor = _linear_pointwise(x, w, _dense(b), "none", [], "")
     return y
+
+
+def _dense(b: Tensor | None) -> Tensor | None:
+    """Return a bias as the products read it: entry after entry, whatever its strides are."""
+    return b if b is None else b.contiguous()
 
 
 def onednn_prepack(w: Tensor, rows: int) -> Tensor:

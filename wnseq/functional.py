@@ -195,10 +195,10 @@ def _fused(v: Tensor, g: Tensor) -> Tensor | None:
 
 
 def _differentiable_gradients(
-    v: Tensor, g: Tensor, from_kernel: tuple[Tensor | None, ...], d_w: tuple[Tensor, ...]
+    v: Tensor, g: Tensor, from_kernel: tuple[Tensor | None, ...], d_w: tuple[Tensor | None, ...]
 ) -> Any:
     """Replace the kernel's gradients of v and g if they may be differentiated again."""
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or d_w[0] is None:
         return None
     own_ones = gradients(d_w[0], v, g)
     return tuple(None if kernel is None else own for own, kernel in zip(own_ones, from_kernel, strict=True))
@@ -230,6 +230,7 @@ def has_kernel(v: Tensor, g: Tensor) -> bool:
         and g.shape == v.shape[:1]
         and v.numel() > 0
         and v.is_contiguous()
+        and g.is_contiguous()  # it writes the norms in g's own layout
     )
 
 

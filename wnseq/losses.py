@@ -193,7 +193,7 @@ class _Work(NamedTuple):
     weight: Tensor  # (V, H), in its own dtype
     bias: Tensor | None  # (V,)
     target: Tensor  # (N, 1)
-    row_weight: Tensor  # in the loss, (N,), float32 or more
+    row_weight: Tensor  # in the loss, (N,), float32 or more; a row of weight 0 may cost infinity or NaN
     weighted: Tensor  # x times the weights of its rows
     grad_input: Tensor | None  # zeros; without the weights of the rows
     grad_weight: Tensor | None  # not filled
@@ -259,7 +259,7 @@ def _chunked(work: _Work) -> Tensor:
                 _multiply(p, w, out=grad_input, add=True)
             if grad_weight is not None:
                 _multiply(p.t(), weighted, out=grad_weight[part], add=False)
-    return row_weight @ (log_sum - of_target)
+    return row_weight @ (log_sum - of_target).masked_fill(row_weight == 0, 0)
 
 
 def _softmax(work: _Work, logits: Tensor, rows: slice, buffer: Tensor | None) -> Tensor:
@@ -270,7 +270,7 @@ def _softmax(work: _Work, logits: Tensor, rows: slice, buffer: Tensor | None) ->
         p += work.bias
     of_target = p.gather(1, target).squeeze(1)
     if not work.needs_grad:
-        return row_weight @ (p.logsumexp(1) - of_target)
+        return row_weight @ (p.logsumexp(1) - of_target).masked_fill(row_weight == 0, 0)
     largest = p.amax(1)
     torch.softmax(p, 1, out=p)
     log_sum = largest - p.amax(1).log()  # the largest probability is exp(largest - log_sum), and never small
@@ -279,7 +279,7 @@ def _softmax(work: _Work, logits: Tensor, rows: slice, buffer: Tensor | None) ->
         work.grad_bias.add_(row_weight @ p)
     if buffer is not None:
         logits.copy_(p)
-    return row_weight @ (log_sum - of_target)
+    return row_weight @ (log_sum - of_target).masked_fill(row_weight == 0, 0)
 
 
 def block_rows(x: Tensor, size: int) -> int:

@@ -221,6 +221,15 @@ def test_a_fresh_g_is_else_a_parameter_like_any_other():
     assert layer(torch.randn(2, 3)).isfinite().all() and type(g) is nn.Parameter and g.tolist() == [2.0] * 4
 
 
+@pytest.mark.parametrize("part", [lambda g: g, lambda g: g.data, lambda g: g.detach()])
+def test_a_parameter_is_made_of_a_fresh_g(part):
+    layer = WNLinear(3, 4)
+    made = nn.Parameter(part(layer.weight_g), requires_grad=False)
+    assert type(made) is nn.Parameter and made.data_ptr() == layer.weight_g.data_ptr()
+    layer.weight_g = made
+    assert not made.requires_grad and layer(torch.randn(2, 3)).isfinite().all()
+
+
 def test_an_average_of_a_trained_module_says_nothing():
     rnn, x = WNLSTM(8, 16), torch.randn(3, 2, 8)
     average = AveragedModel(rnn, multi_avg_fn=get_ema_multi_avg_fn(0.5))

@@ -1,11 +1,18 @@
-"""The hand-written recurrences, forward and back, against torch's own layers in float64."""
+"""The hand-written recurrences against torch's own layers in float64, and what holds for the loop of every kind."""
+
+import contextlib
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence
 
+import wnseq
 from wnseq._recurrence import cpu_loops
+from wnseq._recurrence.backend import backend
+from wnseq.nn import WNMLSTM, WNMinGRU, WNMinLSTM
 
 SIZES = {"padded": [3, 3, 3, 3], "packed": [3, 3, 2, 1], "one step": [2], "one sequence": [1, 1, 1]}
 FORMS = {
@@ -85,3 +92,81 @@ def test_both_directions_and_their_gradients_are_torchs(form, sizes, bias):
         torch.testing.assert_close(list(our_final), [state[place] for state in final], rtol=0, atol=1e-12)
         torch.testing.assert_close(gradients[1:], wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(sum_of_d_x, d_x, rtol=0, atol=1e-12)
+
+
+# ---- the loop of every kind
+
+RESETTING = {
+    "gru": wnseq.WNGRU,
+    "tanh rnn": wnseq.WNRNN,
+    "relu rnn": partial(wnseq.WNRNN, nonlinearity="relu"),
+    "lstm": wnseq.WNLSTM,
+    "projected lstm": partial(wnseq.WNLSTM, proj_size=3),
+    "mingru": WNMinGRU,
+    "minlstm": WNMinLSTM,
+}
+LOOPS = {name: (make, True, False) for name, make in RESETTING.items()}
+LOOPS |= {f"{name} without resets": (RESETTING[name], False, False) for name in ("gru", "tanh rnn", "mingru")}
+LOOPS |= {"mlstm": (WNMLSTM, False, False), "lstm in bfloat16": (wnseq.WNLSTM, False, True)}
+each_loop = pytest.mark.parametrize("loop", LOOPS)
+
+
+class Run:
+    """A layer and an input, which the loop of its kind runs."""
+
+    def __init__(self, loop, bidirectional=True):
+        torch.manual_seed(0)
+        make, self.resets, self.half = LOOPS[loop]
+        self.layer = make(5, 6, bidirectional=bidirectional)
+        self.x = torch.randn(7, 3, 5, requires_grad=True)
+        self.reset = torch.rand(7, 3) < 0.3
+        self.leaves = [self.x, *self.layer.parameters()]
+
+    def output(self, parameters=None):
+        how = torch.autocast("cpu", torch.bfloat16) if self.half else contextlib.nullcontext()
+        with how, backend("cpu_loop"):
+            arguments = self.x, None, *([self.reset] if self.resets else [])
+            return functional_call(self.layer, parameters or {}, arguments)[0]
+
+
+@each_loop
+def test_a_batch_of_gradients_has_each_of_them(loop):
+    run = Run(loop)
+    output = run.output()
+    probes = torch.randn(2, *output.shape).to(output.dtype)
+    batched = torch.autograd.grad(output, run.leaves, probes, is_grads_batched=True, retain_graph=True)
+    singly = zip(*(torch.autograd.grad(output, run.leaves, probe, retain_graph=True) for probe in probes), strict=True)
+    close = {"rtol": 0.1, "atol": 0.1} if run.half else {}
+    for found, expected in zip(batched, singly, strict=True):
+        torch.testing.assert_close(found, torch.stack(expected), **close)
+
+
+@each_loop
+@pytest.mark.parametrize("trains", [True, False])
+def test_an_output_may_be_written_into(loop, trains):
+    run, scale = Run(loop, bidirectional=False), torch.full((), 2.0, requires_grad=True)
+    run.layer.requires_grad_(trains)
+    run.x.requires_grad_(trains)
+    leaves = [scale, *(run.leaves if trains else [])]
+    expected = torch.autograd.grad((run.output() * scale).square().sum(), leaves)
+    found = torch.autograd.grad(run.output().mul_(scale).square().sum(), leaves)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("loop", RESETTING)
+def test_a_mask_that_is_overwritten_before_the_backward_is_refused(loop):
+    run = Run(loop)
+    output = run.output()
+    run.reset.logical_not_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@each_loop
+def test_biases_may_lie_anywhere_in_memory(loop):
+    run = Run(loop)
+    biases = {name: bias for name, bias in run.layer.named_parameters() if "bias" in name}
+    columns = torch.stack([*biases.values(), *biases.values()], 1).unbind(1)
+    strided = dict(zip(biases, columns, strict=False))
+    assert biases and not any(bias.is_contiguous() for bias in strided.values())
+    torch.testing.assert_close(run.output(strided), run.output())

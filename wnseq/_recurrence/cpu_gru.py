@@ -75,24 +75,24 @@ class _GRU(torch.autograd.Function):
             rows, sizes = cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
             output, final, gates, inner = cpu_loops.gru_forward(rows, sizes, h, w_ih, w_hh, b_ih, b_hh, reverse, reset)
         output = output.view(*x.shape[:-1], -1)
-        ctx.save_for_backward(x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, gates, inner)
-        ctx.reverse, ctx.reset = reverse, reset
-        return output, final
+        ctx.save_for_backward(x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, gates, inner, reset)
+        ctx.reverse = reverse
+        return cpu_loops.unsaved(ctx, output), final
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, gates, inner = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, gates, inner, reset = ctx.saved_tensors
+        if unrolled.needs_graph(d_output, d_h):
             d, weights = (d_output, d_h), [w_ih, w_hh, b_ih, b_hh]
             first, *others = unrolled.differentiable_backward(
-                unrolled.gru, d, x, batch_sizes, (h,), weights, ctx.reverse, ctx.reset
+                unrolled.gru, d, x, batch_sizes, (h,), weights, ctx.reverse, reset
             )
             return first, None, *others, None, None
         d_rows, rows, sizes = cpu_loops.as_rows(d_output), cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
         saved = (cpu_loops.as_rows(output), gates, inner)
         with torch.autocast("cpu", enabled=False):
             d_x, d_h, d_ih, d_hh, *d_biases = cpu_loops.gru_backward(
-                d_rows, d_h, rows, sizes, h, w_ih, w_hh, ctx.reverse, *saved, ctx.needs_input_grad[0], ctx.reset
+                d_rows, d_h, rows, sizes, h, w_ih, w_hh, ctx.reverse, *saved, ctx.needs_input_grad[0], reset
             )
         first = d_x.view(x.shape) if ctx.needs_input_grad[0] else None
         return first, None, d_h, d_ih, d_hh, *(d_biases if b_ih is not None else (None, None)), None, None

@@ -324,6 +324,11 @@ def update_state(state: Tensor, alive: Tensor) -> Tensor:
     return alive if len(alive) == len(state) else torch.cat([alive, state[len(alive) :].to(alive.dtype)])
 
 
+def unsaved(ctx: Any, output: Tensor) -> Tensor:
+    """Return an output that may be written into, as torch's may, though the backward of ``ctx`` reads it."""
+    return output.clone() if any(ctx.needs_input_grad) else output.data  # no view, which autograd would not let change
+
+
 def states_before(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) -> list[Tensor]:
     """Return for each step, in the order of time, the value after the step before."""
     parts: list[Tensor] = []

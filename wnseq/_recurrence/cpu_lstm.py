@@ -90,7 +90,7 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         x, h, c, w_ih, w_hh, b_ih, b_hh, weight, inputs, gates, cells, tanhs = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if unrolled.needs_graph(d_output, d_h, d_c):
             gradients, weights = (d_output, d_h, d_c), [w_ih, w_hh, b_ih, b_hh]
             return tuple(unrolled.differentiable_backward(unrolled.lstm, gradients, x, None, (h, c), weights, False))
         features = x.shape[2]

@@ -69,24 +69,24 @@ class _LSTM(torch.autograd.Function):
                 rows, sizes, h, c, w_ih, w_hh, bias, w_hr, reverse, reset
             )
         output = output.view(*x.shape[:-1], -1)
-        ctx.save_for_backward(x, batch_sizes, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, output, *saved)
-        ctx.reverse, ctx.reset = reverse, reset
-        return output, new_h, new_c
+        ctx.save_for_backward(x, batch_sizes, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, output, *saved, reset)
+        ctx.reverse = reverse
+        return cpu_loops.unsaved(ctx, output), new_h, new_c
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
-        x, batch_sizes, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, output, gates, cells = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        x, batch_sizes, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, output, gates, cells, reset = ctx.saved_tensors
+        if unrolled.needs_graph(d_output, d_h, d_c):
             d, weights = (d_output, d_h, d_c), [w_ih, w_hh, b_ih, b_hh, w_hr]
             first, *others = unrolled.differentiable_backward(
-                unrolled.lstm, d, x, batch_sizes, (h, c), weights, ctx.reverse, ctx.reset
+                unrolled.lstm, d, x, batch_sizes, (h, c), weights, ctx.reverse, reset
             )
             return first, None, *others, None, None
         d_rows, rows, sizes = cpu_loops.as_rows(d_output), cpu_loops.as_rows(x), cpu_loops.step_sizes(x, batch_sizes)
         saved = cpu_loops.as_rows(output), gates, cells
         with torch.autocast("cpu", enabled=False):
             d_x, *gradients, d_bias, d_hr = cpu_loops.lstm_backward(
-                d_rows, d_h, d_c, rows, sizes, h, c, w_ih, w_hh, w_hr, ctx.reverse, *saved, ctx.reset
+                d_rows, d_h, d_c, rows, sizes, h, c, w_ih, w_hh, w_hr, ctx.reverse, *saved, reset
             )
         d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
         return d_x.view(x.shape), None, *gradients, *d_biases, d_hr if w_hr is not None else None, None, None

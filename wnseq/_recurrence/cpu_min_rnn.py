@@ -13,6 +13,7 @@ from wnseq._recurrence.cpu_loops import (
     states_before,
     step_sizes,
     steps_of,
+    unsaved,
     update_state,
     why_no_loop,
 )
@@ -77,15 +78,15 @@ class _MinRNN(torch.autograd.Function):
             torch.lerp(zero(state[: len(h_t)], row), n_t, z_t, out=h_t)
             state = update_state(state, h_t)
         output = output.view(*x.shape[:-1], -1)
-        ctx.save_for_backward(x, batch_sizes, h, w, b, output, total, z)
-        ctx.how = kind, reverse, reset
-        return output, state.clone()
+        ctx.save_for_backward(x, batch_sizes, h, w, b, output, total, z, reset)
+        ctx.how = kind, reverse
+        return unsaved(ctx, output), state.clone()
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        x, batch_sizes, h, w, b, output, total, z = ctx.saved_tensors
-        kind, reverse, reset = ctx.how
-        if torch.is_grad_enabled():
+        x, batch_sizes, h, w, b, output, total, z, reset = ctx.saved_tensors
+        kind, reverse = ctx.how
+        if unrolled.needs_graph(d_output, d_h):
             first, *others = unrolled.differentiable_backward(
                 unrolled.STEPS[kind], (d_output, d_h), x, batch_sizes, (h,), [w, b], reverse, reset
             )

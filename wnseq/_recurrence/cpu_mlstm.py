@@ -102,7 +102,7 @@ class _MLSTM(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
         x, h, c, *weights = ctx.saved_tensors[:8]
-        if torch.is_grad_enabled():
+        if unrolled.needs_graph(d_output, d_c):
             gradients = d_output, torch.zeros_like(h), d_c
             step = unrolled.STEPS["mlstm"]
             return (*unrolled.differentiable_backward(step, gradients, x, None, (h, c), weights, False), None)

@@ -68,15 +68,15 @@ class _RNN(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             output, final = cpu_loops.rnn_forward(rows, sizes, h, w_ih, w_hh, bias, relu, reverse, reset)
         output = output.view(*x.shape[:-1], -1)
-        ctx.save_for_backward(x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output)
-        ctx.flags = relu, reverse, reset
-        return output, final
+        ctx.save_for_backward(x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, reset)
+        ctx.flags = relu, reverse
+        return cpu_loops.unsaved(ctx, output), final
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output = ctx.saved_tensors
-        (relu, reverse, reset), wants_x = ctx.flags, ctx.needs_input_grad[0]
-        if torch.is_grad_enabled():
+        x, batch_sizes, h, w_ih, w_hh, b_ih, b_hh, output, reset = ctx.saved_tensors
+        (relu, reverse), wants_x = ctx.flags, ctx.needs_input_grad[0]
+        if unrolled.needs_graph(d_output, d_h):
             step, weights = unrolled.STEPS["relu" if relu else "tanh"], [w_ih, w_hh, b_ih, b_hh]
             first, *others = unrolled.differentiable_backward(
                 step, (d_output, d_h), x, batch_sizes, (h,), weights, reverse, reset

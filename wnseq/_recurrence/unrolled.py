@@ -11,6 +11,7 @@ from wnseq._recurrence.call import Call, States
 from wnseq._recurrence.resets import mask_state, split_mask
 from wnseq._recurrence.steps import gru_step, lstm_step, min_step, mlstm_step, rnn_step
 from wnseq._recurrence.zoneout import regularise
+from wnseq._torch_internals import is_wrapped
 from wnseq.errors import ShapeError
 
 Step = Callable[..., States]  # of input, states, w_ih, w_hh[, b_ih, b_hh][, w_hr]
@@ -103,6 +104,12 @@ STEPS: dict[str, Step] = {"lstm": lstm, "gru": gru, "tanh": _rnn_tanh, "relu": _
 STEPS |= {"mingru": _min_gru, "minlstm": _min_lstm, "mlstm": _mlstm}
 
 
+def needs_graph(*d: Tensor) -> bool:
+    """Return True if a backward is to be differentiated itself, or runs for a batch of gradients at once."""
+    return torch.is_grad_enabled() or any(is_wrapped(each) for each in d)
+
+
+@torch.enable_grad()
 def differentiable_backward(
     step: Step,
     d: tuple[Tensor, ...],

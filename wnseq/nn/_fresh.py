@@ -36,6 +36,15 @@ def _dim(tensor: Tensor) -> int:
     return tensor.ndim
 
 
+def _detach(tensor: Tensor) -> Tensor:
+    """Return a detached tensor; for ``nn.Parameter(tensor)`` make both plain parameters, whose type must be one."""
+    detached = Tensor.detach(tensor)
+    if torch.compiler.is_compiling() or sys._getframe(2).f_code is not nn.Parameter.__new__.__code__:
+        return detached
+    tensor.__class__ = nn.Parameter
+    return detached.as_subclass(nn.Parameter)
+
+
 class FreshScale(nn.Parameter):
     """A g before the first forward, in which torch.nn.init's functions for matrices raise with the remedy.
 
@@ -49,6 +58,10 @@ class FreshScale(nn.Parameter):
     def ndimension(self) -> int:
         """Return the number of axes."""
         return _dim(self)
+
+    def detach(self) -> Tensor:
+        """Return the same values, of which no derivative is recorded."""
+        return _detach(self)
 
     @property
     def data(self) -> Tensor:
@@ -71,6 +84,9 @@ class _FreshData(Tensor):
 
     def ndimension(self) -> int:
         return _dim(self)
+
+    def detach(self) -> Tensor:
+        return _detach(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.clone()

@@ -52,6 +52,7 @@ from wnseq.training.hparams import check_arguments
 from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
+from wnseq.training.ranks import join_lists, same_draws
 from wnseq.training.run_info import checkpoint_info, find_datamodule, print_header
 from wnseq.training.schedules import schedule_steps, use_found_learning_rate
 
@@ -147,12 +148,13 @@ class ImageClassifier(CheckedLoading, LightningModule):
         """Initialise from images of a data module, else from a batch, unless the weights are initialised or loaded."""
         if self.network.is_initialised:
             return
-        if isinstance(data, ImageDataModule):
-            train = data.images.parts["train"].pixels
-            seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images for every norm
-            chosen = torch.randperm(len(train), generator=seeded)[: self.hparams.init_images]
-            images = data.preprocess(train[chosen]).to(self.device)
-        initialise_from_batch(self.network, self.hparams.norm, images)
+        with same_draws(self.trainer, self.device):
+            if isinstance(data, ImageDataModule):
+                train = data.images.parts["train"].pixels
+                seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images for every norm
+                chosen = torch.randperm(len(train), generator=seeded)[: self.hparams.init_images]
+                images = data.preprocess(train[chosen]).to(self.device)
+            initialise_from_batch(self.network, self.hparams.norm, images)
 
     def configure_optimizers(self) -> Any:
         """Set up Adam and the paper's schedule."""
@@ -205,6 +207,7 @@ class ImageClassifier(CheckedLoading, LightningModule):
         stage, (nats, errors, images) = evaluation_stage(self.trainer), self.totals.reduce(self.trainer).values()
         values = {f"{stage}/nats_per_image": nats / images, f"{stage}/error_percent": 100 * errors / images}
         self.log_dict(values, sync_dist=True)
+        self.mistakes = join_lists(self.trainer, self.mistakes)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -346,6 +349,8 @@ class ImageClassifierCLI(ImageCLI):
 
     def report(self) -> None:
         """Draw the test images that are misclassified."""
+        if "test/error_percent" not in self.metrics:  # limit_test_batches 0
+            return
         mistakes, names = self.model.mistakes, self.model.images.classes
         print(f"\n{len(mistakes)} of the test images are taken for another class")
         if not mistakes or self.run_dir is None:

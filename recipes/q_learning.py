@@ -509,8 +509,9 @@ class QLearningCLI(RecipeCLI):
 
     def report(self) -> None:
         """Print the returns of the test, and animate some episodes."""
-        mean, deviation = (self.metrics[f"test/{name}"] for name in ("mean_return", "return_deviation"))
-        print(f"\nreturns of {self.datamodule.describe_part('test')}: {mean:.4g} ± {deviation:.2g}")
+        if "test/mean_return" in self.metrics:  # not with limit_test_batches 0
+            mean, deviation = (self.metrics[f"test/{name}"] for name in ("mean_return", "return_deviation"))
+            print(f"\nreturns of {self.datamodule.describe_part('test')}: {mean:.4g} ± {deviation:.2g}")
         if self.run_dir is not None:
             try:
                 print(animate(self.model, self.run_dir / "episodes.gif"))

@@ -56,6 +56,7 @@ from wnseq.training.cli.text import TokenizerCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint, load_encoder, load_initial_weights
 from wnseq.training.hparams import check_arguments
+from wnseq.training.ranks import join_lists
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import checkpoint_info, find_datamodule, find_trainer, print_header
 from wnseq.training.schedules import schedule_steps, use_found_learning_rate
@@ -311,6 +312,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         values = {"nats_per_text": nats / total, "error_percent": 100 * (1 - right / total)}
         values["macro_f1_percent"] = 100 * macro_f1(self.confusion)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.mistakes = join_lists(self.trainer, self.mistakes)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -509,6 +511,8 @@ class TextClassifierCLI(TokenizerCLI):
 
     def report(self) -> None:
         """Print accuracy, macro F1 and the most confident mistakes, and draw the confusion matrix."""
+        if "test/error_percent" not in self.metrics:  # limit_test_batches 0
+            return
         model, rows = self.model, self.datamodule.rows["test"]
         error, f1 = (self.metrics[f"test/{name}_percent"] for name in ("error", "macro_f1"))
         print(f"\naccuracy {100 - error:.1f} %, macro F1 {f1:.1f} %, on {sum(map(sum, model.confusion)):,.0f} texts")

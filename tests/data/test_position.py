@@ -1,6 +1,7 @@
 """A fit that is stopped and resumed sees exactly the batches that an unbroken one sees."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,3 +156,10 @@ def test_without_a_trainer_each_iteration_is_an_epoch() -> None:
     assert [*loader, *loader] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert position.state_dict(None, {}) == {"epoch": 1, "batch": 3}
     assert loader.state_dict() == {}
+
+
+@pytest.mark.parametrize("overfit", [0, 0.0, 2, 1.0])
+def test_to_overfit_each_epoch_has_the_batches_of_the_first(overfit: float) -> None:
+    trainer: Any = SimpleNamespace(training=False, overfit_batches=overfit)
+    loader = EpochLoader(DataPosition(), 2, lambda epoch, first: iter([(epoch, at) for at in range(first, 2)]), trainer)
+    assert [*loader, *loader] == [(0, 0), (0, 1), *((0 if overfit else 1, at) for at in range(2))]

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
 import math
+import re
 import sys
 import typing
 from collections.abc import Callable
@@ -414,6 +416,31 @@ def test_a_mistake_is_found_before_the_first_step(recipe, words, text, capsys, m
         recipe.main([*STEP, *data, *words])
     assert stop.value.code == 1 and text in capsys.readouterr().err
     assert not list(Path("runs").glob("*/*"))
+
+
+UNTESTED = {
+    "q_learning": [
+        "--data.epoch_frames=64",
+        "--data.num_envs=4",
+        "--data.rollout_steps=16",
+        "--data.val_episodes=1",
+        "--data.batch_size=16",
+    ],
+    "image_classifier": ["--data.size=12", "--model.width=0.02", "--model.init_images=20"],
+    "text_classifier": ["--data.dataset=labelled.csv", "--data.tokenizer=word", "--model.hidden_size=8"],
+}
+
+
+@pytest.mark.parametrize("name", UNTESTED)
+def test_a_run_that_tests_nothing_reports_nothing_of_a_test(name, capsys):
+    rows = [f"{'good' if number % 2 else 'bad'} film {number},{number % 2}" for number in range(80)]
+    Path("labelled.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    metrics = importlib.import_module(f"wnseq.recipes.{name}").main(
+        [*UNTESTED[name], "--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=0"]
+    )
+    assert not any(key.startswith("test/") for key in metrics)
+    assert not re.search("test images|accuracy|returns of", capsys.readouterr().out)
+    assert list(Path("runs").glob("*/1/metrics.csv"))
 
 
 @pytest.mark.parametrize("recipe", [language_model, image_classifier, sequential_images, vae, draw, pixelcnn,

@@ -38,6 +38,25 @@ def test_values_come_from_all_processes_but_not_after_an_exception_of_one() -> N
             assert ranks.all_gather_object(stopped, "mine") == expected
 
 
+def test_lists_are_joined_in_the_order_of_the_ranks() -> None:
+    assert ranks.join_lists(Process(), ["a"]) == [0, ["a"], 1, ["a"]]  # each rank's list is its number and the value
+
+
+def test_ranks_of_other_seeds_draw_the_same() -> None:
+    drawn, cpu = [], torch.device("cpu")
+    for own in (1, 2):
+        torch.manual_seed(own)
+        alone = torch.get_rng_state()
+        trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(broadcast=lambda seed: 7))
+        with ranks.same_draws(trainer, cpu):  # type: ignore[arg-type]
+            drawn.append((torch.initial_seed(), torch.randn(3).tolist()))
+        assert torch.equal(torch.get_rng_state(), alone)
+        with ranks.same_draws(SimpleNamespace(world_size=1), cpu):  # type: ignore[arg-type]
+            torch.randn(3)
+        assert not torch.equal(torch.get_rng_state(), alone)
+    assert drawn[0] == drawn[1] and drawn[0][0] == 7
+
+
 def test_the_ranks_ask_about_twice_a_second_and_each_at_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     for slower in (0.001, 0.2, 3.0):

@@ -73,6 +73,15 @@ def test_an_evaluation_keeps_its_hyper_parameters() -> None:
         check_evaluated(saved, {"rate": 0.2, "samples": 2}, ("samples",), "a.ckpt")
 
 
+@pytest.mark.parametrize("fn", [TrainerFn.FITTING, TrainerFn.TESTING])
+def test_a_fit_goes_on_with_the_weights_before_averaging(fn: TrainerFn) -> None:
+    model, saved = Model(), checkpoint()
+    model._trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))  # type: ignore[assignment]
+    saved |= {"polyak_average": {}, "current_model_state": {"a": torch.zeros(2)}}
+    open_checkpoint(model, saved, "toy")
+    assert saved["state_dict"]["a"].any() == (fn != TrainerFn.FITTING)
+
+
 def test_hyper_parameters_may_differ_unless_a_fit_resumes() -> None:
     model, given = Model(rate=0.2, dropout=0.1), {**checkpoint(), "hyper_parameters": {"rate": 0.1, "dropout": 0.5}}
     open_checkpoint(model, given, "toy")

@@ -105,7 +105,7 @@ STEPS |= {"mingru": _min_gru, "minlstm": _min_lstm, "mlstm": _mlstm}
 
 
 def needs_graph(*d: Tensor) -> bool:
-    """Return True if a backward is to be differentiated itself, or runs for a batch of gradients at once."""
+    """Return True if a backward records what it does, or runs for a batch of gradients at once."""
     return torch.is_grad_enabled() or any(is_wrapped(each) for each in d)
 
 

@@ -106,7 +106,9 @@ class EpochLoader(Generic[Batch]):
             ended = position.batch > 0 and done == 0  # limit_train_batches may have ended it before its last batch
         if ended:
             position.epoch, position.batch = position.epoch + 1, 0
-        for batch in self.batches(position.epoch, position.batch):
+        # to overfit, every epoch has the batches of the first
+        epoch = 0 if getattr(self.trainer, "overfit_batches", 0) else position.epoch
+        for batch in self.batches(epoch, position.batch):
             position.batch += 1
             yield batch
 

@@ -17,7 +17,6 @@ from wnseq.errors import ShapeError
 from wnseq.training import checkpoint_files
 from wnseq.training._lightning_internals import train_loaders
 from wnseq.training.batches import get_labels, get_tensor
-from wnseq.training.callbacks.ema import drop_average
 from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import find_datamodule, find_trainer
@@ -166,15 +165,13 @@ def restore_for_images(model: Any, checkpoint: dict[str, Any], recipe: str) -> N
 
     Args:
         model: As in :func:`build_for_images`; its attribute ``images`` is the ``ImageSpec`` of its network.
-        checkpoint: Contents of the file, with the state of the ``ImageSpec`` under ``wnseq``. A training that goes on
-            without the average in it gets the weights before averaging.
+        checkpoint: Contents of the file, with the state of the ``ImageSpec`` under ``wnseq``.
         recipe: Name of the recipe.
 
     Raises:
         ValueError: The checkpoint cannot be used, or the images of the data module are of another kind.
     """
     images = ImageSpec.from_state(open_checkpoint(model, checkpoint, recipe))
-    drop_average(model, checkpoint)
     if model.network is None:
         model.build(images)
     else:

@@ -2,13 +2,15 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-__all__ = ["RankAgreement", "all_gather_object"]
+__all__ = ["RankAgreement", "all_gather_object", "join_lists", "same_draws"]
 
 SECONDS = 0.5  # between two questions whether to stop
 MOST_BATCHES = 100
@@ -29,6 +31,26 @@ def all_gather_object(trainer: Trainer, value: Any) -> list[Any] | None:
     if trainer.world_size > 1 and trainer.interrupted and not is_agreed:
         return None
     return [trainer.strategy.broadcast(value, src=rank) for rank in range(trainer.world_size)]
+
+
+def join_lists(trainer: Trainer, own: list[Any]) -> list[Any]:
+    """Return the entries of every rank's list. All ranks must call it."""
+    return [entry for each in all_gather_object(trainer, own) or [own] for entry in each]
+
+
+@contextmanager
+def same_draws(trainer: Trainer, device: torch.device) -> Iterator[None]:
+    """Run the block with the same random numbers in every rank, drawn from rank 0's seed. All ranks must call it.
+
+    What is drawn after Lightning has made the ranks' weights the same would else differ where they have other seeds. A
+    single process draws on from where it is.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(trainer.strategy.broadcast(torch.initial_seed()))
+        yield
 
 
 class RankAgreement:

@@ -102,10 +102,11 @@ def _changed(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Itera
     return before, " ".join(f"--model.{name} {now[name]}" for name in changed)
 
 
-def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recipe: str) -> Mapping[str, Any]:
+def open_checkpoint(model: LightningModule, checkpoint: dict[str, Any], recipe: str) -> Mapping[str, Any]:
     """Check a checkpoint that a model is about to load; return what it holds under ``wnseq``.
 
-    Unless the run is resumed, a checkpoint of an unfinished run warns.
+    Unless the run is resumed, a checkpoint of an unfinished run warns. A resumed one goes on with the weights before
+    averaging, which the optimiser knows, whether it averages or not.
 
     Args:
         model: The model. Its ``resume_may_change`` names the hyper-parameters that take effect in a resumed run, its
@@ -131,6 +132,8 @@ def open_checkpoint(model: LightningModule, checkpoint: Mapping[str, Any], recip
                 raise ValueError(
                     f"the run to be resumed has {name} {saved[name]}, which it needs to go on: give it again"
                 )
+        if "polyak_average" in checkpoint:
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
     else:
         warn_if_unfinished(checkpoint, "the checkpoint")
     info: Mapping[str, Any] = checkpoint["wnseq"]

@@ -105,6 +105,17 @@ def test_processes_share_each_batch(processes: int, options: dict) -> None:
     assert alone.state_dict()["batch_size"] == shares[0].resume_settings()["batch_size"] == 20
 
 
+@pytest.mark.parametrize(("images", "eval_batch_size"), [(101, 100), (103, 50), (5, 1), (4, 100)])
+def test_each_process_has_an_image_of_each_batch(images: int, eval_batch_size: int) -> None:
+    options = {"val_size": images, "eval_batch_size": eval_batch_size}
+    loaders = [in_process(rank, 4, **options).val_dataloader() for rank in range(4)]
+    shares = [[len(batch.labels) for batch in loader] for loader in loaders]
+    assert {len(loader) for loader in loaders} == {len(each) for each in shares} == {len(shares[0])}
+    assert sum(map(sum, shares)) == images and min(map(min, shares)) > 0
+    with pytest.raises(ValueError, match=f"the val part has {images} images, fewer than the 200 processes"):
+        in_process(0, 200, batch_size=1, **options).val_dataloader()
+
+
 def test_translated_images() -> None:
     image = torch.arange(1, 10).view(1, 1, 3, 3)
     moved = translate(image.expand(3, 1, 3, 3), torch.tensor([[1, 2, 0], [1, 1, 0]]), 1)

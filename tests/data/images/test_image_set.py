@@ -1,6 +1,7 @@
 """Images of one set that are made to fit a model of another."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,41 @@ def test_a_single_file_and_files_without_classes_have_no_labels(files: Path) -> 
     Image.fromarray(COLOUR[0, 0].numpy()).save("others/beside.png")
     with pytest.raises(ValueError, match="others has images beside folders of images"):
         open_test("others")
+
+
+def test_after_an_evaluation_a_fit_has_the_images_of_the_options(files: Path) -> None:
+    other = ImageDataModule("mine.npz", normalize="standard", resize=6, size=12)
+    other.setup("test")
+    data = ImageDataModule("mine.npz", resize=6, whiten=True)
+    data.setup("test")
+    images, preprocess, batch = data.images, data.preprocess, next(iter(data.test_dataloader()))
+    for classes in (("a", "b", "c"), ("b", "a")):  # the second of a model that has no c
+        data.match(256, classes, other.preprocess.state())
+        assert data.image_shape[1:] == (12, 12) and data.images.classes == classes
+    data.setup("fit")
+    assert data.images is images and data.preprocess.is_same(preprocess)
+    assert torch.equal(next(iter(data.test_dataloader())).images, batch.images)
+
+
+def test_a_fit_after_a_test_of_images_alone_reads_the_others(files: Path) -> None:
+    data = ImageDataModule("mine.npz", test="others", resize=6, batch_size=1)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="test"), global_rank=0, world_size=1)
+    data.setup("test")
+    assert not len(data.images.parts["train"])
+    data.trainer.state.fn = "fit"
+    data.setup("fit")
+    assert len(data.images.parts["train"])
+
+
+def test_to_predict_images_the_training_ones_may_be_gone(tmp_path: Path) -> None:
+    saved = {"dataset": str(tmp_path / "gone"), "val_size": 3, "size": 12}
+    for command in ("test", "predict"):
+        assert ImageDataModule.options_from_checkpoint(saved, ("test",), command) == {"size": 12}
+        assert ImageDataModule.options_from_checkpoint(saved, (), command) == saved
+    assert ImageDataModule.options_from_checkpoint(saved, ("test",), "fit") == saved
+    for there in ("mnist", str(tmp_path)):
+        known = {**saved, "dataset": there}
+        assert ImageDataModule.options_from_checkpoint(known, ("test",), "test") == known
 
 
 def test_an_evaluation_prepares_images_as_the_model_s_were(files: Path) -> None:

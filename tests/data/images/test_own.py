@@ -181,6 +181,16 @@ def test_a_folder_of_train_and_test(tmp_path: Path) -> None:
     assert {part: labels.tolist() for part, labels in own.labels.items()} == {"train": [0, 1], "test": [0, 1]}
 
 
+@pytest.mark.parametrize("other", ["plane", "val"])
+def test_images_beside_the_training_part_are_not_left_out(tmp_path: Path, other: str) -> None:
+    pngs(tmp_path / "train" / "a", IMAGES[0])
+    (tmp_path / other / "notes").mkdir(parents=True)
+    assert read_own(tmp_path).classes == ("a",)
+    pngs(tmp_path / other / "a", IMAGES[1])
+    with pytest.raises(ValueError, match=rf"has images in {other} beside the folder train, which is the training part"):
+        read_own(tmp_path)
+
+
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"has no images: expected files \.png.* for each class or in none"):
         read_own(tmp_path)

@@ -34,6 +34,17 @@ def test_the_metrics_are_those_of_the_best_checkpoint(after: dict[str, float], h
     assert after["val/loss"] == best["metrics"]["val/loss"] < last["metrics"]["val/loss"]
 
 
+def test_a_run_that_went_on_without_validations_keeps_its_best_checkpoint(
+    after: dict[str, float], main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = Path("runs/toy/1/checkpoints/best.ckpt")
+    before = best.read_bytes()
+    main("--resume", "last", "--trainer.max_epochs", "4", "--trainer.limit_val_batches", "0")
+    assert "runs/toy/1/checkpoints/last.ckpt" in capsys.readouterr().out  # which it tested
+    again = main("--resume", "last", "--trainer.max_epochs", "5", "--trainer.limit_val_batches", "1.0")
+    assert best.read_bytes() == before and again["val/loss"] == after["val/loss"]
+
+
 def test_checkpoints_hold_plain_hyper_parameters(after: dict[str, float], here: Path) -> None:
     hparams = torch.load("runs/toy/1/checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
     assert hparams == {"width": 4, "cell": "lstm", "lr": 0.05, "dropout": 0.5, "explode_at": -1, "bug": False}

@@ -81,7 +81,12 @@ def test_a_comparison_says_why_it_has_no_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not plots.plot_variants(RUNS, tmp_path / "a.png", metric="bits", title="")
-    assert capsys.readouterr().out == "no figure: no run has a train/bits or a val/bits in it.\n"
+    told = "no figure: no variant has a train/{0} or a val/{0} at a step that all its runs have.\n"
+    assert capsys.readouterr().out == told.format("bits")
+    apart = {"one": [{"val/loss": ([steps], [1.0])} for steps in (90, 100)]}  # after equal times
+    assert not plots.plot_variants(apart, tmp_path / "a.png", metric="loss", title="")
+    assert capsys.readouterr().out == told.format("loss")
+    assert plots.plot_variants(RUNS | apart, tmp_path / "b.png", metric="loss", title="")
     assert not plots.plot_sweep({"one": [(0.1, None)]}, tmp_path / "a.png", option="rate", metric="loss", title="")
     assert capsys.readouterr().out == "no figure: every run has diverged.\n"
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -96,6 +96,7 @@ class ImageDataModule(LightningDataModule):
 
     images: ImageSet
     preprocess: Preprocess
+    _own: tuple[ImageSet, Preprocess]  # those of the options, whatever model an evaluation has made them fit
 
     def __init__(
         self,
@@ -173,7 +174,9 @@ class ImageDataModule(LightningDataModule):
         """
         if stage == "fit":
             self.position.reset()  # Lightning loads the position of a resumed run after this
-        if hasattr(self, "images"):
+        if hasattr(self, "images") and (stage != "fit" or len(self._own[0].parts["train"])):
+            if stage == "fit" and self.images is not self._own[0]:  # an evaluation has made them another model's
+                self._prepare(*self._own)
             return
         if self.test is not None and self._tests_alone():
             images = with_channels(open_test(self.test, self.resize), self.channels)
@@ -191,6 +194,7 @@ class ImageDataModule(LightningDataModule):
             preprocess = fit_preprocess(train.pixels, images.num_values, self.normalize, self.size, content)
         else:  # that of the model's training images follows
             preprocess = fit_preprocess(images.parts["test"].pixels, images.num_values, "symmetric", self.size)
+        self._own = images, preprocess
         self._prepare(images, preprocess)
 
     def _tests_alone(self) -> bool:
@@ -217,7 +221,8 @@ class ImageDataModule(LightningDataModule):
         """
         if preprocess is None:
             return
-        images, trained = match_images(self._after_setup(), num_values, classes), Preprocess.from_state(preprocess)
+        self._after_setup()
+        images, trained = match_images(self._own[0], num_values, classes), Preprocess.from_state(preprocess)
         channels, expected = images.parts["test"].pixels.shape[1], len(trained.offset)
         if channels != expected:
             raise ValueError(
@@ -272,7 +277,10 @@ class ImageDataModule(LightningDataModule):
             given: Options that the command has by itself: another set brings its own parts.
             subcommand: fit, validate, test or predict.
         """
-        other = ("dataset", "test", "val_size") if "dataset" in given else ()
+        other: tuple[str, ...] = ("dataset", "test", "val_size") if "dataset" in given else ()
+        tests_alone = subcommand in ("test", "predict") and ("test" in given or "test" in saved)
+        if tests_alone and saved.get("dataset") not in SETS and not Path(saved.get("dataset", "")).exists():
+            other = ("dataset", "val_size")  # which are not read
         return {name: value for name, value in saved.items() if name not in other}
 
     @property
@@ -371,19 +379,28 @@ class ImageDataModule(LightningDataModule):
 
 
 class EvaluationLoader:
-    """One part of the set in its own order, each process with its share of each batch."""
+    """One part of the set in its own order, each process with its share of each batch, at least an image.
+
+    Raises:
+        ValueError: There are fewer images than processes.
+    """
 
     def __init__(self, data: ImageDataModule, part: str) -> None:
         self.data = data
         self.part = part
         self.number = len(data._after_setup().parts[part])
-        self.length = -(-self.number // data.eval_batch_size)
+        self.rank, self.processes = rank_and_world_size(data.trainer)
+        if self.number < self.processes:
+            raise ValueError(
+                f"the {part} part has {self.number} images, fewer than the {self.processes} processes: use fewer"
+            )
+        self.size = max(data.eval_batch_size, self.processes)
+        self.length = (self.number + self.size - self.processes) // self.size  # a rest of fewer is of the last batch
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        size = self.data.eval_batch_size
-        rank, world_size = rank_and_world_size(self.data.trainer)
-        for first in range(0, self.number, size):
-            yield self.data._batch(self.part, range(first, min(first + size, self.number))[rank::world_size])
+        for index in range(self.length):
+            last = self.number if index + 1 == self.length else (index + 1) * self.size
+            yield self.data._batch(self.part, range(index * self.size, last)[self.rank :: self.processes])

@@ -116,6 +116,13 @@ def _channels_first(path: Path, name: str, array: npt.NDArray[Any]) -> Bytes:
 
 def _folder(folder: Path, resize: int | None) -> OwnImages:
     parts = {part: folder / part for part in ("train", "test") if (folder / part).is_dir()}
+    beside = [each for each in _visible(folder) if each not in parts.values()] if "train" in parts else []
+    if others := [each for each in beside if _has_images(each)]:
+        raise FileFormatError(
+            f"{folder} has images in {others[0].name} beside the folder train, which is the training part: move them "
+            "into train or test, or out of both. The last images of train are held out for validation (val_size). If "
+            "train is a class, give its folder another name."
+        )
     pixels, labels, names = {}, {}, {}
     for part, top in (parts if "train" in parts else {"train": folder}).items():
         files = [file for each in _visible(top) for file in (_visible(each) if each.is_dir() else [each])]
@@ -176,6 +183,11 @@ def _pillow() -> tuple[Any, Any]:
             "Image files are read and scaled by Pillow, which is not installed: pip install 'wnseq[images]'"
         ) from error
     return Image, ImageOps
+
+
+def _has_images(path: Path) -> bool:
+    """Return True for an image file, and for a folder with one in it or in a folder of it."""
+    return path.suffix.lower() in ENDINGS or (path.is_dir() and any(map(_has_images, _visible(path))))
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from wnseq.training.evaluation import is_fitting
-from wnseq.training.run_info import find_trainer
 
-__all__ = ["PolyakAverage", "drop_average"]
+__all__ = ["PolyakAverage"]
 
 UNITS = ("steps", "epochs")
 
@@ -195,15 +194,6 @@ class PolyakAverage(Callback):
         if saved is not None:
             self._average = {name: value.clone() for name, value in saved["average"].items()}
             self._taken = saved["taken"]
-
-
-def drop_average(model: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Make a training that goes on without an average load the weights before averaging, which the optimiser knows."""
-    trainer: Any = find_trainer(model)
-    if trainer is None or trainer.state.fn != TrainerFn.FITTING or "polyak_average" not in checkpoint:
-        return
-    if not any(isinstance(each, PolyakAverage) for each in trainer.callbacks):
-        checkpoint["state_dict"] = checkpoint["current_model_state"]
 
 
 def _at_least_float32(value: Tensor) -> Tensor:

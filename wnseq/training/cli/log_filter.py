@@ -14,7 +14,7 @@ TIPS = re.compile(
     r"|`Trainer\.fit` stopped: |`Trainer\(\w+=1\.0\)` was configured|Restor(ing states|ed all states) "
     r"|Load(ing|ed) model weights |Loading `train_dataloader` to estimate|\nDetected KeyboardInterrupt"
     r"|An \w+ was raised with message|Using bfloat16 Automatic|Using 16bit Automatic|You are using a CUDA device"
-    r"|The following callbacks returned in `LightningModule\.configure_callbacks` will override"
+    r"|The following callbacks returned in `LightningModule\.configure_callbacks` will override .*: UnusedParameters$"
     r"|Initializing distributed: |-{100}\ndistributed_backend=)"
 )
 WARNINGS = (

@@ -110,10 +110,10 @@ def build_callbacks(
     if options.enable_checkpointing in (None, True):
         # no counter: a resumed run finds its own files in the folder, and renews them
         whole: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-        if options.limit_val_batches != 0:
-            # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
-            best: dict[str, Any] = {"filename": "best", "monitor": monitor, "mode": mode}
-            callbacks.append(Checkpoint(**whole, **best, save_on_train_epoch_end=False))
+        # save_on_train_epoch_end=False: a run that ends before its first validation has nothing to compare
+        # without validations too: last.ckpt keeps what the best so far was for a run that goes on with them
+        best: dict[str, Any] = {"filename": "best", "monitor": monitor, "mode": mode}
+        callbacks.append(Checkpoint(**whole, **best, save_on_train_epoch_end=False))
         # others, since with save_last Lightning renews last.ckpt only when it renews the best
         # at the epoch's end: with validations inside an epoch Lightning would save at these alone
         last = whole | {"filename": "last", "save_on_train_epoch_end": True}
@@ -144,6 +144,8 @@ def build_plugins(options: Namespace, start: StartingPoint | None = None) -> lis
 def best_checkpoint(trainer: Trainer) -> Path | None:
     """Return the best checkpoint of a fit, without validation the last, or None if none was written."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoint)]
+    if trainer.limit_val_batches == 0:
+        callbacks = [callback for callback in callbacks if callback.monitor is None]
     written = [Path(callback.best_model_path) for callback in callbacks if callback.best_model_path]
     return written[0] if written else None  # the best comes before the last
 

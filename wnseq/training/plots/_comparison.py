@@ -31,7 +31,7 @@ def plot_variants(
     panels = {stage: _runs_with(variants, f"{stage}/{metric}") for stage in TITLES}
     panels = {stage: runs for stage, runs in panels.items() if any(runs.values())}
     if not panels:
-        raise ValueError(f"no run has a train/{metric} or a val/{metric} in it.")
+        raise ValueError(f"no variant has a train/{metric} or a val/{metric} at a step that all its runs have.")
     with new_figure(file, 0.8 + 3.6 * len(panels), 3.4) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10, color=TITLE_COLOR)
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -57,7 +57,9 @@ def plot_variants(
 
 
 def _runs_with(variants: Mapping[str, Sequence[Mapping[str, Series]]], column: str) -> dict[str, list[Series]]:
-    return {name: [run[column] for run in runs if column in run] for name, runs in variants.items()}
+    """Return the curves of each variant; none where they have no step in common, as after equal times."""
+    curves = {name: [run[column] for run in runs if column in run] for name, runs in variants.items()}
+    return {name: each if each and common_steps(each)[0] else [] for name, each in curves.items()}
 
 
 @print_failures("figure")

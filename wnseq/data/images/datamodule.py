@@ -18,17 +18,8 @@ from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
 Normalize = Literal["symmetric", "unit", "standard"]
 # options that a checkpoint keeps
 KEPT = ("dataset", "test", "val_size", "root", "size", "resize", "channels", "normalize", "whiten", "fixed_order")
-RESUMED = (
-    "size",
-    "resize",
-    "channels",
-    "normalize",
-    "whiten",
-    "shift",
-    "flip",
-    "seed",
-    "fixed_order",
-)  # must be as before
+# that must be as before in a resumed run
+RESUMED = ("size", "resize", "channels", "normalize", "whiten", "shift", "flip", "seed", "fixed_order")
 
 
 class ImageBatch(NamedTuple):

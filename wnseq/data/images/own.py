@@ -186,7 +186,7 @@ def _pillow() -> tuple[Any, Any]:
 
 
 def _has_images(path: Path) -> bool:
-    """Return True for an image file, and for a folder with one in it or in a folder of it."""
+    """Return True if a path is an image file, or a folder that has one somewhere inside."""
     return path.suffix.lower() in ENDINGS or (path.is_dir() and any(map(_has_images, _visible(path))))
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 import wnseq
 from wnseq.convert import remove_weight_norm, weight_normalize
 from wnseq.init._data_dependent import data_init
+from wnseq.nn._batch_norm import MeanOnlyBatchNorm1d
 from wnseq.nn._conv import WNConv1d, WNConv2d, WNConvTranspose1d, WNConvTranspose2d
 from wnseq.nn._linear import WNLinear
 from wnseq.nn._module import WNModule
+from wnseq.nn._rnn import WNLSTM
 
 
 @contextmanager
@@ -267,6 +270,82 @@ def test_without_a_bias_the_mean_stays_and_is_noted() -> None:
     mean, deviation = measured(layer, ROWS)[""]
     torch.testing.assert_close(deviation, torch.ones(6).double(), atol=1e-5, rtol=0)
     assert done.notes[""] == f"no bias to move: means up to {float(mean.abs().max()):.2g} standard deviations stay"
+
+
+@pytest.mark.parametrize("layer", [WNLinear, nn.Linear])
+@pytest.mark.parametrize("inside", [True, False])
+def test_under_autocast_each_layer_is_set_from_what_reaches_it(layer: Any, inside: bool) -> None:
+    class Net(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+                return super().forward(x)
+
+    torch.manual_seed(0)
+    net, x = Net(layer(5, 6), nn.ReLU(), layer(6, 3)), torch.randn(500, 5) + 3
+    with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+        data_init(net, x)
+        y = net(x).float()
+    torch.testing.assert_close(y.mean(0), torch.zeros(3), atol=0.03, rtol=0)
+    torch.testing.assert_close(y.std(0), torch.ones(3), atol=0.03, rtol=0)
+
+
+def test_under_autocast_a_recurrent_net_is_set_from_its_own_weights() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.out = WNLSTM(4, 8, 2), WNLinear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.out(self.rnn(x)[0])
+            return y
+
+    torch.manual_seed(0)
+    net, x = Net(), torch.randn(20, 30, 4) * 2 + 1
+    with torch.autocast("cpu", torch.bfloat16):
+        data_init(net, x)
+        y = net(x).float().flatten(0, 1)
+    torch.testing.assert_close(y.mean(0), torch.zeros(3), atol=0.05, rtol=0)
+    torch.testing.assert_close(y.std(0), torch.ones(3), atol=0.05, rtol=0)
+
+
+def test_a_bias_that_cannot_move_stays_and_its_mean_is_noted() -> None:
+    x, fixed = torch.randn(1000, 3) + 1, torch.tensor([1.0, -2.0, 0.5, 3.0])
+    shared, frozen = (nn.Sequential(WNLinear(3, 4), nn.ReLU(), WNLinear(4, 4)) for _ in range(2))
+    shared[2].bias = shared[0].bias
+    frozen[0].bias.requires_grad_(False)
+    for net in (shared, frozen):
+        net[0].bias.data.copy_(fixed)
+        report = data_init(net, x)
+        assert torch.equal(net[0].bias, fixed)
+        y = net[0](x)
+        torch.testing.assert_close(y.std(0, correction=0), torch.ones(4))
+        most = y.mean(0).abs().max().item()
+        assert report.notes["0"] == f"no bias to move: means up to {most:.2g} standard deviations stay"
+    torch.testing.assert_close(net(x).mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+
+
+def test_a_constant_unit_under_a_frozen_bias_passes_on_what_it_is() -> None:
+    net, x = nn.Sequential(WNLinear(3, 4), WNLinear(4, 4)), torch.randn(1000, 3)
+    x[:, 2] = 3.0
+    with torch.no_grad():
+        net[0].bias.requires_grad_(False).fill_(2.0)
+        net[0].weight_v[0] = torch.tensor([0.0, 0.0, 1.0])
+    data_init(net, x)
+    torch.testing.assert_close(net(x).mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+
+
+def test_a_vector_and_a_norm_called_by_keyword_are_taken() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm = WNLinear(3, 4), MeanOnlyBatchNorm1d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(input=self.linear(x))
+            return y
+
+    assert data_init(Net(), torch.randn(10, 3)).changed == ["linear"]
+    assert "4 of 4 units see a constant" in data_init(nn.Sequential(WNLinear(3, 4)), torch.randn(3)).notes["0"]
 
 
 def test_it_repeats_to_the_bit_whatever_stood_there() -> None:

@@ -33,3 +33,21 @@ def test_a_model_without_such_a_bias_is_refused(model):
         memory_bias_(model)
     with pytest.raises(ValueError, match="memory_bias_: value must be a finite number, got nan"):
         memory_bias_(nn.LSTM(3, 4), float("nan"))
+
+
+@pytest.mark.parametrize("name", ["kind", "mode"])
+@pytest.mark.parametrize("value", ["lstm", "LSTM", ["a"]])
+def test_an_attribute_of_another_module_says_nothing(name, value):
+    model = nn.Module()
+    model.rnn = nn.LSTM(2, 3)
+    setattr(model, name, value)
+    memory_bias_(model)
+    assert (model.rnn.bias_ih_l0 + model.rnn.bias_hh_l0)[3:6].tolist() == [1.0] * 3
+
+
+def test_a_subclass_of_a_cell_is_a_cell():
+    class Cell(nn.LSTMCell):
+        pass
+
+    memory_bias_(cell := Cell(2, 3), 2.0)
+    assert (cell.bias_ih + cell.bias_hh)[3:6].tolist() == [2.0] * 3

@@ -27,3 +27,20 @@ def test_a_constant_is_told_from_what_varies_little() -> None:
     y[::2, 1] += 1e-4
     y[::2, 2] += 1e-7
     assert Moments.of(y, 1).is_constant(y.dtype).tolist() == [True, False, True]
+
+
+def test_a_group_of_units_is_measured_by_its_own_size() -> None:
+    y = torch.randn(100, 4) * torch.tensor([1e6, 1e6, 1e-3, 0.0])
+    assert Moments.of(y, 1).is_constant(y.dtype).tolist() == [False, False, True, True]
+    assert Moments.of(y, 1).is_constant(y.dtype, 2).tolist() == [False, False, False, True]
+
+
+def test_half_types_add_in_float32() -> None:
+    y = (10 + torch.randn(1000, 3)).bfloat16()
+    assert not Moments.of(y, 1).is_constant(y.dtype).any()
+    assert Moments.of(torch.full((10, 3), 7.0).bfloat16(), 1).is_constant(y.dtype).all()
+
+
+def test_one_sample_without_a_batch() -> None:
+    t = Moments.of(torch.tensor([1.0, 2.0]), 0)
+    assert t.mean.tolist() == [1.0, 2.0] and t.std.tolist() == [0.0, 0.0]

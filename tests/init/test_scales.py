@@ -51,6 +51,14 @@ def test_without_data_g_is_the_papers() -> None:
         torch.testing.assert_close(g.square(), torch.full_like(g, square))
 
 
+def test_without_data_a_frozen_bias_stays_and_is_noted() -> None:
+    net = nn.Sequential(WNLinear(3, 4), WNLinear(4, 2))
+    nn.init.ones_(net[0].bias.requires_grad_(False))
+    nn.init.ones_(net[1].bias)
+    assert data_free_init(net).notes == {"0": "its bias is frozen, and stays"}
+    assert net[0].bias.tolist() == [1.0] * 4 and net[1].bias.tolist() == [0.0] * 2
+
+
 def test_without_data_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="data_free_init: mode must be 'fan_in' or 'fan_out', got 'both'"):
         data_free_init(WNLinear(3, 4), mode="both")

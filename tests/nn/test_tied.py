@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from wnseq import WNEmbedding, WNLinear
+from wnseq import ShapeError, WNEmbedding, WNLinear
 from wnseq.nn import composed_weight, is_tied, tie_weights
 
 
@@ -23,3 +23,12 @@ def test_two_layers_train_one_weight(embedding, output):
 def test_a_normalised_layer_and_a_plain_one_share_nothing():
     with pytest.raises(TypeError, match="must be weight-normalised or neither, got Linear and WNEmbedding"):
         tie_weights(nn.Linear(3, 5), WNEmbedding(5, 3))
+
+
+@pytest.mark.parametrize(("output", "embedding"), [(WNLinear, WNEmbedding), (nn.Linear, nn.Embedding)])
+def test_a_weight_of_another_shape_is_refused(output, embedding):
+    layer = output(3, 5)
+    before = layer.weight.clone()
+    with pytest.raises(ShapeError, match=r"weight\w* must have the shape \(6, 3\) of the embedding's, got"):
+        tie_weights(layer, embedding(6, 3))
+    assert torch.equal(layer.weight, before)

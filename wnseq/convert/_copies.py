@@ -19,7 +19,7 @@ class Copies:
     """The new modules of a conversion, and the deep copy that replaces the old ones by them.
 
     An empty new module is in the memo of ``copy.deepcopy`` from the start, so that the copy uses it wherever it meets
-    the old one: in an attribute, a list, a closure of a hook or twice.
+    the old one: in an attribute, a list, a bound method of a hook or twice; not in the closure of a function.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from wnseq.convert._report import parameter_users
 from wnseq.init._recurrent import RecurrentInit
 from wnseq.init._report import FEEDFORWARD, RECURRENT, InitReport, find_layers
 from wnseq.init._sweep import FeedForward, Recurrent, Sweep, restored_on_error, without_noise
@@ -60,7 +61,8 @@ def data_init(
           later ones, so the batch goes through again, in small enough steps, until they settle; if they do not within
           ``max_sweeps``, a note gives the error that is left.
         - A unit with a constant input keeps its g; only its mean is removed.
-        - A layer without a bias keeps its mean. So does one before a mean-only batch norm, which removes it.
+        - A layer without a bias keeps its mean; so does one whose bias is frozen or another layer's too, and one before
+          a mean-only batch norm, which removes it.
         - A recurrent module is set at its first call, from the zero state. Cells are skipped, since their steps are not
           known beforehand; :func:`data_free_init` sets them.
         - Layers that are frozen (a recurrent module: any of its parameters) or not reached by the batch are skipped, in
@@ -84,12 +86,13 @@ def data_init(
     if horizon is not None and check_int("data_init", "horizon", horizon) < 1:
         raise ValueError(f"data_init: horizon must be at least 1, got {horizon}")
     groups, skipped = find_layers(model, init_scale, "data_init: init_scale", 1.0)
+    users = parameter_users(model)
     layers: list[FeedForward] = []
     recurrent: list[Recurrent] = []
     for group in groups:
         first = group.normalized[0]
         if isinstance(first, FEEDFORWARD):
-            layers.append(FeedForward(group))
+            layers.append(FeedForward(group, users))
         elif isinstance(first, RECURRENT):
             recurrent.append(Recurrent(group, RecurrentInit(first, group.scale, input_share, horizon)))
         else:

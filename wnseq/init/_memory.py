@@ -9,6 +9,8 @@ from wnseq._recurrence.call import KINDS
 from wnseq._recurrence.steps import GATES, gate_slice
 from wnseq.init._scales import KEEPING
 from wnseq.nn._arguments import check_inside
+from wnseq.nn._min_rnn import Minimal
+from wnseq.nn._module import WNModule
 
 _CELLS: dict[type[nn.Module], str] = {nn.LSTMCell: "lstm", nn.GRUCell: "gru"}
 
@@ -47,10 +49,18 @@ def memory_bias_(model: nn.Module, value: float = 1.0) -> None:
         rows.fill_(of_input if name.startswith("bias_ih") else 0.0)
 
 
+def _kind(module: Any) -> str:
+    """Return the kind of a recurrent module, as in GATES, and "" for any other."""
+    if isinstance(module, nn.RNNBase):
+        return str(KINDS.get(module.mode, ""))
+    if isinstance(module, (WNModule, Minimal)):
+        return str(getattr(module, "kind", ""))
+    return next((kind for cell, kind in _CELLS.items() if isinstance(module, cell)), "")
+
+
 def _gates_that_keep(module: Any) -> list[tuple[str, str, Tensor]]:
     """Return the kind, the name of the bias and its entries of the gate, for each bias of a recurrent module."""
-    by_mode = KINDS.get(str(getattr(module, "mode", None)), "")
-    kind: str = getattr(module, "kind", _CELLS.get(type(module), by_mode))
+    kind = _kind(module)
     gate = next((gate for gate in KEEPING if gate in GATES.get(kind, ())), None)
     if gate is None:
         return []

@@ -17,7 +17,8 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, y: Tensor, axis: int) -> Self:
         """Compute them in double precision over all axes but that of the units, and over all ranks."""
-        units = y.detach().movedim(axis, 0).flatten(1)  # (C, …)
+        units = y.detach().movedim(axis, 0)
+        units = units.reshape(len(units), -1) if y.numel() else units.new_empty(len(units), 0)  # (C, …)
         units = units.float() if y.device.type == "mps" else units.double()  # that backend has no double
         mean = units.mean(1) if units.shape[1] else units.new_zeros(len(units))
         own = cls(units.shape[1], mean, (units - mean.unsqueeze(1)).square().sum(1))
@@ -46,11 +47,18 @@ class Moments(NamedTuple):
         """Root of the mean square of all units together."""
         return float((self.mean.square() + self.std.square()).mean().sqrt())
 
-    def is_constant(self, dtype: torch.dtype) -> Tensor:
-        """Return True for each unit whose samples are equal up to the rounding of a dtype."""
-        return self.std <= rounding(dtype) * self.root_mean_square
+    def is_constant(self, dtype: torch.dtype, groups: int = 1) -> Tensor:
+        """Return True for each unit whose samples are equal up to the rounding of a dtype.
+
+        Args:
+            dtype: That of the layer.
+            groups: Parts of the units, each of which has an input of its own, of a size of its own.
+        """
+        squares = (self.mean.square() + self.std.square()).view(groups, -1)
+        size = squares.mean(1, keepdim=True).sqrt().expand_as(squares).flatten()
+        return self.std <= rounding(dtype) * size
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """Return a bound of the rounding error of a sum, relative to the size of its terms."""
-    return 16 * torch.finfo(dtype).eps
+    """Return a bound of the rounding error of a sum, relative to the size of its terms; half types add in float32."""
+    return (2 if dtype in (torch.float16, torch.bfloat16) else 16) * torch.finfo(dtype).eps

@@ -239,6 +239,7 @@ def _single_layer(module: Any, layer: int) -> Any:
 
 def _run(layer: Any, x: Tensor, lengths: Tensor | None) -> Tensor:
     """Run a layer over ``(T, N, I)`` from the zero state, to ``(T, N, D·P)``; the padding is zero."""
+    torch.clear_autocast_cache()  # which has the weights before in a lower precision
     if lengths is None:
         y: Tensor = layer(x)[0]
         return y

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from wnseq.convert._counterparts import COUNTERPARTS, normalized_layer
@@ -69,6 +70,7 @@ class LayerGroup(NamedTuple):
             copy.accept_v_and_g()
             for name in copy.weight_names if module is not copy else ():
                 module.get_parameter(name).copy_(getattr(copy, name))
+        torch.clear_autocast_cache()  # which has the values before in a lower precision
 
 
 def find_layers(

@@ -63,6 +63,7 @@ def data_free_init(
         raise ValueError(f"data_free_init: mode must be 'fan_in' or 'fan_out', got {mode!r}")
     input_share = check_inside("data_free_init", "input_share", input_share, 0, 1, "between 0 and 1")
     groups, skipped = find_layers(model, gamma, "data_free_init: gamma", 2.0)
+    notes: dict[str, str] = {}
     for group in groups:
         for layer in group.normalized:
             if not isinstance(layer, FEEDFORWARD):
@@ -70,10 +71,12 @@ def data_free_init(
                 continue
             inputs, outputs = _fans(layer)
             layer.weight_g.fill_(math.sqrt(group.scale * (inputs / outputs if mode == "fan_in" else 1.0)))
-            if layer.bias is not None:
+            if layer.bias is not None and layer.bias.requires_grad:
                 layer.bias.zero_()
+            elif layer.bias is not None:
+                notes[group.name] = "its bias is frozen, and stays"
         group.write_back()
-    return InitReport([group.name for group in groups], skipped, {}, 0.0)
+    return InitReport([group.name for group in groups], skipped, notes, 0.0)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The batch going through a model, and what is set of each layer when it reaches it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,13 +23,21 @@ _MEAN_ONLY = (MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d)
 
 
 class FeedForward:
-    """A feed-forward layer, or several that share one g: its values, and the moments of its calls in one sweep."""
+    """A feed-forward layer, or several that share one g: its values, and the moments of its calls in one sweep.
 
-    def __init__(self, group: LayerGroup) -> None:
+    Args:
+        group: The layer.
+        users: Names of each parameter of the model, by its id. A bias that is another layer's too is not moved.
+    """
+
+    def __init__(self, group: LayerGroup, users: Mapping[int, Sequence[str]]) -> None:
         self.group, self.name, self.scale = group, group.name, group.scale
         self.g = group.normalized[0].weight_g
         biases = {id(layer.bias): layer.bias for layer in group.normalized if layer.bias is not None}
-        self.parameters = [self.g, *(bias for bias in biases.values() if bias.requires_grad)]
+        own = Counter(id(layer.bias) for layer in {*group.modules})
+        movable = [bias for key, bias in biases.items() if bias.requires_grad and len(users[key]) == own[key]]
+        self.parameters = [self.g, *movable]
+        self.fixed: Tensor | float = 0.0  # a bias that is frozen, or another layer's too
         self.start = [parameter.clone() for parameter in self.parameters]
         self.values: list[Tensor] = []  # the parameters from this call on
         self.seen: list[Moments] = []  # of t, one a call
@@ -44,9 +53,21 @@ class FeedForward:
         """Return True if the layer itself removes the mean."""
         return len(self.parameters) > 1 and not self.centred_later
 
+    def is_constant(self, t: Moments) -> Tensor:
+        """Return True for each unit of which t does not vary."""
+        return t.is_constant(self.g.dtype, getattr(self.group.normalized[0], "groups", 1))
+
+    def moments(self, normalized: Any, output: Tensor) -> Moments:
+        """Compute the moments of t from the output with g = 1 and without the bias."""
+        t, bias = Moments.of(output, 1 - normalized.weight_v.ndim), normalized.bias
+        if bias is None or any(bias is parameter for parameter in self.parameters):
+            return t
+        self.fixed = bias.to(t.mean)
+        return t._replace(mean=t.mean - self.fixed)
+
     def target(self, t: Moments) -> list[Tensor]:
         """Compute g and the biases with which the layer's output has mean 0 and standard deviation s."""
-        g = torch.where(t.is_constant(self.g.dtype), self.start[0].to(t.mean), self.scale / t.std)
+        g = torch.where(self.is_constant(t), self.start[0].to(t.mean), self.scale / t.std)
         biases = [-g * t.mean if self.centred else start for start in self.start[1:]]
         return [value.to(self.g) for value in (g, *biases)]
 
@@ -63,7 +84,7 @@ class FeedForward:
         """Compute how far the calls of the last sweep are from the target, in units of s."""
         t = Moments.union(self.seen)
         g = self.values[0].to(t.mean)
-        off = (g * t.std / self.scale - 1).abs().masked_fill(t.is_constant(self.g.dtype), 0)
+        off = (g * t.std / self.scale - 1).abs().masked_fill(self.is_constant(t), 0)
         if self.centred:
             off = torch.maximum(off, (g * t.mean + self.values[1].to(g)).abs() / self.scale)
         return float(off.max())
@@ -78,7 +99,7 @@ class FeedForward:
         # one where the calls do not feed each other.
         step = 2 / (len(self.seen) + 1)
         g, *biases = self.target(t)
-        damped = torch.where(t.is_constant(self.g.dtype), g, self.values[0].abs() ** (1 - step) * g.abs() ** step)
+        damped = torch.where(self.is_constant(t), g, self.values[0].abs() ** (1 - step) * g.abs() ** step)
         self.values = [damped, *(now.lerp(new, step) for now, new in zip(self.values[1:], biases, strict=True))]
         return False
 
@@ -86,10 +107,10 @@ class FeedForward:
         """Return how far the layer is from its target, and notes of what could not be brought there."""
         t, off = Moments.union(self.seen), self.error()
         notes = []
-        if constant := int(t.is_constant(self.g.dtype).sum()):
+        if constant := int(self.is_constant(t).sum()):
             notes.append(f"{constant} of {len(t.mean)} units see a constant: their g is kept")
         if len(self.parameters) == 1 and not self.centred_later:
-            mean = float((self.values[0].to(t.mean) * t.mean).abs().max()) / self.scale
+            mean = float((self.values[0].to(t.mean) * t.mean + self.fixed).abs().max()) / self.scale
             notes.append(f"no bias to move: means up to {mean:.2g} standard deviations stay")
         if self.shared and off > 5 * _TOLERANCE:
             notes.append(f"used {self.calls} times, and not settled: still {off:.1e} off")
@@ -169,7 +190,7 @@ class Sweep:
                 handles.append(part.group.modules[0].register_forward_hook(hook, prepend=True, with_kwargs=True))
             for module in self.model.modules():
                 if isinstance(module, _MEAN_ONLY):
-                    handles.append(module.register_forward_pre_hook(self._before_mean_only))
+                    handles.append(module.register_forward_pre_hook(self._before_mean_only, with_kwargs=True))
             for module in bound:
                 module.__dict__["bind"] = partial(_itself, module)
             yield
@@ -184,7 +205,7 @@ class Sweep:
 
     def _after(self, layer: FeedForward, normalized: Any) -> Callable[..., Tensor]:
         def hook(module: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-            t = Moments.of(output, 1 - normalized.weight_v.ndim)
+            t = layer.moments(normalized, output)
             if not bool((t.mean + t.square).isfinite().all()):
                 raise ValueError(f"data_init: the output of the layer {layer.name!r} for this batch is not finite")
             if self.setting and not layer.shared and not layer.seen:
@@ -192,7 +213,7 @@ class Sweep:
             layer.seen.append(t)
             layer.assign(layer.values)
             made = module.forward(*args, **kwargs)  # the layer's output from now on, to the last bit
-            made = _without_rounding(normalized, made, t)
+            made = _without_rounding(normalized, made, t, layer.is_constant(t))
             self.made[made] = layer
             return made
 
@@ -213,18 +234,17 @@ class Sweep:
 
         return hook
 
-    def _before_mean_only(self, module: nn.Module, args: Any) -> None:
+    def _before_mean_only(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Set the biases of the layer before a mean-only batch norm back to their start: the norm removes the mean."""
-        layer: FeedForward | None = self.made.get(args[0])  # type: ignore[no-untyped-call]
+        layer: FeedForward | None = self.made.get(args[0] if args else kwargs["input"])  # type: ignore[no-untyped-call]
         if layer is not None and not layer.centred_later:
             layer.centred_later = True
             layer.values[1:] = layer.start[1:]
             layer.assign(layer.values)
 
 
-def _without_rounding(layer: Any, y: Tensor, t: Moments) -> Tensor:
+def _without_rounding(layer: Any, y: Tensor, t: Moments, constant: Tensor) -> Tensor:
     """Return y with one value for each constant unit, whose rounding later layers would otherwise scale up."""
-    constant = t.is_constant(layer.weight_g.dtype)
     if not bool(constant.any()):
         return y
     value = scaled = layer.weight_g.to(t.mean) * t.mean

@@ -21,7 +21,7 @@ from wnseq.nn._module import WNModule
 Factory = dict[str, Any]  # device and dtype of the parameters
 
 
-class _Minimal(nn.Module):
+class Minimal(nn.Module):
     """What all of them have in common: weights of the input with a bias, and no recurrent ones."""
 
     kind: str
@@ -82,7 +82,7 @@ class _Plain(nn.Module):
         return module._with_weights(module._weights(), *arguments)
 
 
-class _Layers(_Minimal):
+class _Layers(Minimal):
     """Layers over sequences."""
 
     def __init__(
@@ -138,7 +138,7 @@ class _Layers(_Minimal):
         return output
 
 
-class _Cell(_Minimal):
+class _Cell(Minimal):
     """One step of time."""
 
     def __init__(

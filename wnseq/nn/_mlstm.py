@@ -11,13 +11,13 @@ from wnseq._recurrence.steps import GATES, mlstm_step
 from wnseq.errors import ShapeError
 from wnseq.functional import direction_norm
 from wnseq.nn._cells import gate_view, layer_suffix
-from wnseq.nn._min_rnn import _Cell, _Layers, _Minimal, _Plain
+from wnseq.nn._min_rnn import Minimal, _Cell, _Layers, _Plain
 from wnseq.nn._module import WNModule
 
 Pair = tuple[Tensor, Tensor]
 
 
-class _Multiplicative(_Minimal):
+class _Multiplicative(Minimal):
     """Four weights and one bias."""
 
     kind = "mlstm"

@@ -4,6 +4,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from wnseq.errors import ShapeError
 from wnseq.nn._module import WNModule
 from wnseq.state_dict import param_names
 
@@ -17,6 +18,7 @@ def tie_weights(output: nn.Module, embedding: nn.Module) -> None:
 
     Raises:
         TypeError: One of them is weight-normalised, the other is not.
+        ShapeError: Their weights have other shapes.
 
     Example:
         >>> from wnseq.nn import WNEmbedding, WNLinear
@@ -30,6 +32,10 @@ def tie_weights(output: nn.Module, embedding: nn.Module) -> None:
             "tie_weights: both layers must be weight-normalised or neither, got "
             f"{type(output).__name__} and {type(embedding).__name__}"
         )
+    for name in _stored(embedding):
+        given, wanted = (tuple(getattr(layer, name).shape) for layer in (output, embedding))
+        if given != wanted:
+            raise ShapeError(f"tie_weights: {name} must have the shape {wanted} of the embedding's, got {given}")
     for name in _stored(embedding):
         setattr(output, name, getattr(embedding, name))
     if isinstance(output, WNModule):

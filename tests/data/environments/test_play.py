@@ -1,5 +1,6 @@
 """Turns of training and episodes of an evaluation, by a function to action values."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -60,6 +61,30 @@ def test_an_episode_does_not_depend_on_those_beside_it():
             np.testing.assert_array_equal(alone[2][0], together[2][seed])
     assert len(set(together[1].tolist())) > 1 and together[1].max() <= 40
     assert play_episodes(values, SPEC, Episodes((3,), 5))[1].tolist() == [5]
+
+
+def test_random_actions_do_not_depend_on_the_chance_of_the_environment():
+    """Of slippery steps and of random ones, each a third and a half, the one says nothing of the other."""
+
+    class Chance(gymnasium.Env):
+        observation_space, action_space = gymnasium.spaces.Box(0, 1, (1,)), gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action):
+            slips = self.np_random.random() < 0.5
+            return np.zeros(1, np.float32), float(slips and action == 0), True, False, {}
+
+    gymnasium.register("Chance-v0", Chance)
+    try:
+        prefers_1 = lambda x, *_: (torch.tensor([0.0, 1.0]).expand(*x.shape[:2], 2), None)  # noqa: E731
+        spec = EnvironmentSpec("Chance-v0", (1,), None, 2)
+        returns, *_ = play_episodes(prefers_1, spec, Episodes(tuple(range(2000)), 9), 0.5)
+    finally:
+        gymnasium.registry.pop("Chance-v0")
+    assert abs(returns.mean() - 0.5 * 0.5 * 0.5) < 0.03  # four standard errors
 
 
 def test_what_is_played_is_what_is_preferred_and_printed_as_csv(capsys):

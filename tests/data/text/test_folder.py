@@ -25,6 +25,14 @@ def test_all_text_files_are_read_in_sorted_order(tmp_path: Path) -> None:
     assert found(tmp_path) == ({"": names}, ["book/cover.png", "notes.md"])
 
 
+def test_a_link_to_a_folder_is_followed_and_one_to_the_folder_itself_is_not(tmp_path: Path) -> None:
+    made(tmp_path, "elsewhere/a.txt", "corpus/valid/b.txt", "corpus/test/c.txt")
+    corpus = tmp_path / "corpus"
+    (corpus / "train").symlink_to(tmp_path / "elsewhere")
+    (corpus / "valid" / "up").symlink_to(corpus)
+    assert found(corpus) == ({"train": ["train/a.txt"], "val": ["valid/b.txt"], "test": ["test/c.txt"]}, [])
+
+
 def test_hidden_files_are_not_read(tmp_path: Path) -> None:
     made(tmp_path, "x.txt", "._x.txt", ".hidden.txt", ".git/a.txt", "__MACOSX/._x.txt", "book/.checkpoints/b.txt")
     assert found(tmp_path) == ({"": ["x.txt"]}, [])

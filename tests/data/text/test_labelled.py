@@ -49,7 +49,8 @@ def test_every_class_is_in_the_training_part() -> None:
 
 
 def test_classes_of_numbers_are_in_their_order_and_words_alphabetical() -> None:
-    for labels, classes in ((["10", "9", "-1", "9.0"], ("-1", "9", "10")), (["b", "10", "a"], ("10", "a", "b"))):
+    for labels, classes in ((["10", "9", "-1", "9.0"], ("-1", "9", "10")), (["b", "10", "a"], ("10", "a", "b")),
+                            (["2", "1", "01", "02", "001"], ("001", "01", "1", "02", "2"))):  # fmt: skip
         rows = [(f"{label} {number}", label) for label in labels for number in range(9)]
         assert open_labelled(write("a.csv", rows)).classes == classes
 

@@ -58,7 +58,7 @@ def test_epochs_have_orders_of_their_own_and_a_position_resumes() -> None:
 @pytest.mark.parametrize("source", ["lines.txt", "-"])
 def test_lines_to_classify(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("lines.txt").write_text("\ufeffone\n\nthree, and\n" if source != "-" else "")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\nthree, and\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffone\n\nthree, and\n"))
     data = LabelledTextDataModule(predict=source, tokenizer="byte")
     data.tokenizer = make().tokenizer
     data.setup("predict")

@@ -21,6 +21,14 @@ def test_no_module_and_no_text_is_in_two_parts() -> None:
     assert row.label == "numbers and dates"
 
 
+def test_a_python_in_a_folder_of_tests_has_the_same_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    expected = python_docs()
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "lib").symlink_to(module.sysconfig.get_path("stdlib"))
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path / "test" / "lib"))
+    assert python_docs() == expected
+
+
 def test_a_class_that_a_python_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     few = {"files": ("glob", "fnmatch", "filecmp"), "testing": ("timeit", "trace", "pdb"), "none": ("no_such",) * 3}
     monkeypatch.setattr(module, "MODULES", few)

@@ -101,4 +101,6 @@ def test_labels_of_numbers_are_one_however_written() -> None:
 def test_the_text_of_a_table_for_a_language_model(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(QUOTED)
     assert text_of_table(tmp_path / "a.csv", "text") == b'He said "yes", on two lines\nplain, text\n'
+    (tmp_path / "b.csv").write_text("3,a title,a text\n1,another,and more\n")
+    assert text_of_table(tmp_path / "b.csv", "2,3") == b"a title a text\nanother and more\n"
     assert is_separated(Path("A.TSV.gz")) and not is_separated(Path("a.jsonl"))

@@ -130,7 +130,7 @@ def play_episodes(
     """
     count, state = len(episodes.seeds), None
     environments = [make_environment(spec.name, spec.frame_stack) for _ in episodes.seeds]
-    randoms = [np.random.default_rng(seed) for seed in episodes.seeds]
+    randoms = [np.random.default_rng([seed, 1]) for seed in episodes.seeds]  # not those of gymnasium's own generator
     now = np.stack([each.reset(seed) for each, seed in zip(environments, episodes.seeds, strict=True)])
     returns, steps, seen = np.zeros(count), np.zeros(count, int), [[row.copy()] for row in now[:watched]]
     alive, previous = np.arange(count), torch.zeros(count, dtype=torch.long)

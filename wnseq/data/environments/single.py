@@ -167,9 +167,12 @@ class _Gymnasium:
             shape: tuple[int, ...] = (spaces.flatdim(space),)
         else:
             shape = space.shape
-        self._is_image = len(shape) == 3 and space.dtype in (np.uint8, np.bool_)
+        is_flat = self._flatten is not None
+        self._is_image = not is_flat and (len(shape), str(space.dtype)) in ((3, "uint8"), (3, "bool"), (2, "uint8"))
+        # the channels of an image: its smaller axis at either end, as of stacked frames of grey; or none, of grey alone
+        self._channels = -1 if len(shape) == 2 else 0 if self._is_image and shape[0] < shape[2] else 2
         if self._is_image:
-            shape = (shape[2], *shape[:2])
+            shape = self._channels_first(np.empty(shape, np.bool_)).shape
         largest = (255 if space.dtype == np.uint8 else 1) if self._is_image else None
         self.spec = EnvironmentSpec(name, shape if self._is_image else (int(np.prod(shape)),), largest, int(actions.n))
 
@@ -184,7 +187,10 @@ class _Gymnasium:
         if self._flatten is not None:
             observation = self._flatten(self._space, observation)
         array = np.asarray(observation, self.spec.dtype)
-        return np.moveaxis(array, 2, 0) if self._is_image else array.reshape(self.spec.shape)
+        return self._channels_first(array) if self._is_image else array.reshape(self.spec.shape)
+
+    def _channels_first(self, image: Array) -> Array:
+        return image[None] if self._channels < 0 else np.moveaxis(image, self._channels, 0)
 
 
 def _make(gymnasium: ModuleType, name: str, **options: Any) -> Any:

@@ -99,10 +99,12 @@ def _is_text(path: Path) -> bool:
 
 
 def _walk(folder: Path) -> Iterable[Path]:
-    """Return all files but hidden ones and those in hidden folders, in sorted order."""
-    found = []
-    for root, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Return all files but hidden ones and those in hidden folders, in sorted order; a link to a folder is followed."""
+    found, seen = [], set()
+    for root, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        seen.add(os.path.realpath(root))
+        visible = [name for name in sorted(folders) if not name.startswith(".")]
+        folders[:] = [name for name in visible if os.path.realpath(Path(root, name)) not in seen]  # a link upward
         found += [Path(root, name) for name in files if not name.startswith(".")]
     return sorted(found)
 

@@ -86,7 +86,7 @@ class LabelledText:
         """Names of the classes: the labels of the training part, numbers by size, words in alphabetical order."""
         labels = {row.label for row in self.parts["train"] if row.label is not None}
         numbers = all(label.removeprefix("-").isdecimal() for label in labels)
-        return tuple(sorted(labels, key=int if numbers else str))
+        return tuple(sorted(labels, key=lambda label: (int(label) if numbers else 0, label)))  # 01 beside 1
 
     @cached_property
     def sha256(self) -> str:

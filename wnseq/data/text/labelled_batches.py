@@ -112,7 +112,13 @@ class LabelledBatches:
 
 
 def pad_texts(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
-    """Return the tokens of texts, padded, ``(T, N)``, and how many each has, ``(N,)``."""
+    """Return the tokens of texts, padded, ``(T, N)``, and how many each has, ``(N,)``.
+
+    Raises:
+        ValueError: There is no text.
+    """
+    if not texts:
+        raise ValueError("there must be a text at least, got none")
     ids = [encode_whole(text, tokenizer) for text in texts]
     batch = next(iter(LabelledBatches(ids, [-1] * len(ids)).in_order(max(1, len(ids)), by_length=False)))
     return batch.tokens, batch.lengths

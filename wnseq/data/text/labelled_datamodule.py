@@ -315,7 +315,7 @@ def read_lines(path: str) -> list[Row]:
         ValueError: It has no line, or is not UTF-8.
     """
     if path == STANDARD_INPUT:
-        content = sys.stdin.read()
+        content = sys.stdin.read().removeprefix("\ufeff")  # a byte order mark, as of a file
     else:
         source, start = utf8_file(Path(path).expanduser())
         text = Text.of(source)

@@ -63,11 +63,14 @@ def python_docs() -> dict[str, list[Row]]:
     return {part: [row for row in rows if row.label in classes] for part, rows in parts.items()}
 
 
+TESTS = {"test", "tests"}
+
+
 def _files(library: Path, name: str) -> list[Path]:
     """Return the files of a module or package, without its tests."""
     if (path := library / f"{name}.py").is_file():
         return [path]
-    return sorted(path for path in (library / name).rglob("*.py") if not {"test", "tests"} & {*path.parts})
+    return sorted(path for path in (library / name).rglob("*.py") if not TESTS & {*path.relative_to(library).parts})
 
 
 def _docstrings(path: Path) -> list[tuple[int, str]]:

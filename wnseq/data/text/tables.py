@@ -164,5 +164,6 @@ def _records(path: Path, lines: Iterator[str], text: str, label: str) -> Iterato
 
 def text_of_table(path: Path, text: str, encoding: str | None = None) -> bytes:
     """Return the text of a table without its labels, a row a line, in UTF-8."""
-    rows = read_table(path, text, text, encoding)
+    label = text.split(",")[0] if text.replace(",", "").isdecimal() else text  # which every table has
+    rows = read_table(path, text, label, encoding)
     return "".join(f"{' '.join(row.text.split())}\n" for row in rows if row.text.strip()).encode()

@@ -4,7 +4,7 @@ from torch import nn
 
 from wnseq.errors import ShapeError
 from wnseq.functional import compose, decompose_like, direction_norm, weight_norm
-from wnseq.state_dict import FORMS, convert_keys, param_names, to_wnseq
+from wnseq.state_dict import FORMS, convert_keys, find_halves, find_pairs, param_names, to_wnseq
 
 
 def forms(w):
@@ -116,6 +116,21 @@ def test_a_scale_of_a_wrong_shape_is_refused():
 def test_other_keys_are_kept():
     entries = {"a.bias": torch.ones(4), "w": torch.ones(4, 3), "b.w": torch.ones(2, 2)}
     assert to_wnseq(entries, ["w"], "a.") == entries
+
+
+@pytest.mark.parametrize("form", ["wnseq", "torch_hooks", "torch_parametrizations"])
+@pytest.mark.parametrize("name", ["weight", "weight_hh_l1_reverse"])
+def test_half_of_a_pair_is_found(form, name):
+    entries = convert_keys({f"a.{name}": torch.randn(4, 3)}, [name], form, "a.")
+    assert find_halves({**entries, "q_v": torch.ones(2), "weights_g": torch.ones(2)}) == []
+    for key in entries:
+        assert find_halves({key: entries[key]}) == [key]
+
+
+def test_a_vector_that_is_of_no_axis_is_no_scale():
+    v = torch.randn(6, 5)
+    for length, is_pair in ((6, True), (5, True), (10, True), (1, True), (7, False), (3, False)):
+        assert bool(find_pairs({"q_v": v, "q_g": torch.ones(length)})) == is_pair
 
 
 def test_names_of_v_and_g():

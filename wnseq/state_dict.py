@@ -21,11 +21,15 @@ from torch import Tensor
 
 from wnseq.functional import Layout, compose, decompose, decompose_like
 
-__all__ = ["FORMS", "Form", "convert_keys", "convert_keys_like", "find_pairs", "param_names", "to_wnseq"]
+__all__ = ["FORMS", "Form", "convert_keys", "convert_keys_like", "find_halves", "find_pairs", "param_names", "to_wnseq"]
 
 Form = Literal["plain", "wnseq", "torch_hooks", "torch_parametrizations"]
 FORMS: tuple[Form, ...] = get_args(Form)
 _V_KEYS = re.compile(r"(?P<prefix>(?:.*\.)?)(?:parametrizations\.(?P<torch>[^.]+)\.original1|(?P<name>[^.]+)_v)")
+_HALF_KEYS = re.compile(
+    r"(?P<stem>(?:.*\.)?(?:parametrizations\.[^.]+\.original|weight(?:_[ih]h)?(?:_l\d+(?:_reverse)?)?_))(?P<end>[01vg])"
+)
+_OTHER_HALF = {"v": "g", "g": "v", "0": "1", "1": "0"}
 _SAME = "like must be a state dict of the same model"
 
 
@@ -110,6 +114,12 @@ def find_pairs(state_dict: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return found
 
 
+def find_halves(state_dict: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a v or a g of a ``weight`` whose other half is not there, as in a shard of a checkpoint."""
+    halves = filter(None, map(_HALF_KEYS.fullmatch, state_dict))
+    return [half[0] for half in halves if half["stem"] + _OTHER_HALF[half["end"]] not in state_dict]
+
+
 def convert_keys_like(
     state_dict: Mapping[str, Any], like: Mapping[str, Any], layouts: Mapping[str, Layout]
 ) -> dict[str, Any]:
@@ -153,8 +163,10 @@ def convert_keys_like(
 
 
 def _scales(g: Tensor, v: Tensor) -> bool:
-    """Return True if g may be the scale of v: one number, a vector, or torch's with one axis longer than 1."""
-    return g.ndim <= 1 or (g.ndim == v.ndim and g.numel() in g.shape)
+    """Return True if g may be the scale of v: one number, one of each output, or torch's with one long axis."""
+    if g.ndim == 1:  # of the first axis, or of each group of the second
+        return len(g) in (1, *v.shape[:1]) or (v.ndim > 1 and v.shape[1] > 0 and not len(g) % v.shape[1])
+    return g.ndim == 0 or (g.ndim == v.ndim and g.numel() in g.shape)
 
 
 def _axes(g: Tensor, v: Tensor, dim: int, groups: int) -> list[int]:

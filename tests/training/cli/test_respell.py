@@ -199,6 +199,7 @@ def test_the_axis_of_a_flat_scale_is_never_guessed(tmp_path):
         (["in.pt", "out.pt", "--form", "wnseq"], "holds no weight-normalised weight; name the plain ones"),
         (["in.pt", "out.pt", "--form", "wnseq", "--weights", "x*"], "--weights 'x\\*' fits no plain weight"),
         (["in.pt", "out.pt", "--fold", "--weights", "w*"], "the form plain splits none"),
+        (["half.pt", "out.pt", "--fold"], r"a\.weight_g has no other half of its pair in this file: join its shards"),
         (["text.pt", "out.pt", "--fold"], "can't be read as a checkpoint"),
         (["whole.pt", "out.pt", "--fold"], "Python objects are never loaded: save the weights alone"),
         (["text.safetensors", "out.safetensors", "--fold"], "can't be read as a checkpoint"),
@@ -207,6 +208,7 @@ def test_the_axis_of_a_flat_scale_is_never_guessed(tmp_path):
 def test_what_cannot_be_done_is_one_line(tmp_path, monkeypatch, capsys, arguments, text):
     monkeypatch.chdir(tmp_path)
     save({"weight": torch.ones(2, 2)}, Path("in.pt"))
+    save({"a.weight_g": torch.ones(2), "weight_v": torch.ones(2, 2), "weight_g": torch.ones(2)}, Path("half.pt"))
     torch.save(nn.Linear(1, 1), "whole.pt")
     for name in ("text.pt", "text.safetensors"):
         Path(name).write_text("no checkpoint at all", "utf-8")

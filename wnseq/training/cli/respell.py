@@ -20,7 +20,7 @@ from wnseq._files import atomic_write
 from wnseq._torch_internals import storage_id
 from wnseq.errors import reading
 from wnseq.functional import Layout
-from wnseq.state_dict import FORMS, Form, convert_keys, find_pairs
+from wnseq.state_dict import FORMS, Form, convert_keys, find_halves, find_pairs
 
 __all__ = ["FORMS", "Respelling", "respell"]
 
@@ -79,6 +79,8 @@ class _Plan:
 
     def _state_dict(self, entries: Mapping[Any, Any], path: Path_) -> dict[Any, Any]:
         state = {key: value for key, value in entries.items() if isinstance(key, str)}
+        if halves := find_halves(state):
+            raise ValueError(f"{halves[0]} has no other half of its pair in this file: join its shards first")
         pairs = {name: list(pair) for name, pair in find_pairs(state).items()}
         for name, value in state.items():
             hits = [pattern for pattern in self.weights if fnmatchcase(name, pattern)]

@@ -26,7 +26,9 @@ Deviations from the paper:
 """
 
 import csv
+import hashlib
 import importlib.util
+import math
 import os
 import re
 import shlex
@@ -42,7 +44,7 @@ from jsonargparse import ArgumentParser
 from wnseq.training import plots
 from wnseq.training.archives import newest_whole
 from wnseq.training.child_process import alone_in, run_child
-from wnseq.training.cli.arguments import add_brackets
+from wnseq.training.cli.arguments import add_brackets, option_values
 from wnseq.training.cli.errors import suggest, user_errors
 from wnseq.training.cli.output import safe_output
 from wnseq.training.json_files import read_json, write_json
@@ -52,6 +54,7 @@ from wnseq.training.signals import exit_on_signal, handled_signals
 TIMER = "--trainer.callbacks+=wnseq.training.callbacks.basic.EpochTime"
 DIVERGED = "the training loss is"  # begins the error of TerminateOnNaN
 STARTED = "command.json"
+FILES = "files.json"
 DONE = "finished.json"
 
 
@@ -117,6 +120,11 @@ class Run:
         """Return what makes it the same run: another interpreter or folder of the recipe does not matter."""
         return [Path(self.command[1]).stem, *self.command[2:]]
 
+    def files(self) -> dict[str, str]:
+        """Return the sha256 of each file of options that it is given."""
+        named = [path for _, _, path in option_values(self.command, ("--config", "-c")) if Path(path).is_file()]
+        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in named}
+
     def __str__(self) -> str:
         return ", ".join([self.variant, *([exact(self.value)] if self.value is not None else []), f"seed {self.seed}"])
 
@@ -131,7 +139,7 @@ class Result:
 
     @property
     def diverged(self) -> bool:
-        """Return True if the loss was not finite."""
+        """Return True if the loss or the final figure was not finite."""
         return not self.series
 
     def final(self, name: str) -> float | None:
@@ -217,6 +225,12 @@ def check_command(run: Run) -> None:
         ValueError: It does.
     """
     before = read_json(run.folder / STARTED)
+    files = read_json(run.folder / FILES)
+    if files is not None and files != run.files():
+        raise ValueError(
+            f"{run.folder} holds a run of other contents of {' or '.join(files)}. Delete the folder, or give another "
+            "name to the variant or another out."
+        )
     # the last argument is the folder itself: one that was moved, or is given as another path, holds the same run
     if before is not None and before[:-1] != run.arguments[:-1]:
         raise ValueError(
@@ -234,6 +248,7 @@ def execute(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     check_command(run)  # again, since another comparison may have used the folder meanwhile
     write_json(run.folder / STARTED, run.arguments)
+    write_json(run.folder / FILES, run.files())
     output = run.folder / "output.txt"
     with alone_in(run.folder) as held, output.open("ab") as file:
         newest = newest_whole(*run.folder.glob("*/*/checkpoints"))
@@ -261,7 +276,7 @@ def collect(run: Run, best: Callable[[list[float]], float] = min) -> Result:
 
 def spread(values: list[float | None]) -> str:
     """Format mean and standard deviation over the seeds."""
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return ""
     return f"{fmean(known):.4g}" + (f" ± {stdev(known):.2g}" if len(known) > 1 else "")
@@ -343,8 +358,11 @@ def compare(plan: Plan) -> dict[str, float]:
         if not known:
             print(f"{number}/{len(layout)} {run} …", end=" ", flush=True)
             execute(run)
-        results.append(result := collect(run, max if plan.returns else min))
+        result = collect(run, max if plan.returns else min)
         figure = result.final(f"test/{plan.metric}")
+        if figure is not None and not math.isfinite(figure):  # such as the perplexity of a large loss
+            result = Result(run, {})
+        results.append(result)
         if not result.diverged and figure is None:
             raise ValueError(f"the runs of {plan.recipe} log no test/{plan.metric}; {run.folder} has what they log")
         if not known:

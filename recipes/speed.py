@@ -355,10 +355,10 @@ class Step(Benchmark):
         data = TextDataModule(self.corpus, "word", batch_size=self.batch_size, bptt=self.bptt)
         data.prepare_data()
         data.setup("fit")
-        batches = [(each.inputs.clone(), each.targets.clone()) for each in islice(data.train_dataloader(), self.steps)]
-        if len(batches) < self.steps:
+        batches = [(x.inputs.clone(), x.targets.clone()) for x in islice(data.train_dataloader(), self.steps + 1)]
+        if len(batches) <= self.steps:  # one more than is timed
             raise ValueError(
-                f"{self.steps} steps are needed, and {self.corpus} has {len(batches)} batches of {self.batch_size} x "
+                f"{self.steps} steps need a batch more, and {self.corpus} has {len(batches)} batches of {self.batch_size} x "
                 f"{self.bptt}; lower pairs or equal_steps, or take a larger corpus"
             )
         torch.save(batches, folder / "batches.pt")
@@ -376,7 +376,7 @@ class Step(Benchmark):
         yield from ("--data.tokenizer=word", "--model.dropout=0", f"--model.init_from={folder / 'start.pt'}")
         yield from ("--model.optimizer=sgd", f"--model.learning_rate={LEARNING_RATE}", "--model.schedule=constant")
         yield from (f"--trainer.gradient_clip_val={CLIP}", "--trainer.max_epochs=1", "--trainer.limit_val_batches=0")
-        yield from ("--trainer.logger=false", "--trainer.enable_checkpointing=false")
+        yield from ("--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.precision=32-true")
         yield from (f"--trainer.default_root_dir={folder}", "--trainer.callbacks+=wnseq.training.benchmark.TurnTaker")
 
     def table(self, rows: list[Row]) -> str:

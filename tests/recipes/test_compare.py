@@ -15,7 +15,7 @@ import argparse, csv, pathlib, sys
 import time
 parser = argparse.ArgumentParser()
 parser.add_argument("fit")
-for name in ("--seed_everything", "--rate", "--ckpt_path", "--wait"):
+for name in ("--seed_everything", "--rate", "--ckpt_path", "--wait", "--config"):
     parser.add_argument(name, type=str, default="0")
 parser.add_argument("--trainer.default_root_dir", dest="root")
 parser.add_argument("--trainer.callbacks+", dest="timer")
@@ -41,11 +41,11 @@ with (folder / "metrics.csv").open("w", newline="") as file:
     for step in range(first, 4):
         rows.writerow({"step": step, "train/loss": rate + 4 - step, "val/loss": rate + 5 - step})
         rows.writerow({"step": step, "train/seconds_per_epoch": 9 if step == 0 else 2})
-        if step == 2 and given.wait != "0" and not first:
+        if step == 2 and given.wait not in ("0", "inf") and not first:
             file.flush()
             (folder / "checkpoints" / "last.ckpt").write_text("whole")
             time.sleep(60)
-    rows.writerow({"step": 4, "test/loss": rate + seed})
+    rows.writerow({"step": 4, "test/loss": given.wait if given.wait == "inf" else rate + seed})
 """
 
 
@@ -193,6 +193,23 @@ def test_a_variant_that_diverges_at_once_is_said_to(capsys):
     compare("--variants.wild", "--rate 2", *TWO, seeds="0")
     out = capsys.readouterr().out
     assert "checking wild … it runs, and diverges\n" in out and "checking one … it runs\n" in out
+
+
+def test_a_run_whose_figure_is_not_finite_has_diverged(capsys):
+    assert compare("--variants.one", "--rate 0.5", "--variants.wild", "--rate 0.5 --wait inf") == {"one": 1.0}
+    assert "| wild | 2 (2 diverged) |" in capsys.readouterr().out
+    assert compare("--variants.one", "--rate 0.5", "--variants.wild", "--rate 0.5 --wait inf") == {"one": 1.0}
+
+
+def test_another_file_of_options_does_not_take_over_a_run(capsys):
+    Path("own.yaml").write_text("rate: 1")
+    named = ("--variants.one", "--rate 0.5 --config own.yaml")
+    compare(*named)
+    assert compare(*named)
+    Path("own.yaml").write_text("rate: 2")
+    with pytest.raises(SystemExit):
+        compare(*named)
+    assert "out/one/seed0 holds a run of other contents of own.yaml" in capsys.readouterr().err
 
 
 def test_another_command_does_not_take_over_a_run(capsys):

@@ -61,7 +61,7 @@ def read(mode):
         ("layers", "--pairs=1", "pairs must be at least 2, got 1"),
         ("layers", "--threads=[0]", "threads must be numbers of at least 1, got [0]"),
         ("layers", "--device=cuda", "device is cuda, and this torch sees no GPU"),
-        ("step", "--equal_steps=300", "300 steps are needed, and mine.txt has"),
+        ("step", "--equal_steps=300", "300 steps need a batch more, and mine.txt has"),
         ("step", "--variants=[weigth bf16]", "there is no variant 'weigth bf16'. Did you mean weight bf16?"),
         ("step", "--pairs=1", "pairs must be at least 2, got 1"),
         ("step", "--threads=[0]", "threads must be numbers of at least 1, got [0]"),
@@ -251,6 +251,13 @@ def test_the_recipe_takes_the_steps_of_the_usual_loop(capsys):
     text = Path("out/step.md").read_text()
     assert text in capsys.readouterr().out
     assert text.startswith("mine.txt, ") and "| weight float32 |" in text
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_variant_has_the_precision_of_its_name(name, tmp_path):
+    words = [*Step().recipe_arguments(tmp_path), *STEPS[name]]
+    precision = [word for word in words if word.startswith("--trainer.precision=")][-1]
+    assert precision.endswith("bf16-mixed" if "bf16" in name else "32-true")
 
 
 def test_a_variant_that_fails_is_quoted(monkeypatch, capsys):

@@ -165,7 +165,11 @@ def test_one_of_several_processes_that_fails_alone_saves_nothing(
 ) -> None:
     saved: list[BaseException] = []
     monkeypatch.setattr(basic.ModelCheckpoint, "on_exception", lambda *args: saved.append(args[-1]))
-    basic.Checkpoint(save_on_exception=True).on_exception(Process(), None, exception)  # type: ignore[arg-type]
+    callback = basic.Checkpoint(save_on_exception=True)
+    callback.on_exception(Process(), None, exception)  # type: ignore[arg-type]
+    assert not saved  # before its first batch
+    callback._trains = True
+    callback.on_exception(Process(), None, exception)  # type: ignore[arg-type]
     assert bool(saved) is saves
 
 

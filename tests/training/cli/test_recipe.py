@@ -45,6 +45,33 @@ def test_a_run_that_went_on_without_validations_keeps_its_best_checkpoint(
     assert best.read_bytes() == before and again["val/loss"] == after["val/loss"]
 
 
+def test_a_resume_that_is_refused_leaves_the_last_checkpoint(after: dict[str, float], fails: Fails) -> None:
+    last = Path("runs/toy/1/checkpoints/last.ckpt")
+    before = last.read_bytes()
+    assert "max_epochs=1" in fails(1, "--resume", "last", "--trainer.max_epochs", "1")
+    assert last.read_bytes() == before
+
+
+def test_steps_are_not_cut_by_the_recipe_s_epochs(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    main("--trainer.max_steps", "50")  # the toy has 12 in each of its 3 epochs
+    assert torch.load("runs/toy/1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 50
+    main("--trainer.max_steps", "50", "--trainer.max_epochs", "1")
+    assert torch.load("runs/toy/2/checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+
+
+def test_a_run_goes_on_with_the_patience_that_is_given(main: Main) -> None:
+    stops = [
+        "--trainer.callbacks+=EarlyStopping",
+        "--trainer.callbacks.monitor=val/loss",
+        "--trainer.callbacks.min_delta=99",
+    ]
+    main(*stops, "--trainer.callbacks.patience=1", "--trainer.max_epochs=6")
+    last = Path("runs/toy/1/checkpoints/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 24
+    main("--resume", "last", "--trainer.callbacks.patience=50")
+    assert torch.load(last, weights_only=True)["global_step"] == 72
+
+
 def test_checkpoints_hold_plain_hyper_parameters(after: dict[str, float], here: Path) -> None:
     hparams = torch.load("runs/toy/1/checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
     assert hparams == {"width": 4, "cell": "lstm", "lr": 0.05, "dropout": 0.5, "explode_at": -1, "bug": False}
@@ -138,7 +165,7 @@ def test_a_command_says_at_once_how_far_the_run_of_its_checkpoint_had_come(
     for command, name, said in (
         ("predict", "1/checkpoints/last.ckpt", "step 36 of 36, epoch 3 of 3"),
         ("validate", "1/checkpoints/best.ckpt", best),
-        ("predict", "2/checkpoints/last.ckpt", "step 14 of 14, epoch 2 of 3"),
+        ("predict", "2/checkpoints/last.ckpt", "step 14 of 14, epoch 2"),
         ("predict", "3/checkpoints/last.ckpt", "step 14 of 36, epoch 2 of 3, the run was not finished"),
         ("test", "3/checkpoints/last.ckpt", "step 14 of 36, epoch 2 of 3, the run was not finished"),
     ):

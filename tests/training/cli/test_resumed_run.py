@@ -140,6 +140,19 @@ def test_resume_leaves_out_what_the_run_started_from(here: Path) -> None:
     assert len(expand_resume(["fit", "--resume=last"], "toy")[0]) == 5
 
 
+def test_the_last_run_is_looked_for_where_the_file_of_options_puts_it(here: Path) -> None:
+    for root in ("runs", "exp", "other"):
+        make(Path(root, "toy", "1"), "last")
+    Path("own.yaml").write_text("trainer: {default_root_dir: exp}")
+    Path("empty.yaml").write_text("trainer: {max_epochs: 3}")
+    own, resume = ["--config", "own.yaml"], ["--resume", "last"]
+    for words, root in (
+        ([], "runs"), (own, "exp"), (["--config=empty.yaml"], "runs"), ([*own, "--config=empty.yaml"], "exp"),
+        ([*own, "--trainer.default_root_dir=other"], "other"), (["--trainer.default_root_dir", "other", *own], "exp"),
+    ):  # fmt: skip
+        assert expand_resume(["fit", *words, *resume], "toy")[1] == Path(root, "toy", "1")
+
+
 def test_resume_brings_config_and_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(RUN, "last", "best")
     expected = ["fit", "--config", "runs/toy/1/config.yaml", "--x=1", "--ckpt_path", "last"]

@@ -25,7 +25,7 @@ from wnseq.training.cli.errors import suggest
 from wnseq.training.evaluation import is_fitting
 from wnseq.training.ranks import all_gather_object
 
-__all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "RngState", "TerminateOnNaN", "Throughput"]
+__all__ = ["CheckMonitors", "Checkpoint", "EpochTime", "KeepPatience", "RngState", "TerminateOnNaN", "Throughput"]
 
 LOG_AFTER = 0.5  # seconds between two figures of the throughput: Lightning takes up to a millisecond to log a number
 LIMIT = "limit_val_batches"
@@ -225,10 +225,22 @@ class CheckMonitors(Callback):
                 )
 
 
+class KeepPatience(Callback):
+    """Keep the patience that a fit gives to EarlyStopping, where Lightning restores that of the resumed run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
+        self._given = {each: each.patience for each in trainer.early_stopping_callbacks}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        for each, patience in self._given.items():
+            each.patience = patience
+
+
 class Checkpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, for runs that diverge, are stopped and resumed.
 
-    A run that diverges, or fails in a validation, keeps its last checkpoint. Several ranks save at a stop that they
+    A run that diverges, or fails in a validation or before its first batch, keeps its last checkpoint: a run to be
+    resumed is not restored as a whole before that. Several ranks save at a stop that they
     have agreed on, and on no other exception: one may have failed alone, and saving needs them all.
 
     Inside an epoch it saves where a run resumes to the bit: at a step before a validation that is at the validation's
@@ -245,6 +257,7 @@ class Checkpoint(ModelCheckpoint):
     """
 
     _trainer: Trainer | None = None
+    _trains = False  # whether this fit has come to a batch
     _validates = False
     _places = 0
     _limit: float = 0  # of the validations so far
@@ -255,7 +268,10 @@ class Checkpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         super().setup(trainer, pl_module, stage)
-        self._trainer = trainer
+        self._trainer, self._trains = trainer, False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        self._trains = True
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -283,7 +299,9 @@ class Checkpoint(ModelCheckpoint):
             rewind_validation(checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
-        if trainer.state.fn != TrainerFn.FITTING or isinstance(exception, FloatingPointError | StopAtOnce):
+        if not self._trains or isinstance(exception, FloatingPointError | StopAtOnce):
+            return
+        if trainer.state.fn != TrainerFn.FITTING:
             return
         if isinstance(exception, SIGTERMException) or not (trainer.validating or trainer.world_size > 1):
             super().on_exception(trainer, pl_module, exception)

@@ -39,7 +39,7 @@ from wnseq.training.cli.run_parts import (
     check_trainer,
     give_checkpoint,
 )
-from wnseq.training.cli.starting_point import StartingPoint, describe_start, find_start, given_options
+from wnseq.training.cli.starting_point import StartingPoint, describe_start, find_start, given_options, limit_of_epochs
 from wnseq.training.cli.stopped_run import stopped_run
 from wnseq.training.plots._curves import plot_run
 from wnseq.training.run_log import logged_before
@@ -195,7 +195,7 @@ class RecipeCLI(FlagsFirstCLI):
             defaults = {} if start is None else start.defaults(self.datamodule_class, given, subcommand)
             if subcommand == "fit":
                 self.notes += describe_start(start, given, subparser.get_default)
-                defaults = self.choose_defaults(options, defaults, given) | defaults
+                defaults = self.choose_defaults(options, defaults, given) | limit_of_epochs(options) | defaults
         if defaults:
             self.config = with_defaults(parser, self.arguments, self.config, defaults, given)
         if start is not None:

@@ -209,8 +209,7 @@ def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path 
         raise ValueError(f"{RESUME} goes on with a training; {arguments[0]} takes a checkpoint: --ckpt_path best")
     if any(word.partition("=")[0] == "--ckpt_path" for word in arguments):
         raise ValueError(f"{RESUME} takes the run's last checkpoint, and excludes --ckpt_path")
-    roots = [value for _, _, value in option_values(arguments, ("--trainer.default_root_dir",))]
-    runs = Path(roots[-1] if roots else "runs").expanduser() / name
+    runs = _root(arguments) / name
     if named[-1] == "last":
         found = find_runs(runs)
         if not found:
@@ -226,6 +225,19 @@ def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path 
     rest = [word for word in words if not (word == RESUME and next(words)) and not word.startswith(f"{RESUME}=")]
     started = [f"--{name}=null" for name in _started_from(run)]
     return [arguments[0], "--config", str(run / CONFIG), *started, *rest, "--ckpt_path", "last"], run
+
+
+def _root(arguments: Sequence[str]) -> Path:
+    """Return the folder above the runs of a recipe, by the last option or file of options that names one."""
+    root: Any = None
+    for place, given, value in option_values(arguments, ("--trainer.default_root_dir", "--config")):
+        file = Path(value).expanduser()
+        if (given or arguments[place - 1]).startswith("--trainer"):
+            root = value
+        elif file.is_file() and isinstance(content := yaml.safe_load(file.read_text("utf-8")), Mapping):
+            trainer = content.get("trainer")
+            root = (trainer.get("default_root_dir") if isinstance(trainer, Mapping) else None) or root
+    return Path(root or "runs").expanduser()
 
 
 def _started_from(run: Path) -> dict[str, Any]:

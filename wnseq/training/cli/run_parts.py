@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, RngState, TerminateOnNaN
+from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, KeepPatience, RngState, TerminateOnNaN
 from wnseq.training.callbacks.epoch_means import EpochMeans
 from wnseq.training.callbacks.progress import PlainProgress, RichProgress
 from wnseq.training.callbacks.resume_epoch import ResumeEpoch
@@ -99,7 +99,7 @@ def build_callbacks(
     users = _as_list(options.callbacks)
     callbacks = [*users, *own]
     if any(hasattr(callback, "monitor") for callback in users):
-        callbacks.append(CheckMonitors())
+        callbacks += [CheckMonitors(), KeepPatience()]
     callbacks += [RngState(), ResumeEpoch(), EpochMeans(), LogState(), TerminateOnNaN(), ScheduleChange()]
     if options.enable_progress_bar in (None, True) and not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(RichProgress(monitor) if sys.stdout.isatty() else PlainProgress(monitor))

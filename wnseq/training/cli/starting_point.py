@@ -16,7 +16,7 @@ from wnseq.training.fine_tuning import lent_arguments
 from wnseq.training.resume import check_checkpoint, check_evaluated, check_resumed
 from wnseq.training.run_info import UNFINISHED, describe_progress
 
-__all__ = ["StartingPoint", "describe_start", "find_start", "given_options", "resume_arguments"]
+__all__ = ["StartingPoint", "describe_start", "find_start", "given_options", "limit_of_epochs", "resume_arguments"]
 
 
 @dataclass(frozen=True)
@@ -217,3 +217,9 @@ def resume_arguments(arguments: Sequence[str], last: Path) -> str:
     if len(kept) < len(arguments) and any(word.partition("=")[0] == "--resume" for word in arguments):
         return shlex.join([*kept, "--resume", os.path.relpath(last.parent.parent)])
     return shlex.join([*kept, "--ckpt_path", os.path.relpath(last)])
+
+
+def limit_of_epochs(options: Namespace) -> dict[str, int]:
+    """Return the default that steps have in the place of a recipe's epochs, which would end the run before them."""
+    steps = options.trainer.max_steps
+    return {"trainer.max_epochs": -1} if steps is not None and steps > 0 else {}

@@ -358,8 +358,8 @@ class Step(Benchmark):
         batches = [(x.inputs.clone(), x.targets.clone()) for x in islice(data.train_dataloader(), self.steps + 1)]
         if len(batches) <= self.steps:  # one more than is timed
             raise ValueError(
-                f"{self.steps} steps need a batch more, and {self.corpus} has {len(batches)} batches of {self.batch_size} x "
-                f"{self.bptt}; lower pairs or equal_steps, or take a larger corpus"
+                f"{self.steps} steps need a batch more, and {self.corpus} has {len(batches)} batches of "
+                f"{self.batch_size} x {self.bptt}; lower pairs or equal_steps, or take a larger corpus"
             )
         torch.save(batches, folder / "batches.pt")
         torch.manual_seed(1)

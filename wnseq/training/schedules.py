@@ -76,6 +76,8 @@ def schedule_steps(
     # the first run when a run resumes with another one, and then rises
     ends = callable(kind) or kind in ("cosine", "one_cycle")
     total = total_steps(trainer) if ends else trainer.estimated_stepping_batches
+    if kind == "decay":
+        trainer.fit_loop.setup_data()  # which Lightning leaves for later where steps alone end the run
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -1,5 +1,6 @@
 """Batches of labelled texts: buckets, padding, shares of processes."""
 
+import pytest
 import torch
 
 from wnseq.data.text import ByteTokenizer, pad_texts
@@ -49,3 +50,8 @@ def test_an_evaluation_is_in_order_or_by_length() -> None:
 def test_texts_are_padded_behind_the_line_end_that_stands_before_them() -> None:
     tokens, lengths = pad_texts(["ab", ""], ByteTokenizer())
     assert tokens.T.tolist() == [[10, 97, 98], [10, 0, 0]] and lengths.tolist() == [3, 1]
+
+
+def test_no_text_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="there must be a text at least, got none"):
+        pad_texts([], ByteTokenizer())

@@ -225,16 +225,16 @@ def check_command(run: Run) -> None:
         ValueError: It does.
     """
     before = read_json(run.folder / STARTED)
-    files = read_json(run.folder / FILES)
-    if files is not None and files != run.files():
-        raise ValueError(
-            f"{run.folder} holds a run of other contents of {' or '.join(files)}. Delete the folder, or give another "
-            "name to the variant or another out."
-        )
     # the last argument is the folder itself: one that was moved, or is given as another path, holds the same run
     if before is not None and before[:-1] != run.arguments[:-1]:
         raise ValueError(
             f"{run.folder} holds a run of another command ({shlex.join(before)}). Delete the folder, or give another "
+            "name to the variant or another out."
+        )
+    files = read_json(run.folder / FILES)
+    if files is not None and files != run.files():
+        raise ValueError(
+            f"{run.folder} holds a run of other contents of {' or '.join(files)}. Delete the folder, or give another "
             "name to the variant or another out."
         )
 

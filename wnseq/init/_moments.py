@@ -1,5 +1,6 @@
 """Mean and standard deviation of each unit of a batch, over several calls and over the ranks that share the work."""
 
+import math
 from typing import NamedTuple, Self
 
 import torch
@@ -18,7 +19,7 @@ class Moments(NamedTuple):
     def of(cls, y: Tensor, axis: int) -> Self:
         """Compute them in double precision over all axes but that of the units, and over all ranks."""
         units = y.detach().movedim(axis, 0)
-        units = units.reshape(len(units), -1) if y.numel() else units.new_empty(len(units), 0)  # (C, …)
+        units = units.reshape(len(units), math.prod(units.shape[1:]))  # (C, …)
         units = units.float() if y.device.type == "mps" else units.double()  # that backend has no double
         mean = units.mean(1) if units.shape[1] else units.new_zeros(len(units))
         own = cls(units.shape[1], mean, (units - mean.unsqueeze(1)).square().sum(1))

@@ -151,6 +151,9 @@ def test_the_last_run_is_looked_for_where_the_file_of_options_puts_it(here: Path
         ([*own, "--trainer.default_root_dir=other"], "other"), (["--trainer.default_root_dir", "other", *own], "exp"),
     ):  # fmt: skip
         assert expand_resume(["fit", *words, *resume], "toy")[1] == Path(root, "toy", "1")
+    Path("own.yaml").write_text("trainer: {default_root_dir")
+    with pytest.raises(ValueError, match=r"own\.yaml is not YAML, line 1"):
+        expand_resume(["fit", *own, *resume], "toy")
 
 
 def test_resume_brings_config_and_checkpoint(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,10 +169,8 @@ class _Gymnasium:
             shape = space.shape
         is_flat = self._flatten is not None
         self._is_image = not is_flat and (len(shape), str(space.dtype)) in ((3, "uint8"), (3, "bool"), (2, "uint8"))
-        # the channels of an image: its smaller axis at either end, as of stacked frames of grey; or none, of grey alone
-        self._channels = -1 if len(shape) == 2 else 0 if self._is_image and shape[0] < shape[2] else 2
         if self._is_image:
-            shape = self._channels_first(np.empty(shape, np.bool_)).shape
+            shape = _channels_first(np.empty(shape, np.bool_)).shape
         largest = (255 if space.dtype == np.uint8 else 1) if self._is_image else None
         self.spec = EnvironmentSpec(name, shape if self._is_image else (int(np.prod(shape)),), largest, int(actions.n))
 
@@ -187,10 +185,14 @@ class _Gymnasium:
         if self._flatten is not None:
             observation = self._flatten(self._space, observation)
         array = np.asarray(observation, self.spec.dtype)
-        return self._channels_first(array) if self._is_image else array.reshape(self.spec.shape)
+        return _channels_first(array) if self._is_image else array.reshape(self.spec.shape)
 
-    def _channels_first(self, image: Array) -> Array:
-        return image[None] if self._channels < 0 else np.moveaxis(image, self._channels, 0)
+
+def _channels_first(image: Array) -> Array:
+    """Return an image with its channels first: the smaller axis at either end; grey alone has none."""
+    if image.ndim == 2:
+        return image[None]
+    return image if image.shape[0] < image.shape[2] else np.moveaxis(image, 2, 0)
 
 
 def _make(gymnasium: ModuleType, name: str, **options: Any) -> Any:

@@ -258,10 +258,13 @@ class TextDataModule(LightningDataModule):
         characters = sum(split.counts.characters for split in self.splits.values())
         words = f" ({self.words})" if tokenizer.kind == "word" and self.words != "blank" else ""
         files = f"\n{self.text.files}" if self.text.files else ""
-        documents = sum(count_documents(split.tokens, tokenizer.start) for split in self.splits.values())
+        documents = ""
+        if self.documents:
+            number = sum(count_documents(split.tokens, tokenizer.start) for split in self.splits.values())
+            documents = f", {number:,} documents"
         return (
             f"corpus {self.text.name} (sha256 {self.corpus_sha256[:12]}): {sizes} tokens, {characters:,} characters"
-            f"{f', {documents:,} documents' if self.documents else ''}{', read backward' if self.backward else ''}\n"
+            f"{documents}{', read backward' if self.backward else ''}\n"
             f"tokenizer: {tokenizer.kind}{words}, {len(tokenizer):,} entries{self._unknown('test')}{files}"
         )
 

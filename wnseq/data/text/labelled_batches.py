@@ -120,7 +120,7 @@ def pad_texts(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[Tensor, Tenso
     if not texts:
         raise ValueError("there must be a text at least, got none")
     ids = [encode_whole(text, tokenizer) for text in texts]
-    batch = next(iter(LabelledBatches(ids, [-1] * len(ids)).in_order(max(1, len(ids)), by_length=False)))
+    batch = next(iter(LabelledBatches(ids, [-1] * len(ids)).in_order(len(ids), by_length=False)))
     return batch.tokens, batch.lengths
 
 

@@ -16,7 +16,7 @@ from wnseq.training._lightning_internals import option_names, subparsers
 from wnseq.training.cli.arguments import option_values
 from wnseq.training.cli.errors import suggest
 
-__all__ = ["RecipeParser", "check_config_files", "find_nulls", "insert_subcommand", "suggest_option", "with_defaults"]
+__all__ = ["RecipeParser", "find_nulls", "insert_subcommand", "read_config_files", "suggest_option", "with_defaults"]
 
 DOTTED = re.compile(r"(\w+\.)+")  # the modules before a type's name
 KEY = 'Parser key "'  # what a complaint about the value of an option begins with
@@ -166,13 +166,14 @@ def suggest_option(word: str, options: Iterable[str]) -> str:
     return suggest(word, options)
 
 
-def check_config_files(arguments: Sequence[str]) -> None:
-    """Check that each file of ``--config`` is YAML with options by name; one that is missing the parser reports.
+def read_config_files(arguments: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Return the options in each file of ``--config``, by the file's place; one that is missing the parser reports.
 
     Raises:
-        ValueError: It is not; with the file and the line.
+        ValueError: It is not YAML with options by name; with the file and the line.
     """
-    for _, _, name in option_values(arguments, ("--config", "-c")):
+    found = {}
+    for place, _, name in option_values(arguments, ("--config", "-c")):
         path = Path(name).expanduser()
         if not path.is_file():
             continue
@@ -186,6 +187,8 @@ def check_config_files(arguments: Sequence[str]) -> None:
             raise ValueError(f"{name} is not YAML{where}: {getattr(error, 'problem', None) or error}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{name} must have options by name, such as data.batch_size: 16, got {content!r}")
+        found[place] = content
+    return found
 
 
 def find_nulls(classes: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:

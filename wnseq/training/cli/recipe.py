@@ -24,7 +24,7 @@ from wnseq.training.cli.errors import user_errors
 from wnseq.training.cli.log_filter import filter_lightning_logs
 from wnseq.training.cli.loggers import expand_logger_names, log_results, make_loggers
 from wnseq.training.cli.output import safe_output
-from wnseq.training.cli.parser import RecipeParser, check_config_files, find_nulls, insert_subcommand, with_defaults
+from wnseq.training.cli.parser import RecipeParser, find_nulls, insert_subcommand, read_config_files, with_defaults
 from wnseq.training.cli.presets import describe_presets, expand_preset_names
 from wnseq.training.cli.problems import check_trainer_options, collect_problems
 from wnseq.training.cli.process_state import process_command_line, restored_process_state
@@ -177,7 +177,7 @@ class RecipeCLI(FlagsFirstCLI):
         with user_errors():
             words, run = expand_resume(self.typed, self.name)
             self.arguments = expand_logger_names(expand_preset_names(words, self.recipe))
-            check_config_files(self.arguments)
+            read_config_files(self.arguments)  # whose mistakes it names
         self.config = parser.parse_args(self.arguments)
         subcommand = self.config.subcommand
         options = self.config[subcommand]

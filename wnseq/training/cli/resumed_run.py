@@ -18,6 +18,7 @@ from wnseq.errors import FileFormatError, reading
 from wnseq.training.archives import newest_first
 from wnseq.training.checkpoint_files import load_run_checkpoint
 from wnseq.training.cli.arguments import option_values
+from wnseq.training.cli.parser import read_config_files
 
 __all__ = [
     "SaveConfig",
@@ -229,15 +230,12 @@ def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path 
 
 def _root(arguments: Sequence[str]) -> Path:
     """Return the folder above the runs of a recipe, by the last option or file of options that names one."""
-    root: Any = None
-    for place, given, value in option_values(arguments, ("--trainer.default_root_dir", "--config")):
-        file = Path(value).expanduser()
-        if (given or arguments[place - 1]).startswith("--trainer"):
-            root = value
-        elif file.is_file() and isinstance(content := yaml.safe_load(file.read_text("utf-8")), Mapping):
-            trainer = content.get("trainer")
-            root = (trainer.get("default_root_dir") if isinstance(trainer, Mapping) else None) or root
-    return Path(root or "runs").expanduser()
+    roots = {place: value for place, _, value in option_values(arguments, ("--trainer.default_root_dir",))}
+    for place, options in read_config_files(arguments).items():
+        trainer = options.get("trainer")
+        if isinstance(trainer, Mapping) and trainer.get("default_root_dir"):
+            roots[place] = trainer["default_root_dir"]
+    return Path(roots[max(roots)] if roots else "runs").expanduser()
 
 
 def _started_from(run: Path) -> dict[str, Any]:

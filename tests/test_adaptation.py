@@ -66,6 +66,16 @@ def test_the_cache_is_the_sum_of_its_equation_however_the_text_is_cut(window: in
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_several_shares_are_tried_at_once() -> None:
+    hidden, targets, nats = torch.randn(7, STREAMS, HIDDEN), text(7)[1], torch.rand(7, STREAMS)
+    several, shares = ContinuousCache(3, 0.7, 0.5), (0.1, 0.3, 0.6)
+    found = torch.cat(
+        [several.nats(*part, shares) for part in zip(*(x.split(4) for x in (hidden, targets, nats)), strict=True)], 1
+    )
+    expected = [ContinuousCache(3, 0.7, share).nats(hidden, targets, nats) for share in shares]
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
 def test_the_sharpest_cache_is_that_of_the_nearest_position() -> None:
     hidden = torch.tensor([1.0, 2.0, -3.0, 1.5]).view(4, 1, 1)
     nats = ContinuousCache(9, 3e38, 0.5).nats(hidden, torch.tensor([[3], [5], [6], [5]]), torch.full((4, 1), 1.0))

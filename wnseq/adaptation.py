@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,26 +58,30 @@ class ContinuousCache:
         self._last: Tensor | None = None  # of read, (1, N, H), whose next token is not known
 
     @torch.no_grad()
-    def nats(self, hidden: Tensor, targets: Tensor, nats: Tensor) -> Tensor:
+    def nats(self, hidden: Tensor, targets: Tensor, nats: Tensor, weights: Sequence[float] | None = None) -> Tensor:
         """Return what targets cost in the mixture, and add their positions to the cache.
 
         Args:
             hidden: Hidden states that predicted them.
             targets: Tokens, each the one after its position.
             nats: What they cost in the model, −log p.
+            weights: Several λ to try instead of the cache's own; the result then has a cost for each.
 
         Shape:
             - hidden: ``(T, N, H)``
             - targets, nats: ``(T, N)``
+            - Output: ``(T, N)``, or ``(len(weights), T, N)``
         """
         keys, followed_by = self._with(hidden, targets)  # L + T positions
         places = torch.arange(len(keys), device=keys.device)
         age = places[len(keys) - len(hidden) :, None] - places  # (T, L + T)
         attention, is_empty = self._attention(hidden, keys, followed_by, (age >= 1) & (age <= self.window))
         cached = torch.where(followed_by.t() == targets.unsqueeze(-1), attention, 0).sum(-1)
-        mixed = -torch.logaddexp(math.log1p(-self.weight) - nats, (self.weight * cached).log())
         self._pairs = keys[-self.window :], followed_by[-self.window :]
-        return torch.where(is_empty | (targets == self.ignore_index), nats, mixed)
+        tried = (self.weight,) if weights is None else weights
+        mixed = torch.stack([-torch.logaddexp(math.log1p(-each) - nats, (each * cached).log()) for each in tried])
+        mixed = torch.where(is_empty | (targets == self.ignore_index), nats, mixed)
+        return mixed[0] if weights is None else mixed
 
     @torch.no_grad()
     def read(self, tokens: Tensor, hidden: Tensor) -> None:

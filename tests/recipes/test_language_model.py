@@ -523,7 +523,7 @@ def test_a_test_adapts_to_its_text(capsys):
     both = nats(*cache, *dynamic, "--model.evaluation.tune=true", "--trainer.limit_val_batches=2")
     printed = capsys.readouterr().out
     assert both < static
-    assert "… of 35 tried" in printed
+    assert "… of 55 tried" in printed
     chosen = re.findall("(?<=validation part: ).*", printed)[-5]
     assert f"evaluated with a {chosen}\n" in printed
     with pytest.raises(SystemExit):

@@ -1,6 +1,7 @@
 """A language model that adapts while it is evaluated, against loops in float64, and what it says of its choice."""
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -116,6 +117,14 @@ def test_an_interrupted_evaluation_leaves_the_trained_weights(model: Model) -> N
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert not model.rnn._forward_hooks
     assert adapted.dynamic and not torch.equal(adapted.dynamic.weights["decoder.bias"], model.decoder.bias)
+
+
+def test_a_grid_costs_what_each_of_its_caches_costs(model: Model) -> None:
+    how = Evaluation(cache_window=4, dynamic_rate=0.05, dynamic_bptt=3)
+    grid = (0.5, 2.0), (0.1, 0.2, 0.4)
+    nats, _ = AdaptedModel(model, model.rnn, how, rms(model), grid).nats(*text(), None)
+    single = [replace(how, cache_theta=theta, cache_lambda=share) for theta, share in itertools.product(*grid)]
+    assert nats.tolist() == pytest.approx([expected(model, each, 3) for each in single], rel=1e-12)
 
 
 def test_a_gru_is_read_too() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from wnseq.training.run_info import find_datamodule
 
 __all__ = ["AdaptedModel", "Evaluation", "adapted_model"]
 
-THETAS, LAMBDAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0), (0.05, 0.1, 0.15, 0.2, 0.3)
+THETAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # penalties on activations make hidden states short
+LAMBDAS = (0.05, 0.1, 0.15, 0.2, 0.3)
 WORTHWHILE = 1e-3  # nats per token that another halving or doubling of the rate, or of the decay, must save
 IGNORE = -100  # a target that does not count, cross_entropy's default
 SHOWN = 5  # of what was tried
@@ -103,7 +104,7 @@ class AdaptedModel:
         recurrent: Its part whose first output are the hidden states ``(T, N, H)`` before the softmax.
         options: How it adapts.
         rms: The scale of its gradients, by :func:`wnseq.adaptation.gradient_rms`; needed for dynamic evaluation alone.
-        caches: Caches to try side by side instead of the one of the options.
+        grid: θ and λ of caches to try side by side instead of the one of the options.
     """
 
     def __init__(
@@ -112,11 +113,12 @@ class AdaptedModel:
         recurrent: nn.Module,
         options: Evaluation,
         rms: Mapping[str, Tensor] | None = None,
-        caches: Iterable[ContinuousCache] | None = None,
+        grid: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         self.network, self.recurrent, self.options = network, recurrent, options
-        own = options.cache()
-        self.caches = list(caches) if caches is not None else [own] if own is not None else []
+        thetas, self.lambdas = grid or ((options.cache_theta,), (options.cache_lambda,))
+        tried = [replace(options, cache_theta=theta).cache() for theta in thetas]
+        self.caches = [cache for cache in tried if cache is not None]
         self.dynamic: DynamicEvaluation | None = None
         if rms is None:
             options.check_without_data()
@@ -127,7 +129,7 @@ class AdaptedModel:
     def nats(
         self, inputs: Tensor, targets: Tensor, state: State | None, reset: Tensor | None = None
     ) -> tuple[Tensor, State | None]:
-        """Return what a batch's targets cost in all, with several caches for each of them, and the next state.
+        """Return what a batch's targets cost in all, for each θ and λ of a grid, and the next state.
 
         Without a state a new text begins, with empty caches and the trained weights. ``reset`` resets the state alone.
         """
@@ -141,7 +143,9 @@ class AdaptedModel:
         hook = self.recurrent.register_forward_hook(lambda _, __, output: hidden.append(output[0]))
         try:
             with torch.inference_mode(False), torch.set_grad_enabled(self.dynamic is not None):
-                total = torch.zeros(len(self.caches) or 1, dtype=torch.float64, device=inputs.device)
+                total = torch.zeros(
+                    len(self.caches) * len(self.lambdas) or 1, dtype=torch.float64, device=inputs.device
+                )
                 state = _map_state(torch.clone, state)  # what inference mode made cannot be in a graph
                 for first in range(0, len(inputs), length):
                     part = slice(first, first + length)
@@ -152,8 +156,8 @@ class AdaptedModel:
                     if self.dynamic and counted:
                         self.dynamic.update(nats.sum() / counted)
                     nats, state = nats.detach(), _map_state(Tensor.detach, state)
-                    mixed = [cache.nats(hidden[-1], y, nats) for cache in self.caches] or [nats]
-                    total += torch.stack(mixed).double().sum((1, 2))
+                    mixed = [cache.nats(hidden[-1], y, nats, self.lambdas) for cache in self.caches] or [nats[None]]
+                    total += torch.cat(mixed).double().sum((1, 2))
                     hidden.clear()
         finally:
             hook.remove()
@@ -233,8 +237,8 @@ def _tune(
 ) -> Evaluation:
     """Return the options with the values that cost least on the validation part, printing what each costs."""
 
-    def measure(tried: Evaluation, caches: list[ContinuousCache]) -> list[float]:
-        adapted = AdaptedModel(network, recurrent, tried, rms, caches)
+    def measure(tried: Evaluation, grid: tuple[Sequence[float], Sequence[float]] | None = None) -> list[float]:
+        adapted = AdaptedModel(network, recurrent, tried, rms, grid)
         total, tokens, state = torch.zeros((), dtype=torch.float64), 0, None
         for batch in itertools.islice(loader, _limit(model.trainer, len(loader))):
             inputs, targets = batch.inputs.to(model.device), batch.targets.to(model.device)
@@ -250,11 +254,13 @@ def _tune(
     cost = None  # of the options as they stand
     chosen = ("dynamic_rate", "dynamic_decay") if options.dynamic_rate else ()
     for name in (name for name in chosen if getattr(options, name)):  # a decay of 0 stays
-        options, cost = _best(model, _descend(lambda tried: measure(tried, [])[0], options, name, cost))
+        without = replace(options, cache_window=0)
+        found, cost = _best(model, _descend(lambda tried: measure(tried)[0], without, name, cost))
+        options = replace(found, cache_window=options.cache_window)
     if options.cache_window:
         grid = itertools.product(THETAS, LAMBDAS)
         tried = [replace(options, cache_theta=theta, cache_lambda=share) for theta, share in grid]
-        costs = measure(options, [cache for each in tried if (cache := each.cache())])
+        costs = measure(options, (THETAS, LAMBDAS))
         options, _ = _best(model, list(zip(tried, costs, strict=True)))
     return options
 

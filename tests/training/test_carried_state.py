@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import wnseq
 from wnseq.training.carried_state import CarriedStates
 
 
@@ -15,7 +16,7 @@ def stub(rank: int = 0, ranks: int = 1, stage: str = "fit", said: list[str] | No
     trainer = SimpleNamespace(global_rank=rank, world_size=ranks, interrupted=False, strategy=strategy)
     trainer.state = SimpleNamespace(fn=stage)
     said = [] if said is None else said
-    return SimpleNamespace(device=torch.device("cpu"), print=said.append, trainer=trainer)
+    return SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, print=said.append, trainer=trainer)
 
 
 def batch(streams: int, reset_state: bool = False) -> Any:
@@ -65,3 +66,23 @@ def test_a_state_is_restored_in_a_fit_alone() -> None:
     assert not states and said == [
         "the checkpoint was saved as several processes were stopped: the carried state starts from zero"
     ]
+
+
+@pytest.mark.parametrize("before", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("now", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_restored_state_suits_the_precision_of_the_resumed_run(
+    before: torch.dtype, now: torch.dtype, autocast: bool
+) -> None:
+    states, model = CarriedStates(), stub()
+    model.dtype = torch.float32 if autocast else now
+    states.restore(model, {"carried_state": [torch.ones(1, 3, 2, dtype=before)] * 2})
+    layer = wnseq.WNLSTM(4, 2).to(model.dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = states.carried(model, "train", batch(3))
+        _, after = layer(torch.ones(5, 3, 4, dtype=model.dtype), found)
+        if before == now and not autocast:
+            assert isinstance(found, tuple) and found[0].dtype == before
+        states.carry("train", after)
+        again = states.carried(model, "train", batch(3))
+    assert isinstance(again, tuple) and again[0].dtype == after[0].dtype  # as the layer left it

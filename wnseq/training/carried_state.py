@@ -19,14 +19,20 @@ TRAINING = {"train": "carried_state", "teacher": "teacher_state"}  # stages of a
 class CarriedStates(dict[str, State]):
     """States by stage: ``(L, N, H)``, or a pair of them, of N streams of text."""
 
+    def __init__(self, **states: State) -> None:
+        super().__init__(states)
+        self._restored: set[str] = set()  # stages of a state that may have been computed in another precision
+
     def carry(self, stage: str, state: State) -> None:
         """Keep the state after a batch, without its graph."""
+        self._restored.discard(stage)
         self[stage] = (state[0].detach(), state[1].detach()) if isinstance(state, tuple) else state.detach()
 
     def carried(self, model: LightningModule, stage: str, batch: Any) -> State | None:
         """Return the state that a batch begins with, on the model's device; None for zeros.
 
-        It is the one that the batch before left, unless this one resets it or has other streams.
+        It is the one that the batch before left, unless this one resets it or has other streams. That of a checkpoint
+        comes in the model's precision, which may be another one than before.
 
         Args:
             model: The model, which says on the screen that the streams are others.
@@ -39,7 +45,12 @@ class CarriedStates(dict[str, State]):
         if (kept := parts[0].shape[1]) != (streams := batch.inputs.shape[1]):
             model.print(f"the state carried so far has {kept} streams, this batch {streams}: starting from zero")
             return None
-        return _state([part.to(model.device) for part in parts])
+        dtype = parts[0].dtype
+        if stage in self._restored and not (  # autocast takes a state of its own dtype or of the weights'
+            torch.is_autocast_enabled(model.device.type) and dtype.itemsize <= model.dtype.itemsize
+        ):
+            dtype = model.dtype
+        return _state([part.to(model.device, dtype) for part in parts])
 
     def gather(self, trainer: Trainer) -> dict[str, list[Tensor] | None]:
         """Return the states of training, of the streams of all processes in their order, for a checkpoint.
@@ -71,6 +82,7 @@ class CarriedStates(dict[str, State]):
                 rank, ranks = trainer.global_rank, trainer.world_size
                 streams = saved[0].shape[1]
                 self[stage] = _state([s[:, rank * streams // ranks : (rank + 1) * streams // ranks] for s in saved])
+                self._restored.add(stage)
 
 
 def _state(parts: Sequence[Tensor]) -> State:

@@ -103,6 +103,11 @@ def add_epoch_sums(trainer: Trainer, sums: dict[str, list[Tensor]]) -> None:
             metric.cumulated_batch_size = metric.cumulated_batch_size + number.to(before.device)
 
 
+def gradient_is_pending(trainer: Trainer) -> bool:
+    """Return True if the last training batch only added to a gradient, which a later one completes."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 def validation_follows(trainer: Trainer) -> bool:
     """Return True if a validation follows the training batch that is about to end."""
     loop = trainer.fit_loop

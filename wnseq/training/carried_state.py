@@ -1,7 +1,7 @@
 """The recurrent state that a model carries from batch to batch, one for each stage, in memory and in checkpoints."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -45,11 +45,11 @@ class CarriedStates(dict[str, State]):
         if (kept := parts[0].shape[1]) != (streams := batch.inputs.shape[1]):
             model.print(f"the state carried so far has {kept} streams, this batch {streams}: starting from zero")
             return None
-        dtype = parts[0].dtype
+        dtype, own = parts[0].dtype, cast("torch.dtype", model.dtype)
         if stage in self._restored and not (  # autocast takes a state of its own dtype or of the weights'
-            torch.is_autocast_enabled(model.device.type) and dtype.itemsize <= model.dtype.itemsize
+            torch.is_autocast_enabled(model.device.type) and dtype.itemsize <= own.itemsize
         ):
-            dtype = model.dtype
+            dtype = own
         return _state([part.to(model.device, dtype) for part in parts])
 
     def gather(self, trainer: Trainer) -> dict[str, list[Tensor] | None]:

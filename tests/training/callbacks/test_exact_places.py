@@ -15,18 +15,18 @@ from wnseq.training.callbacks import exact_places
         ({"is_last_batch": True}, False),
         ({"max_steps": 5}, False),
         ({"max_steps": 6}, True),
-        ({"accumulate_grad_batches": 2}, True),
-        ({"accumulate_grad_batches": 3}, False),
+        ({"accumulates": True}, False),
         ({"validates": True}, False),
     ],
 )
 def test_not_before_what_lightning_would_skip_and_not_with_half_a_gradient(
     monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], exact: bool
 ) -> None:
-    usual = {"is_last_batch": False, "max_steps": -1, "global_step": 5, "accumulate_grad_batches": 1}
+    usual = {"is_last_batch": False, "max_steps": -1, "global_step": 5}
     trainer: Any = SimpleNamespace(**usual | changed)
     monkeypatch.setattr(exact_places, "validation_follows", lambda _: changed.get("validates", False))
-    assert exact_places.resumes_exactly(trainer, 3) is exact
+    monkeypatch.setattr(exact_places, "gradient_is_pending", lambda _: changed.get("accumulates", False))
+    assert exact_places.resumes_exactly(trainer) is exact
 
 
 def test_a_validation_that_was_left_is_begun_again_and_then_forgotten() -> None:

@@ -106,6 +106,10 @@ def progress(checkpoint: dict[str, Any]) -> dict[str, Any]:
 OPTIONS = {
     "an epoch without a validation": (["--trainer.check_val_every_n_epoch=2"], ("train", 11)),
     "a gradient of several batches": (["--trainer.accumulate_grad_batches=4"], ("train", 4)),
+    "a validation inside a gradient of several batches": (
+        ["--trainer.accumulate_grad_batches=4", "--trainer.val_check_interval=6"],
+        ("validation", 4),
+    ),
     "a validation inside an epoch": (["--trainer.val_check_interval=5", "--model.dropout=0.3"], ("validation", 17)),
     "a validation after the last step": (["--trainer.max_steps=24"], ("validation", 24)),
     "the last of the steps": (["--trainer.max_steps=20"], ("train", 19)),
@@ -122,13 +126,19 @@ def test_with_other_options_too(main: Main, case: str) -> None:
     assert same("runs/toy/1", "runs/toy/2")
 
 
-def test_a_checkpoint_inside_an_epoch_loses_no_validation(main: Main) -> None:
-    options = ["--trainer.val_check_interval=6", "--checkpoint.every_steps=3"]
+@pytest.mark.parametrize(
+    ("accumulated", "steps", "saved"), [(1, (18, 24), 24), (4, (4, 6), 6)], ids=["each batch", "of a gradient of four"]
+)
+def test_a_checkpoint_inside_an_epoch_loses_no_validation_and_no_gradient(
+    main: Main, accumulated: int, steps: tuple[int, int], saved: int
+) -> None:
+    options = ["--trainer.val_check_interval=6", f"--trainer.accumulate_grad_batches={accumulated}"]
+    options.append(f"--checkpoint.every_steps={3 if accumulated == 1 else 1}")
     whole = main(*options)
-    for step in (18, 24):
+    for step in steps:
         with pytest.raises(LookupError):
-            main(*options, *stop("validation", step, number=0), *(["--ckpt_path", "last"] if step > 18 else []))
-    assert torch.load(LAST.parents[2] / "2/checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
+            main(*options, *stop("validation", step, number=0), *(["--ckpt_path", "last"] if step > steps[0] else []))
+    assert torch.load(LAST.parents[2] / "2/checkpoints/last.ckpt", weights_only=True)["global_step"] == saved
     assert main(*options, "--ckpt_path", "last") == whole
     assert same("runs/toy/1", "runs/toy/2")
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from wnseq.errors import not_comparable
+from wnseq.training._lightning_internals import gradient_is_pending
 from wnseq.training.callbacks.exact_places import begin_validation, resumes_exactly, rewind_validation
 from wnseq.training.callbacks.graceful_stop import StopAtOnce
 from wnseq.training.checkpoint_io import load_checked
@@ -243,8 +244,8 @@ class Checkpoint(ModelCheckpoint):
     resumed is not restored as a whole before that. Several ranks save at a stop that they
     have agreed on, and on no other exception: one may have failed alone, and saving needs them all.
 
-    Inside an epoch it saves where a run resumes to the bit: at a step before a validation that is at the validation's
-    start, and a checkpoint saved in a validation resumes with the whole of it.
+    Inside an epoch it saves where a run resumes to the bit, not between the batches of a gradient: at a step before a
+    validation that is at the validation's start, and a checkpoint saved in a validation resumes with the whole of it.
 
     Each file also holds the metrics at that time, under ``metrics``.
 
@@ -277,7 +278,7 @@ class Checkpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         is_never_due = self._every_n_train_steps < 1 and self._train_time_interval is None
-        if is_never_due or not resumes_exactly(trainer, batch_idx):
+        if is_never_due or not resumes_exactly(trainer):
             return
         self._places += 1
         # for the time since the last one Lightning asks rank 0, as long as a small batch takes
@@ -288,7 +289,8 @@ class Checkpoint(ModelCheckpoint):
         if is_fitting(trainer):
             self._validates = True
             begin_validation(trainer)
-            super().on_train_batch_end(trainer, pl_module, None, None, 0)
+            if not gradient_is_pending(trainer):
+                super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._validates = False

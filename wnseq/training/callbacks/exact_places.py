@@ -5,22 +5,21 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from wnseq.training._lightning_internals import validation_follows
+from wnseq.training._lightning_internals import gradient_is_pending, validation_follows
 
 __all__ = ["awaits_validation", "begin_validation", "resumes_exactly", "rewind_validation"]
 
 PROGRESS = "epoch_loop.val_loop.batch_progress"
 
 
-def resumes_exactly(trainer: Trainer, batch_idx: int) -> bool:
-    """Return True if a checkpoint after this training batch resumes to the bit.
+def resumes_exactly(trainer: Trainer) -> bool:
+    """Return True if a checkpoint after the training batch that is about to end resumes to the bit.
 
     Not at the end of an epoch, or before a validation: Lightning would skip what follows. Not while a gradient is
     accumulated, which no checkpoint holds.
     """
     is_last = trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step
-    accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches > 0
-    return not (is_last or accumulates or validation_follows(trainer))
+    return not (is_last or gradient_is_pending(trainer) or validation_follows(trainer))
 
 
 def rewind_validation(checkpoint: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from wnseq.training._lightning_internals import replace_sigterm_handler, stop_after_batch
+from wnseq.training._lightning_internals import gradient_is_pending, replace_sigterm_handler, stop_after_batch
 from wnseq.training.callbacks.exact_places import awaits_validation, resumes_exactly
 from wnseq.training.ranks import RankAgreement
 from wnseq.training.signals import handle_signals, handled_signals
@@ -112,11 +112,12 @@ class GracefulShutdown(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         is_possible = self._requested or trainer.world_size > 1
-        if is_possible and resumes_exactly(trainer, batch_idx) and self._is_agreed(trainer):
+        if is_possible and resumes_exactly(trainer) and self._is_agreed(trainer):
             stop_after_batch(trainer)  # not here, where the batch is not logged yet
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: D102
-        if not trainer.sanity_checking:
+        is_exact = trainer.state.fn != TrainerFn.FITTING or not gradient_is_pending(trainer)  # or at the next step
+        if is_exact and not trainer.sanity_checking:
             self._stop_if_agreed(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:  # noqa: D102

@@ -1,5 +1,6 @@
 """A fit that is stopped and resumed sees exactly the batches that an unbroken one sees."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,9 +70,10 @@ def fit(
     resume: Path | None = None,
     save_in: Path | None = None,
     fail_at: int | None = None,
+    eval_batch_size: int = 256,
     **options: Any,
 ) -> tuple[Recorder, ImageDataModule, Trainer]:
-    data = ImageDataModule(batch_size=160, shift=1, flip=True, seed=3)
+    data = ImageDataModule(batch_size=160, eval_batch_size=eval_batch_size, shift=1, flip=True, seed=3)
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -112,6 +114,17 @@ def test_resumed_from_any_checkpoint(tmp_path: Path, options: dict[str, Any]) ->
         if resumed.seen != whole.seen[int(seen) :]:
             wrong[path.stem] = [whole.seen.index(batch) for batch in resumed.seen if batch in whole.seen]
     assert wrong == {}
+
+
+@pytest.mark.parametrize(("limit", "comparable"), [(1.0, True), (0, True), (1, False), (0.5, False)])
+def test_a_limited_validation_reads_as_many_images_in_a_resumed_run(
+    tmp_path: Path, limit: float, comparable: bool
+) -> None:
+    _, _, trainer = fit(steps=5, eval_batch_size=50, limit_val_batches=limit)
+    trainer.save_checkpoint(path := tmp_path / "stopped.ckpt")
+    with nullcontext() if comparable else pytest.raises(ValueError, match="with eval_batch_size 50, this one has 20"):
+        fit(resume=path, steps=6, eval_batch_size=20, limit_val_batches=limit)
+    fit(resume=path, steps=6, eval_batch_size=50, limit_val_batches=limit)
 
 
 @pytest.mark.parametrize("stop", [1, LENGTH, LENGTH + 3])

@@ -137,6 +137,13 @@ def check_evaluation(state_dict: Mapping[str, Any], settings: Mapping[str, Any])
             raise ValueError(not_comparable(name, before, now))
 
 
+def settings_of_part(data: Any, *names: str) -> dict[str, Any]:
+    """Return the options of a data module that decide what a validation reads which is limited to some batches."""
+    limit = 1.0 if data.trainer is None else data.trainer.limit_val_batches
+    is_whole = limit == 0 or (limit == 1 and isinstance(limit, float))
+    return {} if is_whole else {name: getattr(data, name) for name in names}
+
+
 def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
     """Return the rank of this process and the number of processes, ``(0, 1)`` without a Trainer."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)

@@ -1,5 +1,6 @@
 """A fit that is stopped and resumed sees exactly the batches that an unbroken one sees."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,11 @@ def fit(
     resume: Path | None = None,
     save_in: Path | None = None,
     fail_at: int | None = None,
+    eval_bptt: int = 8,
     **options: Any,
 ) -> tuple[Recorder, TextDataModule, Trainer]:
     data = TextDataModule(
-        corpus, "byte", batch_size=4, bptt=10, random_bptt=random, eval_batch_size=2, eval_bptt=8, seed=3
+        corpus, "byte", batch_size=4, bptt=10, random_bptt=random, eval_batch_size=2, eval_bptt=eval_bptt, seed=3
     )
     trainer = Trainer(
         max_steps=steps,
@@ -94,6 +96,16 @@ def fit(
     model = Recorder(fail_at)
     trainer.fit(model, data, ckpt_path=resume)
     return model, data, trainer
+
+
+@pytest.mark.parametrize(("limit", "comparable"), [(1.0, True), (2, False)])
+def test_a_limited_validation_reads_as_many_tokens_in_a_resumed_run(
+    tmp_path: Path, corpus: str, limit: float, comparable: bool
+) -> None:
+    _, _, trainer = fit(corpus, steps=5, limit_val_batches=limit)
+    trainer.save_checkpoint(path := tmp_path / "stopped.ckpt")
+    with nullcontext() if comparable else pytest.raises(ValueError, match="with eval_bptt 8, this one has 4"):
+        fit(corpus, resume=path, steps=6, eval_bptt=4, limit_val_batches=limit)
 
 
 def test_the_batches_of_a_fit(corpus: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
+from wnseq.data._position import DataPosition, EpochLoader, check_evaluation, rank_and_world_size, settings_of_part
 from wnseq.data.images.datasets import SETS, check_dataset, fetch_images, open_images, open_test
 from wnseq.data.images.image_set import PARTS, ImageSet, match_images, with_channels
 from wnseq.data.images.transforms import Preprocess, fit_preprocess, translate
@@ -345,15 +345,17 @@ class ImageDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the next training batch; before ``setup`` nothing."""
-        return self.position.state_dict(self.trainer, self.resume_settings()) if hasattr(self, "images") else {}
+        more = settings_of_part(self, "eval_batch_size")
+        return self.position.state_dict(self.trainer, self.resume_settings() | more) if hasattr(self, "images") else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a position saved by ``state_dict``.
 
         Raises:
-            ValueError: The batches are other ones now.
+            ValueError: The batches are other ones now, or the validation is.
         """
-        self.position.load_state_dict(state_dict, self.trainer, self.resume_settings)
+        if self.position.load_state_dict(state_dict, self.trainer, self.resume_settings):
+            check_evaluation(state_dict, settings_of_part(self, "eval_batch_size"))
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
-from wnseq.data._position import DataPosition, EpochLoader, rank_and_world_size
+from wnseq.data._position import DataPosition, EpochLoader, check_evaluation, rank_and_world_size, settings_of_part
 from wnseq.data.text.decoding import check_encoding, utf8_file
 from wnseq.data.text.labelled import PARTS, LabelledText, check_labels, check_name, is_known, open_labelled
 from wnseq.data.text.labelled_batches import LabelledBatch, LabelledBatches, OrderedBatches, encode_whole
@@ -276,15 +276,17 @@ class LabelledTextDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the next training batch; before ``setup`` nothing."""
-        return self.position.state_dict(self.trainer, self.resume_settings()) if self.opened is not None else {}
+        more = settings_of_part(self, "eval_batch_size")
+        return self.position.state_dict(self.trainer, self.resume_settings() | more) if self.opened is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from a position saved by ``state_dict``.
 
         Raises:
-            ValueError: The batches are other ones now.
+            ValueError: The batches are other ones now, or the validation is.
         """
-        self.position.load_state_dict(state_dict, self.trainer, self.resume_settings)
+        if self.position.load_state_dict(state_dict, self.trainer, self.resume_settings):
+            check_evaluation(state_dict, settings_of_part(self, "eval_batch_size"))
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that must be as before for a run to resume."""

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from wnseq.data._position import settings_of_part
 from wnseq.data.text.bptt import count_documents
 from wnseq.data.text.corpora import fetch_corpus, is_known, open_corpus
 from wnseq.data.text.decoding import HEAD
@@ -122,7 +123,8 @@ def estimate_tokens(data: Any) -> tuple[int, int]:
 def evaluation_settings(data: Any) -> dict[str, Any]:
     """Return the options, beside the text, on which the loss of a validation depends."""
     size = "eval_bptt" if data.eval_reset_state else "eval_batch_size"  # the other one changes the speed alone
-    return {"eval_reset_state": data.eval_reset_state, size: getattr(data, size)}
+    settings = {"eval_reset_state": data.eval_reset_state, size: getattr(data, size)}
+    return settings | settings_of_part(data, "eval_bptt", "eval_batch_size")
 
 
 def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None) -> None:

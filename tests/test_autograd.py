@@ -2,6 +2,7 @@
 
 import contextvars
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -22,6 +23,9 @@ from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
+
+import wnseq
+from wnseq.nn import backend
 
 forward_mode = pytest.mark.filterwarnings(
     "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
@@ -191,6 +195,28 @@ def test_checkpointing_keeps_the_gradients(case, use_reentrant):
     call = lambda x: tuple(tensors(module(x)))  # noqa: E731  the reentrant form looks into no nested pair
     total(checkpoint(call, x, use_reentrant=use_reentrant)).backward()
     torch.testing.assert_close(tuple(leaf.grad for leaf in leaves), expected)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "MinGRU", "MinLSTM", "MLSTM"])
+@pytest.mark.parametrize("how", ["eager", "loop", "bfloat16", "reset", "compiled"])
+def test_each_gradient_has_memory_of_its_own(kind, how):
+    if kind == "MLSTM" and how == "reset":
+        pytest.skip("it has no reset")
+    module = getattr(wnseq, f"WN{kind}")(4, 8)
+    x, given = torch.randn(20, 3, 4), {"reset": torch.rand(20, 3) < 0.2} if how == "reset" else {}
+    call = torch.compile(module, backend="aot_eager") if how == "compiled" else module
+    forced = backend("cpu_loop", "torch") if how in ("loop", "bfloat16") else nullcontext()
+    with forced, torch.autocast("cpu", torch.bfloat16, enabled=how == "bfloat16"):
+        output = call(x, **given)[0]
+    found = torch.autograd.grad(output.sum(), list(module.parameters()))
+    assert len({each.untyped_storage().data_ptr() for each in found}) == len(found)  # which a program scales in place
+
+
+def test_an_mlstm_that_runs_its_loop_can_be_checkpointed():
+    module, x = wnseq.WNMLSTM(5, 64), torch.randn(17, 4, 5)
+    expected = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
+    output = checkpoint(lambda x: module(x)[0], x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), list(module.parameters())), expected)
 
 
 @each([*covering_cases(), *loop_cases(("gru", "lstm")), *cell_cases(), *layer_cases()])

@@ -329,6 +329,11 @@ def unsaved(ctx: Any, output: Tensor) -> Tensor:
     return output.clone() if any(ctx.needs_input_grad) else output.data  # no view, which autograd would not let change
 
 
+def of_both_biases(d_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of b_ih and b_hh, equal and each in its own memory: a program may scale them in place."""
+    return d_bias, d_bias.clone()
+
+
 def states_before(values: Tensor, initial: Tensor, sizes: list[int], reverse: bool) -> list[Tensor]:
     """Return for each step, in the order of time, the value after the step before."""
     parts: list[Tensor] = []

@@ -15,7 +15,7 @@ from torch import Tensor
 from wnseq._recurrence import unrolled
 from wnseq._recurrence.backend import unpack
 from wnseq._recurrence.call import Call, States
-from wnseq._recurrence.cpu_loops import CPULoop
+from wnseq._recurrence.cpu_loops import CPULoop, of_both_biases
 from wnseq._recurrence.lstm_gradient import is_gradient_wrong
 from wnseq._recurrence.matmul import prepacked_linear, transpose, weight_grads
 from wnseq._torch_internals import needs_grad
@@ -99,7 +99,7 @@ class _LSTM(torch.autograd.Function):
         rows = d.flatten(0, 1)
         d_ih, d_hh = weight_grads(rows, inputs[:-1].flatten(0, 1), features)
         d_x = (rows @ weight[:, :features]).view(x.shape).to(x.dtype) if ctx.needs_input_grad[0] else None
-        d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
+        d_biases = of_both_biases(d_bias) if b_ih is not None else (None, None)
         return d_x, d_h.to(h.dtype), d_c.to(c.dtype), d_ih, d_hh, *d_biases
 
 

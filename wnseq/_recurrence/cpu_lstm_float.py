@@ -88,7 +88,7 @@ class _LSTM(torch.autograd.Function):
             d_x, *gradients, d_bias, d_hr = cpu_loops.lstm_backward(
                 d_rows, d_h, d_c, rows, sizes, h, c, w_ih, w_hh, w_hr, ctx.reverse, *saved, reset
             )
-        d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
+        d_biases = cpu_loops.of_both_biases(d_bias) if b_ih is not None else (None, None)
         return d_x.view(x.shape), None, *gradients, *d_biases, d_hr if w_hr is not None else None, None, None
 
 

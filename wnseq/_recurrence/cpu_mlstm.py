@@ -101,12 +101,13 @@ class _MLSTM(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor, d_c: Tensor) -> tuple[Tensor | None, ...]:
-        x, h, c, *weights = ctx.saved_tensors[:8]
+        saved = ctx.saved_tensors  # once: activation checkpointing gives them out no second time
+        x, h, c, *weights = saved[:8]
         if unrolled.needs_graph(d_output, d_c):
             gradients = d_output, torch.zeros_like(h), d_c
             step = unrolled.STEPS["mlstm"]
             return (*unrolled.differentiable_backward(step, gradients, x, None, (h, c), weights, False), None)
-        weight, inputs, hidden, of_x, of_h, gates, cells, tanhs = ctx.saved_tensors[8:]
+        weight, inputs, hidden, of_x, of_h, gates, cells, tanhs = saved[8:]
         features, batch, dtype = x.shape[2], len(h), weight.dtype
         _, _, w_im, w_hm, bias = weights
         d_of_x, d_of_h = torch.empty_like(of_x), torch.empty_like(of_h)

@@ -87,7 +87,7 @@ class _RNN(torch.autograd.Function):
             d_x, d_h, d_ih, d_hh, d_bias = cpu_loops.rnn_backward(
                 d_rows, d_h, rows, sizes, h, w_ih, w_hh, relu, reverse, cpu_loops.as_rows(output), wants_x, reset
             )
-        d_biases = (d_bias, d_bias) if b_ih is not None else (None, None)
+        d_biases = cpu_loops.of_both_biases(d_bias) if b_ih is not None else (None, None)
         return d_x.view(x.shape) if wants_x else None, None, d_h, d_ih, d_hh, *d_biases, None, None, None
 
 

@@ -177,7 +177,7 @@ def _lstm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 def _lstm_autograd(ctx: Any, d_output: Tensor, d_h: Tensor, d_c: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, output, gates, cells = ctx.saved_tensors
     d_x, *gradients, d_bias, d_hr = lstm_backward(d_output, d_h, d_c, *inputs, ctx.reverse, output, gates, cells)
-    d_biases = [None if bias is None else d_bias for bias in inputs[-3:-1]]
+    d_biases = (None, None) if inputs[-3] is None else loops.of_both_biases(d_bias)
     return d_x, None, None, *gradients, *d_biases, None if inputs[-1] is None else d_hr, None, None
 
 
@@ -338,7 +338,7 @@ def _rnn_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 def _rnn_autograd(ctx: Any, d_output: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, output = ctx.saved_tensors
     d_x, *gradients, d_bias = rnn_backward(d_output, d_h, *inputs, ctx.relu, ctx.reverse, output)
-    d_biases = (d_bias, d_bias) if ctx.has_bias else (None, None)
+    d_biases = loops.of_both_biases(d_bias) if ctx.has_bias else (None, None)
     return d_x, None, None, *gradients, *d_biases, None, None
 
 

@@ -1,6 +1,7 @@
 """The only place that touches private names of Lightning, and argparse's list of options."""
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
 from types import FrameType
 from typing import Any
 
@@ -10,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
+
+TUNERS = (".lr_find_", ".scale_batch_size_")  # how the names begin of files by which a tuner restores a model
 
 
 class FlagsFirstCLI(LightningCLI):
@@ -101,6 +104,24 @@ def add_epoch_sums(trainer: Trainer, sums: dict[str, list[Tensor]]) -> None:
             metric.value = before + metric.value
         for number in counted:
             metric.cumulated_batch_size = metric.cumulated_batch_size + number.to(before.device)
+
+
+def resumed_from(trainer: Trainer) -> str | None:
+    """Return the checkpoint that a fit goes on from; None in a new one, also if a tuner has restored its model."""
+    path = trainer.ckpt_path
+    return None if path is None or PurePath(path).name.startswith(TUNERS) else str(path)
+
+
+def begin_epoch_again(trainer: Trainer) -> None:
+    """Make a resumed fit's iterator of training batches once more where an epoch begins, and none has been drawn.
+
+    An uninterrupted fit makes it there, and a shuffling loader draws random numbers for it; a resumed one made it
+    before the states of the random generators were restored.
+    """
+    loop, fetcher = trainer.fit_loop, trainer.fit_loop._data_fetcher
+    is_begin = loop.epoch_loop.batch_progress.is_last_batch  # of the epoch before
+    if is_begin and fetcher is not None and fetcher.length is not None:  # else it has fetched a batch
+        iter(fetcher)
 
 
 def gradient_is_pending(trainer: Trainer) -> bool:

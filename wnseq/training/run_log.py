@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from wnseq._files import atomic_write
-from wnseq.training._lightning_internals import pending_metrics, set_logged_steps
+from wnseq.training._lightning_internals import pending_metrics, resumed_from, set_logged_steps
 
 __all__ = ["LogState", "RunLog", "logged_before", "read_rows"]
 
@@ -181,11 +181,11 @@ class LogState(Callback):
         self._row = state_dict.get("row", {})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._is_resumed = trainer.ckpt_path is not None
-        log = _find_log(trainer)
-        if not self._is_resumed or log is None or not trainer.is_global_zero:
+        checkpoint, log = resumed_from(trainer), _find_log(trainer)
+        self._is_resumed = checkpoint is not None
+        if checkpoint is None or log is None or not trainer.is_global_zero:
             return
-        checkpoints = Path(str(trainer.ckpt_path)).resolve().parent
+        checkpoints = Path(checkpoint).resolve().parent
         source = (checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints) / log.path.name
         is_own = source == log.path.resolve()
         rows = log.resume(self._row or {}, trainer.global_step, source)

@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader
 
 from wnseq.training.callbacks import basic
+
+INSIDE = SimpleNamespace(  # of an epoch
+    fit_loop=SimpleNamespace(
+        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(is_last_batch=False)), _data_fetcher=None
+    )
+)
 
 
 def draws() -> list[float]:
@@ -25,7 +33,7 @@ def test_random_state_survives_a_checkpoint_of_plain_types(tmp_path: Path) -> No
     expected = draws()
     restored = basic.RngState()
     restored.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
-    restored.on_train_epoch_start(None, None)  # type: ignore[arg-type]
+    restored.on_train_epoch_start(INSIDE, None)  # type: ignore[arg-type]
     assert draws() == expected
 
 
@@ -35,13 +43,44 @@ def test_random_state_is_restored_again_inside_an_epoch_and_only_once(index: int
     state = callback.state_dict()
     expected = draws()
     callback.load_state_dict(state)
-    callback.on_train_epoch_start(None, None)
+    callback.on_train_epoch_start(INSIDE, None)
     draws()  # what making the loader's iterator may cost
     callback.on_train_batch_start(None, None, None, index)
     assert (draws() == expected) is again
     callback.on_train_batch_start(None, None, None, 5)
     callback.on_train_epoch_start(None, None)
     assert draws() != expected
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_loader_that_shuffles_goes_on_with_the_order_of_the_uninterrupted_run(tmp_path: Path, epochs: int) -> None:
+    class Model(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = torch.nn.Linear(1, 1), list[float]()
+
+        def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+            self.seen += batch.flatten().tolist()
+            loss: torch.Tensor = self.net(batch).square().mean()
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    def fit(seed: int, resume: Path | None = None) -> Model:
+        torch.manual_seed(seed)
+        save = ModelCheckpoint(tmp_path / str(seed), "{epoch}", save_top_k=-1)
+        quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        own = Trainer(max_epochs=3, accelerator="cpu", callbacks=[basic.RngState(), save], **quiet)
+        loader = DataLoader(torch.arange(12.0).view(12, 1), 2, shuffle=True)  # type: ignore[arg-type]
+        own.fit(model := Model(), loader, ckpt_path=resume, weights_only=True)
+        return model
+
+    whole = fit(0)
+    with pytest.warns(UserWarning, match="dirpath has changed"):
+        resumed = fit(1, tmp_path / f"0/epoch={epochs - 1}.ckpt")
+    assert len(resumed.seen) == 12 * (3 - epochs) and resumed.seen == whole.seen[12 * epochs :]
 
 
 def test_throughput_follows_the_clock_and_leaves_validation_out(monkeypatch: pytest.MonkeyPatch) -> None:

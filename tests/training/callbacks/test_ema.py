@@ -268,6 +268,19 @@ def test_after_a_checkpoint_was_tested_there_is_nothing_to_go_on_with(folder: Pa
     assert "current_model_state" not in torch.load("after.ckpt", weights_only=True)
 
 
+def test_a_resumed_run_without_a_step_left_has_the_average_and_saves_the_same() -> None:
+    own, _ = fit([PolyakAverage(2)])
+    own.save_checkpoint("whole.ckpt", weights_only=False)
+    again, model = fit([PolyakAverage(2)], resume="whole.ckpt")
+    again.save_checkpoint("again.ckpt", weights_only=False)
+    whole, same = (torch.load(name, weights_only=True) for name in ("whole.ckpt", "again.ckpt"))
+    assert whole["polyak_average"]["taken"] == same["polyak_average"]["taken"] == 2 * BATCHES
+    for state in (model.state_dict(), same["state_dict"]):
+        assert all(torch.equal(value, state[name]) for name, value in whole["state_dict"].items())
+    kept = whole["current_model_state"], same["current_model_state"]
+    assert all(torch.equal(value, kept[1][name]) for name, value in kept[0].items())
+
+
 class Metric(Callback):
     """Log a metric of its own at the end of each validation."""
 

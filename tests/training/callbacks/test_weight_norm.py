@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -131,6 +132,17 @@ def test_data_init_never_acts_when_a_run_resumes(tmp_path: Path) -> None:
     assert again.report is None
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+@pytest.mark.parametrize("tuner", [LearningRateFinder(num_training_steps=5), BatchSizeFinder(max_trials=1)])
+def test_data_init_acts_after_a_tuner(tmp_path: Path, tuner: Callback) -> None:
+    class Tuned(Regressor):
+        lr, batch_size = 0.01, 4
+
+    start = DataInit()
+    fit(tmp_path, Tuned(), [tuner, start], max_epochs=1)
+    assert start.report is not None
+
+
 def test_a_second_fit_of_a_model_goes_on(tmp_path: Path) -> None:
     model, start = Regressor(), DataInit()
     fit(tmp_path, model, [start], max_steps=1)
@@ -236,6 +248,20 @@ def test_a_resumed_run_keeps_the_norms_and_repeats_the_uninterrupted_one(tmp_pat
         assert torch.equal(second.norms[name], norms)
     for one, other in zip(again.parameters(), whole.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_each_model_keeps_the_norms_of_its_own(tmp_path: Path) -> None:
+    callback, longer, first = Renormalize(), Cell(), Cell()
+    fit(tmp_path, first, [callback], max_epochs=1)
+    before = direction_norms(first)
+    fit(tmp_path, first, [callback], max_epochs=1)
+    for name, norms in direction_norms(first).items():
+        torch.testing.assert_close(norms, before[name])
+    longer.net.weight_ih = 10 * longer.net.weight_ih.detach()
+    before = direction_norms(longer)
+    fit(tmp_path, longer, [callback], max_epochs=1)
+    for name, norms in direction_norms(longer).items():
+        torch.testing.assert_close(norms, before[name])
 
 
 def test_a_model_without_directions_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from wnseq.errors import not_comparable
-from wnseq.training._lightning_internals import gradient_is_pending
+from wnseq.training._lightning_internals import begin_epoch_again, gradient_is_pending, resumed_from
 from wnseq.training.callbacks.exact_places import begin_validation, resumes_exactly, rewind_validation
 from wnseq.training.callbacks.graceful_stop import StopAtOnce
 from wnseq.training.checkpoint_io import load_checked
@@ -96,7 +96,9 @@ class RngState(Callback):
             torch.manual_seed(seed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._restore()
+        if self._restored is not None:
+            self._restore()
+            begin_epoch_again(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
         if batch_idx > 0:
@@ -316,7 +318,7 @@ class Checkpoint(ModelCheckpoint):
         if self._trainer and self._trainer.state.fn == TrainerFn.FITTING and LIMIT in state_dict:
             self._limit = state_dict[LIMIT]
             check_limit(self._limit, getattr(self._trainer, LIMIT))
-        resumed = self._trainer and self._trainer.ckpt_path
+        resumed = self._trainer and resumed_from(self._trainer)
 
         def found(path: str) -> str:
             beside = Path(os.path.realpath(str(resumed))).with_name(Path(path).name or "none")  # moved with its folder
@@ -333,7 +335,7 @@ class Checkpoint(ModelCheckpoint):
         In the folder of the resumed run itself a later one is of the same run, which comes to it again.
         """
         score, monitor = state_dict["best_model_score"], state_dict["monitor"]
-        resumed = self._trainer and self._trainer.ckpt_path
+        resumed = self._trainer and resumed_from(self._trainer)
         own = score is None or path.parent.resolve() == Path(self.dirpath or ".").resolve()
         if own or (resumed and path.resolve() == Path(str(resumed)).resolve()):
             return True

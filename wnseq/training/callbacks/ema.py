@@ -159,6 +159,8 @@ class PolyakAverage(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._use_average(pl_module)
 
+    on_fit_end = on_train_end  # a run that resumes after its last step has no training, and no end of it
+
     def _use_average(self, pl_module: LightningModule) -> None:
         """Copy the average into the model, and keep the weights for the end of validation or a checkpoint."""
         if self._average and not self._training:
@@ -193,7 +195,7 @@ class PolyakAverage(Callback):
             self._metrics, self._waits = list(trigger["metrics"]), trigger["waits"]
         if saved is not None:
             self._average = {name: value.clone() for name, value in saved["average"].items()}
-            self._taken = saved["taken"]
+            self._taken, self._seen = saved["taken"], checkpoint["global_step"]
 
 
 def _at_least_float32(value: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import math
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import LambdaLR
 
+from wnseq.training._lightning_internals import resumed_from
+
 __all__ = ["ScheduleChange"]
 
 
@@ -20,7 +22,7 @@ class ScheduleChange(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        if trainer.ckpt_path is None:
+        if resumed_from(trainer) is None:
             return
         for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
             if not isinstance(schedule, LambdaLR):

@@ -13,6 +13,7 @@ from wnseq.init._data_dependent import data_init
 from wnseq.init._report import InitReport
 from wnseq.nn._weight_pairs import directions
 from wnseq.optim import direction_norms, renormalize_
+from wnseq.training._lightning_internals import resumed_from
 
 __all__ = ["DataInit", "Renormalize", "model_input"]
 
@@ -74,7 +75,7 @@ class DataInit(Callback):
         self._done: LightningModule | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
-        if trainer.global_step > 0 or batch_idx > 0 or trainer.ckpt_path is not None or self._done is pl_module:
+        if trainer.global_step > 0 or batch_idx > 0 or resumed_from(trainer) or self._done is pl_module:
             return
         if (name := _first_trained(pl_module)) is not None:
             rank_zero_warn(
@@ -102,8 +103,8 @@ class Renormalize(Callback):
 
     v ← ‖v₀‖ · v/‖v‖, row by row, which does not change the model's function: see :func:`wnseq.optim.renormalize_`.
 
-    The norms are those at the first training batch, after any initialisation when training starts. Checkpoints hold
-    them, and a resumed run keeps them.
+    The norms are those at the first training batch, after any initialisation when training starts; a second fit of the
+    model keeps them, and so does a resumed run, whose checkpoint holds them.
 
     Raises:
         ValueError: The model has no weight-normalised module of wnseq, or is not the one that the norms belong to.
@@ -122,16 +123,20 @@ class Renormalize(Callback):
 
     def __init__(self) -> None:
         self.norms: dict[str, Tensor] = {}
+        self._model: LightningModule | None = None  # whose norms they are; None of those of a checkpoint
         self._hooks: list[RemovableHandle] = []
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {"norms": self.norms}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # noqa: D102
-        self.norms = dict(state_dict["norms"])
+        self.norms, self._model = dict(state_dict["norms"]), None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._remove_hooks()
+        if self._model not in (None, pl_module):
+            self.norms = {}
+        self._model = pl_module
         for optimizer in trainer.optimizers:  # a training step may take several steps of one
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: renormalize_(pl_module, self.norms)))
 

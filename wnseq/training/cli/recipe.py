@@ -254,6 +254,7 @@ class RecipeCLI(FlagsFirstCLI):
                 mode=self.mode,
                 folder=self.run_dir,
                 logs=bool(kwargs["logger"]),
+                start=self.start,
             )
             kwargs["plugins"] = build_plugins(options, self.start)
             kwargs["profiler"] = options.profiler or NoProfiler()
@@ -330,8 +331,7 @@ class RecipeCLI(FlagsFirstCLI):
                 print(f"{name:<11}  {os.path.relpath(path)}")
 
     def _store_metrics(self, results: Sequence[Any]) -> None:
-        for result in results:
-            self.metrics |= {name: float(value) for name, value in result.items()}
+        self.metrics |= {name: float(value) for result in results for name, value in result.items()}
 
     def _print_measured(self, part: str) -> None:
         self._print_metrics()

@@ -277,7 +277,14 @@ class SaveConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the options of a run that goes on."""
+        """Write the options of a run that goes on, and those of a new one once more if a tuner has changed them."""
+        tuned = {
+            "model.learning_rate": pl_module.hparams.get("learning_rate"),
+            "data.batch_size": getattr(getattr(trainer, "datamodule", None), "batch_size", None),
+        }
+        for name, value in tuned.items():
+            if value is not None and self.config.get(name) not in (None, value):
+                self.config[name], self.already_saved = value, False
         super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

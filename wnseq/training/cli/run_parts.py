@@ -12,9 +12,10 @@ from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor, ProgressBar
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities import rank_zero_only
 
 from wnseq.training.callbacks.basic import CheckMonitors, Checkpoint, KeepPatience, RngState, TerminateOnNaN
 from wnseq.training.callbacks.epoch_means import EpochMeans
@@ -36,6 +37,7 @@ __all__ = [
     "give_checkpoint",
 ]
 
+TUNERS = (BatchSizeFinder, LearningRateFinder)
 MEASURED = {"validate": "limit_val_batches", "test": "limit_test_batches", "predict": "limit_predict_batches"}
 
 
@@ -84,6 +86,7 @@ def build_callbacks(
     mode: str,
     folder: Path | None,
     logs: bool,
+    start: StartingPoint | None = None,
 ) -> list[Callback]:
     """Return the callbacks of a run.
 
@@ -95,8 +98,13 @@ def build_callbacks(
         mode: ``min`` or ``max``: whether its smallest or its largest value is the best.
         folder: The run's folder; None for a command that leaves no files.
         logs: Whether there is a logger.
+        start: What the run starts from. One that goes on keeps what a tuner found, and leaves the tuner out.
     """
     users = _as_list(options.callbacks)
+    tuners = [each for each in users if start and start.resumed and isinstance(each, TUNERS)]
+    for tuner in tuners:
+        rank_zero_only(print)(f"{type(tuner).__name__} is left out: the run goes on with what it had")
+    users = [each for each in users if each not in tuners]
     callbacks = [*users, *own]
     if any(hasattr(callback, "monitor") for callback in users):
         callbacks += [CheckMonitors(), KeepPatience()]

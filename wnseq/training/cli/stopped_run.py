@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer
 
+from wnseq.training._lightning_internals import resumed_from
 from wnseq.training.callbacks.graceful_stop import GracefulShutdown
 from wnseq.training.cli.starting_point import resume_arguments
 from wnseq.training.signals import handled_signals
@@ -53,7 +54,7 @@ def stopped_run(
 
 def _how_to_resume(trainer: Trainer, last: Path, words: Sequence[str], program: str) -> str:
     stopped = f"stopped at step {trainer.global_step}"
-    resumed = Path(trainer.ckpt_path) if trainer.ckpt_path else last
+    resumed = Path(resumed_from(trainer) or last)
     if not (path := last if last.is_file() else resumed).is_file():
         return f"{stopped}; no checkpoint was written"
     step = torch.load(path, map_location="meta", weights_only=True, mmap=True)["global_step"]

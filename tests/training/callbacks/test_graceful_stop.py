@@ -13,6 +13,7 @@ import torch
 
 from wnseq.training.callbacks import basic, graceful_stop
 from wnseq.training.cli import recipe
+from wnseq.training.cli.resumed_run import read_config
 from wnseq.training.signals import handled_signals
 
 Main = Callable[..., dict[str, float]]
@@ -124,6 +125,22 @@ def test_with_other_options_too(main: Main, case: str) -> None:
         main(*options, *stop(*place))
     assert main(*options, "--ckpt_path", "last") == whole
     assert same("runs/toy/1", "runs/toy/2")
+
+
+@pytest.mark.parametrize("way", [("--ckpt_path", "last"), ("--resume", "last")], ids=" ".join)
+def test_a_run_with_a_tuner_goes_on_with_what_it_found(
+    main: Main, capsys: pytest.CaptureFixture[str], way: tuple[str, str]
+) -> None:
+    finder = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.num_training_steps=30"]
+    whole = main(*finder)
+    with pytest.raises(SystemExit):
+        main(*finder, *stop("train", 17))
+    capsys.readouterr()
+    assert main(*(finder if way[0] == "--ckpt_path" else ()), *way) == whole
+    assert same("runs/toy/1", "runs/toy/2")
+    assert "LearningRateFinder is left out: the run goes on with what it had\n" in capsys.readouterr().out
+    found = torch.load(LAST, weights_only=True)["hyper_parameters"]["lr"]
+    assert found != 0.05 and read_config(Path("runs/toy/1"))["model"]["lr"] == pytest.approx(found)
 
 
 @pytest.mark.parametrize(

@@ -278,10 +278,8 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the options of a run that goes on, and those of a new one once more if a tuner has changed them."""
-        tuned = {
-            "model.learning_rate": pl_module.hparams.get("learning_rate"),
-            "data.batch_size": getattr(getattr(trainer, "datamodule", None), "batch_size", None),
-        }
+        tuned = {f"model.{name}": pl_module.hparams.get(name) for name in ("lr", "learning_rate")}
+        tuned["data.batch_size"] = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         for name, value in tuned.items():
             if value is not None and self.config.get(name) not in (None, value):
                 self.config[name], self.already_saved = value, False

@@ -1,11 +1,14 @@
 """Checkpoints that are whole or absent, and damage that is noticed."""
 
 import errno
+import io
 import os
 import random
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from lightning.pytorch import LightningModule
 from wnseq.data.text import Tokenizer
 from wnseq.data.text.vocabulary import read_vocabulary
 from wnseq.errors import FileFormatError
+from wnseq.training import checkpoint_io
 from wnseq.training.checkpoint_files import load
 from wnseq.training.checkpoint_io import WholeCheckpointIO, open_checked
 from wnseq.training.fine_tuning import CheckedLoading
@@ -139,3 +143,30 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_how_to_go_on(
     with pytest.raises(OSError, match=r"best\.ckpt could not be written: the disk is full.*--ckpt_path \S+last\.ckpt"):
         WholeCheckpointIO().save_checkpoint({"global_step": 6}, whole.with_name("best.ckpt"))
     assert whole.read_bytes() == before and list(whole.parent.iterdir()) == [whole]
+
+
+def test_a_disk_that_fills_up_while_torch_writes_is_reported_as_full(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() > 200:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    @contextmanager
+    def atomic_write(path: Path) -> Iterator[BinaryIO]:
+        with Full(path.with_name("part"), "w") as file:
+            yield file
+
+    monkeypatch.setattr(checkpoint_io, "atomic_write", atomic_write)
+    with pytest.raises(OSError, match=r"last\.ckpt could not be written: the disk is full.*--ckpt_path \S+last\.ckpt"):
+        WholeCheckpointIO().save_checkpoint({"w": torch.zeros(9999)}, whole)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="a bug"):
+        WholeCheckpointIO().save_checkpoint({"w": Bug()}, whole)
+
+
+class Bug:
+    def __reduce__(self) -> str:
+        raise RuntimeError("a bug")

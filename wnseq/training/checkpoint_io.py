@@ -93,8 +93,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_write(target) as file:
                 torch.save(checkpoint, file)
-        except OSError as error:
-            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        except (OSError, RuntimeError) as error:
+            inner = error.__cause__ or error.__context__  # torch's own error, where its writer met the system's
+            cause = inner if isinstance(inner, OSError) else error
+            if not isinstance(cause, OSError):
+                raise
             good = newest_whole(target.parent)
             way_on = f"and resume with --ckpt_path {good}, which is whole." if good else "and start the run again."
             raise explain_os_errors(cause, target, way_on) from error

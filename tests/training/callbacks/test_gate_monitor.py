@@ -301,6 +301,8 @@ def test_a_resumed_run_measures_what_the_uninterrupted_one_does(
     assert (whole / "gates.png").is_file() and (second / "gates.png").is_file()
 
     at12 = fit(first, 12, ckpt_path=at8)  # the same folder: what came before stays,
+    text = (first / "gates.csv").read_bytes()
+    (first / "gates.csv").write_bytes(text + b"\0\0\n\n12,rnn")  # as a power cut may leave it
     fit(first, 16, ckpt_path=at8)  # what came after the checkpoint is measured again
     fit(first, 16, ckpt_path=at12)
     assert (first / "gates.csv").read_bytes() == (whole / "gates.csv").read_bytes()

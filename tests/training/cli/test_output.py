@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -30,9 +31,15 @@ def ascii_stream() -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
 
 
+def full_disk() -> TextIO:
+    return open("/dev/full", "w", encoding="utf-8")  # noqa: PTH123
+
+
 STREAMS = {"a broken pipe": broken_pipe, "closed": lambda: None, "ASCII": ascii_stream}
 if hasattr(os, "openpty"):
     STREAMS["a closed terminal"] = closed_terminal
+if Path("/dev/full").exists():
+    STREAMS["a full disk"] = full_disk
 
 
 @pytest.fixture(params=STREAMS)
@@ -83,10 +90,10 @@ def test_an_error_reaches_a_stderr_of_ascii(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_other_errors_of_the_output_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(io.StringIO):
+    class Large(io.StringIO):
         def write(self, text: str) -> int:
-            raise OSError(28, "No space left on device")
+            raise OSError(27, "File too large")
 
-    monkeypatch.setattr(sys, "stdout", Full())
-    with pytest.raises(OSError, match="No space left"), safe_output():
+    monkeypatch.setattr(sys, "stdout", Large())
+    with pytest.raises(OSError, match="File too large"), safe_output():
         print("x")

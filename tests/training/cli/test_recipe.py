@@ -72,6 +72,16 @@ def test_a_run_goes_on_with_the_patience_that_is_given(main: Main) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == 72
 
 
+def test_a_run_that_early_stopping_ended_stays_ended(main: Main) -> None:
+    stops = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    stops += ["--trainer.callbacks.min_delta=99", "--trainer.callbacks.patience=1", "--trainer.max_epochs=6"]
+    whole = main(*stops)
+    with pytest.raises(SystemExit):
+        main(*stops, "--trainer.callbacks+=toy.StopAt", "--trainer.callbacks.step=24", "--trainer.callbacks.where=test")
+    assert main(*stops, "--ckpt_path", "last") == whole
+    assert torch.load("runs/toy/2/checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
+
+
 def test_checkpoints_hold_plain_hyper_parameters(after: dict[str, float], here: Path) -> None:
     hparams = torch.load("runs/toy/1/checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
     assert hparams == {"width": 4, "cell": "lstm", "lr": 0.05, "dropout": 0.5, "explode_at": -1, "bug": False}

@@ -52,6 +52,16 @@ def test_what_is_left_open_is_chosen_and_said(
     assert notes == ([] if said is None else [f"chosen for about 1,000 training tokens: {said}"])
 
 
+@pytest.mark.parametrize(("given", "epochs"), [(set(), 7), ({"trainer.max_steps"}, None)])
+def test_a_run_that_goes_on_has_the_epochs_that_it_was_planned_with(given: set[str], epochs: int | None) -> None:
+    start = SimpleNamespace(path="last.ckpt", resumed=True, info={"fit": {"max_epochs": 7}})
+    found, notes = chosen(given, {}, start)
+    assert found.get("trainer.max_epochs") == epochs
+    assert notes == ["chosen for about 1,000 training tokens: model.dropout 0.2"]
+    start.resumed = False  # another run that starts from its weights
+    assert chosen(set(), {}, start)[0]["trainer.max_epochs"] == 20
+
+
 @pytest.mark.parametrize("given", [set(), {"trainer.precision"}, {"trainer.plugins"}])
 def test_a_processor_with_bfloat16_is_used(given: set[str]) -> None:
     found, notes = chosen(given, {}, fast=True)
@@ -79,7 +89,7 @@ def test_a_processor_has_bfloat16_by_its_instructions(
 
 
 def test_the_tokens_are_those_of_the_checkpoints_tokenizer() -> None:
-    assert chosen(set(), {}, SimpleNamespace(path="x.ckpt"))[0]
+    assert chosen(set(), {}, SimpleNamespace(path="x.ckpt", resumed=False))[0]
     assert TextCLI.settings(None, 1, 1, Namespace(), set()) == {}  # type: ignore[arg-type]
 
 

@@ -27,6 +27,8 @@ def write(log: Path, weights: dict[str, list[str]], steps: list[int], equilibriu
 
 def test_gates_are_read_with_their_steps_and_no_angle_at_the_start(tmp_path: Path) -> None:
     log = write(tmp_path / "gates.csv", {"a.weight_ih": GRU, "b.weight_ih": LSTM}, [0, 50, 100])
+    with log.open("a", encoding="utf-8") as file:
+        file.write("150")  # as a kill leaves it
     weights = plots.read_gates(log)
     assert {name: [*gates] for name, gates in weights.items()} == {"a.weight_ih": GRU, "b.weight_ih": LSTM}
     assert weights["b.weight_ih"]["cell"] == {

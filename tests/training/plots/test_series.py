@@ -9,7 +9,7 @@ from wnseq.training.plots import _series as series
 
 def test_columns_are_read_with_their_steps(tmp_path: Path) -> None:
     log = tmp_path / "metrics.csv"
-    log.write_text("epoch,lr-Adam,step,train/loss,val/loss\n,,0,3.0,\n,0.1,0,,\n,,1,1.5,\n0,,1,,0.5\n")
+    log.write_text("epoch,lr-Adam,step,train/loss,val/loss\n,,0,3.0,\n,0.1,0,,\n,,1,1.5,\n0,,1,,0.5\n0,,2")
     assert series.read_metrics(log) == {
         "train/loss": ([0, 1], [3.0, 1.5]),
         "lr-Adam": ([0], [0.1]),

@@ -229,14 +229,19 @@ class CheckMonitors(Callback):
 
 
 class KeepPatience(Callback):
-    """Keep the patience that a fit gives to EarlyStopping, where Lightning restores that of the resumed run."""
+    """Keep the patience that a fit gives to EarlyStopping, where Lightning restores that of the resumed run.
+
+    A run that EarlyStopping had ended stays ended, unless it is given more patience.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         self._given = {each: each.patience for each in trainer.early_stopping_callbacks}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         for each, patience in self._given.items():
             each.patience = patience
+            if 0 < each.wait_count >= patience:
+                trainer.should_stop = True
 
 
 class Checkpoint(ModelCheckpoint):

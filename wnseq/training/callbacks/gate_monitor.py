@@ -1,6 +1,7 @@
 """A log of the gates of weight-normalised recurrent modules: their scales, how fast they turn, what their units do."""
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from wnseq._files import atomic_write
 from wnseq._recurrence.steps import GATES
 from wnseq.functional import row_norm
 from wnseq.nn._module import WNModule
@@ -197,11 +199,13 @@ def row_angles(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _start_log(log: Path, step: int) -> None:
-    """Start a log. In the folder of a run that is resumed at ``step``, keep its rows until then."""
+    """Start a log. In the folder of a run that is resumed at ``step``, keep its rows until then that are whole."""
     kept: list[list[str]] = []
     if step > 0 and log.is_file():
         with log.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([GATE_COLUMNS, *kept])
+            whole = (row for row in csv.reader(file) if len(row) == len(GATE_COLUMNS) and row[0].isdecimal())
+            kept = [row for row in whole if int(row[0]) <= step]
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([GATE_COLUMNS, *kept])
+    with atomic_write(log) as binary:
+        binary.write(text.getvalue().encode())

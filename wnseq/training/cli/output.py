@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 __all__ = ["safe_output"]
 
-GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe; the terminal, whose end is a SIGHUP
+GONE = (errno.EPIPE, errno.EIO, errno.ENOSPC)  # a pipe's reader; the terminal, whose end is a SIGHUP; the disk's room
 
 
 class _Tolerant:
@@ -48,8 +48,8 @@ class _Tolerant:
 def safe_output() -> Iterator[None]:
     """Make prints of the block succeed whatever standard output and standard error are.
 
-    Without a reader (``| head``), after the end of the terminal, or where they are closed (``>&-``) the text is lost;
-    where the encoding lacks a character, it is written as ``?``.
+    Without a reader (``| head``), after the end of the terminal, on a full disk, or where they are closed (``>&-``) the
+    text is lost; where the encoding lacks a character, it is written as ``?``.
     """
     before = sys.stdout, sys.stderr
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:

@@ -49,7 +49,10 @@ class TextCLI(TokenizerCLI, SamplingCLI):
         return {}
 
     def choose_defaults(self, options: Namespace, defaults: dict[str, Any], given: set[str]) -> dict[str, Any]:
-        """Return the settings by the size of the text and by the processor, and note them for the screen."""
+        """Return the settings by the size of the text and by the processor, and note them for the screen.
+
+        A run that goes on has the epochs that it was planned with.
+        """
         data = vars(options.data) | {
             name.removeprefix("data."): value
             for name, value in defaults.items()
@@ -66,13 +69,16 @@ class TextCLI(TokenizerCLI, SamplingCLI):
         limits = {"trainer.max_steps", "trainer.max_time"} & given  # the user limits the training otherwise
         settings = self.settings(tokens, entries, options, given)
         settings = {name: value for name, value in settings.items() if not (limits and "epochs" in name)}
-        taken = [f"{name} {value}" for name, value in settings.items() if name not in given and name not in defaults]
+        run = self.start.info.get("fit", {}) if self.start is not None and self.start.resumed else {}
+        planned = {} if limits else {"trainer.max_epochs": run["max_epochs"]} if run.get("max_epochs") else {}
+        decided = {*given, *defaults, *planned}
+        taken = [f"{name} {value}" for name, value in settings.items() if name not in decided]
         if taken:
             self.notes.append(f"chosen for about {tokens:,} training tokens: {', '.join(taken)}")
         if not {"trainer.precision", "trainer.plugins"} & given and has_fast_bfloat16():
             self.notes.append("chosen for this processor: trainer.precision bf16-mixed")
             settings["trainer.precision"] = "bf16-mixed"
-        return settings
+        return settings | planned  # which may have been chosen before the tokenizer was known
 
     def print_compressed_size(self) -> None:
         """Print the bits per byte of a compressor, the figure to beat, if it can see the whole training part."""

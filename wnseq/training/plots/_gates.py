@@ -1,11 +1,10 @@
 """The figure of a run's gates: what :class:`~wnseq.training.callbacks.GateMonitor` has measured."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wnseq.training.plots._series import MAX_POINTS, Series, smooth_if_long
+from wnseq.training.plots._series import MAX_POINTS, Series, smooth_if_long, whole_rows
 from wnseq.training.plots._style import THEORY_COLOR, TITLE_COLOR, new_figure, print_failures
 
 GATE_COLORS = ("#5b8fc7", "#c2410c", "#4d8b5e", "#8a6bb1")  # an LSTM's input, forget, cell, output
@@ -20,7 +19,7 @@ def read_gates(log: Path) -> Gates:
     """Read steps and values by weight, gate and quantity from the ``gates.csv`` of a run."""
     weights: dict[str, dict[str, dict[str, Series]]] = {}
     with log.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+        for row in whole_rows(file):
             gate = weights.setdefault(row["weight"], {}).setdefault(row["gate"], {})
             for quantity in GATE_COLUMNS[3:]:
                 steps, values = gate.setdefault(quantity, ([], []))

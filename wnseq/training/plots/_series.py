@@ -1,7 +1,7 @@
 """The numbers of a run: read from its log, aligned with those of other runs, smoothed."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,11 +10,16 @@ Series = tuple[list[int], list[float]]  # steps, and the value at each
 MAX_POINTS = 60  # a longer curve is smoothed, or drawn without a mark at each point
 
 
+def whole_rows(file: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table by its header, but for one that was cut short."""
+    return (row for row in csv.DictReader(file) if None not in row.values())
+
+
 def read_metrics(log: Path) -> dict[str, Series]:
     """Read steps and values of every column of Lightning's ``metrics.csv``, in which most cells are empty."""
     columns: dict[str, Series] = {}
     with log.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+        for row in whole_rows(file):
             for name, value in row.items():
                 if value and name not in ("step", "epoch"):
                     steps, values = columns.setdefault(name, ([], []))

@@ -31,7 +31,7 @@ Deviations from the paper:
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -342,7 +342,7 @@ class LanguageModel(CheckedLoading, RateByLength, ReadsText):
             return []
         texts = print_texts(functools.partial(sample, self), self.tokenizer, self.sampling)
         if output is not None:
-            append_texts(output, texts, step=self.trainer.global_step, **asdict(self.sampling) | {"output": None})
+            append_texts(output, texts, step=self.trainer.global_step or None, **self.sampling.settings())
         return texts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

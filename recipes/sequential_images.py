@@ -256,6 +256,8 @@ def classify(checkpoint: str | Path, pixels: Tensor) -> Tensor:
     if model.images.preprocess is not None:
         check_pixels(pixels, model.images.num_values, model.images.shape[0])
         pixels = Preprocess.from_state(model.images.preprocess)(pixels)
+    elif not pixels.is_floating_point():
+        raise ValueError("the checkpoint has no preprocessing, as after a loader of your own: give images as that does")
     return model(pixels).softmax(1)
 
 

@@ -420,7 +420,7 @@ def composed_once(subject: Subject) -> str:
 
 @row("Weights")
 def changed_meanwhile(subject: Subject) -> None:
-    """a parameter changed between two such calls is noticed."""
+    """a parameter changed between two such calls, but by a fused optimiser or by `.data`, is noticed."""
     module, x = subject.make(), subject.input()
     _, g = subject.v_and_g(module, subject.weights[0])
     with parametrize.cached():

@@ -8,7 +8,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +329,10 @@ def test_classify_refuses_what_are_no_pixels(recipe, pixels, text, monkeypatch):
     with pytest.raises(ValueError, match=text):
         recipe.classify("some.ckpt", pixels)
     assert recipe.classify("some.ckpt", torch.full((2, 1, 8, 8), 16)).shape == (2, 10)
+    model.images = replace(model.images, preprocess=None)  # of a loader of one's own
+    with pytest.raises(ValueError, match="the checkpoint has no preprocessing, as after a loader of your own: give"):
+        recipe.classify("some.ckpt", torch.full((2, 1, 8, 8), 16))
+    assert recipe.classify("some.ckpt", torch.rand(2, 1, 12, 12)).shape == (2, 10)
 
 
 def wrong_arguments():

@@ -1171,6 +1171,7 @@ def test_samples_side_by_side_from_a_file_of_prompts_are_kept(capsys):
     expected = [text for prompt in ("the ", "its ") for text in generate(path, prompt, number=2, seed=5, **short)]
     said = capsys.readouterr().out
     assert all(f"{text}\n" in said for text in expected)
-    assert Path("out/samples.txt").read_text().count("--- sample ") == 8
+    written = Path("out/samples.txt").read_text()
+    assert written.count("--- sample ") == 8 and "--- sample 0: prompts 'prompts.txt', number 2, " in written
     with pytest.raises(ValueError, match=r"sampling\.prompt and sampling\.prompts exclude each other"):
         Sampling(prompt="a", prompts="prompts.txt")

@@ -112,6 +112,10 @@ def test_an_export_makes_folders_expands_the_home_folder_and_refuses_a_cell_at_o
     told = capsys.readouterr().out
     assert "a/b/model.tokenizer.json" in told and "set the state to zeros before the line end that ends a" in told
     assert Path("a/b/model.onnx").is_file() and Path("a/b/model.tokenizer.json").is_file() and not Path("~").exists()
+    checkpoint["wnseq"]["data"]["backward"] = True
+    torch.save(checkpoint, here)
+    error = fails(capsys, "export", "--ckpt_path=last", "--output=back.onnx")
+    assert "the model reads from the end of a text to its beginning" in error and not Path("back.onnx").exists()
     assert "--output: a is a folder" in fails(capsys, "export", "--ckpt_path=last", "--output=a")
 
 

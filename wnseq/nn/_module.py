@@ -204,7 +204,8 @@ class WNModule(nn.Module):
 
         It calls the module's hooks as a call of the module does, and raises once it is out of date, as
         :meth:`version_guard` says: call ``bind`` again after each change of a parameter. Not every change is seen: not
-        ``parameter.data = …`` (``.to``, ``.half``, ``.double``), fused optimisers, or writes in a compiled function.
+        ``parameter.data = …`` (``.to``, ``.half``, ``.double``), writes into ``parameter.data``, fused optimisers, or
+        writes in a compiled function.
         With reentrant checkpointing, bind inside the checkpointed function.
         """
         refresh_computed(self)

@@ -1,7 +1,7 @@
 """Commands that make what serves a language model of its checkpoint: a smaller checkpoint, and a file for ONNX Runtime.
 
-They take a model with a ``network`` of the parts ``encoder``, ``rnn`` and ``decoder``, a ``tokenizer``, and
-``documents``, whether each document is read from the zero state.
+They take a model with a ``network`` of the parts ``encoder``, ``rnn`` and ``decoder``, a ``tokenizer``, and what
+:class:`wnseq.training.reading.ReadsText` says of how it reads.
 """
 
 from collections.abc import Mapping
@@ -58,8 +58,10 @@ def export(model: Any, checkpoint: Mapping[str, Any], output: str) -> None:
 
     Raises:
         ImportError: onnxscript or onnxruntime is missing; ``pip install 'wnseq[export]'``.
-        ValueError: The model cannot be exported, or ONNX Runtime computes something else.
+        ValueError: The model reads backward or cannot be exported, or ONNX Runtime computes something else.
     """
+    if model.reads_backward:
+        raise ValueError("the model reads from the end of a text to its beginning: it has no next token to serve")
     path = Path(output).expanduser()
     difference, tokenizer = export_language_model(model.network, path), path.with_suffix(".tokenizer.json")
     model.tokenizer.save(tokenizer)

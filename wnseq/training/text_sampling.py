@@ -1,7 +1,7 @@
 """How text is drawn from a language model: the options of a recipe, and one token after the other."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -56,6 +56,10 @@ class Sampling:
             self.prompt.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"sampling.prompt must be text, which {self.prompt!r} is not in UTF-8") from error
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is told beside a text, whose own beginning is its prompt if there are several."""
+        return asdict(self) | {"output": None, "prompt": self.prompt if self.prompts is None else None}
 
 
 def draw_token(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -10,6 +10,7 @@ from wnseq.training.cli.checkpoint_commands import (
     run_checkpoint_command,
     write_changed_checkpoint,
 )
+from wnseq.training.run_info import describe_progress
 
 
 def count(model, checkpoint, output: str, times: int = 2) -> None:
@@ -77,5 +78,8 @@ def test_a_changed_checkpoint_is_tested_and_not_resumed(toy, main, fails, after,
     assert load_run_checkpoint(Path("zero.ckpt"))["hyper_parameters"] == checkpoint["hyper_parameters"] | {
         "dropout": 0.25
     }
+    assert (
+        "val/loss" in describe_progress(checkpoint) and describe_progress(load_run_checkpoint(Path("zero.ckpt"))) == ""
+    )
     assert main("test", "--ckpt_path=zero.ckpt")["test/loss"] != after["test/loss"]
     assert "zero.ckpt has no state of an optimiser" in fails(1, "fit", "--ckpt_path=zero.ckpt")

@@ -82,6 +82,17 @@ def test_a_run_that_early_stopping_ended_stays_ended(main: Main) -> None:
     assert torch.load("runs/toy/2/checkpoints/last.ckpt", weights_only=True)["global_step"] == 24
 
 
+def test_a_run_without_a_validation_has_no_best_checkpoint_and_says_so(
+    main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main("--trainer.max_steps=3")
+    with pytest.raises(SystemExit):
+        main("test", "--ckpt_path=best")
+    said = "no run in runs/toy has left a best.ckpt. runs/toy/1 has ended before a validation: name last instead."
+    assert said in capsys.readouterr().err
+    main("test", "--ckpt_path=last")
+
+
 def test_checkpoints_hold_plain_hyper_parameters(after: dict[str, float], here: Path) -> None:
     hparams = torch.load("runs/toy/1/checkpoints/best.ckpt", weights_only=True)["hyper_parameters"]
     assert hparams == {"width": 4, "cell": "lstm", "lr": 0.05, "dropout": 0.5, "explode_at": -1, "bug": False}

@@ -201,7 +201,7 @@ def check_tokenizer(owner: str, source: str, size: int | None, words: str, min_c
         if (entries := len(Tokenizer.from_checkpoint(source))) != size:
             raise ValueError(
                 f"{owner}: tokenizer {source!r} has a size of its own, {entries} entries, and vocabulary_size is "
-                f"{size}. Leave vocabulary_size out."
+                f"{size}. Leave vocabulary_size out, or give null where a preset has it."
             )
         return
     if least is None:

@@ -102,6 +102,7 @@ def write_changed_checkpoint(
         hparams: Hyper-parameters that are others now.
     """
     changed = {name: checkpoint[name] for name in KEPT if name in checkpoint}
+    changed["wnseq"] = {name: value for name, value in checkpoint["wnseq"].items() if name != "fit"}  # another's loss
     changed["hyper_parameters"] = {**checkpoint["hyper_parameters"], **hparams}
     changed |= {"state_dict": dict(weights), "carried_state": []}
     with atomic_write(Path(output).expanduser()) as file:

@@ -106,7 +106,10 @@ def read_named(
             f"with it all the same, such as {runs}/{others[0].partition(' ')[0].rpartition('/')[2]}/checkpoints/"
             f"{name}.ckpt, or leave {option} out to start a new run."
         )
-    raise FileNotFoundError(f"{option} {name}: no run in {runs} has left a {name}.ckpt. Run fit first.")
+    way_on = "Run fit first."
+    if name == "best" and (ended := [run for run in find_runs(runs) if _checkpoints(run, "last")]):
+        way_on = f"{os.path.relpath(ended[0])} has ended before a validation: name last instead."
+    raise FileNotFoundError(f"{option} {name}: no run in {runs} has left a {name}.ckpt. {way_on}")
 
 
 def _checkpoints(run: Path, name: str) -> list[Path]:

@@ -131,6 +131,11 @@ def test_the_screen_names_what_was_measured_and_another_text(saved: Path) -> Non
     assert same[0].startswith("checkpoint   ") and same[0].endswith("best.ckpt")
     assert same[1:] == ["measured on  the val part"]
     assert other == [*same, "trained on   corpus a.txt (sha256 111111111111), which is another one"]
+    own = replace(start, info={**INFO, "data": {**INFO.get("data", {}), "val": "/c.txt"}})
+    for path, said in (("/c.txt", same), ("/d.txt", other)):  # a file that was the run's part, and another one
+        measured = data("2")
+        measured.val = path
+        assert list(own.describe_measured(measured, "val", whole)) == said
     (said,) = list(start.describe_measured(data("1"), "val", first))[2:]
     assert said == "of these     1 batches, by limit_val_batches 1"
     assert len(list(start.describe_measured(None, "val", whole))) == 1

@@ -110,11 +110,14 @@ class StartingPoint:
         name = f"limit_{part}_batches"
         if (limit := getattr(trainer, name)) != 1.0 or isinstance(limit, int):  # 1 is one batch, 1.0 all
             yield f"{'of these':<11}  {sum(getattr(trainer, f'num_{part}_batches'))} batches, by {name} {limit}"
+        saved = self.info.get("data", {})
+        if saved.get(part) is not None and saved[part] == getattr(data, part, None):
+            return  # the part that the run itself had from a file of its own
         for name, now in data.provenance().items() if hasattr(data, "provenance") else ():
             before = self.info.get(name, now)
             if name.endswith("_sha256") and before != now:
                 kind = name.removesuffix("_sha256")
-                trained = self.info.get(kind, self.info.get("data", {}).get(kind))
+                trained = self.info.get(kind, saved.get(kind))
                 yield f"{'trained on':<11}  {kind} {trained} (sha256 {before[:12]}), which is another one"
 
 

@@ -254,7 +254,7 @@ class RecipeCLI(FlagsFirstCLI):
                 mode=self.mode,
                 folder=self.run_dir,
                 logs=bool(kwargs["logger"]),
-                start=self.start,
+                start=self.start if self.subcommand == "fit" else None,
             )
             kwargs["plugins"] = build_plugins(options, self.start)
             kwargs["profiler"] = options.profiler or NoProfiler()

@@ -98,7 +98,7 @@ def build_callbacks(
         mode: ``min`` or ``max``: whether its smallest or its largest value is the best.
         folder: The run's folder; None for a command that leaves no files.
         logs: Whether there is a logger.
-        start: What the run starts from. One that goes on keeps what a tuner found, and leaves the tuner out.
+        start: What a fit starts from. One that goes on keeps what a tuner found, and leaves the tuner out.
     """
     users = _as_list(options.callbacks)
     tuners = [each for each in users if start and start.resumed and isinstance(each, TUNERS)]

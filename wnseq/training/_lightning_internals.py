@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 
-TUNERS = (".lr_find_", ".scale_batch_size_")  # how the names begin of files by which a tuner restores a model
+TUNER_FILES = (".lr_find_", ".scale_batch_size_")  # how the names begin of files by which a tuner restores a model
 
 
 class FlagsFirstCLI(LightningCLI):
@@ -109,7 +109,7 @@ def add_epoch_sums(trainer: Trainer, sums: dict[str, list[Tensor]]) -> None:
 def resumed_from(trainer: Trainer) -> str | None:
     """Return the checkpoint that a fit goes on from; None in a new one, also if a tuner has restored its model."""
     path = trainer.ckpt_path
-    return None if path is None or PurePath(path).name.startswith(TUNERS) else str(path)
+    return None if path is None or PurePath(path).name.startswith(TUNER_FILES) else str(path)
 
 
 def begin_epoch_again(trainer: Trainer) -> None:

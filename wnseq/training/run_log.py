@@ -1,6 +1,7 @@
 """The log of a run, ``metrics.csv``, that a resumed run goes on with as if it had never been stopped."""
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -116,12 +117,12 @@ class RunLog(CSVLogger):
     def _rewrite(self, rows: Iterable[Row], columns: list[str]) -> None:
         self._columns = columns
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, columns)
+        table.writeheader()
+        table.writerows(rows)
         with atomic_write(self.path) as file:
-            lines: list[str] = []
-            table = csv.DictWriter(_Lines(lines), columns)
-            table.writeheader()
-            table.writerows(rows)
-            file.write("".join(lines).encode())
+            file.write(text.getvalue().encode())
 
     def _take_back(self) -> None:
         """Remove the last row from the file, to add to it."""
@@ -217,10 +218,3 @@ class _Writer(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Do nothing."""
-
-
-class _Lines:
-    """What ``csv`` writes to, as a list."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.write = lines.append

@@ -70,7 +70,7 @@ class TextCLI(TokenizerCLI, SamplingCLI):
         settings = self.settings(tokens, entries, options, given)
         settings = {name: value for name, value in settings.items() if not (limits and "epochs" in name)}
         run = self.start.info.get("fit", {}) if self.start is not None and self.start.resumed else {}
-        planned = {} if limits else {"trainer.max_epochs": run["max_epochs"]} if run.get("max_epochs") else {}
+        planned = {"trainer.max_epochs": run["max_epochs"]} if run.get("max_epochs") and not limits else {}
         decided = {*given, *defaults, *planned}
         taken = [f"{name} {value}" for name, value in settings.items() if name not in decided]
         if taken:

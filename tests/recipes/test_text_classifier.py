@@ -193,6 +193,21 @@ def test_a_run_learns_tells_its_mistakes_and_classifies_from_its_checkpoint(caps
         main(["test", "--ckpt_path=best", "--data.test=odd.csv"])
     assert "odd.csv: line 2: the label 'better' is none of the classes" in capsys.readouterr().err
 
+    # a table of other columns, where the one of the training is not there any more
+    Path("texts.csv").unlink()
+    Path("other.csv").write_text("film;stars\na great film;good\na superb film;good\n", "cp1252")
+    columns = ["--data.text=film", "--data.label=stars"]
+    assert main(["test", "--ckpt_path=best", "--data.test=other.csv", *columns])["test/error_percent"] == 0
+    assert main(["validate", "--ckpt_path=best", "--data.val=good.csv"])["val/error_percent"] == 0
+    capsys.readouterr()
+    main(["predict", "--ckpt_path=best", "--data.test=other.csv", *columns])
+    assert [row[0] for row in csv.reader(io.StringIO(capsys.readouterr().out))] == ["predicted", "good", "good"]
+    for arguments in (["--data.val=good.csv"], []):  # the test part is read
+        with pytest.raises(SystemExit):
+            main(["test", "--ckpt_path=best", *arguments])
+        told = capsys.readouterr().err
+        assert "is not there any more" in told and "measured as a whole by --data.test PATH" in told
+
 
 def test_mistakes_and_the_confusion_are_those_of_the_texts():
     data = LabelledTextDataModule("texts.csv", tokenizer="word", batch_size=64, eval_batch_size=7)

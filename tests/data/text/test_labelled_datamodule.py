@@ -95,11 +95,16 @@ def test_a_checkpoint_s_options_find_the_same_texts_again() -> None:
     assert find(options, (), "test") == options
     assert set(find(options, ("predict",), "predict")) == {"max_tokens", "batch_size", "eval_batch_size", "seed"}
     assert "val" not in find(options, ("dataset",), "test")
+    assert set(options) - set(find(options, ("test",), "test")) == {"val"}
+    assert set(options) - set(find(options | {"encoding": "cp1252"}, ("val",), "validate")) == {"val"}
     Path("python_docs").mkdir()
     assert LabelledTextDataModule().checkpoint_options()["dataset"] == "python_docs"  # not the folder of that name
     Path("a.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"the table of the checkpoint, .*a\.csv, is not there any more"):
         find(options, (), "test")
+    find(options, ("test",), "test")
+    with pytest.raises(FileNotFoundError, match="is not there any more"):
+        find(options, ("test",), "validate")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Labelled text for classifiers: a set, a tokenizer, and batches of whole texts."""
 
+import contextlib
 import io
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,9 +13,9 @@ from wnseq.data._position import DataPosition, EpochLoader, check_evaluation, ra
 from wnseq.data.text.decoding import check_encoding, utf8_file
 from wnseq.data.text.labelled import PARTS, LabelledText, check_labels, check_name, is_known, open_labelled
 from wnseq.data.text.labelled_batches import LabelledBatch, LabelledBatches, OrderedBatches, encode_whole
-from wnseq.data.text.options import check_integer, check_tokenizer, paths_in_full
+from wnseq.data.text.options import MEASURED, check_integer, check_tokenizer, paths_in_full
 from wnseq.data.text.stream import Text
-from wnseq.data.text.tables import Row
+from wnseq.data.text.tables import Row, read_table
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import train_tokenizer
 from wnseq.data.text.words import Words
@@ -100,7 +101,9 @@ class LabelledTextDataModule(LightningDataModule):
             if not Path(path).expanduser().is_file():
                 raise FileNotFoundError(f"There is no file at {path!r} (looked in {Path.cwd()}).")
         check_encoding(encoding)
-        check_name(dataset)
+        missed_later = [FileNotFoundError] if self.given else []  # when it is read, if it is
+        with contextlib.suppress(*missed_later):
+            check_name(dataset)
         kind = "subword" if tokenizer is None else tokenizer
         check_tokenizer("LabelledTextDataModule", kind, vocabulary_size, words, min_count)
         self.dataset = dataset
@@ -130,19 +133,25 @@ class LabelledTextDataModule(LightningDataModule):
         """Read the texts, and train or load the tokenizer.
 
         Args:
-            stage: fit, validate, test or predict, which reads its lines alone if it is given any.
+            stage: fit, validate, test or predict. Where a path gives the part that is measured or predicted, and the
+                tokenizer is a checkpoint's, that part alone is read.
         """
         if stage == "fit":
             if self.predict is not None:
                 raise ValueError("--data.predict names lines to be classified: it is for predict, not for training.")
             self.position.reset()  # Lightning loads the position of a resumed run after this
+        part = self.predicted_part if stage == "predict" else MEASURED.get(stage or "", "")
+        has_tokenizer = self.tokenizer is not None or self.tokenizer_source not in KINDS
         if stage == "predict" and self.predict is not None:
-            self.rows["predict"] = read_lines(self.predict)
+            self.rows[part] = read_lines(self.predict)
+        elif self.opened is None and part in self.given and has_tokenizer:
+            self.rows[part] = read_table(self.given[part], self.text, self.label, self.encoding)
         elif self.opened is None:
             options: dict[str, Any] = {"text": self.text, "label": self.label, "encoding": self.encoding}
             self.opened = open_labelled(self.dataset, self.root, **options, given=self.given)
             self.classes = self.opened.classes
             self.rows |= self.opened.parts
+            self._batches.clear()
         if self.opened is not None and stage in (None, "fit"):
             self.opened.check()
         if self.tokenizer is None:
@@ -201,8 +210,7 @@ class LabelledTextDataModule(LightningDataModule):
 
     def describe_part(self, part: str) -> str:
         """Return one line about the part that an evaluation measured, for the screen."""
-        opened, _ = self._after_setup()
-        return f"dataset {self.given.get(part, opened.name)}, {part} part: {len(self.rows[part]):,} texts"
+        return f"dataset {self.given.get(part, self.dataset)}, {part} part: {len(self.rows[part]):,} texts"
 
     def provenance(self) -> dict[str, str]:
         """Return which texts these are, for loggers and checkpoints."""
@@ -230,12 +238,17 @@ class LabelledTextDataModule(LightningDataModule):
         Raises:
             FileNotFoundError: The checkpoint's table is not there any more.
         """
-        own = WHICH if "dataset" in given or (subcommand == "predict" and "predict" in given) else ()
+        alone = (MEASURED.get(subcommand) or "test") in given and subcommand != "fit"
+        if "dataset" in given or (subcommand == "predict" and "predict" in given):
+            own: Collection[str] = WHICH
+        else:
+            own = ("val", "test", "encoding") if alone else ()
         options = {name: value for name, value in saved.items() if name not in own}
         path = Path(options.get("dataset", ""))
-        if path.is_absolute() and not path.exists():
+        if not alone and path.is_absolute() and not path.exists():
             raise FileNotFoundError(
-                f"the table of the checkpoint, {path}, is not there any more: name another one by --data.dataset PATH"
+                f"the table of the checkpoint, {path}, is not there any more: name another one by --data.dataset PATH, "
+                "or one that is measured as a whole by --data.test PATH"
             )
         return options
 

@@ -51,7 +51,7 @@ from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import EvaluationTotals, ExampleGenerators, evaluation_stage, is_fitting
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
-from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
+from wnseq.training.images import ImageSpec, build_for_images, first_images, restore_for_images
 from wnseq.training.run_info import checkpoint_info, print_header
 from wnseq.training.sample_files import save_arrays, save_images
 from wnseq.training.schedules import schedule_steps, use_found_learning_rate
@@ -486,7 +486,7 @@ class DrawCLI(ImageSamplingCLI):
         """Draw samples, and show how test images are redrawn."""
         files = write_samples(self.model, folder / "samples")
         if len(files) > 1:
-            images = next(iter(self.datamodule.test_dataloader())).images[:10].to(self.model.device)
+            images = first_images(self.datamodule, 10).images.to(self.model.device)
             files.append(write_redrawing(self.model, images, folder / "redrawn.gif"))
         return files
 

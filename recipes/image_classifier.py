@@ -153,7 +153,7 @@ class ImageClassifier(CheckedLoading, LightningModule):
                 train = data.images.parts["train"].pixels
                 seeded = torch.Generator().manual_seed(torch.initial_seed())  # the same images for every norm
                 chosen = torch.randperm(len(train), generator=seeded)[: self.hparams.init_images]
-                images = data.preprocess(train[chosen]).to(self.device)
+                images = data.preprocess(train[chosen]).to(next(self.network.parameters()))
             initialise_from_batch(self.network, self.hparams.norm, images)
 
     def configure_optimizers(self) -> Any:

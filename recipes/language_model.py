@@ -104,7 +104,8 @@ class LanguageModel(CheckedLoading, RateByLength, ReadsText):
         warmup: Steps over which the step size rises from zero; not with ``plateau`` and ``one_cycle``.
         decay_factor: Factor of the schedules ``plateau`` and ``decay``.
         decay_after: Epochs before the schedule ``decay`` begins.
-        slim_penalty: Group lasso on the units of the recurrent net, by which idle ones become zero for ``slim``.
+        slim_penalty: Group lasso on the units of the recurrent net, by which idle ones become zero for ``slim``; not
+            with an average, in which none is zero.
         distill_from: Checkpoint of a teacher with the same tokenizer, as the model that ``slim`` cut: nine tenths of
             what is learned are its predictions, the rest is the text.
         average: Average of the weights for evaluation and checkpoints: ``ema`` over the last average_epochs; ``asgd``
@@ -186,8 +187,8 @@ class LanguageModel(CheckedLoading, RateByLength, ReadsText):
             raise ValueError(f"a tied softmax on a single layer needs {sizes}; or set --model.tied false")
         if weight_drop and cell.startswith("m"):
             raise ValueError(f"weight_drop is for lstm, gru and rnn, got {cell}")
-        if slim_penalty and (norm == "none" or cell == "mlstm" or own_widths):
-            raise ValueError(f"slim_penalty is for layers of one width with norm weight, not mlstm, got {slim_penalty}")
+        if slim_penalty and (norm == "none" or cell == "mlstm" or own_widths or average != "none"):
+            raise ValueError(f"slim_penalty needs norm weight, one width, no mlstm and no average, got {slim_penalty}")
         if hidden_dropout and num_layers == 1:
             raise ValueError(f"hidden_dropout is that between layers, got {hidden_dropout} and a single layer")
         if count_start == "g" and embedding_norm == "none":

@@ -66,7 +66,7 @@ from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import evaluation_stage
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
-from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
+from wnseq.training.images import ImageSpec, build_for_images, first_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.run_info import checkpoint_info, print_header
 from wnseq.training.sample_files import save_images, save_samples
@@ -438,19 +438,20 @@ def draw(
     """
     channels, height, width = network.shape
     images = torch.zeros(len(uniform), channels, height, width, dtype=torch.long, device=uniform.device)
-    steps = sampler(network, len(uniform), label)
-    for row in tqdm(range(height), "rows", leave=False, disable=None):
-        steps.begin(row)
-        for column in range(width):
-            parameters = steps.parameters(row, column)
-            if column == 0:
-                batches.check_finite(parameters, "the parameters of a pixel")
-            if known is not None and known[row, column]:
-                value = given[:, :, row, column].long()
-            else:
-                value = network.sample(parameters, uniform[:, :, row, column])
-            steps.put(row, column, value)
-            images[:, :, row, column] = value
+    with torch.autocast(uniform.device.type, enabled=False):  # which leaves products into given memory out
+        steps = sampler(network, len(uniform), label)
+        for row in tqdm(range(height), "rows", leave=False, disable=None):
+            steps.begin(row)
+            for column in range(width):
+                parameters = steps.parameters(row, column)
+                if column == 0:
+                    batches.check_finite(parameters, "the parameters of a pixel")
+                if known is not None and known[row, column]:
+                    value = given[:, :, row, column].long()
+                else:
+                    value = network.sample(parameters, uniform[:, :, row, column])
+                steps.put(row, column, value)
+                images[:, :, row, column] = value
     return images.to(torch.uint8)
 
 
@@ -521,8 +522,8 @@ class PixelCNNCLI(ImageSamplingCLI):
 
     def draw(self, folder: Path) -> list[Path]:
         """Draw samples, and test images whose lower half is drawn."""
-        model, batch = self.model, next(iter(self.datamodule.test_dataloader()))
-        pixels, labels = (None if part is None else part[:10].to(model.device) for part in (batch.pixels, batch.labels))
+        model, batch = self.model, first_images(self.datamodule, 10)
+        pixels, labels = (None if part is None else part.to(model.device) for part in (batch.pixels, batch.labels))
         known = torch.zeros(pixels.shape[2:], dtype=torch.bool)
         known[: len(known) // 2] = True
         drawn = [complete(model, pixels, known, labels, seed) for seed in range(3)]

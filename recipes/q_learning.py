@@ -33,7 +33,7 @@ Deviations from the papers:
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -123,6 +123,7 @@ class QLearning(CheckedLoading, LightningModule):
 
     resume_may_change = ("save_replay",)
     evaluation_may_change = ("eval_epsilon",)
+    lent_with: ClassVar = {"algorithm": {name for names in DEFAULTS.values() for name in names} - set(SIZES)}
 
     @fill_from_checkpoint
     @defaults_by("algorithm", DEFAULTS)

@@ -42,7 +42,7 @@ from wnseq.training.cli.sampling import ImageCLI
 from wnseq.training.evaluation import EvaluationTotals, evaluation_stage
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
-from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
+from wnseq.training.images import ImageSpec, build_for_images, first_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.predictions import print_predictions
 from wnseq.training.run_info import checkpoint_info, print_header
@@ -284,9 +284,9 @@ class SequentialImagesCLI(ImageCLI):
 
     def report(self) -> None:
         """Print how far back the trained network looks."""
-        batch = next(iter(self.datamodule.test_dataloader()))
+        images = first_images(self.datamodule, 100).images.to(self.model.device)
         self.model.train()  # cuDNN has no backward of a recurrence in evaluation
-        ratios = memory(self.model.network, batch.images.to(self.model.device)).flip(0).tolist()
+        ratios = memory(self.model.network, images).flip(0).tolist()
         lags = [lag for lag in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if lag < len(ratios)]
         print("\ngradient of the last output with respect to a pixel, relative to the last pixel's:")
         for lag in [*lags, len(ratios) - 1]:

@@ -51,7 +51,7 @@ from wnseq.training.cli.sampling import ImageSamplingCLI
 from wnseq.training.evaluation import ExampleGenerators, evaluation_stage
 from wnseq.training.fine_tuning import CheckedLoading, fill_from_checkpoint
 from wnseq.training.hparams import check_arguments
-from wnseq.training.images import ImageSpec, build_for_images, restore_for_images
+from wnseq.training.images import ImageSpec, build_for_images, first_images, restore_for_images
 from wnseq.training.initialisation import BatchInitialised
 from wnseq.training.run_info import checkpoint_info, print_header
 from wnseq.training.sample_files import save_images, save_samples
@@ -190,7 +190,8 @@ class VAE(CheckedLoading, LightningModule):
         """Return what is modelled of images, ``(N, C, H, W)``, and noise, ``(samples, N, D)``, by their generators."""
         shape, latent = self.network.shape, self.network.latent
         uniform = torch.stack([torch.rand(shape, generator=each) for each in generators])
-        noise = torch.stack([torch.randn(samples, latent, generator=each) for each in generators], 1)
+        drawn = [[torch.randn(latent, generator=each) for _ in range(samples)] for each in generators]
+        noise = torch.stack([torch.stack(each) for each in drawn], 1)  # one by one: more of them change none before
         return self.observe(pixels, uniform.to(self.device)), noise.to(self.device)
 
     def _step(self, x: Tensor, noise: Tensor, stage: str) -> Tensor:
@@ -246,8 +247,8 @@ class VAE(CheckedLoading, LightningModule):
         self.print(f"\nlog p(x) of {len(estimates):,} images, estimated by importance-weighted samples of z:")
         rises = estimates.diff(dim=1, prepend=estimates[:, :1])
         for number, column, rise in zip(self.numbers, estimates.T, rises.T, strict=True):
-            error = rise.std() / math.sqrt(len(rise))
-            self.print(f"  {number:6,d}: {column.mean():.3f} nats, a rise of {rise.mean():.3f} ± {error:.3f}")
+            error = f" ± {rise.std() / math.sqrt(len(rise)):.3f}" if len(rise) > 1 else ""
+            self.print(f"  {number:6,d}: {column.mean():.3f} nats, a rise of {rise.mean():.3f}{error}")
 
     def predict_step(self, batch: Any, index: int) -> None:
         """Draw images into two files."""
@@ -331,7 +332,7 @@ class IAFStep(nn.Module):
 
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return z' and the logarithm of the Jacobian's determinant."""
-        hidden = F.elu(self.input(z) + self.context(context))
+        hidden = F.elu(self.input(z.to(context)) + self.context(context))
         m, s = (self.output(hidden) + self.direct(context)).to(z).chunk(2, -1)  # (*, N, 2D) → (*, N, D) twice
         s = s + 2  # near the identity at the start
         gate = s.sigmoid()
@@ -410,7 +411,7 @@ class Network(BatchInitialised):
 
     def decode(self, z: Tensor) -> tuple[Tensor, ...]:
         """Map z, ``(*, D)``, to the pixels' logits, or means and log-scales, each ``(*, C, H, W)``."""
-        parameters = self.pixels(self.decoder(z.flatten(0, -2))).to(z)  # (N, C or 2C, H, W)
+        parameters = self.pixels(self.decoder(z.flatten(0, -2).to(self.pixels.bias))).to(z)  # (N, C or 2C, H, W)
         return parameters.unflatten(0, z.shape[:-1]).chunk(1 if self.bernoulli else 2, -3)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
@@ -521,14 +522,16 @@ class VAECLI(ImageSamplingCLI):
     def draw(self, folder: Path) -> list[Path]:
         """Draw samples, reconstructions and a walk through latent space."""
         model = self.model
-        pixels = next(iter(self.datamodule.test_dataloader())).pixels[:20].to(model.device)
+        pixels = first_images(self.datamodule, 20).pixels.to(model.device)
         x, _ = model.evaluated(pixels, ExampleGenerators().take(len(pixels)), 1)
         with torch.no_grad():
             given, made = x.float() / (model.network.num_values - 1), model(middle(model, x))
         rows = [part for pair in zip(given.split(10), made.split(10), strict=True) for part in pair]
         files = write_samples(model, folder / "samples")
         files += save_images(torch.cat(rows), folder / "reconstructions.png", "test images, reconstructed below")
-        return files + save_images(walk(model, x[:7]), folder / "walk.png", "from one test image to the next")
+        if len(x) > 1:
+            files += save_images(walk(model, x[:7]), folder / "walk.png", "from one test image to the next")
+        return files
 
 
 def main(args: list[str] | None = None) -> dict[str, float]:

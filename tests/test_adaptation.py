@@ -190,6 +190,18 @@ def test_dynamic_evaluation_is_its_equation(model: Model, decay: float) -> None:
     torch.testing.assert_close(model.state_dict(), start, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_scale_of_many_small_gradients_is_exact_in_half_types(dtype: torch.dtype) -> None:
+    module = nn.Linear(2, 1).to(dtype)
+    inputs = torch.rand(600, 1, 2).to(dtype)
+    found = gradient_rms(module, (module(x).sum() for x in inputs))
+    exact = inputs.double().square().mean(0).sqrt()
+    torch.testing.assert_close(found["weight"].double(), exact, rtol=1e-5, atol=0)
+    adapted = DynamicEvaluation(module, found, rate=0.1, decay=0.1)
+    adapted.update(adapted(inputs[0]).sum())
+    assert adapted.weights["weight"].dtype == dtype and not torch.equal(adapted.weights["weight"], module.weight)
+
+
 def test_a_step_inside_autocast_counts_at_once(model: Model) -> None:
     """Autocast keeps the bfloat16 copies of weights until its end: a step in between must be seen by the next call."""
     model.float()
@@ -223,6 +235,8 @@ def test_what_cannot_be_adapted_says_why(model: Model) -> None:
     rms = gradient_rms(model, losses(model, *text(20), 4))
     with pytest.raises(ValueError, match="rate must be finite and at least 0, got -1"):
         DynamicEvaluation(model, rms, -1, 0.0)
+    with pytest.raises(ValueError, match="epsilon must be finite and greater than 0, got 0"):
+        DynamicEvaluation(model, rms, 1, 0.0, 0.0)
     with pytest.raises(ValueError, match=r"one entry for each parameter, and decoder\.bias is not in both; measure it"):
         DynamicEvaluation(model, {name: value for name, value in rms.items() if name != "decoder.bias"}, 1, 0.0)
     with pytest.raises(ValueError, match="rms must have an entry greater than 0"):

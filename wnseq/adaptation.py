@@ -149,7 +149,8 @@ class DynamicEvaluation:
         rms: √MS by the name of each parameter: :func:`gradient_rms`.
         rate: η.
         decay: λ, how fast weights return to θ₀.
-        epsilon: ε in units of the mean of √MS: without it the rarest words' rows would move furthest.
+        epsilon: ε in units of the mean of √MS, greater than 0: the smaller it is, the further move the rarest words'
+            rows.
 
     Raises:
         ValueError: An argument is out of its range, or rms is that of another module.
@@ -181,9 +182,11 @@ class DynamicEvaluation:
     def __init__(
         self, module: nn.Module, rms: Mapping[str, Tensor], rate: float, decay: float, epsilon: float = 1.0
     ) -> None:
-        for name, value in (("rate", rate), ("decay", decay), ("epsilon", epsilon)):
+        for name, value in (("rate", rate), ("decay", decay)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"DynamicEvaluation: {name} must be finite and at least 0, got {value}")
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"DynamicEvaluation: epsilon must be finite and greater than 0, got {epsilon}")
         self.module = module
         self._trained = _trainable(module)
         if mismatch := self._trained.keys() ^ rms.keys():
@@ -194,8 +197,9 @@ class DynamicEvaluation:
         mean = math.fsum(float(value.double().sum()) for value in rms.values()) / sum(map(torch.numel, rms.values()))
         if not mean > 0:
             raise ValueError("DynamicEvaluation: rms must have an entry greater than 0, or nothing can be adapted")
-        self._rates = {name: rate / (value + epsilon * mean) for name, value in rms.items()}
-        self._pulls = {name: (decay / mean * value).clamp_(max=1) for name, value in rms.items()}
+        own = {name: value.dtype for name, value in self._trained.items()}
+        self._rates = {name: (rate / (value + epsilon * mean)).to(own[name]) for name, value in rms.items()}
+        self._pulls = {name: (decay / mean * value).clamp_(max=1).to(own[name]) for name, value in rms.items()}
         self.reset()
 
     def reset(self) -> None:
@@ -232,19 +236,22 @@ def gradient_rms(module: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tenso
         losses: Mean losses of training segments, one after the other: a generator, so that one graph exists at a time.
 
     Returns:
-        By name, as in ``module.named_parameters()``; only of what has a gradient.
+        By name, as in ``module.named_parameters()``; only of what has a gradient; in float32 at least.
 
     Raises:
         ValueError: There is no loss.
     """
     parameters = _trainable(module)
-    squares, number = {name: torch.zeros_like(value) for name, value in parameters.items()}, 0
+    exact = {name: torch.promote_types(value.dtype, torch.float32) for name, value in parameters.items()}
+    squares = {name: torch.zeros_like(value, dtype=exact[name]) for name, value in parameters.items()}
+    number = 0
     with _without_cudnn(module):
         for loss in losses:
             number += 1
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for square, gradient in zip(squares.values(), gradients, strict=True):
                 if gradient is not None:
+                    gradient = gradient.to(square.dtype)
                     square.addcmul_(gradient, gradient)
     if not number:
         raise ValueError("gradient_rms: losses must have at least one loss of training data, got none")

@@ -572,6 +572,13 @@ def test_fine_tuning_starts_from_the_weights_and_hyper_parameters():
     Trainer(max_epochs=0, **QUIET).fit(tuned, EnvironmentDataModule(**DATA))
     assert all(torch.equal(value, weights[name]) for name, value in tuned.state_dict().items())
     assert tuned.network.is_initialised
+    other = QLearning(init_from=str(path), algorithm="dqn", replay_size=60)  # with the defaults of dqn
+    dqn = QLearning(algorithm="dqn", replay_size=60, hidden_size=6, norm=tuned.hparams.norm)
+    assert other.hparams == dqn.hparams
+    fit(f"--model.init_from={path}", *flags(**DQN))
+    back = QLearning(init_from=str(newest()), algorithm="pqn")
+    assert back.hparams == QLearning(hidden_size=6).hparams
+    assert QLearning(init_from=str(newest())).hparams.target_updates == DQN["target_updates"]
     with pytest.raises(ValueError, match=r"--model\.hidden_size"):
         Trainer(max_epochs=0, **QUIET).fit(QLearning(hidden_size=5, init_from=str(path)), EnvironmentDataModule(**DATA))
 

@@ -370,6 +370,27 @@ def test_an_evaluation_does_not_depend_on_the_size_of_its_batches():
     assert once == pytest.approx(main(["test", f"--ckpt_path={newest()}", "--data.eval_batch_size=70"]), rel=1e-5)
 
 
+def test_more_samples_change_none_of_those_before():
+    fit("--model.latent_size=4", steps=2)
+    seven, one = VAE.load_from_checkpoint(newest()), VAE.load_from_checkpoint(newest(), importance_samples=1)
+    data = ImageDataModule()
+    (seven,), (one,) = (Trainer(**QUIET).test(model, data, verbose=False) for model in (seven, one))
+    assert seven["test/bound_nats_per_image"] == one["test/bound_nats_per_image"]
+    assert seven["test/importance_weighted_nats_per_image"] < one["test/importance_weighted_nats_per_image"]
+
+
+@pytest.mark.figures
+def test_the_figures_do_not_depend_on_the_size_of_batches_and_one_image_is_enough(capsys, recwarn):
+    fit("--data.eval_batch_size=1", steps=1)
+    assert Path("runs/vae/1/walk.png").exists()
+    np.savez("few.npz", x=np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8))
+    capsys.readouterr()
+    fit("--data.dataset=few.npz", "--data.batch_size=4", steps=1)
+    told = capsys.readouterr().out
+    assert "of 1 images" in told and "nan" not in told and not [each for each in recwarn if "std()" in str(each)]
+    assert Path("runs/vae/2/reconstructions.png").exists() and not Path("runs/vae/2/walk.png").exists()
+
+
 def test_grey_images_are_drawn_anew_with_the_grey_as_the_probability():
     model = VAE("weight", likelihood="bernoulli", width=0.125, hidden_size=4, latent_size=2)
     model.build(ImageSpec((1, 8, 8), 17))

@@ -141,6 +141,9 @@ def test_a_gru_is_read_too() -> None:
         ({"cache_window": -1}, "evaluation.cache_window must be at least 0, got -1"),
         ({"cache_lambda": 1.0}, "evaluation.cache_lambda must be greater than 0 and less than 1, got 1"),
         ({"dynamic_bptt": 0}, "evaluation.dynamic_bptt must be at least 1, got 0"),
+        ({"dynamic_epsilon": 0.0}, "evaluation.dynamic_epsilon must be greater than 0, got 0"),
+        ({"cache_lambda": 0.2}, "evaluation.cache_lambda does nothing without evaluation.cache_window: set it, too"),
+        ({"cache_window": 4, "rms_batches": 3}, "evaluation.rms_batches does nothing without evaluation.dynamic_rate"),
         ({"tune": True}, "evaluation.tune needs something to choose: set evaluation.cache_window or dynamic_rate"),
     ],
 )

@@ -68,6 +68,15 @@ def test_a_state_is_restored_in_a_fit_alone() -> None:
     ]
 
 
+def test_the_state_of_a_teacher_has_its_own_precision() -> None:
+    states, model = CarriedStates(), stub()
+    model.dtype = torch.float64
+    states.restore(model, {"carried_state": [torch.ones(1, 3, 2)], "teacher_state": [torch.ones(1, 3, 2)]})
+    teacher, own = states.carried(model, "teacher", batch(3), torch.float32), states.carried(model, "train", batch(3))
+    assert isinstance(teacher, Tensor) and teacher.dtype == torch.float32
+    assert isinstance(own, Tensor) and own.dtype == torch.float64
+
+
 @pytest.mark.parametrize("before", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("now", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("autocast", [False, True])

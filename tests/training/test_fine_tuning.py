@@ -97,6 +97,11 @@ def test_another_recipe_lends_what_a_model_lists() -> None:
         lent_by = {"other": ("width", "depth")}  # noqa: RUF012
 
     loaded = {"wnseq": {"recipe": "other"}, "hyper_parameters": {"width": 2, "rate": 0.1}}
-    assert lent_arguments(Model, loaded) == {"width": 2}
-    assert lent_arguments(Model, {**loaded, "wnseq": {"recipe": "own"}}) == {"width": 2, "rate": 0.1}
-    assert lent_arguments(Model, {"hyper_parameters": {"width": 2}}) == {}
+    assert lent_arguments(Model, loaded, {}) == {"width": 2}
+    own = {**loaded, "wnseq": {"recipe": "own"}}
+    assert lent_arguments(Model, own, {}) == {"width": 2, "rate": 0.1}
+    assert lent_arguments(Model, {"hyper_parameters": {"width": 2}}, {}) == {}
+    Model.lent_with = {"width": ("rate",)}
+    assert lent_arguments(Model, own, {"width": 2}) == lent_arguments(Model, own, {}) == {"width": 2, "rate": 0.1}
+    assert lent_arguments(Model, own, {"width": 3}) == {"width": 2}
+    assert lent_arguments(Model, own, {"width": 3}, resumed=True) == {"width": 2, "rate": 0.1}

@@ -1,5 +1,6 @@
 """What a network must know of its images: of a loader that is read once, and in a checkpoint."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,6 +99,49 @@ def test_several_loaders_are_refused() -> None:
     for loaders in ([DataLoader(X), DataLoader(X)], {"a": DataLoader(X), "b": DataLoader(X)}):
         with pytest.raises(TypeError, match="expected one loader of training batches, got 2"):
             find_images(Model("fit", loaders), "images")
+
+
+def images_of(spec: ImageSpec) -> Any:
+    """Return a data module of such images."""
+    images = SimpleNamespace(num_values=spec.num_values, classes=spec.classes, name=spec.name)
+    return SimpleNamespace(
+        image_shape=spec.shape, images=images, preprocess=SimpleNamespace(state=lambda: spec.preprocess)
+    )
+
+
+def test_a_network_that_is_there_is_of_the_images_that_it_trains_on() -> None:
+    before = ImageSpec((1, 4, 3), 17, ("a", "b"), {"scale": 1}, "some")
+    for field in ("images", "pixels"):
+        others = ImageSpec((1, 4, 5), 17, ("a", "b"), {"scale": 2}, "others")
+        model = Model("fit", data=images_of(others))
+        model.build(before)
+        network = model.network
+        build_for_images(model, field, ())
+        assert model.images == others and model.network is network
+    for field, change, text in (
+        ("images", {"shape": (3, 4, 3)}, "the channels of some, 3, are others than the model's, 1"),
+        ("pixels", {"num_values": 256}, "the values of a pixel of some, 256, are others than the model's, 17"),
+        ("images", {"classes": ("a", "z")}, "the classes of some, a, z, are others than the model's, a, b: start"),
+        ("images", {"classes": ()}, "the classes of some, none, are others"),
+    ):
+        data = images_of(replace(before, **change))  # type: ignore[arg-type]
+        model = Model("fit", data=data)
+        model.build(before)
+        with pytest.raises(ValueError, match=text):
+            build_for_images(model, field, ())
+        other = "pixels" if field == "images" else "images"
+        if "channels" not in text:  # which all models need
+            build_for_images(model, other, ())
+            assert model.images.classes == data.images.classes
+        tested = Model("test", data=SimpleNamespace(**vars(data), match=lambda *kind: None))
+        tested.build(before)
+        build_for_images(tested, field, ())
+        assert tested.images == before
+    conditional = Model("fit", data=images_of(replace(before, classes=("a", "z"))))
+    conditional.save_hyperparameters({"conditional": True})
+    conditional.build(before)
+    with pytest.raises(ValueError, match="the classes of some"):
+        build_for_images(conditional, "pixels", ())
 
 
 def test_an_evaluation_waits_for_its_checkpoint(tmp_path: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 
 from wnseq.training.predictions import print_predictions
 
@@ -33,6 +34,7 @@ def test_images_of_files_without_labels_are_named(capsys: pytest.CaptureFixture[
 
 
 def test_images_of_ones_own_have_no_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    own: Any = SimpleNamespace(datamodule=None)
-    print_predictions(own, 0, torch.ones(1, 1), torch.tensor([0]), ["cat"])
+    for data in (None, LightningDataModule()):
+        own: Any = SimpleNamespace(datamodule=data, is_global_zero=True)
+        print_predictions(own, 0, torch.ones(1, 1), torch.tensor([0]), ["cat"])
     assert capsys.readouterr().out == ""

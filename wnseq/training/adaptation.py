@@ -23,6 +23,10 @@ __all__ = ["AdaptedModel", "Evaluation", "adapted_model"]
 
 THETAS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # penalties on activations make hidden states short
 LAMBDAS = (0.05, 0.1, 0.15, 0.2, 0.3)
+SWITCHES = {  # option that is 0 where the others would do nothing
+    "cache_window": ("cache_theta", "cache_lambda"),
+    "dynamic_rate": ("dynamic_decay", "dynamic_epsilon", "dynamic_bptt", "rms_batches"),
+}
 WORTHWHILE = 1e-3  # nats per token that another halving or doubling of the rate, or of the decay, must save
 IGNORE = -100  # a target that does not count, cross_entropy's default
 SHOWN = 5  # of what was tried
@@ -60,11 +64,14 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        ranges = dict.fromkeys(
-            ("cache_window", "cache_theta", "dynamic_rate", "dynamic_decay", "dynamic_epsilon"), "at least 0"
-        )
-        ranges |= {"cache_lambda": "greater than 0 and less than 1", "dynamic_bptt": "at least 1"}
-        check_arguments(Evaluation, vars(self), "evaluation.", **ranges, rms_batches="at least 1")
+        ranges = dict.fromkeys(("cache_window", "cache_theta", "dynamic_rate", "dynamic_decay"), "at least 0")
+        ranges |= {"cache_lambda": "greater than 0 and less than 1", "dynamic_epsilon": "greater than 0"}
+        ranges |= dict.fromkeys(("dynamic_bptt", "rms_batches"), "at least 1")
+        check_arguments(Evaluation, vars(self), "evaluation.", **ranges)
+        for switch, names in SWITCHES.items():
+            idle = [name for name in names if getattr(self, name) != getattr(Evaluation, name)]
+            if idle and not getattr(self, switch):
+                raise ValueError(f"evaluation.{idle[0]} does nothing without evaluation.{switch}: set it, too")
         if self.tune and not self.adapts:
             raise ValueError("evaluation.tune needs something to choose: set evaluation.cache_window or dynamic_rate")
 
@@ -254,9 +261,11 @@ def _tune(
     cost = None  # of the options as they stand
     chosen = ("dynamic_rate", "dynamic_decay") if options.dynamic_rate else ()
     for name in (name for name in chosen if getattr(options, name)):  # a decay of 0 stays
-        without = replace(options, cache_window=0)
+        without = replace(
+            options, **{of: getattr(Evaluation, of) for of in ("cache_window", *SWITCHES["cache_window"])}
+        )
         found, cost = _best(model, _descend(lambda tried: measure(tried)[0], without, name, cost))
-        options = replace(found, cache_window=options.cache_window)
+        options = replace(options, **{name: getattr(found, name)})
     if options.cache_window:
         grid = itertools.product(THETAS, LAMBDAS)
         tried = [replace(options, cache_theta=theta, cache_lambda=share) for theta, share in grid]

@@ -38,6 +38,7 @@ class Teacher:
         check_direction(teacher.reads_backward, model.reads_backward, f"distill_from {path}")
         self.nats = torch.tensor(torch.nan)
         network = teacher.network.eval()
+        self._dtype = teacher.dtype  # whatever the precision of the model that learns
         with torch.no_grad():
             self._step = network.bind()
         if find_trainer(model) is not None:
@@ -45,7 +46,7 @@ class Teacher:
 
     def loss(self, model: Any, batch: Any, logits: Tensor) -> Tensor:
         """Return the loss of a batch, of which the model predicts the logits ``(T, N, V)``, and keep its ``nats``."""
-        state = model.states.carried(model, "teacher", batch)
+        state = model.states.carried(model, "teacher", batch, self._dtype)
         with torch.no_grad():
             aim, state = self._step(batch.inputs, state, reset=batch.reset)
         model.states.carry("teacher", state)

@@ -77,26 +77,33 @@ def fill_from_checkpoint(init: Constructor) -> Constructor:
         given = signature.bind_partial(*args, **kwargs).arguments
         if given.get("init_from") is not None and len(given) < len(signature.parameters):  # all: the command line
             loaded = checkpoint_files.load(Path(given["init_from"]))
-            saved = lent_arguments(type(args[0]), loaded)
+            saved = lent_arguments(type(args[0]), loaded, given)
             kwargs |= {name: saved[name] for name in signature.parameters if name in saved and name not in given}
         init(*args, **kwargs)
 
     return cast("Constructor", filled)
 
 
-def lent_arguments(model_class: Any, loaded: Mapping[str, Any], resumed: bool = False) -> Mapping[str, Any]:
+def lent_arguments(
+    model_class: Any, loaded: Mapping[str, Any], given: Mapping[str, Any], resumed: bool = False
+) -> Mapping[str, Any]:
     """Return the hyper-parameters of a checkpoint that hold for a model which starts from it.
 
     Args:
         model_class: Class of the model. Its ``lent_by``, if any, says for each recipe of other models whose checkpoints
-            it can start from which hyper-parameters it takes over; its ``never_lent``, which are those of one run.
+            it can start from which hyper-parameters it takes over; its ``never_lent``, which are those of one run; its
+            ``lent_with``, for a hyper-parameter that chooses, which others mean something with the same choice alone.
         loaded: Content of the file; a plain state dict has none.
+        given: Hyper-parameters that the model has by itself.
         resumed: Whether the run itself goes on, with all of them.
     """
     if "wnseq" not in loaded:
         return {}
     never = () if resumed else getattr(model_class, "never_lent", ())
     saved = {name: value for name, value in loaded.get("hyper_parameters", {}).items() if name not in never}
+    for choice, names in getattr(model_class, "lent_with", {}).items():
+        if not resumed and choice in given and given[choice] != saved.get(choice):
+            saved = {name: value for name, value in saved.items() if name not in names}
     lent = getattr(model_class, "lent_by", {}).get(loaded["wnseq"].get("recipe"))
     return saved if lent is None else {name: saved[name] for name in lent if name in saved}
 

@@ -21,7 +21,7 @@ from wnseq.training.fine_tuning import load_initial_weights
 from wnseq.training.resume import open_checkpoint
 from wnseq.training.run_info import find_datamodule, find_trainer
 
-__all__ = ["ImageSpec", "build_for_images", "find_images", "restore_for_images", "scan_images"]
+__all__ = ["ImageSpec", "build_for_images", "find_images", "first_images", "restore_for_images", "scan_images"]
 
 FEW_VALUES = 32  # a loader whose pixels have more values than this is one of bytes
 MOST_BATCHES = 1000  # of a loader without a length, which may have no end
@@ -134,10 +134,26 @@ def scan_images(loader: Iterable[Any], field: str) -> ImageSpec:
     return ImageSpec((channels, height, width), values, tuple(map(str, range(last + 1))))
 
 
+def first_images(data: Any, number: int) -> Any:
+    """Return the first images of a data module's test part as a batch, whatever the size of its batches.
+
+    Args:
+        data: An ``ImageDataModule``.
+        number: How many; fewer if it has no more.
+    """
+    batches, images = [], 0
+    for batch in data.test_dataloader():
+        batches.append(batch)
+        if (images := images + len(batch.images)) >= number:
+            break
+    parts: Any = [None if part[0] is None else torch.cat(part)[:number] for part in zip(*batches, strict=True)]
+    return batches[0]._make(parts)
+
+
 def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
     """Make a model's network for the images of its Trainer, if they are known, and start it from ``init_from``.
 
-    A network that is there already stays.
+    A network that is there already stays. In a fit its images are those of the data module from then on.
 
     Args:
         model: Model with ``network``, ``init_from`` and ``build``, which makes the network for an ``ImageSpec``.
@@ -146,7 +162,7 @@ def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
 
     Raises:
         ValueError: The model is one of pixels, and the data module scales them otherwise or whitens; or ``init_from``
-            does not fit.
+            does not fit; or the images are of another kind than those that the network is for.
     """
     data = find_datamodule(model)
     if field == "pixels" and (getattr(data, "whiten", False) or getattr(data, "normalize", "symmetric") != "symmetric"):
@@ -156,6 +172,10 @@ def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
         if model.init_from is not None:
             check = functools.partial(_fit_start, model, images, field)
             load_initial_weights(model.get_submodule("network"), model.init_from, sizes, check)
+    elif model.network is not None and hasattr(data, "image_shape") and not _evaluates(model):
+        images = find_images(model, field)
+        _check_kind(model, images, field)
+        model.images = images
     if model.network is not None:
         _match_data(model)
 
@@ -193,6 +213,21 @@ def _fit_start(model: Any, images: ImageSpec, field: str, checkpoint: MutableMap
     kept = f"{len(images.classes) - len(new)} of {len(images.classes)} classes keep their rows of the output layer"
     names = textwrap.shorten(", ".join(new), 80, placeholder=" …")
     model.print(f"{kept}; of {names} it starts with the mean row" if new else kept)
+
+
+def _check_kind(model: Any, images: Any, field: str) -> None:
+    """Check that the images of a fit have the channels, values and classes that the network of a model is for."""
+    decisive = {"channels": [each.shape[0] for each in (images, model.images)]}
+    if field == "pixels":
+        decisive["values of a pixel"] = [each.num_values for each in (images, model.images)]
+    if field == "images" or model.hparams.get("conditional"):
+        decisive["classes"] = [", ".join(each.classes) or "none" for each in (images, model.images)]
+    for name, (now, before) in decisive.items():
+        if now != before:
+            raise ValueError(
+                f"the {name} of {images.name}, {textwrap.shorten(str(now), 80)}, are others than the model's, "
+                f"{textwrap.shorten(str(before), 80)}: start another model, with init_from"
+            )
 
 
 def _check_channels(images: ImageSpec, checkpoint: Mapping[str, Any]) -> None:

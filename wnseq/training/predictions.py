@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -13,7 +14,7 @@ __all__ = ["print_predictions"]
 def print_predictions(
     trainer: Trainer, index: int, probabilities: Tensor, labels: Tensor | None, classes: Sequence[str]
 ) -> None:
-    """Print one row for each image of a batch of the data module's test part; nothing for a user's own loader.
+    """Print one row for each image of a batch of the data module's test part; nothing for a user's own loaders.
 
     An image is named by its file, where it has one, else by its number.
 
@@ -24,9 +25,9 @@ def print_predictions(
         labels: The true classes, ``(N,)``; None where they are not known.
         classes: Names of the classes.
     """
-    data = getattr(trainer, "datamodule", None)
-    if data is None:
-        return  # its images have no numbers
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "images"):
+        return  # a user's own, whose images have no numbers
     table = csv.writer(sys.stdout, lineterminator="\n")
     if index == 0 and trainer.is_global_zero:
         table.writerow(["image", *([] if labels is None else ["label"]), "predicted", "probability"])

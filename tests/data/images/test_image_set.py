@@ -12,6 +12,7 @@ from PIL import Image
 from wnseq.data.images.datamodule import ImageDataModule
 from wnseq.data.images.datasets import open_images, open_test
 from wnseq.data.images.image_set import Images, ImageSet, match_images, with_channels
+from wnseq.errors import ShapeError
 
 COLOUR = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (30, 3, 12, 8), dtype=np.uint8))
 
@@ -76,7 +77,9 @@ def test_another_test_part_is_read_whole_and_fits(files: Path) -> None:
         Image.fromarray(COLOUR[0, 0, :6, :6].numpy()).save("others/b/0.png")
         with pytest.raises(ValueError, match=text):
             open_images(**{"name": "mine.npz", "test": "others", **options})
-    with pytest.raises(ValueError, match=r"resize is for images of your own; digits has one size. Use size"):
+    with pytest.raises(
+        ValueError, match=r"resize is for images of your own; digits has one size, 8 x 8, got \d+. Use size"
+    ):
         open_images("digits", resize=4)
 
 
@@ -105,13 +108,15 @@ def test_after_an_evaluation_a_fit_has_the_images_of_the_options(files: Path) ->
 
 
 def test_a_fit_after_a_test_of_images_alone_reads_the_others(files: Path) -> None:
-    data = ImageDataModule("mine.npz", test="others", resize=6, batch_size=1)
-    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="test"), global_rank=0, world_size=1)
-    data.setup("test")
-    assert not len(data.images.parts["train"])
-    data.trainer.state.fn = "fit"
-    data.setup("fit")
-    assert len(data.images.parts["train"])
+    for stage, name in (("fit", "fit"), ("validate", "validate"), ("validate", None)):
+        data = ImageDataModule("mine.npz", test="others", resize=6, batch_size=1)
+        data.trainer = SimpleNamespace(state=SimpleNamespace(fn="test"), global_rank=0, world_size=1)
+        data.setup("test")
+        data.setup("predict")
+        assert not len(data.images.parts["train"])
+        data.trainer.state.fn = stage
+        data.setup(name)
+        assert len(data.images.parts["train"]) and len(data.val_dataloader())
 
 
 def test_to_predict_images_the_training_ones_may_be_gone(tmp_path: Path) -> None:
@@ -143,6 +148,10 @@ def test_an_evaluation_prepares_images_as_the_model_s_were(files: Path) -> None:
     grey.setup("test")
     with pytest.raises(ValueError, match=r"mine.npz has 1 channels, the training images 3: --data.channels 3"):
         grey.match(256, ("a", "b"), state)
+    smaller = ImageDataModule("mine.npz", resize=5)
+    smaller.setup("test")
+    with pytest.raises(ShapeError, match=r"training images' 108 entries, got images of 3 x 5 x 5: --data.resize 6"):
+        smaller.match(256, ("a", "b"), state)
 
 
 def test_a_checkpoint_keeps_the_options_with_paths_in_full(files: Path) -> None:

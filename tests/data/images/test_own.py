@@ -1,7 +1,6 @@
 import gzip
 import re
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +78,16 @@ def test_a_file_that_fills_the_memory_is_refused(tmp_path: Path, monkeypatch: py
 # ---- idx
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize(("ending", "other"), [("", ""), (".gz", ".gz"), ("", ".gz"), (".gz", "")])
 @pytest.mark.parametrize("test", ["test", "t10k", None])
-def test_idx_files_of_any_size_and_classes(tmp_path: Path, ending: str, test: str | None) -> None:
-    pack: Callable[[bytes], bytes] = gzip.compress if ending else bytes
-    for part, count in (("train", 6), *([(test, 4)] if test else [])):
+def test_idx_files_of_any_size_and_classes(tmp_path: Path, ending: str, other: str, test: str | None) -> None:
+    def write(path: str, content: bytes) -> None:
+        Path(path).write_bytes(gzip.compress(content) if path.endswith(".gz") else content)
+
+    for part, count, mark in (("train", 6, ending), *([(test, 4, other)] if test else [])):
         stem = tmp_path / f"emnist-letters-{part}"
-        Path(f"{stem}-images-idx3-ubyte{ending}").write_bytes(pack(idx(IMAGES[:count])))
-        Path(f"{stem}-labels-idx1-ubyte{ending}").write_bytes(pack(idx(LABELS[:count])))
+        write(f"{stem}-images-idx3-ubyte{mark}", idx(IMAGES[:count]))
+        write(f"{stem}-labels-idx1-ubyte{other}", idx(LABELS[:count]))
     for path in (tmp_path, tmp_path / f"emnist-letters-train-images-idx3-ubyte{ending}"):
         own = read_own(path)
         assert own.classes == ("1", "3", "26")

@@ -332,6 +332,8 @@ def test_an_average_that_waits_resumes_to_the_bit(step: int, folder: Path) -> No
 def test_a_trigger_that_is_not_logged_is_refused() -> None:
     with pytest.raises(ValueError, match="the validation has no metric 'val/missing' to begin by"):
         fit([PolyakAverage(math.inf, trigger="val/missing")])
+    with pytest.raises(ValueError, match="by which the average begins, needs a validation"):
+        fit([PolyakAverage(math.inf, trigger="val/own")], limit_val_batches=0)
     with pytest.raises(ValueError, match="patience must be at least 1, got 0"):
         PolyakAverage(math.inf, trigger="val/loss", patience=0)
 

@@ -165,7 +165,7 @@ class ImageDataModule(LightningDataModule):
         """
         if stage == "fit":
             self.position.reset()  # Lightning loads the position of a resumed run after this
-        if hasattr(self, "images") and (stage != "fit" or len(self._own[0].parts["train"])):
+        if hasattr(self, "images") and (stage in ("test", "predict") or len(self._own[0].parts["train"])):
             if stage == "fit" and self.images is not self._own[0]:  # an evaluation has made them another model's
                 self._prepare(*self._own)
             return

@@ -101,9 +101,13 @@ def open_images(
         FileNotFoundError: A file is missing, or scikit-learn, which holds that of digits.
     """
     check_dataset(name)
-    if name in SETS and resize is not None and test is None:
-        raise ValueError(f"resize is for images of your own; {name} has one size. Use size to enlarge it.")
     images = _open_standard(name, root, val_size) if name in SETS else _open_own(name, val_size, resize, test is None)
+    height, width = images.parts["test"].pixels.shape[2:]
+    if name in SETS and test is None and resize not in (None, height):
+        raise ValueError(
+            f"resize is for images of your own; {name} has one size, {height} x {width}, got {resize}. Use size to "
+            "enlarge it, and --data.resize null where a checkpoint was trained with it."
+        )
     images = with_channels(images, channels)
     if test is None:
         return images

@@ -64,16 +64,22 @@ def read_own(path: Path, resize: int | None = None) -> OwnImages:
 def _idx(path: Path, resize: int | None) -> OwnImages:
     pairs = {"train": path}
     for word in TEST:
-        other = path.with_name(path.name.replace("train", word))
-        if other != path and other.is_file():
+        other = _find(path.with_name(path.name.replace("train", word)))
+        if other is not None and other != path:
             pairs["test"] = other
     pixels, labels = {}, {}
     for part, file in pairs.items():
         pixels[part] = _resized(read_idx(file, 3)[:, None], resize)
-        beside = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
-        if beside != file and beside.is_file():
+        beside = _find(file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1")))
+        if beside is not None and beside != file:
             labels[part] = read_idx(beside, 1)
     return _checked(path, pixels, labels)
+
+
+def _find(path: Path) -> Path | None:
+    """Return the file of a name, gzipped or not; None if there is neither."""
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    return next((each for each in (path, plain, path.with_name(f"{plain.name}.gz")) if each.is_file()), None)
 
 
 def _npz(path: Path, resize: int | None) -> OwnImages:

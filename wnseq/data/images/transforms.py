@@ -1,5 +1,6 @@
 """Pixels to what a network sees: scaled, whitened, enlarged. A checkpoint holds the parameters."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -42,7 +43,19 @@ class Whitening:
     matrix: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the whitened images."""
+        """Return the whitened images.
+
+        Raises:
+            ShapeError: They have another number of entries than the training images.
+        """
+        entries, shape = len(self.mean), tuple(images.shape[1:])
+        if math.prod(shape) != entries:
+            size = math.isqrt(entries // shape[0])
+            hint = f": --data.resize {size} for images of your own" if shape[0] * size**2 == entries else ""
+            raise ShapeError(
+                f"the whitening is of the training images' {entries:,} entries, got images of "
+                f"{' x '.join(map(str, shape))}{hint}"
+            )
         mean, matrix = self.mean.to(images), self.matrix.to(images)
         white = torch.empty_like(images)
         for first in range(0, len(images), CHUNK):

@@ -40,10 +40,9 @@ class PolyakAverage(Callback):
 
     Raises:
         ValueError: The memory is not greater than 0, its unit is unknown, or patience is less than 1. The validation
-            has no metric of the trigger's name. A checkpoint callback has
-            ``save_weights_only``, with which Lightning calls no callback. A parameter is sharded, or not in the state
-            dict under its own name, so that no checkpoint could hold its average. The memory is in epochs and the
-            loader has no length.
+            has no metric of the trigger's name, or there is none. A checkpoint callback has ``save_weights_only``, with
+            which Lightning calls no callback. A parameter is sharded, or not in the state dict under its own name, so
+            that no checkpoint could hold its average. The memory is in epochs and the loader has no length.
 
     Note:
         Lightning's WeightAveraging (2.6) evaluates ``test(ckpt_path=…)`` with the weights before averaging, leaves the
@@ -104,6 +103,11 @@ class PolyakAverage(Callback):
                     f"PolyakAverage: the parameter {name} is sharded, or not in the state dict under its own name, so "
                     "no checkpoint could hold its average; leave the average out, or train with --trainer.strategy ddp"
                 )
+        if self._waits and not trainer.enable_validation:
+            raise ValueError(
+                f"PolyakAverage: {self.trigger}, by which the average begins, needs a validation: loaders, and "
+                "limit_val_batches not 0"
+            )
         epoch = trainer.num_training_batches / trainer.accumulate_grad_batches
         if self.unit == "epochs" and math.isinf(epoch):
             raise ValueError(

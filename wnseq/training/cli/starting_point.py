@@ -136,7 +136,7 @@ def find_start(
         runs: Folder of the recipe's runs, for the words ``best`` and ``last``.
         recipe: Name of the recipe.
         model_class: Class of its model: ``lent_by`` has the other recipes that ``init_from`` may be of,
-            ``resume_may_change`` the hyper-parameters that take effect in a resumed run.
+            ``resume_may_change`` the hyper-parameters that take effect in a resumed run; see also ``lent_arguments``.
         given: Options of a ``fit`` that it has by itself: ``last`` is that of a run that was started with them.
         resumed_run: Folder of the run of ``--resume``.
 
@@ -160,7 +160,8 @@ def find_start(
         raise ValueError(f"{path} has no state of an optimiser, so that no run goes on from it. {way_on}")
     lends = not resumed and info.get("recipe") in getattr(model_class, "lent_by", {})
     check_checkpoint(checkpoint, info["recipe"] if lends else recipe, str(path))
-    hparams = lent_arguments(model_class, checkpoint, resumed)  # those of another program mean something else
+    own = {name: value for name, value in known.items() if f"model.{name}" in given}
+    hparams = lent_arguments(model_class, checkpoint, own, resumed)  # those of another program mean something else
     check_hyper_parameters(path, hparams, known=known)
     if resumed and given and run is None:
         run = run_of_checkpoint(path, runs)

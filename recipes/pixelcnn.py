@@ -438,7 +438,7 @@ def draw(
     """
     channels, height, width = network.shape
     images = torch.zeros(len(uniform), channels, height, width, dtype=torch.long, device=uniform.device)
-    with torch.autocast(uniform.device.type, enabled=False):  # which leaves products into given memory out
+    with torch.autocast(uniform.device.type, enabled=False):  # which does not cast what `addmm` writes into
         steps = sampler(network, len(uniform), label)
         for row in tqdm(range(height), "rows", leave=False, disable=None):
             steps.begin(row)

@@ -28,7 +28,7 @@ class CarriedStates(dict[str, State]):
         self._restored.discard(stage)
         self[stage] = (state[0].detach(), state[1].detach()) if isinstance(state, tuple) else state.detach()
 
-    def carried(self, model: LightningModule, stage: str, batch: Any, own: torch.dtype | None = None) -> State | None:
+    def carried(self, model: LightningModule, stage: str, batch: Any, precision: Any = None) -> State | None:
         """Return the state that a batch begins with, on the model's device; None for zeros.
 
         It is the one that the batch before left, unless this one resets it or has other streams. That of a checkpoint
@@ -38,7 +38,7 @@ class CarriedStates(dict[str, State]):
             model: The model, which says on the screen that the streams are others.
             stage: What the state is of, as ``train``.
             batch: A ``TextBatch``.
-            own: Precision of what reads it; None for the model's.
+            precision: Dtype of what reads it; None for the model's.
         """
         if batch.reset_state or (state := self.get(stage)) is None:
             return None
@@ -46,7 +46,7 @@ class CarriedStates(dict[str, State]):
         if (kept := parts[0].shape[1]) != (streams := batch.inputs.shape[1]):
             model.print(f"the state carried so far has {kept} streams, this batch {streams}: starting from zero")
             return None
-        dtype, own = parts[0].dtype, own or cast("torch.dtype", model.dtype)
+        dtype, own = parts[0].dtype, cast("torch.dtype", precision or model.dtype)
         if stage in self._restored and not (  # autocast takes a state of its own dtype or of the weights'
             torch.is_autocast_enabled(model.device.type) and dtype.itemsize <= own.itemsize
         ):

@@ -238,7 +238,7 @@ class LabelledTextDataModule(LightningDataModule):
         Raises:
             FileNotFoundError: The checkpoint's table is not there any more.
         """
-        alone = (MEASURED.get(subcommand) or "test") in given and subcommand != "fit"
+        alone = {**MEASURED, "predict": "test"}.get(subcommand) in given
         if "dataset" in given or (subcommand == "predict" and "predict" in given):
             own: Collection[str] = WHICH
         else:

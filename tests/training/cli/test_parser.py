@@ -1,11 +1,14 @@
 """A wrong option is answered by one line."""
 
+import inspect
 import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
+from lightning.pytorch import callbacks
 
 from wnseq.training.cli.parser import SYNONYMS
 
@@ -141,3 +144,22 @@ def test_a_wrong_option_in_a_short_spelt_file_names_its_place(here: Path, fails:
     Path("run.yaml").write_text("model: {\n")
     for words in (["-c", "run.yaml"], ["--config=run.yaml"]):
         assert "run.yaml is not YAML, line 2, column 1" in fails(1, *words)
+
+
+def test_the_defaults_of_lightning_s_callbacks_can_be_read_again(
+    here: Path, main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, printed = ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"], list[str]()
+    for name in set(callbacks.__all__) - {"BaseFinetuning", "Callback", "Checkpoint"}:  # bases
+        arguments = inspect.signature(getattr(callbacks, name)).parameters.values()
+        if not any(each.default is each.empty and each.kind == each.POSITIONAL_OR_KEYWORD for each in arguments):
+            words.append(f"--trainer.callbacks+={name}")
+    for source in (words, ["--config=all.yaml"]):
+        with pytest.raises(SystemExit) as end:
+            main(*source, "--print_config")
+        assert not end.value.code, capsys.readouterr().err
+        printed.append(capsys.readouterr().out)
+        Path("all.yaml").write_text(printed[0])
+    assert all(f".{word.partition('+=')[2]}\n" in printed[0] for word in words if "+=" in word) and len(words) > 15
+    assert "Unable to serialize" not in printed[0]
+    assert yaml.safe_load(printed[0]) == yaml.safe_load(printed[1])

@@ -4,10 +4,13 @@ import inspect
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
+import torch
 import yaml  # type: ignore[import-untyped]
+from jsonargparse.typing import register_type
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
@@ -31,6 +34,11 @@ SYNONYMS = {
     "lr": "learning_rate", "seed": "seed_everything", "wd": "weight_decay",
 }  # fmt: skip
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+# so that a run's config.yaml holds the defaults of StochasticWeightAveraging and Timer in words that can be read again
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
+register_type(torch.device, str, torch.device, (ValueError, TypeError, RuntimeError), fail_already_registered=False)
 
 
 class _Mistake(Exception):

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,25 @@ def test_a_teacher_is_no_part_of_the_model(teacher: LanguageModel, tmp_path: Pat
     model.eval()
     plain = built().eval()
     assert torch.equal(model._step(batch(0, True), "val")[0], plain._step(batch(0, True), "val")[0])
+
+
+def test_a_resumed_run_has_the_teacher_that_it_had(teacher: LanguageModel, tmp_path: Path) -> None:
+    model, path = built(), str(tmp_path / "teacher.ckpt")
+    Teacher(model, path)
+    Teacher(model, path)  # as a second fit
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"), global_rank=0, world_size=1, interrupted=False)
+    trainer.strategy = SimpleNamespace(broadcast=lambda value, src: value)
+    saved, resumed = model.states.gather(trainer), built()
+    resumed._trainer = trainer
+    resumed.states.restore(resumed, saved)
+    resumed._trainer = None
+    Teacher(resumed, path)
+    with torch.no_grad():
+        next(teacher.parameters())[0, 0] += 1e-3
+    save(teacher, tmp_path / "teacher.ckpt")
+    with pytest.raises(ValueError, match=r"teacher\.ckpt has other weights than the teacher of the run to be resumed"):
+        Teacher(resumed, path)
+    Teacher(built(), path)
 
 
 def test_a_teacher_that_does_not_fit_is_refused(teacher: LanguageModel, tmp_path: Path) -> None:

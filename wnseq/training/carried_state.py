@@ -22,6 +22,7 @@ class CarriedStates(dict[str, State]):
     def __init__(self, **states: State) -> None:
         super().__init__(states)
         self._restored: set[str] = set()  # stages of a state that may have been computed in another precision
+        self.teacher_sha256: str | None = None  # of the weights that the state of the stage teacher is computed by
 
     def carry(self, stage: str, state: State) -> None:
         """Keep the state after a batch, without its graph."""
@@ -53,12 +54,12 @@ class CarriedStates(dict[str, State]):
             dtype = own
         return _state([part.to(model.device, dtype) for part in parts])
 
-    def gather(self, trainer: Trainer) -> dict[str, list[Tensor] | None]:
+    def gather(self, trainer: Trainer) -> dict[str, Any]:
         """Return the states of training, of the streams of all processes in their order, for a checkpoint.
 
         One is empty before the first batch, and None where the other processes may not answer.
         """
-        found = {}
+        found: dict[str, Any] = {} if self.teacher_sha256 is None else {"teacher_sha256": self.teacher_sha256}
         for stage, key in TRAINING.items():
             if stage == "train" or stage in self:
                 state: Any = self.get(stage, ())
@@ -72,6 +73,7 @@ class CarriedStates(dict[str, State]):
         trainer = find_trainer(model)
         if trainer is None or trainer.state.fn != "fit":
             return
+        self.teacher_sha256 = checkpoint.get("teacher_sha256")
         for stage, key in TRAINING.items():
             self.pop(stage, None)  # a tuner's
             saved = checkpoint.get(key, ())

@@ -1,9 +1,10 @@
 """The teacher of a language model that learns to predict as another one does."""
 
+from hashlib import sha256
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wnseq.distillation import distillation_loss
 from wnseq.training.reading import check_direction
@@ -23,7 +24,8 @@ class Teacher:
         nats: Mean cross-entropy of the targets of the last batch, of the model that learns.
 
     Raises:
-        ValueError: It has another tokenizer, or reads the other way; the softmax of the model is chunked.
+        ValueError: It has another tokenizer, or reads the other way; the softmax of the model is chunked; a resumed run
+            had a teacher of other weights.
     """
 
     def __init__(self, model: Any, path: str) -> None:
@@ -38,6 +40,12 @@ class Teacher:
         check_direction(teacher.reads_backward, model.reads_backward, f"distill_from {path}")
         self.nats = torch.tensor(torch.nan)
         network = teacher.network.eval()
+        before, model.states.teacher_sha256 = model.states.teacher_sha256, _sha256(network)
+        if before not in (None, model.states.teacher_sha256):
+            raise ValueError(
+                f"distill_from {path} has other weights than the teacher of the run to be resumed: give the file as it "
+                "was, or start a new run, with init_from"
+            )
         self._dtype = teacher.dtype  # whatever the precision of the model that learns
         with torch.no_grad():
             self._step = network.bind()
@@ -52,3 +60,12 @@ class Teacher:
         model.states.carry("teacher", state)
         loss, self.nats = distillation_loss(logits, aim, batch.targets)
         return loss
+
+
+def _sha256(network: nn.Module) -> str:
+    """Return a hash of all weights."""
+    digest = sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -190,7 +190,10 @@ class TextClassifier(CheckedLoading, LightningModule):
     def _start(self) -> None:
         """Load all weights of ``init_from``, or those of its encoder, where it has another head or none."""
         loaded = checkpoint_files.load(Path(self.init_from))
-        backward = loaded.get("wnseq", {}).get("data", {}).get("backward", self.network.backward)  # of a language model
+        info = loaded.get("wnseq", {})
+        backward = info.get("data", {}).get("backward", self.network.backward)  # of a language model
+        if info.get("recipe") == "text_classifier":
+            backward = bool(loaded["hyper_parameters"].get("backward"))
         if self.hparams.backward not in (None, backward):
             raise ValueError(f"{self.init_from} reads the other way: leave --model.backward out")
         self.hparams.backward = self.network.backward = backward
@@ -494,7 +497,12 @@ def classify(checkpoint: str | Path, texts: Sequence[str], average_with: str | P
     """Compute the classes' probabilities, ``(N, classes)``, of texts by a checkpoint alone, or the mean of two.
 
     A text is cut to the ``max_tokens`` of the checkpoint's data, as in its training and its test.
+
+    Raises:
+        TypeError: The texts are one string.
     """
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of texts, got a string: give [text]")
     model = TextClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     model.average_with = average_with
     tokens, lengths = pad_texts(texts, model.tokenizer)

@@ -172,6 +172,8 @@ def test_a_run_learns_tells_its_mistakes_and_classifies_from_its_checkpoint(caps
     probabilities = classify(best, texts)
     assert [float(row[1]) for row in rows[1:]] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-4)
     assert [("bad", "good")[index] for index in probabilities.argmax(1).tolist()] == [row[0] for row in rows[1:]]
+    with pytest.raises(TypeError, match="texts must be a list of texts, got a string"):
+        classify(best, "a great film")
 
     # a long text is cut as in training
     text = "a great film " * 20
@@ -366,6 +368,16 @@ def test_a_backward_encoder_is_averaged_with_a_forward_one(capsys):
         with pytest.raises(SystemExit):
             run(arguments)
         assert text in capsys.readouterr().err
+
+
+def test_a_classifier_that_goes_on_reads_the_way_it_did():
+    main([*SMALL, "--trainer.max_steps=1", "--model.backward=true"])
+    data, path = LabelledTextDataModule("texts.csv", tokenizer=str(newest())), str(newest())
+    trainer = Trainer(max_epochs=0, **QUIET)
+    trainer.fit(kept := TextClassifier(init_from=path), data)
+    assert kept.network.backward
+    with pytest.raises(ValueError, match=r"reads the other way: leave --model\.backward out"):
+        trainer.fit(TextClassifier(init_from=path, backward=False), data)
 
 
 def test_a_classifier_goes_on_from_its_head_where_the_classes_are_the_same():

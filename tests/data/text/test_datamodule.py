@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from wnseq.data.text import datamodule as module
-from wnseq.data.text.bptt import IGNORE, TextBatch
+from wnseq.data.text.bptt import IGNORE, TextBatch, text_batches
 from wnseq.data.text.datamodule import TextDataModule
-from wnseq.data.text.tokenizer import KINDS, WordTokenizer
+from wnseq.data.text.tokenizer import KINDS, ByteTokenizer, WordTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 
@@ -61,6 +61,22 @@ def test_documents_are_wanted_of_a_text_that_has_them(tmp_path: Path) -> None:
     assert data.checkpoint_options()["documents"] and data.resume_settings()["documents"]
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         assert all(batch.reset is not None for batch in loader)
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_documents_that_end_in_carriage_returns_are_refused(tmp_path: Path, end: str) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(f"a document{end}of lines{end}{end}".encode() * 400)
+    with pytest.raises(ValueError, match=r"The train part of corpus .* has lines that end in a carriage return"):
+        prepared(str(lines), "char", documents=True)
+    data = TextDataModule(TEXT, "byte", test=str(lines), eval_batch_size=1, documents=True)
+    with pytest.raises(ValueError, match=r"The test part of corpus .* has lines that end in a carriage return"):
+        data.setup("test")
+    with pytest.raises(ValueError, match="a text of documents must have lines that end in"):
+        text_batches(f"a{end}{end}b", ByteTokenizer(), documents=True)
+    text_batches(f"a{end}{end}b", ByteTokenizer())
+    if end == "\r\n":
+        assert ", 402 documents\n" in prepared(str(lines), "word", documents=True).describe()
 
 
 def test_documents_need_the_end_of_a_line_in_whatever_is_measured(tmp_path: Path) -> None:

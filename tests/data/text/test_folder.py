@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from wnseq.data.text.corpora import open_corpus
 from wnseq.data.text.folder import find_files
 
 
@@ -75,6 +76,23 @@ def test_a_title_is_not_a_part(tmp_path: Path, title: str) -> None:
 def test_parts_that_are_not_clear_are_refused(tmp_path: Path, names: list[str], text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         find_files(made(tmp_path, *names))
+
+
+def test_a_part_of_its_own_in_the_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path / "all", "a.txt", "b.txt", "sub/c.txt", "sub/d.txt", "test.txt")
+    monkeypatch.chdir(tmp_path)
+    files = find_files(Path("all"), given={"val": "all/b.txt", "test": str(tmp_path / "all/sub")})
+    assert files.read == {"": [Path("all/a.txt"), Path("all/test.txt")]}
+    assert files.describe(Path("all")) == (
+        "files: a.txt, test.txt; not read: b.txt (the val part); not read: sub/c.txt, sub/d.txt (the test part)"
+    )
+    for part in (tmp_path / "all", "all/../all"):
+        with pytest.raises(ValueError, match=r"all would be trained on and measured: it is in --data\.test .*all, too"):
+            open_corpus("all", given={"test": str(part)})
+    with pytest.raises(ValueError, match=r"a\.txt would be trained on and measured"):
+        open_corpus("all/a.txt", given={"val": "all"})
+    found = open_corpus("all", given={"val": "all/b.txt", "test": "all/sub"})
+    assert found.parts["train"].read().decode().split() == ["a.txt", "test.txt"]
 
 
 def test_empty_files_are_not_read(tmp_path: Path) -> None:

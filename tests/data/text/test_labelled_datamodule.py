@@ -78,6 +78,17 @@ def test_a_line_to_classify_ends_where_a_line_of_the_file_ends(source: str, monk
     assert found == ["one\u2028still\x0cthe\x85first", "second", "third", "fourth\x1c\x0b\u2029"]
 
 
+def test_lines_in_another_encoding() -> None:
+    Path("lines.txt").write_text("café\nü\n", "cp1252")
+    for encoding in ("cp1252", "auto"):
+        data = LabelledTextDataModule(tokenizer="byte", predict="lines.txt", encoding=encoding)
+        with pytest.raises(ValueError, match="predict needs the path of a checkpoint as tokenizer"):
+            data.setup("predict")
+        assert [row.text for row in data.rows["predict"]] == ["café", "ü"]
+    with pytest.raises(ValueError, match="convert standard input to UTF-8 first"):
+        read_lines("-", "cp1252")
+
+
 def test_classes_of_a_model_number_the_labels() -> None:
     data = make()
     before = torch.cat([batch.labels for batch in data.predict_dataloader()])

@@ -41,12 +41,16 @@ def test_a_csv_keeps_quotes_line_breaks_and_empty_texts(table: Any, tmp_path: Pa
     ("name", "content", "options", "found"),
     [
         ("semicolons.csv", "text;label\na, b;1\n", {}, [("a, b", "1")]),
+        ("inside.csv", '"wow; great; nice",1\n"bad, bad",0\n', {"text": "1", "label": "2"},
+         [("wow; great; nice", "1"), ("bad, bad", "0")]),
+        ("commas.csv", '"a, b, c";1\n', {"text": "1", "label": "2"}, [("a, b, c", "1")]),
+        ("blanks.csv", 'text, label\n"a, b", "1"\nc, 0\n', {}, [("a, b", "1"), ("c", "0")]),
         ("bare.csv", '"1","T, t","d"\n', {"text": "2,3", "label": "1"}, [("T, t d", "1")]),
         ("quotes.tsv", 'label\tcontent\n0\t"odd\n', {"text": "sentence|content"}, [('"odd', "0")]),
         ("a,b.csv", '"a,b",label\nx,y\n', {"text": "a,b"}, [("x", "y")]),
         ("lines.jsonl", '{"text": "a\\nb", "label": 1.0}\n\n{"label": true, "text": "\\ud800"}\n', {},
          [("a\nb", "1"), ("?", "true")]),
-        ("none.jsonl", '{"text": "a", "label": null}\n', {}, [("a", None)]),
+        ("none.jsonl", '{"text": "a", "label": null}\n{"text": "b", "label": NaN}\n', {}, [("a", None), ("b", None)]),
         ("latin.csv", "text,label\ncafé,ü\n".encode("cp1252"), {"encoding": "cp1252"}, [("café", "ü")]),
         ("utf16.tsv", "text\tlabel\ncafé\tü\n".encode("utf-16"), {"encoding": "utf-16"}, [("café", "ü")]),
     ],
@@ -95,6 +99,7 @@ def test_a_missing_one_is_named() -> None:
 
 def test_labels_of_numbers_are_one_however_written() -> None:
     assert {clean_label(label) for label in (1, 1.0, "1", " 1.00 ")} == {"1"}
+    assert {clean_label(label) for label in (0, -0.0, "-0", "0.0")} == {"0"}
     assert clean_label("-2.0") == "-2" and clean_label("1.5") == "1.5" and clean_label(" ") is None
 
 

@@ -127,6 +127,21 @@ def test_an_old_file_keeps_its_views_and_a_cut_one_is_refused(tmp_path, monkeypa
         respell(cut, tmp_path / "other.pt", "plain")
 
 
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_parts_of_a_flat_buffer_are_written_alone(tmp_path, form, old):
+    flat = torch.randn(100)
+    entries = {"weight_g": flat[40:48].view(8, 1), "weight_v": flat[:40].view(8, 5), "bias": flat[48:56]}
+    torch.save(entries, tmp_path / "in.pt", _use_new_zipfile_serialization=not old)
+    main(["checkpoint", str(tmp_path / "in.pt"), str(tmp_path / "out.pt"), "--form", form])
+    found = torch.load(tmp_path / "out.pt", weights_only=True)
+    layer = WNLinear(5, 8)
+    layer.load_state_dict(found)
+    expected = torch._weight_norm(entries["weight_v"], entries["weight_g"], 0)
+    torch.testing.assert_close(layer.compose_weights()["weight"], expected)
+    assert torch.equal(layer.bias, entries["bias"])
+
+
 def test_state_dicts_at_any_depth_and_what_no_longer_fits(tmp_path, capsys):
     model = network()
     optimizer = torch.optim.Adam(model.parameters())

@@ -52,6 +52,9 @@ def _ids(tokens: Ids, places: npt.NDArray[np.int64], start: int) -> npt.NDArray[
     return ids
 
 
+BLANK_LINES_UNSEEN = ("\r\n\r\n", "\r\r")  # but by words
+
+
 def ends_blank_line(before: Any, ids: Any, end: int) -> Any:
     """Return True where an id ends a blank line: the input before a document, as ``start`` is that before a text.
 
@@ -273,7 +276,9 @@ def text_batches(
     """Return a text in memory as the batches of one stream, every token a target once, and its sizes.
 
     Raises:
-        ValueError: The text has no token.
+        ValueError: The text has no token, or with ``documents`` blank lines that end in a carriage return.
     """
+    if documents and tokenizer.kind != "word" and any(line in text for line in BLANK_LINES_UNSEEN):
+        raise ValueError("a text of documents must have lines that end in \\n, got carriage returns: replace them")
     split = encode_text(text, tokenizer)
     return StreamLoader(Streams(split.tokens, 1, tokenizer.start, documents=documents), bptt), split.counts

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from wnseq.data._download import fetch, unpack
 from wnseq.data._files import cache_folder, data_root
 from wnseq.data.text.decoding import AUTO, check_encoding, detect_encoding
-from wnseq.data.text.folder import find_files
+from wnseq.data.text.folder import find_files, is_within
 from wnseq.data.text.labelled import EMBEDDED as LABELLED
 from wnseq.data.text.labelled import SETS, open_labelled
 from wnseq.data.text.stream import Text
@@ -243,9 +243,11 @@ def open_corpus(
 
 
 def _own(
-    path: Path, encoding: str | None, field: str | None, cut: str, given: Collection[str]
+    path: Path, encoding: str | None, field: str | None, cut: str, given: Mapping[str, str]
 ) -> tuple[dict[str, Text], str]:
     """Return the parts of a file or folder that are not given otherwise, and a line about its files."""
+    if part := next((part for part, other in given.items() if is_within(path, other)), None):
+        raise ValueError(f"{path} would be trained on and measured: it is in --data.{part} {given[part]}, too.")
     if path.is_dir():
         files = find_files(path, field, given)
         read = {part: _joined(each, encoding, field) for part, each in files.read.items()}

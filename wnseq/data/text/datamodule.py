@@ -221,7 +221,7 @@ class TextDataModule(LightningDataModule):
         if train is not None:
             self._check_length("train", train, self._num_streams(), self.bptt)
         if self.documents and self.tokenizer is not None:
-            check_documents(self.corpus, self.tokenizer, None if train is None else train.tokens)
+            check_documents(self.corpus, self.tokenizer, None if train is None else train.tokens, self.text.parts)
         for part in wanted[-2:]:
             self._check_length(part, splits[part], 1 if self.eval_reset_state else self.eval_batch_size, 1)
         self.splits = splits

@@ -7,9 +7,10 @@ test they are these parts, else the text is cut.
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from wnseq.data.text.jsonl import is_jsonl
 
@@ -40,13 +41,16 @@ class FolderFiles:
         return f"files: {read}" + "".join(f"; not read: {names} ({why})" for why, names in left.items())
 
 
-def find_files(folder: Path, field: str | None = None, given: Collection[str] = (), whole: bool = False) -> FolderFiles:
+def find_files(
+    folder: Path, field: str | None = None, given: Mapping[str, str] = MappingProxyType({}), whole: bool = False
+) -> FolderFiles:
     """Return the files of a folder that are a corpus.
 
     Args:
         folder: The folder.
         field: Key of the text in JSON lines, which are read with it alone.
-        given: Parts that come from elsewhere, so that no name has to say them.
+        given: Parts that are a file or folder of their own → its path; no name has to say them, and what of it lies in
+            the folder is not read.
         whole: Whether the folder is one part, whatever the names say.
 
     Raises:
@@ -56,7 +60,10 @@ def find_files(folder: Path, field: str | None = None, given: Collection[str] = 
     texts: list[Path] = []
     left: dict[Path, str] = {}
     for path in _walk(folder):
-        if not path.is_file() or not _is_text(path):
+        part = next((part for part, own in given.items() if is_within(path, own)), None)
+        if part is not None:
+            left[path] = f"the {part} part"
+        elif not path.is_file() or not _is_text(path):
             left[path] = NO_TEXT
         elif is_jsonl(path) and field is None:
             left[path] = NO_FIELD
@@ -92,6 +99,12 @@ def find_files(folder: Path, field: str | None = None, given: Collection[str] = 
     left |= {path: f"--data.{part} is given" for part in given for path in named[part]}
     read = {part: files for part, files in named.items() if files and part not in given}
     return FolderFiles(read, dict(sorted(left.items())))
+
+
+def is_within(path: Path, other: str | Path) -> bool:
+    """Return True if a path is another one, or lies in it."""
+    resolved, whole = path.resolve(), Path(other).expanduser().resolve()
+    return resolved == whole or whole in resolved.parents
 
 
 def _is_text(path: Path) -> bool:

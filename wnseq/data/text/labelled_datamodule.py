@@ -37,8 +37,8 @@ class LabelledTextDataModule(LightningDataModule):
         label: Column of the label in a table of yours.
         val: Path of a table that is the validation part.
         test: Path of a table that is the test part.
-        predict: Path of a UTF-8 file with a text in each line, which predict classifies instead of the test part, or -
-            for the lines of standard input.
+        predict: Path of a file with a text in each line, which predict classifies instead of the test part, or - for
+            the lines of standard input.
         tokenizer: word, subword, bpe, char or byte, trained on the training part, or the path of a checkpoint with a
             tokenizer; default subword.
         vocabulary_size: Entries at most, the most frequent; default all words or characters, 2000 subwords.
@@ -47,7 +47,7 @@ class LabelledTextDataModule(LightningDataModule):
         min_count: Times that a word or character must be in the training part to be an entry.
         max_tokens: Tokens of a text that are read; a longer one is cut.
         root: Folder of the sets; default $WNSEQ_DATA, else ./data.
-        encoding: Encoding of your tables, e.g. cp1252, utf-16 or gb18030, or auto to recognise it; default UTF-8.
+        encoding: Encoding of your files, e.g. cp1252, utf-16 or gb18030, or auto to recognise it; default UTF-8.
         batch_size: Texts in a training step, by each process.
         eval_batch_size: Texts at once in validation, test and prediction; it changes the speed alone.
         seed: Seed of the order of the texts.
@@ -143,7 +143,7 @@ class LabelledTextDataModule(LightningDataModule):
         part = self.predicted_part if stage == "predict" else MEASURED.get(stage or "", "")
         has_tokenizer = self.tokenizer is not None or self.tokenizer_source not in KINDS
         if stage == "predict" and self.predict is not None:
-            self.rows[part] = read_lines(self.predict)
+            self.rows[part] = read_lines(self.predict, self.encoding)
         elif self.opened is None and part in self.given and has_tokenizer:
             self.rows[part] = read_table(self.given[part], self.text, self.label, self.encoding)
         elif self.opened is None:
@@ -321,18 +321,24 @@ class LabelledTextDataModule(LightningDataModule):
         return self.opened, self.tokenizer
 
 
-def read_lines(path: str) -> list[Row]:
-    r"""Return the lines of a UTF-8 file, or of standard input (``-``), as texts without labels.
+def read_lines(path: str, encoding: str | None = None) -> list[Row]:
+    r"""Return the lines of a file, or of standard input (``-``), as texts without labels.
 
     They end in ``\n``, ``\r\n`` or ``\r``; a form feed or U+2028 is a character of its line.
 
+    Args:
+        path: The file.
+        encoding: Its encoding; None for UTF-8, ``auto`` for the one that it is most likely in.
+
     Raises:
-        ValueError: It has no line, or is not UTF-8.
+        ValueError: It has no line, or is in another encoding.
     """
     if path == STANDARD_INPUT:
+        if encoding is not None:
+            raise ValueError("--data.encoding is that of files: convert standard input to UTF-8 first, e.g. by iconv.")
         content = sys.stdin.read().removeprefix("\ufeff")  # a byte order mark, as of a file
     else:
-        source, start = utf8_file(Path(path).expanduser())
+        source, start = utf8_file(Path(path).expanduser(), encoding)
         text = Text.of(source)
         text.check()
         content = text.slice(start, text.size).read().decode()

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from wnseq.data._position import settings_of_part
-from wnseq.data.text.bptt import count_documents
+from wnseq.data.text.bptt import BLANK_LINES_UNSEEN, count_documents
 from wnseq.data.text.corpora import fetch_corpus, is_known, open_corpus
 from wnseq.data.text.decoding import HEAD
 from wnseq.data.text.encoding import Ids
+from wnseq.data.text.stream import Text
 from wnseq.data.text.tokenizer import KINDS, Tokenizer
 from wnseq.data.text.tokenizer_training import SUBWORDS
 
@@ -127,7 +128,7 @@ def evaluation_settings(data: Any) -> dict[str, Any]:
     return settings | settings_of_part(data, "eval_bptt", "eval_batch_size")
 
 
-def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None) -> None:
+def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None, parts: Mapping[str, Text]) -> None:
     """Check that documents can be told apart.
 
     A text that is measured may be a single one.
@@ -136,10 +137,18 @@ def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None) -> Non
         corpus: Name of the corpus.
         tokenizer: The tokenizer.
         train: The training part, where there is training.
+        parts: The text of each part that is read.
 
     Raises:
-        ValueError: The tokenizer has no entry for the end of a line, or the training part has no blank line.
+        ValueError: The tokenizer has no entry for the end of a line; a part has blank lines that end in a carriage
+            return, which is an entry of its own to all tokenizers but those of words; or the training part has none.
     """
+    for part in parts if tokenizer.kind != "word" else ():
+        if _has_returns(parts[part]):
+            raise ValueError(
+                f"The {part} part of corpus {corpus!r} has lines that end in a carriage return, between which no blank "
+                r"line is seen: convert it, e.g. by `sed 's/\r$//' in.txt > out.txt`, or leave out documents."
+            )
     if tokenizer.start == tokenizer.unknown:
         raise ValueError(
             "documents end in a blank line, and the tokenizer has no entry for the end of a line, since its training "
@@ -150,6 +159,17 @@ def check_documents(corpus: str, tokenizer: Tokenizer, train: Ids | None) -> Non
             f"The train part of corpus {corpus!r} has no blank line between documents; leave out documents, or "
             "separate them by an empty line each."
         )
+
+
+def _has_returns(text: Text) -> bool:
+    """Return True if a blank line of a text ends in a carriage return."""
+    before = b""
+    for block in text.blocks():
+        joined = before + block
+        if any(line.encode() in joined for line in BLANK_LINES_UNSEEN):
+            return True
+        before = joined[-3:]
+    return False
 
 
 def check_flags(owner: str, **flags: Any) -> None:

@@ -28,8 +28,8 @@ def read_table(path: str | Path, text: str, label: str, encoding: str | None = N
     """Return the rows of a table.
 
     The ending of its name, before a ``.gz``, says what it is. In a CSV, fields may be quoted and then hold line breaks;
-    it is separated by semicolons if its first line has more of them than commas. In a TSV a quote is a sign like any
-    other. JSON lines have an object each.
+    it is separated by semicolons if its first line has more of them than commas outside of quotes. In a TSV a quote is
+    a sign like any other. JSON lines have an object each.
 
     Args:
         path: The file.
@@ -81,10 +81,11 @@ def clean_label(value: Any) -> str | None:
         >>> clean_label(1.0), clean_label(" good "), clean_label(True), clean_label("")
         ('1', 'good', 'true', None)
     """
-    if value is None:
+    if value is None or value != value:  # NaN, as which Python's json writes what is missing
         return None
     words = str(value).lower() if isinstance(value, bool) else str(value)
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", _clean(words.strip())) or None
+    whole = re.sub(r"^(-?\d+)\.0+$", r"\1", _clean(words.strip()))
+    return whole.removeprefix("-") if whole == "-0" else whole or None
 
 
 def _clean(text: str) -> str:
@@ -94,10 +95,11 @@ def _clean(text: str) -> str:
 def _fields(path: Path, lines: io.TextIOWrapper, name: str, text: str, label: str) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV."""
     first = lines.readline()
-    options: dict[str, Any] = {"strict": True}
+    options: dict[str, Any] = {"strict": True, "skipinitialspace": True}
+    bare = re.sub(r'"(?:[^"]|"")*("|$)', "", first)  # without what is quoted
     if name.endswith(".tsv"):
         options = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    elif first.count(";") > first.count(","):
+    elif bare.count(";") > bare.count(","):
         options["delimiter"] = ";"
     reader = csv.reader(_after(first, lines), **options)
     limit, number = csv.field_size_limit(LONGEST), 1

@@ -124,7 +124,7 @@ class _Plan:
                 continue
             made[key] = torch.empty(like.shape, dtype=like.dtype)  # its memory is never touched
             self.sources[storage_id(made[key].untyped_storage())] = lambda get, key=key: (  # type: ignore[misc]
-                convert({each: get((*path, each)) for each in old})[key].contiguous()
+                convert({each: get((*path, each)) for each in old})[key].clone(memory_format=torch.contiguous_format)
             )
         self.result.renamed.append(([_dotted((*path, key)) for key in old], [_dotted((*path, key)) for key in made]))
         return made

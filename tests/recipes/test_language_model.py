@@ -546,8 +546,9 @@ def test_a_test_of_another_text_is_tuned_on_the_checkpoint_s_own(folder, capsys)
         assert ("tuned on corpus" in said) is bool(text) and "gradients of" not in said
     assert len(chosen[0]) == 5 and chosen[0] == chosen[1]
     assert re.search(r"^tuned on corpus .*/text\.txt \(sha256 .*\), val part: ", said, re.M)
-    main([*tune, "--data.corpus=other.txt", "--data.test=other.txt"])  # a text that the command names is taken
-    assert re.search(r"^tuned on corpus .*/other\.txt \(sha256 .*\), val part: ", capsys.readouterr().out, re.M)
+    (folder / "third.txt").write_text("the scale of a third text is its norm\n" * 30)
+    main([*tune, "--data.corpus=third.txt", "--data.test=other.txt"])  # a text that the command names is taken
+    assert re.search(r"^tuned on corpus .*/third\.txt \(sha256 .*\), val part: ", capsys.readouterr().out, re.M)
     (folder / "text.txt").unlink()
     with pytest.raises(SystemExit):
         main([*tune, "--data.test=other.txt"])

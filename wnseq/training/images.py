@@ -147,7 +147,7 @@ def first_images(data: Any, number: int) -> Any:
         if (images := images + len(batch.images)) >= number:
             break
     parts: Any = [None if part[0] is None else torch.cat(part)[:number] for part in zip(*batches, strict=True)]
-    return batches[0]._make(parts)
+    return type(batches[0])(*parts)
 
 
 def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:

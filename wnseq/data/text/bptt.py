@@ -12,6 +12,7 @@ from wnseq.data.text.encoding import Counts, Ids, encode_text
 from wnseq.data.text.tokenizer import Tokenizer
 
 IGNORE = -100  # a target where nothing is predicted; cross_entropy's default
+BLANK_LINES_UNSEEN = ("\r\n\r\n", "\r\r")  # between documents, by all tokenizers but those of words
 Cuts = Sequence[int] | npt.NDArray[np.int64]
 
 
@@ -50,9 +51,6 @@ def _ids(tokens: Ids, places: npt.NDArray[np.int64], start: int) -> npt.NDArray[
     ids = tokens[np.clip(places, 0, len(tokens) - 1)].astype(np.int64)
     ids[places < 0] = start
     return ids
-
-
-BLANK_LINES_UNSEEN = ("\r\n\r\n", "\r\r")  # but by words
 
 
 def ends_blank_line(before: Any, ids: Any, end: int) -> Any:

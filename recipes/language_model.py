@@ -218,22 +218,21 @@ class LanguageModel(CheckedLoading, RateByLength, ReadsText):
         self.network = Network(len(tokenizer), h.cell, h.norm, *sizes, *rates, h.embedding_norm)
 
     def build_from_data(self) -> None:
-        """Make the network for the tokenizer of the Trainer's data, and start it from ``init_from``."""
+        """Make the network for the tokenizer of the Trainer's data, if there is none; start it from ``init_from``."""
         tokenizer = getattr(data := find_datamodule(self), "tokenizer", None)
-        if tokenizer is None:  # the checkpoint that is about to be loaded has one
-            return
-        self.read_as_data()
-        if self.tokenizer is not None:
-            self.tokenizer.check_same(tokenizer)
-            return
-        if self.hparams.count_start != "none" and self.trainer.state.fn != "fit" and "train" not in data.splits:
-            self.tokenizer = tokenizer  # the checkpoint that is about to be loaded makes the network
-            return
-        self.build(tokenizer)
-        start_from_counts(self, self.hparams.count_start)
-        if self.init_from is not None:
+        if tokenizer is not None:  # else that of build, or of the checkpoint that is about to be loaded
+            self.read_as_data()
+            if self.tokenizer is not None:
+                self.tokenizer.check_same(tokenizer)
+            elif self.hparams.count_start != "none" and self.trainer.state.fn != "fit" and "train" not in data.splits:
+                self.tokenizer = tokenizer  # the checkpoint that is about to be loaded makes the network
+            else:
+                self.build(tokenizer)
+                start_from_counts(self, self.hparams.count_start)
+        if self.network is not None and self.init_from is not None:
             sizes = ("cell", "norm", "embedding_norm", "embedding_size", "hidden_size", "num_layers", "tied")
             load_initial_weights(self.network, self.init_from, sizes, check=self._match_tokenizer)
+            self.init_from = None  # once: the next fit goes on
 
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; warn about what is not trained."""

@@ -195,8 +195,9 @@ class QLearning(CheckedLoading, LightningModule):
             self.replay = Replay(data.spec, data.num_envs, h.replay_size) if h.algorithm == "dqn" else None
         if self.network is None and (is_fit or self.init_from is not None):
             self.build(data.spec)
-            if self.init_from is not None:
-                load_initial_weights(self.get_submodule("network"), self.init_from, SIZES)
+        if self.init_from is not None:
+            load_initial_weights(self.get_submodule("network"), self.init_from, SIZES)
+            self.init_from = None  # once: the next fit goes on
         if h.algorithm == "pqn":
             data.check_whole_passes()
         if h.core != "none":

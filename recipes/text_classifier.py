@@ -182,14 +182,15 @@ class TextClassifier(CheckedLoading, LightningModule):
         is_known = getattr(data, "tokenizer", None) is not None and len(getattr(data, "classes", ())) > 1
         if self.network is None and is_known and (fits or self.init_from is not None):
             self.build(data.tokenizer, data.classes)
-            if self.init_from is not None:
-                self._start()
         if self.network is not None:
+            if self.init_from is not None:
+                self._start(Path(self.init_from))
+                self.init_from = None  # once: the next fit goes on
             self._match(data, fits)
 
-    def _start(self) -> None:
+    def _start(self, path: Path) -> None:
         """Load all weights of ``init_from``, or those of its encoder, where it has another head or none."""
-        loaded = checkpoint_files.load(Path(self.init_from))
+        loaded = checkpoint_files.load(path)
         info = loaded.get("wnseq", {})
         backward = info.get("data", {}).get("backward", self.network.backward)  # of a language model
         if info.get("recipe") == "text_classifier":
@@ -198,9 +199,9 @@ class TextClassifier(CheckedLoading, LightningModule):
             raise ValueError(f"{self.init_from} reads the other way: leave --model.backward out")
         self.hparams.backward = self.network.backward = backward
         same = tuple(loaded["wnseq"].get("classes", ())) == self.classes if "wnseq" in loaded else None
-        has_head = any("head." in name for name in loaded.get("state_dict", loaded))
-        if same or (same is None and has_head):
-            load_initial_weights(self.network, self.init_from, SIZES, check=self._match_tokens)
+        weights = checkpoint_files.find_weights(path, loaded, set(self.network.state_dict()))
+        if same or (same is None and any(name.startswith("head.") for name in weights)):
+            load_initial_weights(self.network, self.init_from, (*SIZES, "head_size"), check=self._match_tokens)
             return
         load_encoder(self.network, self.init_from, SIZES, ENCODER, check=self._match_tokens)
         self.print(f"the encoder starts from {self.init_from}, the head is new")
@@ -345,8 +346,14 @@ class TextClassifier(CheckedLoading, LightningModule):
         """Make the network of a checkpoint, and number the classes of the data as it does."""
         info = open_checkpoint(self, checkpoint, "text_classifier")
         self.max_tokens = info.get("data", {}).get("max_tokens")
+        backward = bool(checkpoint["hyper_parameters"].get("backward"))
+        if self.hparams.backward not in (None, backward):
+            raise ValueError("the checkpoint reads the other way: leave backward out")
+        if backward:
+            self.hparams.backward = True
         if self.network is None:
             self.build(Tokenizer.from_state(info["tokenizer"]), info["classes"])
+        self.network.backward = backward
         Tokenizer.from_state(info["tokenizer"]).check_same(self.tokenizer)
         if tuple(info["classes"]) != self.classes:
             raise ValueError(
@@ -460,8 +467,9 @@ class GradualUnfreezing(BaseFinetuning):
             super().setup(trainer, pl_module, stage)
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
-        """Freeze all but the head."""
-        self._thaw(pl_module, 0)
+        """Freeze all but the head, if there is a network: one that a checkpoint makes is frozen later."""
+        if pl_module.network is not None:
+            self._thaw(pl_module, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Thaw what a run that resumes inside an epoch has thawed."""

@@ -40,6 +40,8 @@ def test_every_form_becomes_every_other(source, target, shape):
     expected = {**forms(w)[target], "a.bias": torch.ones(2)}
     assert {key: value.shape for key, value in made.items()} == {key: value.shape for key, value in expected.items()}
     torch.testing.assert_close(convert_keys(made, ["w"], "plain", "a.")["a.w"], w)
+    by_path = convert_keys(entries, ["a.w"], target)  # a name may be a path
+    assert by_path.keys() == made.keys() and all(torch.equal(by_path[key], made[key]) for key in made)
     assert entries == before
     if source == target:
         assert all(torch.equal(made[key], entries[key]) for key in entries)  # to the bit

@@ -58,7 +58,8 @@ def convert_keys(state_dict: Mapping[str, Any], weights: Iterable[str], form: Fo
 
     Args:
         state_dict: Entries of a checkpoint; not changed.
-        weights: Names of the weights. A mapping gives each name its layout; otherwise the first axis is the output's.
+        weights: Names of the weights, or paths such as ``encoder.weight``. A mapping gives each its layout; otherwise
+            the first axis is the output's.
         form: Form to write.
         prefix: Path before each name, with its final dot.
 
@@ -177,7 +178,8 @@ def _axes(g: Tensor, v: Tensor, dim: int, groups: int) -> list[int]:
 
 
 def _original_keys(name: str, prefix: str) -> tuple[str, str]:
-    original = f"{prefix}parametrizations.{name}.original"
+    path, dot, last = f"{prefix}{name}".rpartition(".")  # a name may be a path itself
+    original = f"{path}{dot}parametrizations.{last}.original"
     return f"{original}1", f"{original}0"
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import inspect
 import math
 import re
 import sys
@@ -280,6 +281,23 @@ def test_home_is_expanded_in_every_path(folder, monkeypatch):
     plan = compare.Plan("~/own.py", "loss", "~/out", {"one": ""})
     assert (plan.recipe, plan.out) == (f"{folder}/own.py", f"{folder}/out")
     assert not [*Path().iterdir()]
+
+
+@each_recipe
+def test_a_network_that_is_built_first_starts_from_a_checkpoint_once(name):
+    source, _ = RECIPES[name].make()
+    source.trainer.save_checkpoint("a.ckpt")
+    model = RECIPES[name].model(**RECIPES[name].options, init_from="a.ckpt")
+    model.build(*(getattr(source, part) for part in inspect.signature(model.build).parameters))
+    data = RECIPES[name].data_class(**RECIPES[name].data)
+    expected = dict(source.named_parameters())
+    for _ in range(2):
+        Trainer(limit_train_batches=0, max_epochs=1, **QUIET).fit(model, data)
+        for weight, value in model.named_parameters():
+            assert torch.equal(value, expected[weight])
+            expected[weight] = value.data.add_(0.01).clone()  # as a training would
+    model = RECIPES[name].model.load_from_checkpoint("a.ckpt", init_from="a.ckpt")
+    assert model.init_from is None
 
 
 class Loader:

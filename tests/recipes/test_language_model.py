@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import wnseq
-from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, open_corpus
+from wnseq.data.text import IGNORE, TextBatch, TextDataModule, Tokenizer, WordTokenizer, open_corpus
 from wnseq.data.text.bptt import Streams
 from wnseq.nn import WNModule, composed_weight, explain_backend
 from wnseq.nn._reused_weight import compose_in
@@ -36,6 +36,7 @@ from wnseq.recipes.language_model import (
     score,
 )
 from wnseq.training import checkpoint_files, checkpoint_io
+from wnseq.training.cli.respell import respell
 
 WORDS = ["the", "weight", "of", "a", "word", "is", "its", "scale", "times", "its", "direction", "and", "no", "more"]
 SMALL = [
@@ -713,8 +714,11 @@ def test_fine_tuning_from_a_plain_torch_checkpoint():
     torch.testing.assert_close(model.network.eval()(tokens)[0], plain.eval()(tokens)[0])
 
 
+@pytest.mark.parametrize("form", [lambda state: state, lambda state: {"model_state_dict": state, "epoch": 3},
+                                  lambda state: {f"module.{name}": value for name, value in state.items()}],
+                         ids=["flat", "an entry", "DataParallel"])  # fmt: skip
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_plain_checkpoint_with_the_words_in_another_order(tied, capsys):
+def test_a_plain_checkpoint_with_the_words_in_another_order(tied, form, capsys):
     data = TextDataModule("text.txt", "word", batch_size=4, bptt=8)
     data.setup()
     words = [*reversed(data.tokenizer.tokens), "zebra"]  # and one that the text lacks
@@ -722,7 +726,7 @@ def test_a_plain_checkpoint_with_the_words_in_another_order(tied, capsys):
     Path("words.txt").write_text("\n".join(words))
     plain = Network(len(words), "lstm", "none", 8, 8, 1, 0.0, tied, 1.0)
     nn.init.normal_(plain.decoder.bias)
-    torch.save(plain.state_dict(), "plain.pt")
+    torch.save(form(plain.state_dict()), "plain.pt")
     model = LanguageModel(hidden_size=8, tied=tied, init_from="plain.pt", init_vocabulary="words.txt")
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     Trainer(limit_val_batches=1, **quiet).validate(model, data, verbose=False)
@@ -734,6 +738,25 @@ def test_a_plain_checkpoint_with_the_words_in_another_order(tied, capsys):
     columns = [k for k in range(len(data.tokenizer)) if k != fresh]
     same = [words.index(data.tokenizer.tokens[k]) for k in columns]
     torch.testing.assert_close(found[..., columns], expected[..., same])
+
+
+@pytest.mark.parametrize("form", ["wnseq", "torch_hooks", "torch_parametrizations"])
+def test_rows_are_carried_whatever_the_form_of_a_checkpoint(form):
+    data, quiet = TextDataModule("text.txt", "word", batch_size=4, bptt=8), {"logger": False, "max_steps": 0}
+    quiet |= {"enable_checkpointing": False, "enable_progress_bar": False}
+    trainer, source = Trainer(**quiet), LanguageModel(hidden_size=8, embedding_norm="weight")
+    trainer.fit(source, data)
+    trainer.save_checkpoint("lm.ckpt")
+    respell(Path("lm.ckpt"), Path("other.ckpt"), form)
+    unknown, *tokens = source.tokenizer.tokens
+    data = TextDataModule("text.txt", "word", batch_size=4, bptt=8)
+    data.setup()
+    data.tokenizer = WordTokenizer([unknown, *reversed(tokens)])
+    model = LanguageModel(init_from="other.ckpt")
+    model.build(data.tokenizer)
+    Trainer(**quiet).fit(model, data)
+    before, after = (each.network.encoder.compose_weights()["weight"] for each in (source, model))
+    torch.testing.assert_close(after, before[[0, *range(len(tokens), 0, -1)]])
 
 
 @pytest.mark.parametrize(
@@ -750,7 +773,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(words, options, text):
     options = dict(options)
     Path("words.txt").write_text(words)
     kind = options.pop("kind", "word")
-    torch.save({"wnseq": {}}, "own.pt")
+    torch.save({"wnseq": {}, "state_dict": {"encoder.weight": torch.ones(2, 8)}}, "own.pt")
     torch.save(Network(5, "lstm", "none", 8, 8, 1, 0.0, True, 1.0).state_dict(), "plain.pt")
     with pytest.raises(ValueError, match=text):
         Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False).validate(

@@ -311,6 +311,16 @@ def test_the_chain_from_a_language_model_to_a_classifier(capsys):
     assert "the head is new" in told and "in 3 classes: 0, 1, 2" in told and "tokenizer: char" in told
 
 
+def test_what_keeps_a_model_from_its_start_is_said():
+    main([*SMALL, "--trainer.max_steps=1"])
+    saved = str(newest())
+    with pytest.raises(ValueError, match="there is no network yet: fit with a LabelledTextDataModule, or call build"):
+        Trainer(max_epochs=1, **QUIET).fit(TextClassifier(init_from=saved), *(torch.utils.data.DataLoader([1]),) * 2)
+    data = LabelledTextDataModule("texts.csv", tokenizer=saved)
+    with pytest.raises(ValueError, match=r"it was made with .* --model\.head_size 8 \(size mismatch for head"):
+        Trainer(max_epochs=1, **QUIET).fit(TextClassifier(init_from=saved, head_size=20), data)
+
+
 @pytest.mark.parametrize("cell", ["lstm", "mlstm"])
 def test_an_encoder_of_layers_of_their_own_widths_is_taken_over_and_trains(cell, capsys):
     language_model.main(["fit", *LM, "--model.embedding_size=6", f"--model.cell={cell}"])
@@ -328,6 +338,7 @@ def test_an_encoder_of_layers_of_their_own_widths_is_taken_over_and_trains(cell,
         TextClassifier(embedding_size=6, hidden_size=8, tied=True)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # the test keeps no checkpoint
 def test_a_backward_encoder_is_averaged_with_a_forward_one(capsys):
     language_model.main([*LM, "--data.backward=true", "--model.sampling.every_n_epochs=1"])
     told = capsys.readouterr().out
@@ -343,6 +354,22 @@ def test_a_backward_encoder_is_averaged_with_a_forward_one(capsys):
     forward = newest()
     saved = [torch.load(path, weights_only=True)["hyper_parameters"]["backward"] for path in (backward, forward)]
     assert saved == [True, None]
+
+    data = LabelledTextDataModule("texts.csv", tokenizer=str(lent))
+    trained = TextClassifier.load_from_checkpoint(backward)
+    fresh = TextClassifier(**{**trained.hparams, "backward": None})
+    losses = [
+        Trainer(**QUIET).test(model, data, ckpt_path=path, weights_only=True, verbose=False)[0]["test/nats_per_text"]
+        for model, path in ((trained, None), (fresh, backward))
+    ]
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="the checkpoint reads the other way: leave backward out"):
+        Trainer(**QUIET).test(
+            TextClassifier(**{**trained.hparams, "backward": False}), data, ckpt_path=backward, weights_only=True
+        )
+    assert main(["test", f"--ckpt_path={forward}", "--model.average_with=last"]) == main(
+        ["test", f"--ckpt_path={forward}", f"--model.average_with={newest()}"]
+    )
 
     found = main(["test", f"--ckpt_path={forward}", f"--model.average_with={backward}"])
     data = LabelledTextDataModule("texts.csv", tokenizer=str(lent))

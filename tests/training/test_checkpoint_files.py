@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import wnseq
+from wnseq.nn import tie_weights
 from wnseq.training.checkpoint_files import load_weights
 
 Main = Callable[..., dict[str, float]]
@@ -152,6 +154,30 @@ def test_weights_of_other_programs_are_found(entry: str, prefix: str) -> None:
     weights = {f"{prefix}{name}": value for name, value in other.state_dict().items()}
     load_weights(network, Path("a.pt"), {entry: weights, "epoch": 3} if entry else weights, ())
     assert torch.equal(network.weight, other.weight)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self, normalised: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.decoder = torch.nn.Embedding(3, 2), torch.nn.Linear(2, 3)
+        if normalised:
+            self.encoder, self.decoder = wnseq.WNEmbedding(3, 2), wnseq.WNLinear(2, 3)
+        tie_weights(self.decoder, self.encoder)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_weights_of_which_one_would_be_lost_are_refused(normalised: bool) -> None:
+    network = Tied(normalised)
+    weights = {name: torch.rand(3, 2) for name in ("encoder.weight", "decoder.weight")} | {
+        "decoder.bias": torch.rand(3)
+    }
+    with pytest.raises(ValueError, match=r"tied False \(encoder.weight and decoder.weight differ, and are tied in"):
+        load_weights(network, Path("a.pt"), {"state_dict": weights, "hyper_parameters": {"tied": False}}, ["tied"])
+    assert not torch.equal(network.decoder.bias, weights["decoder.bias"])
+    weights["decoder.weight"] = weights["encoder.weight"].clone()
+    load_weights(network, Path("a.pt"), {"state_dict": weights}, ["tied"])
+    found = network.encoder.compose_weights()["weight"] if normalised else network.encoder.weight
+    torch.testing.assert_close(found, weights["encoder.weight"])
 
 
 def test_a_prefix_that_is_the_networks_own_stays() -> None:

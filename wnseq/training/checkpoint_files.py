@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from wnseq.training.checkpoint_io import load_checked
@@ -95,6 +96,7 @@ def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shap
     weights = find_weights(path, loaded, names)
     check_finite(weights, str(path))
     try:
+        _check_tied(network, weights)
         network.load_state_dict(weights)
     except (RuntimeError, ValueError) as error:
         if not names & weights.keys():
@@ -108,6 +110,23 @@ def load_weights(network: nn.Module, path: Path, loaded: Mapping[str, Any], shap
         hint = f"it was made with {flags}" if flags else "set --model.* to what it was made with"
         detail = " ".join(str(error).splitlines()[1:2] or [str(error)]).strip()
         raise ValueError(f"{path} does not fit this network: {hint} ({detail})") from error
+
+
+def _check_tied(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Check that weights which share a parameter in a network are equal in a file; one of them would be lost.
+
+    Raises:
+        ValueError: They differ.
+    """
+    first: dict[int, str] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        if (other := first.setdefault(id(parameter), name)) == name:
+            continue
+        for end in ("", "_v", "_g"):  # a file may hold the plain weight of a normalised one
+            pair = [each.removesuffix(end) for each in (other, name)]
+            found = [weights[each] for each in pair if each in weights]
+            if len(found) == 2 and not torch.equal(*found):
+                raise ValueError(f"{' and '.join(pair)} differ, and are tied in this network")
 
 
 def find_weights(path: Path, loaded: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from wnseq.errors import FileFormatError
-from wnseq.state_dict import convert_keys, find_pairs
+from wnseq.state_dict import convert_keys, find_pairs, to_wnseq
 from wnseq.training import checkpoint_files
 from wnseq.training.checkpoint_io import REMEDY, load_checked, open_checked
 from wnseq.training.initialisation import BatchInitialised
@@ -129,11 +129,10 @@ def load_encoder(
     Raises:
         ValueError: The file is no checkpoint, has no such weights, or they do not fit.
     """
-    path = Path(init_from)
-    loaded = checkpoint_files.load(path)
+    path, own = Path(init_from), network.state_dict()
+    loaded = _load(path, own)
     check(loaded)
-    own = network.state_dict()
-    weights = checkpoint_files.find_weights(path, loaded, set(own))
+    weights = loaded["state_dict"]
     weights = convert_keys(weights, [name for name in find_pairs(weights) if name in own], "plain")
     found = {name: value for name, value in weights.items() if name.startswith(parts)}
     kept = {name: value for name, value in own.items() if not name.startswith(parts)}
@@ -158,10 +157,17 @@ def load_initial_weights(
         ValueError: The file is no checkpoint, or its weights do not fit; with the flags that it was made with.
     """
     path = Path(init_from)
-    loaded = checkpoint_files.load(path)
+    loaded = _load(path, network.state_dict())
     warn_if_unfinished(loaded, init_from)
     if check is not None:
         check(loaded)
     checkpoint_files.load_weights(network, path, loaded, sizes)
     if isinstance(network, BatchInitialised):
         network.mark_initialised()  # whatever the file says: its weights are wanted
+
+
+def _load(path: Path, own: Iterable[str]) -> dict[str, Any]:
+    """Return the content of a file, under ``state_dict`` its weights by the names that a network has, g as wnseq's."""
+    loaded = checkpoint_files.load(path)
+    weights = checkpoint_files.find_weights(path, loaded, set(own))
+    return {**loaded, "state_dict": to_wnseq(weights, [*find_pairs(weights)])}

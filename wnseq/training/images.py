@@ -167,17 +167,19 @@ def build_for_images(model: Any, field: str, sizes: Iterable[str]) -> None:
     data = find_datamodule(model)
     if field == "pixels" and (getattr(data, "whiten", False) or getattr(data, "normalize", "symmetric") != "symmetric"):
         raise ValueError("the likelihood is that of the pixels themselves: leave out --data.normalize and whiten")
-    if model.network is None and (images := find_images(model, field)) is not None:
+    if model.network is None:
+        if (images := find_images(model, field)) is None:
+            return
         model.build(images)
-        if model.init_from is not None:
-            check = functools.partial(_fit_start, model, images, field)
-            load_initial_weights(model.get_submodule("network"), model.init_from, sizes, check)
-    elif model.network is not None and hasattr(data, "image_shape") and not _evaluates(model):
+    elif hasattr(data, "image_shape") and not _evaluates(model):
         images = find_images(model, field)
         _check_kind(model, images, field)
         model.images = images
-    if model.network is not None:
-        _match_data(model)
+    if model.init_from is not None:
+        check = functools.partial(_fit_start, model, model.images, field)
+        load_initial_weights(model.get_submodule("network"), model.init_from, sizes, check)
+        model.init_from = None  # once: the next fit goes on
+    _match_data(model)
 
 
 def restore_for_images(model: Any, checkpoint: dict[str, Any], recipe: str) -> None:
@@ -207,7 +209,7 @@ def _fit_start(model: Any, images: ImageSpec, field: str, checkpoint: MutableMap
     if field != "images" or not before or not images.classes or before == images.classes:
         return
     weights = checkpoint["state_dict"]
-    rows = [name for name in weights if name.startswith("network.output.") and weights[name].ndim]  # not a counter
+    rows = [name for name in weights if name.startswith("output.") and weights[name].ndim]  # not a counter
     carry_weights(weights, rows, [[before.index(name)] if name in before else [] for name in images.classes])
     new = [name for name in images.classes if name not in before]
     kept = f"{len(images.classes) - len(new)} of {len(images.classes)} classes keep their rows of the output layer"

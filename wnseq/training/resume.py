@@ -106,7 +106,7 @@ def open_checkpoint(model: LightningModule, checkpoint: dict[str, Any], recipe: 
     """Check a checkpoint that a model is about to load; return what it holds under ``wnseq``.
 
     Unless the run is resumed, a checkpoint of an unfinished run warns. A resumed one goes on with the weights before
-    averaging, which the optimiser knows, whether it averages or not.
+    averaging, which the optimiser knows, whether it averages or not. The model will not start from ``init_from``.
 
     Args:
         model: The model. Its ``resume_may_change`` names the hyper-parameters that take effect in a resumed run, its
@@ -136,6 +136,7 @@ def open_checkpoint(model: LightningModule, checkpoint: dict[str, Any], recipe: 
             checkpoint["state_dict"] = checkpoint["current_model_state"]
     else:
         warn_if_unfinished(checkpoint, "the checkpoint")
+    model.init_from = None  # type: ignore[assignment]  # the weights are the checkpoint's
     info: Mapping[str, Any] = checkpoint["wnseq"]
     return info
 

@@ -117,9 +117,19 @@ def test_subwords_start_from_their_pieces() -> None:
     assert old.decode(whole[2]) == " weight"
 
 
+def test_a_byte_of_a_character_starts_from_the_same_byte() -> None:
+    subword = train_tokenizer("subword", Text.of(b"the weight of a word is its scale\n" * 50))
+    to_bytes, _ = find_sources(subword, ByteTokenizer())
+    from_bytes, _ = find_sources(ByteTokenizer(), subword)
+    for byte in range(0x80, 0x100):
+        piece = subword.names().index(f"<0x{byte:02X}>")
+        assert to_bytes[byte] == [piece] and from_bytes[piece] == [byte]
+    assert from_bytes[subword.names().index("w")] == [ord("w")]
+
+
 def test_a_normalized_weight_of_a_checkpoint_is_carried_with_its_g() -> None:
     v, g = torch.tensor([[1.0, 2], [3, 4], [6, 8], [0, 2]]), torch.tensor([1.0, 2, 3, 4])
-    state = {"network.encoder.weight_v": v, "network.encoder.weight_g": g}
+    state = {"encoder.weight_v": v, "encoder.weight_g": g}
     loaded = {"wnseq": {"tokenizer": words("a", "b").state()}, "state_dict": state}
     names = ["encoder.weight", "encoder.weight_v", "encoder.weight_g"]
     new = words("b", "new")
@@ -132,13 +142,15 @@ def test_a_checkpoint_of_another_vocabulary_is_carried_over_and_the_line_says_ho
     rows = torch.arange(8.0).view(4, 2)
     loaded = {
         "wnseq": {"tokenizer": words("a", "b").state()},
-        "state_dict": {"network.encoder.weight": rows, "network.rnn.weight": rows},
+        "state_dict": {"encoder.weight": rows, "rnn.weight": rows},
     }
     said = match_tokens(words("b", "new"), "lm.ckpt", loaded, None, ["encoder.weight"], {})
     assert "3 of 4 tokens are in both and keep their rows, 0 start with the mean of their old" in said
     assert said.endswith("pieces, 1 with the mean row")
-    assert loaded["state_dict"]["network.encoder.weight"].tolist() == [[0, 1], [2, 3], [6, 7], [3, 4]]
-    assert loaded["state_dict"]["network.rnn.weight"] is rows
+    assert loaded["state_dict"]["encoder.weight"].tolist() == [[0, 1], [2, 3], [6, 7], [3, 4]]
+    assert loaded["state_dict"]["rnn.weight"] is rows
+    with pytest.raises(ValueError, match=r"no weight with a row for each token: none of embedding\.weight"):
+        match_tokens(words("b", "new"), "lm.ckpt", loaded, None, ["embedding.weight"], {})
     assert match_tokens(words("a", "b"), "lm.ckpt", loaded, None, ["encoder.weight"], {}) == ""
     with pytest.raises(ValueError, match="none of the 2 entries of the char tokenizer can be spelt by"):
         match_tokens(CharTokenizer(["<unk>", "x"]), "lm.ckpt", {**loaded, "wnseq": {"tokenizer": {

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import re
 import warnings
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ EXPECTED = (
     "words, or their places by word."
 )
 BINARY = (b"PK", b"\x80")  # a zip of torch.save, a pickle
+BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")  # sentencepiece's name of a byte
 
 
 def read_vocabulary(path: str | Path) -> list[str]:
@@ -97,7 +99,7 @@ def reorder_rows(
     """Bring the rows of weights of another vocabulary into the order of ``tokens``, in place.
 
     Args:
-        weights: State dict of the other program; a prefix ``network.`` of its keys is passed over.
+        weights: State dict of the other program, with the network's keys.
         names: Keys of the weights that have a row for each word.
         vocabulary: File with the words of the rows, as :func:`read_vocabulary` takes it.
         fresh: State dict whose rows the tokens without a word keep.
@@ -115,30 +117,39 @@ def reorder_rows(
     known = len(set(words) & set(tokens))
     if not known:
         raise ValueError(f"{vocabulary} has none of the tokenizer's {len(tokens):,} entries")
-    for name in weights:
-        own = name.removeprefix("network.")
-        if own in names:
-            if len(weights[name]) != len(words):
-                raise ValueError(f"{vocabulary} has {len(words):,} words, and {name} {len(weights[name]):,} rows")
-            if own not in fresh:
-                raise ValueError(
-                    f"{name} is of a normalised embedding, the model's is plain: set embedding_norm weight"
-                )
-            weights[name] = match_rows(weights[name], words, fresh[own], tokens)
+    for name in _of_rows(weights, names):
+        if len(weights[name]) != len(words):
+            raise ValueError(f"{vocabulary} has {len(words):,} words, and {name} {len(weights[name]):,} rows")
+        if name not in fresh:
+            raise ValueError(f"{name} is of a normalised embedding, the model's is plain: set embedding_norm weight")
+        weights[name] = match_rows(weights[name], words, fresh[name], tokens)
     return known
+
+
+def _of_rows(weights: Mapping[str, torch.Tensor], names: Collection[str]) -> list[str]:
+    """Return which of the names a state dict has.
+
+    Raises:
+        ValueError: It has none.
+    """
+    found = [name for name in names if name in weights]
+    if not found:
+        raise ValueError(f"the file has no weight with a row for each token: none of {', '.join(sorted(names))}")
+    return found
 
 
 def find_sources(old: Tokenizer, new: Tokenizer) -> tuple[list[list[int]], int]:
     """Return the entries of an old vocabulary that each entry of a new one starts from.
 
-    They are the entry of the same name, where both are of one kind; else those that the old tokenizer makes of its
-    text, without the unknown one; or none.
+    They are the entry of the same name, where both are of one kind, or of the same byte of a character; else those that
+    the old tokenizer makes of its text, without the unknown one; or none.
 
     Returns:
         The ids of the old entries for each new one, and how many new ones have one of their name.
     """
     places = {name: index for index, name in enumerate(old.names())} if old.kind == new.kind else {}
     before = " " if new.kind == "word" and old.kind == "subword" else ""  # its pieces begin with the space
+    bytes_before, byte_names = _bytes(old), {index: byte for byte, index in _bytes(new).items()}
     sources: list[list[int]] = []
     for index, name in enumerate(new.names()):
         if index == new.unknown:
@@ -147,9 +158,20 @@ def find_sources(old: Tokenizer, new: Tokenizer) -> tuple[list[list[int]], int]:
             sources.append([places[name]])
         else:
             text = new.decode((index,))
-            known = () if REPLACEMENT in text else old.encode(text if text.isspace() else before + text)
+            if REPLACEMENT in text:  # a part of a character
+                known = [bytes_before[byte_names[index]]] if byte_names.get(index) in bytes_before else []
+            else:
+                known = old.encode(text if text.isspace() else before + text)
             sources.append([each for each in known if each != old.unknown])
     return sources, sum(name in places for name in new.names())
+
+
+def _bytes(tokenizer: Tokenizer) -> dict[int, int]:
+    """Return the ids of the entries that stand for one byte, by that byte."""
+    if tokenizer.kind == "byte":
+        return {byte: byte for byte in range(len(tokenizer))}
+    names = tokenizer.names() if tokenizer.kind == "subword" else []
+    return {int(found[1], 16): index for index, name in enumerate(names) if (found := BYTE_PIECE.fullmatch(name))}
 
 
 def _carry(tokenizer: Tokenizer, source: str, loaded: MutableMapping[str, Any], names: Collection[str]) -> str:
@@ -167,8 +189,7 @@ def _carry(tokenizer: Tokenizer, source: str, loaded: MutableMapping[str, Any], 
             f"none of the {len(tokenizer):,} entries of the {tokenizer.kind} tokenizer can be spelt by the {old.kind} "
             f"tokenizer of {source}: train from the start, without init_from"
         )
-    weights = loaded["state_dict"]
-    carry_weights(weights, [name for name in weights if name.removeprefix("network.") in names], sources)
+    carry_weights(loaded["state_dict"], _of_rows(loaded["state_dict"], names), sources)
     return (
         f"another vocabulary than that of {source}: {named:,} of {len(tokenizer):,} tokens are in both and keep their "
         f"rows, {found - named:,} start with the mean of their old pieces, {len(tokenizer) - found:,} with the mean row"
@@ -191,7 +212,7 @@ def match_tokens(
     Args:
         tokenizer: Tokenizer of the data.
         source: Path of the checkpoint, for the messages.
-        loaded: Its content: a checkpoint of wnseq, which has a tokenizer, or a plain state dict.
+        loaded: Its content, under ``state_dict`` the weights; that of a checkpoint of wnseq has a tokenizer too.
         vocabulary: File with the words of a plain state dict, as :func:`read_vocabulary` takes it.
         names: Keys of the weights that have a row for each token.
         fresh: State dict whose rows the tokens without a word keep.
@@ -210,12 +231,13 @@ def match_tokens(
         if tokenizer.kind != "byte":
             warnings.warn(
                 f"{source} doesn't say which tokens its rows are: they are taken to be the tokenizer's "
-                f"{len(tokenizer):,} in their order. If they are not, give --model.init_vocabulary",
+                f"{len(tokenizer):,} in their order. If they are not, start a language_model from it with "
+                "--model.init_vocabulary",
                 stacklevel=2,
             )
         return ""
     tokens = getattr(tokenizer, "tokens", None)
     if tokens is None:
         raise ValueError(f"init_vocabulary has words, and the tokenizer is of kind {tokenizer.kind}")
-    known = reorder_rows(loaded.get("state_dict", loaded), names, vocabulary, fresh, tokens)
+    known = reorder_rows(loaded["state_dict"], names, vocabulary, fresh, tokens)
     return f"{known:,} of {len(tokens):,} tokens have a row in {source}; the others start fresh"

@@ -20,16 +20,17 @@ XZ_WINDOW = 64 * 2**20  # xz looks no further back
 class TokenizerCLI(RecipeCLI):
     """RecipeCLI whose data are encoded by the tokenizer of the checkpoint that the run starts from, if any.
 
-    A checkpoint to distil from may be named as others are, by path or as ``best``.
+    A checkpoint to distil from, or to average with, may be named as others are, by path or as ``best``.
     """
 
     def before_instantiate_classes(self) -> None:
-        """Use the tokenizer of the checkpoint that the run starts from, unless another is given; find a teacher."""
+        """Use the tokenizer of the checkpoint that the run starts from, unless another is given; find other models."""
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
-        if self.subcommand == "fit" and (teacher := config.model.get("distill_from")) is not None:
-            path, _ = read_named(teacher, self._runs_folder(config), "--model.distill_from", load)
-            config.model.distill_from = str(path)
+        for name in ("average_with", *(("distill_from",) if self.subcommand == "fit" else ())):
+            if (other := config.model.get(name)) is not None:
+                path, _ = read_named(other, self._runs_folder(config), f"--model.{name}", load)
+                config.model[name] = str(path)
         if config.data.tokenizer is None:
             config.data.tokenizer = config.get("ckpt_path") or config.model.init_from
 

@@ -121,9 +121,12 @@ class Run:
         return [Path(self.command[1]).stem, *self.command[2:]]
 
     def files(self) -> dict[str, str]:
-        """Return the sha256 of each file of options that it is given."""
-        named = [path for _, _, path in option_values(self.command, ("--config", "-c")) if Path(path).is_file()]
-        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in named}
+        """Return the sha256 of each file of options that it is given, and of a recipe of the user's own."""
+        program = Path(self.command[1])
+        named = {path: Path(path) for _, _, path in option_values(self.command, ("--config", "-c"))}
+        if program.parent != Path(recipe_file("compare")).parent:
+            named[program.name] = program
+        return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named.items() if path.is_file()}
 
     def __str__(self) -> str:
         return ", ".join([self.variant, *([exact(self.value)] if self.value is not None else []), f"seed {self.seed}"])
@@ -143,11 +146,13 @@ class Result:
         return not self.series
 
     def final(self, name: str) -> float | None:
-        """Return the last value of a metric; of a validation the best, since its checkpoint is tested."""
+        """Return the last value of a metric; of a validation the best of all epochs, whichever is tested."""
         if name not in self.series:
             return None
         values = self.series[name][1]
-        return self.best(values) if name.startswith("val/") else values[-1]
+        if name.startswith("val/"):
+            return self.best([value for value in values if math.isfinite(value)] or values)
+        return values[-1]
 
     @property
     def seconds(self) -> float | None:
@@ -231,11 +236,11 @@ def check_command(run: Run) -> None:
             f"{run.folder} holds a run of another command ({shlex.join(before)}). Delete the folder, or give another "
             "name to the variant or another out."
         )
-    files = read_json(run.folder / FILES)
-    if files is not None and files != run.files():
+    files = read_json(run.folder / FILES) or {}
+    if changed := [name for name, now in run.files().items() if files.get(name, now) != now]:
         raise ValueError(
-            f"{run.folder} holds a run of other contents of {' or '.join(files)}. Delete the folder, or give another "
-            "name to the variant or another out."
+            f"{run.folder} holds a run of other contents of {' and '.join(changed)}. Delete the folder, or give "
+            "another name to the variant or another out."
         )
 
 
@@ -263,12 +268,18 @@ def execute(run: Run) -> None:
 
 
 def collect(run: Run, best: Callable[[list[float]], float] = min) -> Result:
-    """Read what a finished run has logged; of a resumed run, the last value of each step."""
+    """Read what a finished run has logged; of a resumed run, the last value of each step.
+
+    Raises:
+        ValueError: It has no log.
+    """
     if read_json(run.folder / DONE)["diverged"]:
         return Result(run, {})
     merged: dict[str, dict[int, float]] = {}
-    logs = run.folder.glob("*/*/metrics.csv")
-    for log in sorted(logs, key=lambda path: int(path.parent.name)):
+    logs = [*run.folder.glob("*/*/metrics.csv")]
+    if not logs:
+        raise ValueError(f"{run.folder} has no */*/metrics.csv: a run that is compared needs its CSV logger")
+    for log in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         for name, (steps, values) in plots.read_metrics(log).items():
             merged.setdefault(name, {}).update(zip(steps, values, strict=True))
     return Result(run, {name: (sorted(of), [of[step] for step in sorted(of)]) for name, of in merged.items()}, best)
@@ -324,7 +335,6 @@ def write(plan: Plan, results: list[Result]) -> None:
             figures = [*map(each.final, names), each.seconds]
             rows.writerow([each.run.variant, value, each.run.seed, each.diverged, *figures])
     (out / "table.md").write_text(table(plan, results), "utf-8")
-    kept = [result for result in results if not result.diverged]
     title = Path(plan.recipe).stem.replace("_", " ")
     if plan.sweep:
         points = {
@@ -335,12 +345,16 @@ def write(plan: Plan, results: list[Result]) -> None:
             points, out / "sweep.png", option=plan.sweep, metric=names[0], title=title, returns=plan.returns
         )
     else:
-        curves = {
-            variant: [result.series for result in kept if result.run.variant == variant] for variant in plan.variants
-        }
+        kept = {}  # the runs that did not diverge, by what a figure calls their variant
+        for variant in plan.variants:
+            of = [result for result in results if result.run.variant == variant]
+            failed = sum(result.diverged for result in of)
+            name = f"{variant} ({failed} of {len(of)} diverged)" if failed else variant
+            kept[name] = [result for result in of if not result.diverged]
+        curves = {name: [result.series for result in of] for name, of in kept.items()}
         plots.plot_variants(curves, out / "curves.png", metric=plan.metric, title=title, log=not plan.returns)
         if plan.returns:
-            finals = {variant: [r.final(names[0]) for r in kept if r.run.variant == variant] for variant in curves}
+            finals = {name: [result.final(names[0]) for result in of] for name, of in kept.items()}
             found = {name: (values, interquartile_mean(values), bootstrap_interval(values))
                      for name, values in finals.items() if values}  # fmt: skip
             plots.plot_dots(found, out / "returns.png", metric=names[0], title=title)

@@ -346,7 +346,7 @@ class Step(Benchmark):
             faster = [1 / row[key] for key in ("ratio", "ratio_upper", "ratio_lower")]
             row |= dict(zip(("speedup", "speedup_lower", "speedup_upper"), faster, strict=True))
             row |= {"tokens_per_s": 1e3 * self.batch_size * self.bptt / row["ms"], "steps": self.steps}
-            row |= {"peak_mb": process.peak / benchmark.MEGABYTE, "loss": loss, "loss_off": loss / usual - 1}
+            row |= {"peak_mb": process.peak, "loss": loss, "loss_off": loss / usual - 1}
             rows.append({"threads": threads, "words": words, **row})
         yield rows
 
@@ -386,7 +386,7 @@ class Step(Benchmark):
         columns |= {"peak MB": "{peak_mb:.0f}", "last loss": "{loss:.4f}", "off by": "{loss_off:+.2%}"}
         text = (
             f"{self.corpus}, {rows[0]['words']:,} words, {self.num_layers} x {self.hidden_size}, "
-            f"{self.batch_size} x {self.bptt} tokens a step, torch {torch.__version__}\n\n"
+            f"{self.batch_size} x {self.bptt} tokens a step, CPU, torch {torch.__version__}\n\n"
         )
         text += benchmark.table(rows, columns) + benchmark.doubts(rows, USUAL_AGAIN, "{threads} threads")
         if far := [row["variant"] for row in rows if not abs(row["loss_off"]) <= allowed(row["variant"], LAST)]:
@@ -432,8 +432,8 @@ def usual_loop(folder: Path, *_: str) -> None:
 
 
 def recipe_loop(folder: Path, *arguments: str) -> None:
-    """Train by the recipe's command line, in a process of its own."""
-    sys.argv = ["language_model", "fit", *arguments]
+    """Train by the recipe's command line, in a process of its own, on the CPU as the usual loop does."""
+    sys.argv = ["language_model", "fit", "--trainer.accelerator=cpu", "--trainer.devices=1", *arguments]
     importlib.import_module("wnseq.recipes.language_model").main()
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import forked
 import pytest
 
-from wnseq.recipes.compare import TIMER, main
+from wnseq.recipes.compare import TIMER, Result, main
+from wnseq.training import plots
 
 FAKE = """
 import argparse, csv, pathlib, sys
@@ -244,6 +245,45 @@ def test_a_finished_run_of_another_recipe_is_refused(capsys):
     Path("elsewhere").mkdir()
     Path("other.py").rename("elsewhere/fake.py")
     assert compare(*TWO, "--recipe=elsewhere/fake.py")
+
+
+def test_a_run_of_an_own_recipe_that_was_edited_is_refused(capsys):
+    compare(*TWO, seeds="[0]")
+    Path("fake.py").write_text(FAKE + "\n")
+    with pytest.raises(SystemExit):
+        compare(*TWO, "--variants.three", "--rate 0.2", seeds="[0]")
+    assert "out/one/seed0 holds a run of other contents of fake.py. Delete the folder" in capsys.readouterr().err
+    assert not Path("out/three").exists()
+
+
+def test_a_run_without_a_log_has_not_diverged(capsys):
+    Path("fake.py").write_text(FAKE.replace("metrics.csv", "other.csv"))
+    with pytest.raises(SystemExit):
+        compare(*TWO, seeds="[0]")
+    assert "out/one/seed0 has no */*/metrics.csv: a run that is compared needs its" in capsys.readouterr().err
+    assert not Path("out/one/seed1").exists()
+
+
+def test_the_folders_of_lightning_s_own_logger_are_read():
+    Path("fake.py").write_text(FAKE.replace("parent / str(", "parent / ('version_%d' % ").replace('"))) + 1)', '"))))'))
+    assert compare(*TWO, seeds="[0]") == pytest.approx({"one": 0.5, "two": 0.1})
+
+
+def test_a_figure_says_what_diverged(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        plots, "plot_variants", lambda curves, *_, **__: drawn.append({n: len(r) for n, r in curves.items()})
+    )
+    monkeypatch.setattr(plots, "plot_dots", lambda found, *_, **__: drawn.append([*found]))
+    Path("fake.py").write_text(FAKE.replace("if rate > 1:", "if rate > 0.4 and seed:"))
+    compare(*TWO, "--returns=true")
+    assert drawn == [{"one (1 of 2 diverged)": 1, "two": 2}, ["one (1 of 2 diverged)", "two"]]
+
+
+def test_a_validation_that_is_not_finite_is_passed_over():
+    series = {"val/loss": ([1, 2, 3], [float("nan"), 2.0, 3.0]), "test/loss": ([3], [1.5])}
+    assert Result(None, series).final("val/loss") == 2
+    assert Result(None, series, max).final("val/loss") == 3
 
 
 def test_a_folder_that_was_moved_holds_the_same_runs(capsys):

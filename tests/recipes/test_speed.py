@@ -8,8 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from wnseq.recipes import speed
-from wnseq.recipes.speed import LAYERS, READ, STEPS, TORCH, TORCH_AGAIN, USUAL, USUAL_AGAIN, Step, Variant, main
+from wnseq.recipes import language_model, speed
+from wnseq.recipes.speed import (
+    LAYERS,
+    READ,
+    STEPS,
+    TORCH,
+    TORCH_AGAIN,
+    USUAL,
+    USUAL_AGAIN,
+    Step,
+    Variant,
+    main,
+    recipe_loop,
+)
 from wnseq.training.benchmark import RecurrentTask, TrainingProcess, _processes, _results
 
 SMALL = {
@@ -260,6 +272,13 @@ def test_a_variant_has_the_precision_of_its_name(name, tmp_path):
     assert precision.endswith("bf16-mixed" if "bf16" in name else "32-true")
 
 
+def test_the_recipe_trains_where_the_usual_loop_does(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(language_model, "main", lambda: None)
+    recipe_loop(tmp_path, "--trainer.max_epochs=1")
+    assert {"--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=1"} < {*sys.argv}
+
+
 def test_a_variant_that_fails_is_quoted(monkeypatch, capsys):
     monkeypatch.delitem(STEPS, USUAL_AGAIN)
     monkeypatch.setitem(STEPS, "broken", ["--model.norm=nothing"])
@@ -300,7 +319,7 @@ AGAIN = {**ROW, "variant": USUAL_AGAIN}
 
 def test_the_usual_loop_again_decides_whether_ratios_count():
     text = Step().table([ROW, AGAIN])
-    assert text.startswith("python, 12,345 words, 1 x 256, 20 x 35 tokens a step, torch ")
+    assert text.startswith("python, 12,345 words, 1 x 256, 20 x 35 tokens a step, CPU, torch ")
     assert "| usual loop | 1 | 2 (1, 3) | 1,234 | 1.000 (0.800, 1.250) | 9 | 5.0000 | -0.10% |" in text
     assert "no ratio counts" not in text
     text = Step().table([ROW, {**AGAIN, "ratio": 1.03}])

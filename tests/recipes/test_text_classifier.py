@@ -169,6 +169,10 @@ def test_a_run_learns_tells_its_mistakes_and_classifies_from_its_checkpoint(caps
     assert rows[0] == ["predicted", "probability", "text"]
     assert [row[2] for row in rows[1:]] == ['a great, "lovely" film', "", "an awful film"]
     texts = [row[2] for row in rows[1:]]
+    two = LabelledTextDataModule("texts.csv", predict="-")
+    two.trainer = SimpleNamespace(world_size=2, global_rank=0)
+    with pytest.raises(ValueError, match=r"standard input is read by one process: --trainer\.devices 1"):
+        two.setup("predict")
     probabilities = classify(best, texts)
     assert [float(row[1]) for row in rows[1:]] == pytest.approx(probabilities.amax(1).tolist(), abs=1e-4)
     assert [("bad", "good")[index] for index in probabilities.argmax(1).tolist()] == [row[0] for row in rows[1:]]

@@ -103,6 +103,8 @@ def test_no_more_is_read_than_the_beginning() -> None:
     assert [*units.rows()] == before and before[0][:3] == ("l0", "reset", 0)
     units.watch()
     assert [*units.rows()] == []
+    model(torch.randn(5, 0, 2))  # of a process that has no stream
+    assert [*units.rows()] == []
     packed = pack_sequence([torch.randn(4, 2), torch.randn(2, 2)])
     with torch.autocast("cpu", torch.bfloat16):
         model(input=packed)

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningDataModule
 from wnseq.training.predictions import print_predictions
 
 
-def trainer(rank: int = 0, ranks: int = 1, files: tuple[str, ...] | None = None) -> Any:
+def trainer(rank: int = 0, ranks: int = 1, files: tuple[str, ...] | None = None, size: int = 4) -> Any:
     images = SimpleNamespace(parts={"test": SimpleNamespace(files=files)})
-    data = SimpleNamespace(eval_batch_size=4, images=images)
+    data = SimpleNamespace(eval_batch_size=size, images=images)
     return SimpleNamespace(datamodule=data, global_rank=rank, world_size=ranks, is_global_zero=rank == 0)
 
 
@@ -24,6 +24,8 @@ def test_each_image_has_a_row_with_its_number(capsys: pytest.CaptureFixture[str]
     ]  # fmt: skip
     print_predictions(trainer(rank=1, ranks=2), 1, probabilities, labels, ["cat", "dog"])
     assert capsys.readouterr().out.splitlines() == ["5,cat,dog,0.7500", "7,dog,cat,1.0000"]
+    print_predictions(trainer(rank=1, ranks=3, size=1), 1, probabilities[:1], labels[:1], ["cat", "dog"])
+    assert capsys.readouterr().out.splitlines() == ["4,cat,dog,0.7500"]  # batches of three, one for each process
 
 
 def test_images_of_files_without_labels_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,8 @@ class UnitStatistics:
     def _add(self, path: str, module: Any, input: Any, hx: Any = None, reset: Any = None) -> None:
         dtype = next(module.parameters()).dtype
         data: Tensor = input.data if isinstance(input, PackedSequence) else input
+        if not data.numel():  # of a process that has none of the streams
+            return
         input = input.to(dtype)
         pair = isinstance(hx, tuple | list)
         states = [] if hx is None else [state.to(dtype) for state in (hx if pair else [hx])]

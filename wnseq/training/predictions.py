@@ -32,7 +32,7 @@ def print_predictions(
     if index == 0 and trainer.is_global_zero:
         table.writerow(["image", *([] if labels is None else ["label"]), "predicted", "probability"])
     files = data.images.parts["test"].files
-    first = index * data.eval_batch_size
+    first = index * max(data.eval_batch_size, trainer.world_size)  # a batch has an image for each process
     best = probabilities.max(1)
     for place, (found, probability) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
         number = first + place * trainer.world_size + trainer.global_rank  # each rank has its share of each batch

@@ -93,5 +93,7 @@ def test_wrong_arguments_are_refused():
         EnvironmentDataModule(seed=0.5)
     data = EnvironmentDataModule(**SMALL)
     data.trainer = SimpleNamespace(world_size=2)
-    with pytest.raises(ValueError, match=r"trains in one process, got 2: --trainer\.devices 1"):
-        data.setup("fit")
+    for stage in ("fit", "predict"):  # a second process would print the same episodes again
+        with pytest.raises(ValueError, match=r"trains and predicts in one process, got 2: --trainer\.devices 1"):
+            data.setup(stage)
+    data.setup("test")

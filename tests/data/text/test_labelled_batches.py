@@ -36,8 +36,14 @@ def test_processes_share_each_batch() -> None:
         3
     ] * 8  # of the last batch, of 7 texts, the eighth takes one that is there
     assert [[place for share in shares for place in share[index]] for index in (0, 1)] == whole[:2]
-    evaluated = [BATCHES.in_order(8, True, (rank, 8)) for rank in range(8)]
-    assert sorted(place for share in evaluated for batch in share for place in batch.places.tolist()) == [*range(23)]
+    for size in (8, 1):  # a batch has a text for each
+        evaluated = [BATCHES.in_order(size, True, (rank, 8)) for rank in range(8)]
+        assert all(evaluated)
+        assert sorted(place for share in evaluated for batch in share for place in batch.places.tolist()) == [
+            *range(23)
+        ]
+    with pytest.raises(ValueError, match="23 texts are fewer than the 24 processes: use fewer"):
+        BATCHES.in_order(8, True, (0, 24))
 
 
 def test_an_evaluation_is_in_order_or_by_length() -> None:

@@ -1,6 +1,8 @@
 """The peak of a call's memory."""
 
+import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,3 +20,5 @@ def test_the_peak_is_what_a_call_needs_for_a_moment() -> None:
 def test_there_is_no_peak_where_it_can_not_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_memory.ctypes, "CDLL", lambda name: None)
     assert benchmark.peak_memory(lambda: None, torch.device("cpu")) is None
+    monkeypatch.setattr(_memory, "Path", lambda name: Path("nowhere"))
+    assert math.isnan(_memory.process_peak())

@@ -114,15 +114,15 @@ class EnvironmentDataModule(LightningDataModule):
         """Make the environments of a training; Lightning restores those of a resumed run after this.
 
         Raises:
-            ValueError: The Trainer has several processes.
+            ValueError: It trains or predicts, and the Trainer has several processes.
         """
+        if stage in ("fit", "predict") and self.trainer is not None and self.trainer.world_size > 1:
+            raise ValueError(
+                f"Q-learning trains and predicts in one process, got {self.trainer.world_size}: --trainer.devices 1. "
+                "Runs with other seeds can use the other devices"
+            )
         if stage != "fit":
             return
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise ValueError(
-                f"Q-learning trains in one process, got {self.trainer.world_size}: --trainer.devices 1. Runs with "
-                "other seeds can use the other devices"
-            )
         self.position.reset()
         seed = torch.initial_seed() if self.seed is None else self.seed
         self.environments = make_environments(self.environment, self.num_envs, seed, self.frame_stack)

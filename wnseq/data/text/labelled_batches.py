@@ -87,9 +87,16 @@ class LabelledBatches:
     def in_order(
         self, batch_size: int, by_length: bool, rank_and_world_size: tuple[int, int] = (0, 1)
     ) -> list[LabelledBatch]:
-        """Return the batches of an evaluation, this process's share of each: by length, or in the order of the part."""
+        """Return the batches of an evaluation, this process's share of each: by length, or in the order of the part.
+
+        Raises:
+            ValueError: There are fewer texts than processes.
+        """
         rank, ranks = rank_and_world_size
         examples = sorted(self._set, key=_length) if by_length else list(self._set)
+        if len(examples) < ranks:
+            raise ValueError(f"{len(examples)} texts are fewer than the {ranks} processes: use fewer")
+        batch_size = max(batch_size, ranks)
         batches = [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
         return [self._batch(batch[rank::ranks]) for batch in batches if batch[rank::ranks]]
 

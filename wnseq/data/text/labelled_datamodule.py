@@ -143,6 +143,8 @@ class LabelledTextDataModule(LightningDataModule):
         part = self.predicted_part if stage == "predict" else MEASURED.get(stage or "", "")
         has_tokenizer = self.tokenizer is not None or self.tokenizer_source not in KINDS
         if stage == "predict" and self.predict is not None:
+            if self.predict == STANDARD_INPUT and rank_and_world_size(self.trainer)[1] > 1:
+                raise ValueError("standard input is read by one process: --trainer.devices 1, or name a file")
             self.rows[part] = read_lines(self.predict, self.encoding)
         elif self.opened is None and part in self.given and has_tokenizer:
             self.rows[part] = read_table(self.given[part], self.text, self.label, self.encoding)

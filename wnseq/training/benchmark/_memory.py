@@ -33,6 +33,14 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> float | None:
         return None
 
 
+def process_peak() -> float:
+    """Return the most MB that the process has had in memory, or NaN where it can't be measured."""
+    try:
+        return process_memory("VmHWM") / MEGABYTE
+    except OSError:  # not Linux
+        return float("nan")
+
+
 def process_memory(name: str) -> int:
     """Return the process's memory on Linux in bytes: resident now (``VmRSS``) or at its peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from wnseq.training.benchmark._memory import process_memory
+from wnseq.training.benchmark._memory import process_peak
 
 START_METHOD = "spawn"  # from nothing: a fork would inherit what its parent has set
 
@@ -43,7 +43,7 @@ class TurnTaker(Callback):
             self._losses.append(self.loss)
         if len(self._seconds) == self._steps:
             if self._steps:
-                self.connection.send((self._seconds, self._losses, process_memory("VmHWM")))
+                self.connection.send((self._seconds, self._losses, process_peak()))
             self._steps, self._seconds, self._losses = self.connection.recv(), [], []
             now = time.perf_counter()
         self._start = now
@@ -73,7 +73,7 @@ class TrainingProcess:
     ) -> None:
         self.name = name
         self.losses: list[float] = []
-        self.peak = 0  # bytes
+        self.peak = 0.0  # MB of memory
         self._output = folder / f"{name}.txt"
         context: Any = multiprocessing.get_context(START_METHOD)
         self._connection, other_end = context.Pipe()

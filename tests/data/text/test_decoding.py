@@ -55,6 +55,25 @@ def test_another_encoding_is_named_with_its_command(tmp_path: Path, encoding: st
         assert converted.removeprefix("\ufeff") == text * 20
 
 
+@pytest.mark.parametrize("text", [ENGLISH, RUSSIAN], ids=["english", "russian"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_wide_characters_without_a_byte_order_mark_are_recognised(tmp_path: Path, encoding: str, text: str) -> None:
+    (tmp_path / "in.txt").write_bytes((text * 20).encode(encoding))
+    assert read(tmp_path / "in.txt", "auto") == text * 20
+
+
+def test_a_stray_byte_of_0_is_named(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes((RUSSIAN * 9).encode() + b"\0" + (RUSSIAN * 9).encode())
+    with pytest.raises(
+        ValueError, match=r"bytes that are 0\. The rest is UTF-8: remove them, e\.g\. by `tr -d"
+    ) as caught:
+        read(tmp_path / "in.txt", "auto")
+    command = re.search(r"`(tr -d '\S+') ", str(caught.value))
+    assert command is not None
+    made = subprocess.run(["sh", "-c", f"{command[1]} < in.txt"], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert made.decode() == RUSSIAN * 18
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "cp1251"])
 def test_an_encoding_is_recognised_behind_much_ascii(tmp_path: Path, encoding: str) -> None:
     text, named = FILES[encoding]

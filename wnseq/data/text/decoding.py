@@ -80,16 +80,19 @@ def detect_encoding(path: Path) -> str | None:
     """Return the encoding that a text file, gzipped or not, is most likely in; None for UTF-8."""
     with path.open("rb") as file:
         gzipped = file.read(2) == GZIP
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, head = codecs.getincrementaldecoder("utf-8")(), b""
     with reading(path, "a text"):
         try:
             for block in _blocks(path, gzipped):
                 decoder.decode(block)
+                head = head or block[:HEAD]
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             found = likely_encoding(error.object[max(0, error.start - HEAD // 2) :])
         else:
-            return None
+            if not _has_wide_characters(head):
+                return None
+            found = likely_encoding(head)
     if found is None:
         raise FileFormatError(
             f"{path}: no encoding was recognised. Name it by --data.encoding, e.g. cp1252 or gb18030."
@@ -114,6 +117,8 @@ def not_utf8(name: str, data: bytes, reason: str) -> FileFormatError:
             f"{message} The rest is UTF-8: mend or remove what is damaged, e.g. by "
             "`iconv -c -f UTF-8 -t UTF-8 in.txt > out.txt`."
         )
+    if b"\0" in data and not bad and not _has_wide_characters(data):
+        return FileFormatError(f"{message} The rest is UTF-8: remove them, e.g. by `tr -d '\\000' < in.txt > out.txt`.")
     if (found := likely_encoding(data)) is None:
         return FileFormatError(
             f"{message} No encoding was recognised: it may be no text. If it is, name its encoding by --data.encoding."
@@ -150,6 +155,11 @@ def likely_encoding(data: bytes) -> tuple[str, str] | None:
     encoding = matches[0].encoding if best is None else "cp1252"
     text = data.decode(encoding, "replace").lstrip("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
     return re.sub(r"^(utf)-?(\d+)-?", r"\1-\2", encoding.replace("_", "-")), text[:SHOWN]
+
+
+def _has_wide_characters(data: bytes) -> bool:
+    """Return True if as many bytes are below 9 as in UTF-16 of an alphabet, which may be UTF-8 by its bytes."""
+    return len(data.translate(None, bytes(range(9)))) < len(data) * 3 / 4
 
 
 def _converted(path: Path, encoding: str | None, gzipped: bool) -> Path:

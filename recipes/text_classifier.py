@@ -96,7 +96,7 @@ class TextClassifier(CheckedLoading, LightningModule):
         init_from: Checkpoint to start from: one of the recipe language_model, whose encoder, sizes and dropouts are
             taken over; one of this recipe, whose hyper-parameters then hold where none are given, its head too if the
             classes are the same; or a plain torch state dict with the same names.
-        average_with: Checkpoint of this recipe whose probabilities are averaged with this model's, except in training.
+        average_with: Checkpoint of this recipe whose probabilities are averaged with this model's, not in a fit.
 
     Shape:
         - batches: ``LabelledBatch``, or a tuple or list of padded tokens ``(T, N)``, lengths ``(N,)`` and labels
@@ -228,6 +228,8 @@ class TextClassifier(CheckedLoading, LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Make the network before the callbacks of the Trainer look at it; thaw its layers one after the other."""
         build_network_first(self.trainer)
+        if self.average_with is not None and self.trainer.state.fn == "fit":
+            raise ValueError("average_with is for an evaluation: train each model alone, and give it to test")
         epochs = self.hparams.unfreeze_epochs
         if epochs and self.trainer.world_size > 1 and self.trainer.state.fn == "fit":
             raise ValueError(

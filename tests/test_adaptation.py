@@ -120,6 +120,10 @@ def test_other_streams_need_a_reset() -> None:
     cache.nats(torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3))
     with pytest.raises(ValueError, match="holds 3 streams of 4 features, got 2 of 4; call reset"):
         cache.nats(torch.randn(2, 2, 4), torch.zeros(2, 2, dtype=torch.long), torch.ones(2, 2))
+    cache.reset()
+    cache.read(torch.zeros(2, 3, dtype=torch.long), torch.randn(2, 3, 4))
+    with pytest.raises(ValueError, match="holds 3 streams of 4 features, got 2 of 4; call reset"):
+        cache.read(torch.zeros(2, 2, dtype=torch.long), torch.randn(2, 2, 4))
 
 
 def losses(model: nn.Module, inputs: Tensor, targets: Tensor, length: int) -> list[Tensor]:
@@ -222,6 +226,19 @@ def test_a_step_inside_autocast_counts_at_once(model: Model) -> None:
                     step()
         found.append(costs)
     assert found[0] == found[1] and len(set(found[0])) == 3
+
+
+def test_sparse_gradients_count_as_dense_ones() -> None:
+    dense = nn.Embedding(4, 3)
+    sparse = nn.Embedding(4, 3, sparse=True, _weight=dense.weight.detach().clone())
+    results = []
+    for module in (dense, sparse):
+        rms = gradient_rms(module, (module(torch.tensor([k, 1])).square().sum() for k in range(3)))
+        adapted = DynamicEvaluation(module, rms, rate=0.1, decay=0.1)
+        adapted.update(adapted(torch.tensor([2])).square().sum())
+        results.append((rms["weight"], adapted.weights["weight"].detach()))
+    torch.testing.assert_close(results[1], results[0])
+    assert not torch.equal(results[0][1], dense.weight)
 
 
 def test_what_is_frozen_is_not_adapted(model: Model) -> None:

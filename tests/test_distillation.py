@@ -43,6 +43,13 @@ def test_loss_and_gradient_are_those_of_the_equation(
     assert not nats.requires_grad
 
 
+def test_one_row_is_a_batch_of_one() -> None:
+    logits, teacher_logits, target = (each[0, 0] for each in draw())
+    found = distillation_loss(logits, teacher_logits, target)
+    rows = distillation_loss(logits.unsqueeze(0), teacher_logits.unsqueeze(0), target.unsqueeze(0))
+    torch.testing.assert_close(found, rows, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-7), (torch.bfloat16, 2e-3), (torch.float16, 1e-4)])
 def test_half_types_are_summed_in_float32(dtype: torch.dtype, tolerance: float) -> None:
     logits, teacher_logits, target = draw(dtype)

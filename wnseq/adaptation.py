@@ -95,6 +95,7 @@ class ContinuousCache:
         if self._last is None:
             before, tokens = hidden[:-1], tokens[1:]
         else:
+            self._check(hidden)
             before = torch.cat([self._last, hidden[:-1]])
         keys, followed_by = self._with(before, tokens)
         self._pairs, self._last = (keys[-self.window :], followed_by[-self.window :]), hidden[-1:]
@@ -116,13 +117,18 @@ class ContinuousCache:
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         if self._pairs is None:
             return hidden.clone(), tokens.clone()
+        self._check(hidden)
         keys, followed_by = self._pairs
-        if keys.shape[1:] != hidden.shape[1:]:
+        return torch.cat([keys, hidden]), torch.cat([followed_by, tokens])
+
+    def _check(self, hidden: Tensor) -> None:
+        """Raise ValueError for other streams than those that the cache holds."""
+        if self._pairs is not None and self._pairs[0].shape[1:] != hidden.shape[1:]:
+            _, streams, features = self._pairs[0].shape
             raise ValueError(
-                f"ContinuousCache: it holds {keys.shape[1]} streams of {keys.shape[2]} features, got "
+                f"ContinuousCache: it holds {streams} streams of {features} features, got "
                 f"{hidden.shape[1]} of {hidden.shape[2]}; call reset() before other streams"
             )
-        return torch.cat([keys, hidden]), torch.cat([followed_by, tokens])
 
     def _attention(self, hidden: Tensor, keys: Tensor, followed_by: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of L positions at T times, ``(T, N, L)``, and where a stream has none, ``(T, N)``."""
@@ -224,7 +230,7 @@ class DynamicEvaluation:
             for (name, value), gradient in zip(self.weights.items(), gradients, strict=True):
                 value.lerp_(self._trained[name], self._pulls[name])
                 if gradient is not None:
-                    value.addcmul_(gradient, self._rates[name], value=-1)
+                    value.addcmul_(_dense(gradient), self._rates[name], value=-1)
         torch.clear_autocast_cache()  # which holds the weights before the step in a lower precision
 
 
@@ -251,11 +257,16 @@ def gradient_rms(module: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tenso
             gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for square, gradient in zip(squares.values(), gradients, strict=True):
                 if gradient is not None:
-                    gradient = gradient.to(square.dtype)
+                    gradient = _dense(gradient).to(square.dtype)
                     square.addcmul_(gradient, gradient)
     if not number:
         raise ValueError("gradient_rms: losses must have at least one loss of training data, got none")
     return {name: (square / number).sqrt_() for name, square in squares.items()}
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """Return a gradient as a dense tensor: that of an embedding may be sparse."""
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def _trainable(module: nn.Module) -> dict[str, Tensor]:

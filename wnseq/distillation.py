@@ -57,7 +57,7 @@ def distillation_loss(
         )
     if not 0 <= share <= 1:
         raise ValueError(f"distillation_loss: share must be from 0 to 1, got {share!r}")
-    rows = logits.flatten(0, -2), teacher_logits.detach().flatten(0, -2), target.flatten()
+    rows = *(each.reshape(-1, logits.shape[-1]) for each in (logits, teacher_logits.detach())), target.flatten()
     loss, nats = _Mixture.apply(*rows, share, ignore_index)  # type: ignore[no-untyped-call]
     return loss, nats
 

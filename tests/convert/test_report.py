@@ -32,6 +32,8 @@ def test_what_is_skipped_and_why():
         model[name] = prune.l1_unstructured(nn.GRUCell(2, 2), name, 1)
     model["spectral"] = parametrizations.spectral_norm(nn.Linear(2, 2))
     model["lazy"] = nn.LazyLinear(2)
+    model["grey"] = nn.Conv2d(3, 4, 3)
+    model["grey"].weight = nn.Parameter(model["grey"].weight.sum(1, keepdim=True))
     model["out"] = nn.Linear(2, 2)
     before = copy.deepcopy(model["out"].state_dict())
     changed, skipped = conversion_report(model)
@@ -45,6 +47,7 @@ def test_what_is_skipped_and_why():
         "bias_hh": "bias_hh: computed, as by pruning; make it a plain parameter first",
         "spectral": "weight: computed, as by pruning; make it a plain parameter first",
         "lazy": "LazyLinear has no weights yet: call the model once first",
+        "grey": "weight: of another shape than the sizes of the layer say",
     }
     assert type(model["out"]) is nn.Linear and torch.equal(model["out"].weight, before["weight"])
 

@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import pytest
 import torch
@@ -169,6 +170,36 @@ def test_a_computed_v_or_g_is_refused():
         ):
             with pytest.raises(ValueError, match=r"rnn\.weight_(hh_l0_v|ih_l0_g) is computed, not a parameter"):
                 call(model)
+
+
+def test_a_reader_of_two_recurrent_layers_is_refused():
+    model = nn.ModuleDict({"a": nn.LSTM(3, 6), "b": nn.LSTM(3, 6), "out": nn.Linear(6, 2)})
+    for call in (
+        lambda readers: slim(model, readers), lambda readers: shrink_units_(model, readers, 0.1)
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="'out' reads 'a' and 'b', whose units share its columns"):
+            call({"a": "out", "b": "out"})
+
+
+def test_other_layers_keep_their_sizes():
+    model = silence(make(wnseq.WNLSTM, {}))
+    model["graph"] = nn.Module()
+    model["graph"].in_features, model["graph"].weight = 6, nn.Parameter(torch.ones(6, 2))  # stored (in, out)
+    small = slim(model, {"rnn": "out"})
+    assert small["graph"].in_features == 6 and small["out"].in_features == small["rnn"].hidden_size < 9
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_a_reader_keeps_the_axis_of_its_scale(dim):
+    model = silence(make(wnseq.WNGRU, {}, reader=functools.partial(wnseq.WNLinear, dim=dim)))
+    small = slim(model, {"rnn": "out"})
+    size = small["rnn"].hidden_size
+    assert size < 9 and small["out"].weight_g.shape == {0: (4,), 1: (1, size), None: ()}[dim]
+    x = torch.randn(6, 2, 5, dtype=torch.float64)
+    torch.testing.assert_close(outputs(small, x), outputs(model, x))
+    again = copy.deepcopy(small)
+    again.load_state_dict(wnseq.state_dict_as(small, "plain"))
+    torch.testing.assert_close(outputs(again, x), outputs(small, x))
 
 
 @pytest.mark.parametrize("readers", ["rnn", {"rnn": None}])

@@ -394,6 +394,7 @@ def test_a_backward_encoder_is_averaged_with_a_forward_one(capsys):
     for run, arguments, text in (
         (main, ["fit", *short, f"--model.init_from={lent}", "--model.backward=false"], "reads the other way"),
         (main, ["test", f"--ckpt_path={forward}", f"--model.average_with={newest()}"], "has the classes 0, 1, 2"),
+        (main, ["fit", *short, f"--model.average_with={newest()}"], "average_with is for an evaluation: train each"),
         (language_model.main, ["fit", *LM[:2], *LM[3:], f"--model.init_from={lent}"], "give --data.backward True"),
     ):
         with pytest.raises(SystemExit):

@@ -62,6 +62,16 @@ def test_a_bias_of_float32_to_bfloat16_products():
     assert_close(prepacked_linear(w, b, 7)(x), exact)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_bias_of_float32_where_onednn_has_no_such_products(dtype, monkeypatch):
+    monkeypatch.setattr(matmul, "HAS_ONEDNN_BF16", False)
+    x, w, b = draw(7, 50, dtype=dtype), draw(30, 50, dtype=dtype), draw(30)
+    exact = F.linear(x.float(), w.float(), b).to(dtype)
+    for found in (linear(x, w, b), prepacked_linear(w, b, 7)(x)):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, exact, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.skipif(not (HAS_MKL_PREPACKED and HAS_ONEDNN), reason="this torch has no MKL or no oneDNN")
 @pytest.mark.parametrize(("layout", "fixed"), [("contiguous", True), ("contiguous", False), ("transposed", True)])
 @pytest.mark.parametrize("size", ["small", "middle", "large"])

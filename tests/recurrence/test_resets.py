@@ -10,7 +10,7 @@ from torch.export import Dim
 from torch.func import vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from wnseq import GRU, LSTM, RNN, WNGRU, WNLSTM, WNRNN
+from wnseq import GRU, LSTM, RNN, WNGRU, WNLSTM, WNRNN, WNMinGRU, WNMinLSTM
 from wnseq._recurrence.resets import find_resets, mask_state, split_mask, zero, zero_
 from wnseq.errors import ShapeError
 from wnseq.nn import backend
@@ -199,6 +199,27 @@ def test_a_state_that_is_not_finite_ends_at_a_border():
         with torch.no_grad():
             output, state = module(x, reset=reset)
         assert output[3:].isfinite().all() and all(part.isfinite().all() for part in as_tuple(state))
+
+
+@pytest.mark.parametrize("way", ["auto", "parallel_scan", "unrolled"])
+@pytest.mark.parametrize("steps", [1, 2, 5, 9, 70])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cls", [WNMinGRU, WNMinLSTM])
+def test_no_state_of_a_minimal_cell_crosses_a_border_whatever_it_holds(cls, bidirectional, steps, way):
+    module = cls(5, 6, bidirectional=bidirectional)
+    x, h = torch.randn(steps, 3, 5), torch.randn(1 + bidirectional, 3, 6)
+    for border in {0, 1, steps // 2, steps - 1} & {*range(steps)}:
+        reset = torch.zeros(steps, 3, dtype=torch.bool)
+        reset[border, 0] = True
+        with torch.no_grad(), backend(way):
+            expected, _ = module(x, h, reset)
+            for value in (torch.nan, torch.inf):
+                spoilt, state = x.clone(), h.clone()
+                spoilt[:border, 0] = value
+                state[0, 0] = value
+                found, _ = module(spoilt, state, reset)
+                torch.testing.assert_close(found[border:, 0], expected[border:, 0], rtol=0, atol=1e-6)
+                torch.testing.assert_close(found[:, 1:, :6], expected[:, 1:, :6], rtol=0, atol=1e-6)
 
 
 # ---- graphs

@@ -54,6 +54,14 @@ def test_a_schedule_of_ones_own_is_a_function_of_the_share_that_is_done() -> Non
         schedule_steps(optimizer(2.0), trainer(float("inf")), lambda done: 1 - done)
 
 
+@pytest.mark.parametrize("kind", ["cosine", "one_cycle", lambda done: 1 - done])
+def test_a_schedule_ends_with_the_run_if_its_length_changes_before_the_first_step(kind: Any) -> None:
+    run = trainer(4)
+    schedule = schedule_steps(optimizer(2.0), run, kind)["lr_scheduler"]["scheduler"]
+    run.estimated_stepping_batches = 8  # as Lightning's BatchSizeFinder does
+    assert rates(schedule, 9) == scheduled(kind, 9, 8)
+
+
 def test_one_cycle_rises_for_three_tenths_and_falls_to_nearly_nothing() -> None:
     found = [one_cycle(progress) for progress in (0, 0.15, 0.3, 0.65, 1, 1.5)]
     assert found == pytest.approx([0.04, 0.52, 1, 0.500002, 4e-6, 4e-6])

@@ -61,7 +61,7 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     by_mkl = IS_MKL_FAST and x.dtype == torch.float32 and x.shape[0] >= MIN_ROWS_MKL
     if dense and not by_mkl and onednn_supports(x, w, b):
         return onednn_linear(x, w, b)
-    return F.linear(x, w, b)
+    return F.linear(x, w, _in_dtype(b, w))
 
 
 def _is_mkl_faster(w: Tensor, rows: int) -> bool:
@@ -90,7 +90,12 @@ def prepacked_linear(w: Tensor, b: Tensor | None, rows: int, fixed: bool = False
     if rows and onednn_supports(w, b):
         packed = onednn_prepack(w, rows)
         return lambda x: onednn_linear(x, packed, b)
-    return lambda x: F.linear(x, w, b)
+    return lambda x: F.linear(x, w, _in_dtype(b, w))
+
+
+def _in_dtype(b: Tensor | None, w: Tensor) -> Tensor | None:
+    """Return a bias in the dtype of a weight: under autocast it may be float32, which only oneDNN's product takes."""
+    return None if b is None else b.to(w.dtype)
 
 
 def prepacked_add(w: Tensor, rows: int, fixed: bool = False) -> Callable[[Tensor, Tensor], Tensor]:

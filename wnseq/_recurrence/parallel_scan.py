@@ -51,24 +51,35 @@ class ParallelScan(Unrolled):
         if reverse:
             z, n = z.flip(0), n.flip(0)
             reset = None if reset is None else F.pad(reset.flip(0)[:-1], (0, 0, 1, 0))
-        keep, drive = 1 - z, z * n
-        if reset is not None:
-            keep = keep.masked_fill(reset.unsqueeze(-1), 0)
-        first = torch.addcmul(drive[:1], keep[:1], widen(h))
-        output = linear_scan(keep, torch.cat([first, drive[1:]])).to(h.dtype)
+        keep, drive, before = 1 - z, z * n, widen(h)
+        border = None if reset is None else reset.unsqueeze(-1)  # (T, N, 1)
+        if border is not None:
+            keep, before = keep.masked_fill(border, 0), before.masked_fill(border[0], 0)
+        first = torch.addcmul(drive[:1], keep[:1], before)
+        output = linear_scan(keep, torch.cat([first, drive[1:]]), border).to(h.dtype)
         final = output[-1]
         return output.flip(0) if reverse else output, (final,)
 
 
-def linear_scan(keep: Tensor, drive: Tensor) -> Tensor:
-    """Return h_t = keep_t ⊙ h_(t−1) + drive_t for every t along the first axis, from a state of zero."""
+def linear_scan(keep: Tensor, drive: Tensor, border: Tensor | None = None) -> Tensor:
+    """Return h_t = keep_t ⊙ h_(t−1) + drive_t for every t along the first axis, from a state of zero.
+
+    Where ``border`` is true, keep_t must be 0, and h_(t−1) may be NaN: 0 takes its place.
+    """
     steps = keep.shape[0]
     if steps == 1:
         return drive
     even = steps // 2 * 2
-    second = keep[1::2]
-    odd = linear_scan(keep[:even:2] * second, torch.addcmul(drive[1::2], second, drive[:even:2]))  # h_1, h_3, …
-    others = torch.addcmul(drive[2::2], keep[2::2], odd[: (steps - 1) // 2])  # h_2, h_4, …
+    first, second, before = keep[:even:2], keep[1::2], drive[:even:2]
+    borders = None
+    if border is not None:
+        first, before = first.masked_fill(border[1::2], 0), before.masked_fill(border[1::2], 0)
+        borders = border[:even:2] | border[1::2]
+    odd = linear_scan(first * second, torch.addcmul(drive[1::2], second, before), borders)  # h_1, h_3, …
+    previous = odd[: (steps - 1) // 2]
+    if border is not None:
+        previous = previous.masked_fill(border[2::2], 0)
+    others = torch.addcmul(drive[2::2], keep[2::2], previous)  # h_2, h_4, …
     others = torch.cat([drive[:1], others])
     h = torch.stack([others[: steps // 2], odd], 1).flatten(0, 1)
     return h if even == steps else torch.cat([h, others[-1:]])

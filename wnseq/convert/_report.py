@@ -84,8 +84,10 @@ def not_plain(layer: nn.Module, users: Mapping[int, list[str]]) -> str:
     if any(parameter is not None and is_lazy(parameter) for parameter in layer._parameters.values()):
         return f"{type(layer).__name__} has no weights yet: call the model once first"
     for pair in COUNTERPARTS:
-        if isinstance(layer, pair.plain) and (reason := computed_parameters(layer, pair.plain, pair.arguments)):
-            return reason
+        if isinstance(layer, pair.plain):
+            own = layer, pair.plain, pair.arguments
+            if reason := computed_parameters(*own) or resized_parameters(*own):
+                return reason
     return _tied(layer._parameters, users)
 
 
@@ -194,6 +196,13 @@ def computed_parameters(
     needed = [name for name, value in usual.items() if value is not None and name not in but]
     gone = [name for name in needed if module._parameters.get(name) is None]
     return f"{', '.join(gone)}: {_COMPUTED}" if gone else ""
+
+
+def resized_parameters(module: nn.Module, cls: type[nn.Module], arguments: Iterable[str]) -> str:
+    """Return which parameters of a layer of torch have another shape than its sizes say, or ""."""
+    usual = {name: value for name, value in empty_like(module, cls, arguments)._parameters.items() if value is not None}
+    other = [name for name, value in usual.items() if module.get_parameter(name).shape != value.shape]
+    return f"{', '.join(other)}: of another shape than the sizes of the layer say" if other else ""
 
 
 def without_counterpart(module: nn.Module) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wnseq.convert._copies import Copies
-from wnseq.functional import decompose
+from wnseq.functional import decompose_like
 from wnseq.nn._module import WNModule
 from wnseq.nn._units import Readers, Units, find_units
 from wnseq.state_dict import param_names
@@ -30,8 +30,8 @@ def slim(model: nn.Module, readers: Readers, tolerance: float = 0.0) -> nn.Modul
 
     Raises:
         TypeError: A module of ``readers`` is neither recurrent nor linear nor a cell.
-        ValueError: There is no such module; its readers are missing or of another width; a weight is computed, as by
-            pruning; the tolerance is negative.
+        ValueError: There is no such module; its readers are missing, of another width, or read two of the recurrent
+            layers; a weight is computed, as by pruning; the tolerance is negative.
 
     Note:
         All layers of a module keep as many units as the largest needs, the strongest ones. A weight that is tied to
@@ -76,8 +76,8 @@ def slim(model: nn.Module, readers: Readers, tolerance: float = 0.0) -> nn.Modul
         _replace(modules[module], name, part)
     for rnn, size in sizes:
         rnn.hidden_size = size
-    for module in modules.values():
-        _set_input_size(module)
+    for module in {module for module, _, axis in keep if axis == 1}:
+        _set_input_size(modules[module])
     return smaller
 
 
@@ -92,8 +92,14 @@ def kept_units(every: list[Units], tolerance: float) -> list[Tensor]:
 def _replace(module: Any, name: str, value: Tensor) -> None:
     """Replace a weight or a bias by a part of it."""
     if isinstance(module, WNModule) and name in module.weight_names:
-        old = module.v_and_g(name)
-        for part, new, before in zip(param_names(name), decompose(value), old, strict=True):
+        v, g = module.v_and_g(name)
+        if g.ndim == 1:
+            shape = value.shape[:1]
+        else:  # along another axis than the outputs', or one scale for the whole weight
+            shape = torch.Size(new if old > 1 else 1 for old, new in zip(g.shape, value.shape, strict=False))
+            module._g_shapes[name] = shape
+        parts = decompose_like(value, g.new_empty(shape), *module.layouts[name])
+        for part, new, before in zip(param_names(name), parts, (v, g), strict=True):
             setattr(module, part, nn.Parameter(new, requires_grad=before.requires_grad))
     else:
         setattr(module, name, nn.Parameter(value.clone(), requires_grad=getattr(module, name).requires_grad))

@@ -95,7 +95,7 @@ class WNModule(nn.Module):
 
         Args:
             dim: Its output axis. ``load_state_dict`` also takes torch's g of another axis or of the whole weight, and
-                the module keeps that g's shape.
+                the module keeps that g's shape; an optimiser that has stepped must be made again after that.
             groups: Parts of the first axis, each with outputs of its own; no effect if dim is 0.
             g_shape: Shape of g, if it is not one entry for each output: that of the weight with all axes but one of
                 length 1; or ``()``, one scale for the whole weight. A plain checkpoint is split along it.
@@ -204,8 +204,8 @@ class WNModule(nn.Module):
 
         It calls the module's hooks as a call of the module does, and raises once it is out of date, as
         :meth:`version_guard` says: call ``bind`` again after each change of a parameter. Not every change is seen: not
-        ``parameter.data = …`` (``.to``, ``.half``, ``.double``), writes into ``parameter.data``, fused optimisers, or
-        writes in a compiled function.
+        ``parameter.data = …`` (``.to``, ``.half``, ``.double``), writes into ``parameter.data``, fused optimisers,
+        writes in a compiled function, or into a parameter that was made in ``torch.inference_mode()``.
         With reentrant checkpointing, bind inside the checkpointed function.
         """
         refresh_computed(self)

@@ -80,11 +80,13 @@ def find_units(model: nn.Module, readers: Readers, function: str) -> Iterator[tu
     Raises:
         TypeError: ``readers`` is not as above, a module is not recurrent, or a reader is neither a linear nor a
             recurrent layer nor a cell.
-        ValueError: There is no such module; a weight is computed; readers are missing or of another width.
+        ValueError: There is no such module; a weight is computed; readers are missing, of another width, or of two
+            recurrent modules.
     """
     if not isinstance(readers, Mapping):
         raise TypeError(f"{function}: readers must be a dict such as {{'rnn': 'decoder'}}, got {readers!r}")
     modules = dict(model.named_modules())
+    read: dict[tuple[int, str], str] = {}  # by module and weight, the recurrent layer whose output it reads
     for path, names in readers.items():
         if not isinstance(names, Iterable):
             raise TypeError(f"{function}: readers[{path!r}] must be a name or several, got {names!r}")
@@ -105,6 +107,8 @@ def find_units(model: nn.Module, readers: Readers, function: str) -> Iterator[tu
             raise ValueError(f"{function}: readers[{path!r}] must name the layers that read its output, got none")
         _check_weights(path, rnn, function)
         for each, module, name in outer:
+            if (other := read.setdefault((id(module), name), path)) != path:
+                raise ValueError(f"{function}: {each!r} reads {other!r} and {path!r}, whose units share its columns")
             _check_weights(each, module, function)
             found = getattr(module, name).shape[1]
             wanted = (getattr(rnn, "proj_size", 0) or rnn.hidden_size) * (1 + bool(rnn.bidirectional))

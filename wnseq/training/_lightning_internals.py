@@ -129,6 +129,14 @@ def gradient_is_pending(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
+def gradient_is_left(trainer: Trainer) -> bool:
+    """Return True if the training batches that have ended left a gradient of which no step was taken."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    ended = progress.current.completed
+    took_last_step = progress.is_last_batch and ended == progress.current.ready
+    return ended % trainer.accumulate_grad_batches > 0 and not took_last_step
+
+
 def validation_follows(trainer: Trainer) -> bool:
     """Return True if a validation follows the training batch that is about to end."""
     loop = trainer.fit_loop
@@ -162,13 +170,15 @@ def epochs_started(trainer: Trainer) -> int:
 def monitored(trainer: Trainer) -> tuple[str, float] | None:
     """Return the metric and its value by which a checkpoint that is being written was chosen; None if by none."""
     progress: Any = trainer.fit_loop.epoch_progress.current
+    validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.completed > 0
+    validation_ends = trainer.validating and validated and trainer._logger_connector._first_loop_iter is None
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or callback.monitor not in trainer.callback_metrics:
             continue
         value = float(trainer.callback_metrics[callback.monitor])
         is_epoch_end = progress.processed == progress.started and callback._should_save_on_train_epoch_end(trainer)
         is_best = callback.best_model_score is not None and value == float(callback.best_model_score)
-        if trainer.validating or (is_epoch_end and is_best):
+        if validation_ends or (is_epoch_end and is_best and not trainer.validating):
             return callback.monitor, value
     return None
 

@@ -72,27 +72,28 @@ def schedule_steps(
         plateau = ReduceLROnPlateau(optimizer, factor=decay_factor, patience=0)
         never = {"interval": "epoch", "frequency": sys.maxsize, "monitor": metric}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, **never}}
-    # Lightning also counts the batches of an epoch here. LambdaLR, since torch's CosineAnnealingLR keeps the length of
-    # the first run when a run resumes with another one, and then rises
-    ends = callable(kind) or kind in ("cosine", "one_cycle")
-    total = total_steps(trainer) if ends else trainer.estimated_stepping_batches
-    if kind == "decay":
+    # LambdaLR, since torch's CosineAnnealingLR keeps the length of the first run when one resumes with another, and
+    # then rises
+    if callable(kind) or kind in ("cosine", "one_cycle"):
+        total_steps(trainer)  # refuses a run without an end
+    elif kind == "decay":
         trainer.fit_loop.setup_data()  # which Lightning leaves for later where steps alone end the run
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        done = (step - warmup) / max(1, total - warmup)
+        if kind == "constant":
+            return 1.0
+        if kind == "decay":
+            steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            return float(decay_factor ** max(0, step // steps_per_epoch + 1 - decay_after))
+        # counted at each step: Lightning's BatchSizeFinder changes the length after the schedules are made
+        done = (step - warmup) / max(1, total_steps(trainer) - warmup)
         if callable(kind):
             return kind(done)
         if kind == "cosine":
             return _cosine(1, 0, done)
-        if kind == "one_cycle":
-            return one_cycle(done)
-        if kind == "decay":
-            steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-            return float(decay_factor ** max(0, step // steps_per_epoch + 1 - decay_after))
-        return 1.0
+        return one_cycle(done)
 
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 

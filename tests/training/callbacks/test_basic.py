@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
@@ -210,6 +210,24 @@ def test_one_of_several_processes_that_fails_alone_saves_nothing(
     callback._trains = True
     callback.on_exception(Process(), None, exception)  # type: ignore[arg-type]
     assert bool(saved) is saves
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory .* exists")
+@pytest.mark.parametrize(("batch", "saved"), [(6, []), (7, []), (8, [2]), (9, [])])
+def test_an_error_amid_an_accumulated_gradient_saves_nothing(
+    toy: ModuleType, tmp_path: Path, batch: int, saved: list[int]
+) -> None:
+    class Fail(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            if args[-1] == batch:
+                raise OSError("unreadable")
+
+    callbacks = [basic.Checkpoint(tmp_path, filename="{step}", save_on_exception=True), Fail()]
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(**quiet, accelerator="cpu", accumulate_grad_batches=4, max_epochs=1, callbacks=callbacks)
+    with pytest.raises(OSError, match="unreadable"):
+        trainer.fit(toy.ToyModel(), toy.ToyData())
+    assert [torch.load(path, weights_only=True)["global_step"] for path in tmp_path.glob("*.ckpt")] == saved
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory .* exists")

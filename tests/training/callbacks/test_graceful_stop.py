@@ -160,6 +160,23 @@ def test_a_checkpoint_inside_an_epoch_loses_no_validation_and_no_gradient(
     assert same("runs/toy/1", "runs/toy/2")
 
 
+def test_a_run_that_was_stopped_in_its_last_validation_takes_no_further_step_without_one(main: Main) -> None:
+    with pytest.raises(SystemExit):
+        main("--trainer.max_steps=36", *stop("validation", 36))
+    main("--trainer.max_steps=36", "--trainer.limit_val_batches=0", "--ckpt_path", "last")
+    assert torch.load(LAST, weights_only=True)["global_step"] == 36
+
+
+@pytest.mark.parametrize(("place", "value"), [("validation", None), ("train", None)])
+def test_a_checkpoint_inside_a_validation_was_chosen_by_no_figure(main: Main, place: str, value: object) -> None:
+    with pytest.raises(SystemExit):
+        main(*stop(place, 24))
+    fit = torch.load(LAST, weights_only=True)["wnseq"]["fit"]
+    assert (fit["metric"], fit["value"], fit["finished"]) == (None, value, False)
+    best = torch.load(LAST.with_name("best.ckpt"), weights_only=True)
+    assert best["wnseq"]["fit"]["value"] == best["metrics"]["val/loss"]
+
+
 def test_it_would_not_without_the_random_state(
     after: dict[str, float], main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:

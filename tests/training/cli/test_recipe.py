@@ -72,6 +72,15 @@ def test_a_run_goes_on_with_the_patience_that_is_given(main: Main) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == 72
 
 
+def test_early_stopping_counts_the_validation_of_the_checkpoint_that_a_run_resumes_from(main: Main) -> None:
+    stops = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    stops += ["--trainer.callbacks.min_delta=99", "--trainer.callbacks.patience=1", "--trainer.max_epochs=6"]
+    main(*stops)
+    best = torch.load("runs/toy/1/checkpoints/best.ckpt", weights_only=True)["global_step"]
+    main(*stops, "--ckpt_path", "best")
+    assert torch.load("runs/toy/2/checkpoints/last.ckpt", weights_only=True)["global_step"] == max(24, best)
+
+
 def test_a_run_that_early_stopping_ended_stays_ended(main: Main) -> None:
     stops = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
     stops += ["--trainer.callbacks.min_delta=99", "--trainer.callbacks.patience=1", "--trainer.max_epochs=6"]

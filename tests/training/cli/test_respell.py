@@ -204,6 +204,16 @@ def test_the_axis_of_a_flat_scale_is_never_guessed(tmp_path):
     torch.testing.assert_close(load(tmp_path / "same.pt"), dict(model.state_dict()), rtol=0, atol=0)
 
 
+def test_values_of_a_callback_by_the_names_of_weights_are_no_halves_of_pairs(tmp_path):
+    norms = {"encoder.weight_v": torch.ones(2)}
+    weights = {"encoder.weight_v": torch.ones(2, 2), "encoder.weight_g": torch.full((2,), 3.0)}
+    save({"state_dict": weights, "callbacks": {"Renormalize": {"norms": norms}}}, tmp_path / "in.pt")
+    respell(tmp_path / "in.pt", tmp_path / "out.pt", "plain")
+    made = load(tmp_path / "out.pt")
+    assert [*made["state_dict"]] == ["encoder.weight"]
+    assert torch.equal(made["callbacks"]["Renormalize"]["norms"]["encoder.weight_v"], torch.ones(2))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -140,6 +140,23 @@ def test_resume_leaves_out_what_the_run_started_from(here: Path) -> None:
     assert len(expand_resume(["fit", "--resume=last"], "toy")[0]) == 5
 
 
+def test_the_limit_of_the_command_ends_a_resumed_run(main: Callable[..., object]) -> None:
+    main("--trainer.max_steps=5")
+    last = RUN / "checkpoints/last.ckpt"
+    for option, step in (("max_epochs=1", 12), ("max_steps=20", 20), ("max_epochs=2", 24)):
+        main("--resume=last", f"--trainer.{option}")
+        assert torch.load(last, weights_only=True)["global_step"] == step
+    both = ["--trainer.max_epochs=9", "--trainer.max_steps=9"]
+    assert expand_resume(["fit", "--resume=last", *both], "toy")[0][3:-2] == both
+
+
+def test_a_file_of_options_resumes_nothing(here: Path) -> None:
+    make(RUN, "last")
+    Path("own.yaml").write_text("resume: last")
+    with pytest.raises(ValueError, match="--resume is an option of the command line, not of a file of options"):
+        expand_resume(["fit", "--config", "own.yaml"], "toy")
+
+
 def test_the_last_run_is_looked_for_where_the_file_of_options_puts_it(here: Path) -> None:
     for root in ("runs", "exp", "other"):
         make(Path(root, "toy", "1"), "last")

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from wnseq.errors import not_comparable
-from wnseq.training._lightning_internals import begin_epoch_again, gradient_is_pending, resumed_from
+from wnseq.training._lightning_internals import begin_epoch_again, gradient_is_left, gradient_is_pending, resumed_from
 from wnseq.training.callbacks.exact_places import begin_validation, resumes_exactly, rewind_validation
 from wnseq.training.callbacks.graceful_stop import StopAtOnce
 from wnseq.training.checkpoint_io import load_checked
@@ -269,6 +269,7 @@ class Checkpoint(ModelCheckpoint):
     _validates = False
     _places = 0
     _limit: float = 0  # of the validations so far
+    _metrics: dict[str, float] = {}  # noqa: RUF012  # of a checkpoint that a fit resumes from
 
     @cached_property
     def state_key(self) -> str:  # noqa: D102  # type: ignore[override]
@@ -277,6 +278,14 @@ class Checkpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: D102
         super().setup(trainer, pl_module, stage)
         self._trainer, self._trains = trainer, False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+        self._metrics = checkpoint.get("metrics", {}) if trainer.state.fn == TrainerFn.FITTING else {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        super().on_train_start(trainer, pl_module)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
+        self._metrics = {}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: D102
         self._trains = True
@@ -312,7 +321,8 @@ class Checkpoint(ModelCheckpoint):
             return
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        if isinstance(exception, SIGTERMException) or not (trainer.validating or trainer.world_size > 1):
+        is_exact = not (trainer.validating or trainer.world_size > 1 or gradient_is_left(trainer))
+        if is_exact or isinstance(exception, SIGTERMException):
             super().on_exception(trainer, pl_module, exception)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102

@@ -67,6 +67,7 @@ class GracefulShutdown(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._last_step = trainer.max_steps
+        self._awaits_validation &= trainer.enable_validation
         if self._awaits_validation and trainer.max_steps > 0:
             trainer.fit_loop.epoch_loop.max_steps += 1  # or Lightning finds nothing left to do after the last step
 

@@ -207,6 +207,9 @@ def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path 
         ValueError: The command is none that trains, or names a checkpoint too.
     """
     named = [value for _, _, value in option_values(arguments, (RESUME,))]
+    for options in read_config_files(arguments).values():
+        if options.get(RESUME.removeprefix("--")) is not None:
+            raise ValueError(f"{RESUME} is an option of the command line, not of a file of options: give it there")
     if not named:
         return list(arguments), None
     if arguments[0] != "fit":
@@ -228,7 +231,11 @@ def expand_resume(arguments: Sequence[str], name: str) -> tuple[list[str], Path 
     words = iter(arguments[1:])
     rest = [word for word in words if not (word == RESUME and next(words)) and not word.startswith(f"{RESUME}=")]
     started = [f"--{name}=null" for name in _started_from(run)]
-    return [arguments[0], "--config", str(run / CONFIG), *started, *rest, "--ckpt_path", "last"], run
+    limits = [f"--trainer.{name}" for name in ("max_epochs", "max_steps")]
+    given = [limit for limit in limits if any(option_values(rest, (limit,)))]
+    # a limit of the command ends the run, whatever ended the run before
+    ends = [f"{limit}=-1" for limit in limits if given and limit not in given]
+    return [arguments[0], "--config", str(run / CONFIG), *started, *ends, *rest, "--ckpt_path", "last"], run
 
 
 def _root(arguments: Sequence[str]) -> Path:

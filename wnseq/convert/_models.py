@@ -9,7 +9,7 @@ from torch import nn
 
 from wnseq.convert._copies import Copies, without_torch_weight_norm
 from wnseq.convert._counterparts import BY_NORMALIZED, BY_PLAIN, split_weights
-from wnseq.convert._report import computed_parameters, own_forward, plan, without_counterpart
+from wnseq.convert._report import changed_parameters, own_forward, plan, without_counterpart
 from wnseq.convert._targets import TargetModules, Targets
 from wnseq.functional import compose
 from wnseq.nn._module import WNModule
@@ -102,7 +102,7 @@ def remove_weight_norm(model: nn.Module, target_modules: Targets = None) -> nn.M
     for path, module in model.named_modules():
         pair = BY_NORMALIZED.get(type(module))
         if isinstance(module, WNModule):
-            reason = computed_parameters(module, pair.normalized, pair.arguments) if pair else own_forward(type(module))
+            reason = changed_parameters(module, pair.normalized, pair.arguments) if pair else own_forward(type(module))
             reason = reason or without_counterpart(module)
         else:
             reason = further_parametrizations(module)

@@ -84,10 +84,10 @@ def not_plain(layer: nn.Module, users: Mapping[int, list[str]]) -> str:
     if any(parameter is not None and is_lazy(parameter) for parameter in layer._parameters.values()):
         return f"{type(layer).__name__} has no weights yet: call the model once first"
     for pair in COUNTERPARTS:
-        if isinstance(layer, pair.plain):
-            own = layer, pair.plain, pair.arguments
-            if reason := computed_parameters(*own) or resized_parameters(*own):
-                return reason
+        if isinstance(layer, pair.plain) and (
+            reason := changed_parameters(layer, pair.plain, pair.arguments, sized=True)
+        ):
+            return reason
     return _tied(layer._parameters, users)
 
 
@@ -104,7 +104,7 @@ def _not_adoptable(module: nn.Module, users: Mapping[int, list[str]]) -> str:
     if others := [name for name in found if not name.startswith("weight")]:
         return f"{', '.join(others)} has torch's weight normalisation: remove it with remove_weight_norm"
     pair = BY_PLAIN[cls]
-    return computed_parameters(module, pair.plain, pair.arguments, found) or _tied(module._parameters | parts, users)
+    return changed_parameters(module, pair.plain, pair.arguments, found) or _tied(module._parameters | parts, users)
 
 
 def _tied(parameters: Mapping[str, Any], users: Mapping[int, list[str]]) -> str:
@@ -188,20 +188,15 @@ def own_forward(cls: type[nn.Module]) -> str:
     return f"{cls.__name__} is a subclass, whose forward may be its own: convert it by hand"
 
 
-def computed_parameters(
-    module: nn.Module, cls: type[nn.Module], arguments: Iterable[str], but: Collection[str] = ()
+def changed_parameters(
+    module: nn.Module, cls: type[nn.Module], arguments: Iterable[str], but: Collection[str] = (), sized: bool = False
 ) -> str:
-    """Return which parameters of a layer are computed, no longer parameters, or ""."""
+    """Return which parameters of a layer are computed, or with ``sized`` of another shape than its sizes say, or ""."""
     usual = empty_like(module, cls, arguments)._parameters
-    needed = [name for name, value in usual.items() if value is not None and name not in but]
-    gone = [name for name in needed if module._parameters.get(name) is None]
-    return f"{', '.join(gone)}: {_COMPUTED}" if gone else ""
-
-
-def resized_parameters(module: nn.Module, cls: type[nn.Module], arguments: Iterable[str]) -> str:
-    """Return which parameters of a layer of torch have another shape than its sizes say, or ""."""
-    usual = {name: value for name, value in empty_like(module, cls, arguments)._parameters.items() if value is not None}
-    other = [name for name, value in usual.items() if module.get_parameter(name).shape != value.shape]
+    needed = {name: value.shape for name, value in usual.items() if value is not None and name not in but}
+    if gone := [name for name in needed if module._parameters.get(name) is None]:
+        return f"{', '.join(gone)}: {_COMPUTED}"
+    other = [name for name, shape in needed.items() if sized and module.get_parameter(name).shape != shape]
     return f"{', '.join(other)}: of another shape than the sizes of the layer say" if other else ""
 
 
